@@ -1,0 +1,54 @@
+# `make run` and `make test` do all the set-up themselves; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= recipes/quickstart.yaml
+# Another build of torch (CUDA, ROCm): make run TORCH_INDEX=https://…/whl/cu130
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH := torch==2.13.0
+export DS_BUILD_OPS = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install run serve test lint format bench clean
+
+help:  ## List what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## Make the virtual environment and install the pinned packages
+
+run: $(VENV)/.installed  ## Raw news pages to a cited answer, on this machine
+	@$(BIN)/headwater run $(RECIPE)
+
+serve: $(VENV)/.installed  ## Serve the model that `make run` made, with a chat page
+	@$(BIN)/headwater serve $(RECIPE)
+
+test: $(VENV)/.installed-tests lint  ## Style, types, layers and all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-tests  ## Put the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment and caches (the store stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+# torch comes first: resolved together with the rest, a loose range would bring a newer build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (once; about 2 GB) …"
+	@$(PYTHON) -c 'import sys; sys.exit("Headwater needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed
+	@$(PIP) -e '.[tests]'
+	@touch $@

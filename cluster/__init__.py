@@ -1,0 +1,1 @@
+"""The ground the stages stand on: Ray session, artifact store, stage contract, parallel units."""

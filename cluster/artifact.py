@@ -1,0 +1,207 @@
+"""An artifact: a folder of data files and, written last, the manifest that says it is whole.
+
+`<store>/<stage>/<key>/manifest.json` exists exactly when the stage has finished. Every file is
+written under another name and renamed (disk) or appears with its last byte (one PUT, or the
+completion of a multipart upload, on S3), so nothing half-written is ever read as finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.fs as pafs
+from pydantic import BaseModel
+
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem, is_remote, join, list_files
+
+MANIFEST = "manifest.json"
+SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact: path below its folder, size in bytes, SHA-256 of its content."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, what it was made from and what came out."""
+
+    stage: str
+    key: str
+    stage_version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """Name of each input stage → key of the artifact that was read."""
+    fingerprint: dict[str, Any] = {}
+    """What the key depends on beside config and inputs, such as the source files' sizes."""
+    metrics: dict[str, Any] = {}
+    files: list[FileRecord] = []
+    started_at: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stage's output folder. Cheap to pass between processes: it is only its location."""
+
+    location: str
+    stage: str = field(default="", compare=False)
+    key: str = field(default="", compare=False)
+
+    def path(self, name: str = "") -> str:
+        return join(self.location, name) if name else self.location
+
+    # -- reading ---------------------------------------------------------------------------
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while the artifact is unfinished."""
+        if not self.exists(MANIFEST):
+            return None
+        return Manifest.model_validate(self.read_json(MANIFEST))
+
+    def exists(self, name: str) -> bool:
+        fs, path = filesystem(self.path(name))
+        return fs.get_file_info(path).type != pafs.FileType.NotFound
+
+    def files(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Names (relative to the artifact) of the files below a folder, in order."""
+        _, root = filesystem(self.location)
+        found = (info.path.removeprefix(root).lstrip("/") for info in list_files(self.path(folder)))
+        return [name for name in found if name.endswith(suffix) and not name.endswith(".tmp")]
+
+    def read_bytes(self, name: str) -> bytes:
+        fs, path = filesystem(self.path(name))
+        with fs.open_input_file(path) as stream:
+            return stream.read()
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except json.JSONDecodeError as error:
+            raise HeadwaterError(
+                f"not valid JSON ({error})", where=self.path(name), fix="delete this artifact and run again"
+            ) from error
+
+    def local(self, name: str = "") -> Path:
+        """A path on this machine's disk for a file or folder: itself, or a cached copy from S3."""
+        if not is_remote(self.location):
+            return Path(filesystem(self.path(name))[1])
+        cache = Path(tempfile.gettempdir()) / f"headwater-cache-{os.getuid()}"
+        fs, path = filesystem(self.path(name))
+        is_folder = fs.get_file_info(path).type == pafs.FileType.Directory
+        # The listing is part of the name, so that what has changed is fetched again.
+        found = list_files(self.path(name)) if is_folder else [fs.get_file_info(path)]
+        listing = [(info.path, info.size, info.mtime_ns) for info in found]
+        target = cache / hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()[:24]
+        if not target.exists():
+            partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+            partial.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if is_folder:
+                partial.mkdir()  # copy_files makes the folders below it, not the first one
+            pafs.copy_files(path, str(partial), source_filesystem=fs)
+            with contextlib.suppress(OSError):  # another process of this machine was first
+                partial.rename(target)
+        return target
+
+    # -- writing ---------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """Write one file that appears under its name only when the block ends without an error."""
+        fs, path = filesystem(self.path(name))
+        if is_remote(self.location):
+            with tempfile.SpooledTemporaryFile(max_size=64 << 20) as buffer:
+                yield buffer
+                buffer.seek(0)
+                with fs.open_output_stream(path) as remote:
+                    shutil.copyfileobj(buffer, remote, 8 << 20)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with partial.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.create(name) as stream:
+            stream.write(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        self.write_bytes(name, text.encode() + b"\n")
+
+    @contextlib.contextmanager
+    def create_folder(self, name: str) -> Iterator[Path]:
+        """A local folder to fill; its files become the artifact's folder `name` when the block ends."""
+        if is_remote(self.location):
+            with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+                yield Path(scratch)
+                fs, path = filesystem(self.path(name))
+                pafs.copy_files(scratch, path, destination_filesystem=fs)
+            return
+        target = Path(filesystem(self.path(name))[1])
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def delete_folder(self, name: str) -> None:
+        fs, path = filesystem(self.path(name))
+        if fs.get_file_info(path).type == pafs.FileType.Directory:
+            fs.delete_dir(path)
+
+    def record_files(self) -> list[FileRecord]:
+        """Size and checksum of every data file, read back from where it was written."""
+        fs, root = filesystem(self.location)
+        records = []
+        for name in self.files():
+            if name == MANIFEST or name.startswith(f"{SCRATCH}/"):
+                continue
+            digest = hashlib.sha256()
+            size = 0
+            with fs.open_input_stream(f"{root}/{name}") as stream:
+                while chunk := stream.read(8 << 20):
+                    digest.update(chunk)
+                    size += len(chunk)
+            records.append(FileRecord(path=name, size=size, sha256=digest.hexdigest()))
+        return records
+
+    def finish(self, manifest: Manifest) -> None:
+        """Drop the scratch files and write the manifest: from here on the artifact is whole."""
+        self.delete_folder(SCRATCH)
+        manifest.files = self.record_files()
+        self.write_json(MANIFEST, manifest.model_dump())
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of an artifact that a process may open on whichever machine it runs."""
+
+    artifact: Artifact
+    name: str
+
+    def local(self) -> Path:
+        return self.artifact.local(self.name)

@@ -1,0 +1,57 @@
+"""Paths that may lie on a disk or in an object store: one pair of functions for both.
+
+A location is a plain path, `file:///…` or `s3://bucket/prefix`. S3 credentials come from the
+standard places (environment, ~/.aws, instance role) and `AWS_ENDPOINT_URL` names a server
+other than Amazon's, as for boto3.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from cluster.errors import HeadwaterError
+
+
+@functools.cache
+def _s3(endpoint: str | None, region: str | None) -> pafs.S3FileSystem:
+    settings: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
+    if endpoint:
+        scheme, _, host = endpoint.rpartition("://")
+        settings |= {"endpoint_override": host, "scheme": scheme or "https"}
+    if region:
+        settings["region"] = region
+    return pafs.S3FileSystem(**settings)
+
+
+def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a location, and the path within it."""
+    if location.startswith("s3://"):
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return _s3(endpoint, region), location.removeprefix("s3://").rstrip("/")
+    if "://" in location and not location.startswith("file://"):
+        scheme = location.split("://")[0]
+        raise HeadwaterError(
+            f"no such kind of storage: {scheme}://", where=location, fix="use a path or s3://"
+        )
+    path = location.removeprefix("file://")
+    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+
+
+def is_remote(location: str) -> bool:
+    return location.startswith("s3://")
+
+
+def join(location: str, *names: str) -> str:
+    return "/".join([location.rstrip("/"), *[name.strip("/") for name in names if name]])
+
+
+def list_files(location: str) -> list[pafs.FileInfo]:
+    """Every file below a location, in name order. Empty when nothing is there."""
+    fs, path = filesystem(location)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    return sorted((info for info in fs.get_file_info(selector) if info.is_file), key=lambda i: i.path)

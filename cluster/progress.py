@@ -1,0 +1,140 @@
+"""What the person in front of the screen sees while work goes on: a rate and the time left.
+
+On a terminal a live bar; elsewhere (a log, CI) a plain line every few seconds. Workers report
+through a small Ray actor, so that a bar moves for work that happens in other processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+PLAIN_LINE_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+class RateColumn(ProgressColumn):
+    """Units a second since the work began."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        unit = task.fields["unit"]
+        return Text("" if rate is None else f"{rate:,.1f} {unit}/s", style="cyan")
+
+
+class Bar:
+    """One piece of work being counted. `advance` and `update` may be called from any thread."""
+
+    def __init__(self, console: Console, label: str, total: int, unit: str) -> None:
+        self._console, self.label, self.total, self.unit = console, label, total, unit
+        self.done, self.note = 0, ""
+        self._first = 0
+        self._started = self._printed = time.monotonic()
+        self._live: Progress | None = None
+        if console.is_terminal:
+            self._live = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+                RateColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._live.add_task(label, total=total, unit=unit, note="")
+            self._live.start()
+
+    def resume_at(self, done: int) -> None:
+        """Count what an earlier run finished without letting it flatter the rate."""
+        self.done = self._first = done
+        self._started = time.monotonic()
+        if self._live:
+            self._live.reset(self._task, completed=done)
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        self.update(self.done + amount, note)
+
+    def update(self, done: int, note: str | None = None) -> None:
+        self.done = done
+        self.note = self.note if note is None else note
+        if self._live:
+            self._live.update(self._task, completed=done, note=self.note)
+        elif time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
+            self._printed = time.monotonic()
+            self._console.print(f"  {self._plain_line()}", highlight=False)
+
+    def _plain_line(self) -> str:
+        elapsed = time.monotonic() - self._started
+        rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = f", {max(self.total - self.done, 0) / rate:,.0f} s left" if rate else ""
+        note = f"  {self.note}" if self.note else ""
+        return f"{self.label} {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left}{note}"
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+
+
+@contextlib.contextmanager
+def bar(console: Console, label: str, total: int, unit: str) -> Iterator[Bar]:
+    """A bar for work done in this process."""
+    shown = Bar(console, label, total, unit)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class Board:
+    """The Ray actor behind `remote_bar`: holds the last report of the workers."""
+
+    def __init__(self) -> None:
+        self._done, self._note = 0, ""
+        self._resumed: int | None = None
+
+    def report(self, done: int, note: str = "", resumed: int | None = None) -> None:
+        self._done, self._note = done, note
+        if resumed is not None:
+            self._resumed = resumed
+
+    def read(self) -> tuple[int, str, int | None]:
+        return self._done, self._note, self._resumed
+
+
+@contextlib.contextmanager
+def remote_bar(console: Console, label: str, total: int, unit: str) -> Iterator[Any]:
+    """A bar for work done elsewhere; yields the handle of the actor that workers report to."""
+    import ray
+
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    stop = threading.Event()
+
+    def follow(shown: Bar) -> None:
+        resumed_seen = None
+        while not stop.wait(POLL_SECONDS):
+            try:
+                done, note, resumed = ray.get(board.read.remote(), timeout=10)
+            except ray.exceptions.RayError:  # the cluster is going away: its own error will be raised
+                return
+            if resumed is not None and resumed != resumed_seen:
+                resumed_seen = resumed
+                shown.resume_at(resumed)
+            shown.update(done, note)
+
+    with bar(console, label, total, unit) as shown:
+        thread = threading.Thread(target=follow, args=(shown,), daemon=True)
+        thread.start()
+        try:
+            yield board
+        finally:
+            stop.set()
+            thread.join(timeout=POLL_SECONDS + 11)
+            ray.kill(board)

@@ -1,0 +1,1 @@
+"""Raw web data to clean documents to packed token rows, on Ray Data."""

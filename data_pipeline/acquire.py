@@ -1,0 +1,244 @@
+"""The stage `acquire`: reads every source of the recipe into Parquet parts of one schema.
+
+A unit of work is one input file (of folders: a group of files). Its worker streams the file and
+writes `documents/<unit>-<part>.parquet` as it goes; names and bytes depend on the input alone,
+so that a unit which was cut off is simply read again over what it left. What could not be read
+is in `unread/<unit>.parquet`: file, position, reason.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from cluster.artifact import SCRATCH, Artifact
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem
+from cluster.session import Session
+from cluster.stage import Stage, StageConfig
+from data_pipeline.documents import Document, to_table
+from data_pipeline.sources.items import UNREAD_SCHEMA, Unread, UnreadableFile
+from data_pipeline.sources.spec import FileSource, Source
+
+DOCUMENTS, UNREAD = "documents", "unread"
+PART_BYTES = 32 << 20
+"""Content of a part, beside the limit on its documents: what a worker holds in memory."""
+UNREAD_ROWS = 100_000
+"""Rows of one unit's `unread` table; beyond them only the counts go on."""
+PROBLEMS_SHOWN = 5
+
+
+class AcquireConfig(StageConfig):
+    """Settings of the stage `acquire`."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """What to read, in this order."""
+    documents_per_part: int = Field(default=512, gt=0)
+    """Most documents in one output file."""
+    on_error: Literal["reject", "fail"] = "reject"
+    """What to do about a file of which nothing can be read: count it and go on, or stop."""
+
+
+class Acquire(Stage[AcquireConfig]):
+    """Sources → `documents/*.parquet` (documents.SCHEMA) and `unread/*.parquet`."""
+
+    name: ClassVar[str] = "acquire"
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        from data_pipeline.sources.listing import fingerprint
+
+        return fingerprint(self.config.sources)
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        from cluster.parallel import map_units
+
+        units = _units(self.config)
+        results = map_units(
+            session,
+            output,
+            self.name,
+            units,
+            ReadWorker,
+            worker_args={"config": self.config, "output": output},
+        )
+        self._check(units, results, output)
+        return _metrics(results, sum(len(unit["paths"]) for unit in units), session)
+
+    def _check(self, units: list[dict[str, Any]], results: list[dict[str, Any]], output: Artifact) -> None:
+        """Stop if nothing was read, or if a file could not be opened and that is not to be passed over."""
+        unopened = [(unit, result) for unit, result in zip(units, results, strict=True) if result["unopened"]]
+        nothing = not any(result["documents"] for result in results)
+        if not nothing and not (unopened and self.config.on_error == "fail"):
+            return
+        fs, root = filesystem(output.path(f"{SCRATCH}/{self.name}"))
+        for unit, _ in unopened if not nothing else zip(units, results, strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                fs.delete_file(f"{root}/{unit['unit']}.json")  # the next run tries it again
+        problems = [problem for result in results for problem in result["problems"]]
+        first = problems[0] if problems else {"file": "", "position": "", "reason": "no_text", "detail": ""}
+        listed = "; ".join(_describe(problem) for problem in problems[:PROBLEMS_SHOWN])
+        count = sum(sum(result["rejected"].values()) for result in results)
+        if nothing:
+            more = f" and {count - PROBLEMS_SHOWN} more" if count > PROBLEMS_SHOWN else ""
+            raise HeadwaterError(
+                f"no document could be read: {listed}{more}",
+                where=first["file"],
+                fix="correct the sources of `acquire`",
+            )
+        problem = unopened[0][1]["unopened"][0]
+        raise HeadwaterError(
+            f"{problem['reason']}: {problem['detail']}",
+            where=problem["file"],
+            fix="correct it, or set `on_error: reject` to go on without this file",
+        )
+
+
+def _describe(problem: Mapping[str, str]) -> str:
+    place = f" ({problem['position']})" if problem["position"] else ""
+    return f"{problem['file']}{place}: {problem['reason']}, {problem['detail']}"
+
+
+def _units(config: AcquireConfig) -> list[dict[str, Any]]:
+    """One unit a file; of folders, whose files are one document each, one unit a part."""
+    from data_pipeline.sources.listing import input_files
+
+    groups: list[tuple[int, list[str]]] = []
+    for index, source in enumerate(config.sources):
+        if isinstance(source, FileSource):
+            paths = [file.path for file in input_files(source, source.kind)]
+            size = config.documents_per_part if source.kind == "folder" else 1
+            groups += [(index, paths[start : start + size]) for start in range(0, len(paths), size)]
+        else:
+            groups.append((index, [source.package]))
+    units = []
+    for number, (index, paths) in enumerate(groups):
+        digest = hashlib.blake2b("\n".join(paths).encode(), digest_size=4).hexdigest()
+        units.append({"unit": f"{number:05d}-{digest}", "source": index, "paths": paths})
+    return units
+
+
+class ReadWorker:
+    """Reads one unit; made once in each worker process."""
+
+    def __init__(self, config: AcquireConfig, output: Artifact) -> None:
+        self._config, self._output = config, output
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        from data_pipeline.sources import read_source
+
+        source = self._config.sources[unit["source"]]
+        parts = PartWriter(self._output, unit["unit"], self._config.documents_per_part)
+        for path in unit["paths"]:
+            before = parts.documents
+            try:
+                for item in read_source(source, path):
+                    if isinstance(item, Document):
+                        parts.add(item)
+                    else:
+                        parts.reject(item)
+            except UnreadableFile as error:
+                problem = Unread(path, error.position, error.reason, error.detail)
+                parts.reject(problem, unopened=parts.documents == before)
+        return parts.close()
+
+
+class PartWriter:
+    """Collects documents into parts of bounded size, and counts what was read and what was not."""
+
+    def __init__(self, output: Artifact, unit: str, documents_per_part: int) -> None:
+        self._output, self._unit, self._limit = output, unit, documents_per_part
+        self._held: list[Document] = []
+        self._held_bytes = 0
+        self._unread: list[Unread] = []
+        self._unopened: list[Unread] = []
+        self._files: list[dict[str, Any]] = []
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self.documents = self._bytes = 0
+        self._drop_leftovers()
+
+    def add(self, document: Document) -> None:
+        size = len(document.html) if document.html is not None else len(document.text.encode())
+        if self._held and self._held_bytes + size > PART_BYTES:
+            self._flush()
+        self._held.append(document)
+        self._held_bytes += size
+        self.documents += 1
+        self._bytes += size
+        if len(self._held) == self._limit:
+            self._flush()
+
+    def reject(self, problem: Unread, unopened: bool = False) -> None:
+        self._reasons[problem.reason] += 1
+        if len(self._unread) < UNREAD_ROWS:
+            self._unread.append(problem)
+        if unopened:
+            self._unopened.append(problem)
+
+    def close(self) -> dict[str, Any]:
+        self._flush()
+        if self._unread:
+            rows = [_as_row(problem) for problem in self._unread]
+            with self._output.create(f"{UNREAD}/{self._unit}.parquet") as stream:
+                pq.write_table(pa.Table.from_pylist(rows, UNREAD_SCHEMA), stream, compression="zstd")
+        return {
+            "documents": self.documents,
+            "bytes": self._bytes,
+            "rejected": dict(sorted(self._reasons.items())),
+            "files": self._files,
+            "unopened": [_as_row(problem) for problem in self._unopened[:PROBLEMS_SHOWN]],
+            "problems": [_as_row(problem) for problem in self._unread[:PROBLEMS_SHOWN]],
+        }
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        name = f"{DOCUMENTS}/{self._unit}-{len(self._files):04d}.parquet"
+        with self._output.create(name) as stream:
+            pq.write_table(to_table(self._held), stream, compression="zstd")
+        self._files.append({"name": name, "documents": len(self._held), "bytes": self._held_bytes})
+        self._held, self._held_bytes = [], 0
+
+    def _drop_leftovers(self) -> None:
+        """Remove parts of an interrupted run: a URL may meanwhile serve fewer documents than it did."""
+        for folder in (DOCUMENTS, UNREAD):
+            for name in self._output.files(folder, ".parquet"):
+                if name.startswith(f"{folder}/{self._unit}"):
+                    fs, path = filesystem(self._output.path(name))
+                    fs.delete_file(path)
+
+
+def _as_row(problem: Unread) -> dict[str, str]:
+    return {
+        "file": problem.file,
+        "position": problem.position,
+        "reason": problem.reason,
+        "detail": problem.detail.encode("utf-8", "replace").decode()[:500],
+    }
+
+
+def _metrics(results: list[dict[str, Any]], files: int, session: Session) -> dict[str, Any]:
+    rejected: collections.Counter[str] = collections.Counter()
+    for result in results:
+        rejected.update(result["rejected"])
+    documents = sum(result["documents"] for result in results)
+    size = sum(result["bytes"] for result in results)
+    session.say(
+        f"{documents:,} documents, {size / 1e6:,.1f} MB, from {files:,} input file{'s'[: files != 1]}"
+    )
+    if rejected:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
+        session.say(f"not read: {reasons} (see `{UNREAD}/` of the artifact)")
+    return {
+        "documents": documents,
+        "bytes": size,
+        "files": files,
+        "rejected": dict(sorted(rejected.items())),
+        "problems": [problem for result in results for problem in result["problems"]][:PROBLEMS_SHOWN],
+    }

@@ -1,0 +1,1 @@
+"""Filters: each judges one text and gives None (keep) or a Rejection with its reason, score and threshold."""

@@ -1,0 +1,66 @@
+"""The rules of C4 (Raffel et al. 2020, https://jmlr.org/papers/volume21/20-074/20-074.pdf) as datatrove
+applies them: they take lines out of a text, and reject the text when too little is left."""
+
+from __future__ import annotations
+
+import re
+
+from cluster.stage import StageConfig
+from data_pipeline.filters.text import sentences
+from data_pipeline.filters.verdict import Rejection
+
+CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
+END_PUNCTUATION = (".", "?", "!", '"', "'")
+ELLIPSIS = "..."
+POLICY_PHRASES = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+
+
+class C4Config(StageConfig):
+    """C4's line and document rules."""
+
+    enabled: bool = True
+    """Off: the step is passed over."""
+    terminal_punctuation: bool = False
+    """Drop lines that do not end in . ? ! \" or '. FineWeb leaves this rule out: it costs too much text."""
+    min_sentences: int = 5
+    """Sentences that must be left."""
+    min_words_per_line: int = 3
+    """Shorter lines are dropped."""
+    max_word_length: int = 1000
+    """A line with a longer word is dropped."""
+
+
+def rewrite(text: str, config: C4Config) -> str | Rejection:
+    """The text without the lines that the rules drop, or the rejection of the whole."""
+    kept, count = [], 0
+    for original in text.splitlines():
+        line = original.strip()
+        words = line.split()
+        if any(len(word) > config.max_word_length for word in words):
+            continue
+        line = CITATION.sub("", line)
+        if config.terminal_punctuation and (not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)):
+            continue
+        if len(words) < config.min_words_per_line:
+            continue
+        lower = line.lower()
+        if "lorem ipsum" in lower:
+            return Rejection("lorem_ipsum")
+        if "javascript" in lower:
+            continue
+        if "{" in line:
+            return Rejection("curly_bracket")
+        if any(phrase in lower for phrase in POLICY_PHRASES):
+            continue
+        count += sentences(line)
+        kept.append(line)
+    if count < config.min_sentences:
+        return Rejection("too_few_sentences", count, config.min_sentences)
+    return "\n".join(kept).strip()

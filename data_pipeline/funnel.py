@@ -1,0 +1,131 @@
+"""What each step of cleaning removed: counts that add up, a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import collections
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+REASONS_SHOWN = 3
+
+
+@dataclass
+class StepCount:
+    """One step's documents and characters, before and after, and the documents it dropped by reason.
+
+    A character count includes the bytes of HTML that no text has been taken from yet.
+    """
+
+    step: str
+    documents_in: int = 0
+    documents_out: int = 0
+    characters_in: int = 0
+    characters_out: int = 0
+    reasons: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    def keep(self, before: int, after: int) -> None:
+        self.documents_in += 1
+        self.documents_out += 1
+        self.characters_in += before
+        self.characters_out += after
+
+    def drop(self, before: int, reason: str) -> None:
+        self.documents_in += 1
+        self.characters_in += before
+        self.reasons[reason] += 1
+
+    def add(self, other: StepCount) -> None:
+        self.documents_in += other.documents_in
+        self.documents_out += other.documents_out
+        self.characters_in += other.characters_in
+        self.characters_out += other.characters_out
+        self.reasons.update(other.reasons)
+
+    def row(self) -> dict[str, Any]:
+        ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+        return asdict(self) | {"reasons": dict(ordered)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> StepCount:
+        return cls(**(row | {"reasons": collections.Counter(row["reasons"])}))
+
+
+def total(steps: Iterable[str], parts: Iterable[Sequence[dict[str, Any]]]) -> list[StepCount]:
+    """Sum the rows of many parts, step by step, in the given order."""
+    sums = {step: StepCount(step) for step in steps}
+    for rows in parts:
+        for row in rows:
+            sums[row["step"]].add(StepCount.from_row(row))
+    return list(sums.values())
+
+
+def table(counts: Sequence[StepCount]) -> Table:
+    """For the screen: what is left after each step, and why documents went."""
+    shown = Table(title="What cleaning removed", title_justify="left", box=None, pad_edge=False)
+    shown.add_column("step", style="bold")
+    for heading in ("documents left", "dropped", "of all", "characters left"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("reasons", style="dim", overflow="fold")
+    first = max(1, counts[0].documents_in) if counts else 1
+    for count in counts:
+        dropped = count.documents_in - count.documents_out
+        shown.add_row(
+            count.step,
+            f"{count.documents_out:,}",
+            f"{dropped:,}" if dropped else "",
+            f"{count.documents_out / first:.1%}",
+            f"{count.characters_out:,}",
+            _reasons(count),
+        )
+    return shown
+
+
+def picture(counts: Sequence[StepCount]) -> bytes:
+    """PNG: one bar a step with the documents left after it; the reasons of what it dropped beside it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 1.2 + 0.5 * len(counts)), dpi=130, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.1, 0.04, 0.88, 0.84))
+    most = max([1, *(count.documents_in for count in counts)])
+    for place, count in enumerate(counts):
+        share, before = count.documents_out / most, count.documents_in / most
+        axes.barh(place, before, height=0.66, left=-before / 2, color="#f3d9cf", zorder=1)
+        axes.barh(place, share, height=0.66, left=-share / 2, color="#2f6f8f", zorder=2)
+        label = f"{count.documents_out:,}"
+        inside = share > 0.12
+        axes.text(
+            0 if inside else share / 2 + 0.012, place, label,
+            ha="center" if inside else "left", va="center",
+            color="white" if inside else "#1d3b4a", fontsize=10, fontweight="bold", zorder=3,
+        )  # fmt: skip
+        dropped = count.documents_in - count.documents_out
+        if dropped:
+            axes.text(0.53, place - 0.14, f"−{dropped:,}", va="center", fontsize=9.5, color="#b4472a")
+            axes.text(0.53, place + 0.2, _reasons(count), va="center", fontsize=7.6, color="#6b6b6b")
+    axes.set_xlim(-0.51, 1.22)
+    axes.set_ylim(len(counts) - 0.45, -0.6)
+    axes.set_yticks(range(len(counts)), [count.step for count in counts], fontsize=10.5)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if counts:
+        left, read = counts[-1].documents_out, counts[0].documents_in
+        heading = f"{left:,} of {read:,} documents kept ({left / max(1, read):.1%})"
+        figure.text(0.03, 0.93, heading, fontsize=13, fontweight="bold", color="#1d3b4a")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _reasons(count: StepCount) -> str:
+    """The most frequent reasons, as `too few words 38, …`."""
+    rows = list(count.row()["reasons"].items())
+    text = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in rows[:REASONS_SHOWN])
+    return text + (f", {len(rows) - REASONS_SHOWN} more reasons" if len(rows) > REASONS_SHOWN else "")

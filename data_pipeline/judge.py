@@ -1,0 +1,132 @@
+"""One document through the steps that look at it alone: extract, language, and the quality filters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from cluster.stage import StageConfig
+from data_pipeline.dedup.exact import ExactConfig
+from data_pipeline.dedup.minhash import MinHashConfig
+from data_pipeline.documents import Document
+from data_pipeline.extract import ExtractConfig, Extractor
+from data_pipeline.filters.c4 import C4Config
+from data_pipeline.filters.c4 import rewrite as rewrite_by_c4
+from data_pipeline.filters.fineweb import FineWebConfig
+from data_pipeline.filters.fineweb import judge as judge_by_fineweb
+from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig, judge_quality, judge_repetition
+from data_pipeline.filters.language import LanguageConfig, LanguageFilter
+from data_pipeline.filters.pii import PiiConfig
+from data_pipeline.filters.text import Text
+from data_pipeline.filters.verdict import Rejection
+from data_pipeline.funnel import StepCount
+from data_pipeline.normalise import normalise
+
+OWN_STEPS = ("extract", "language", "repetition", "quality", "c4", "fineweb")
+"""Steps that judge a document by itself, in FineWeb's order; what follows compares documents."""
+
+
+class CleanConfig(StageConfig):
+    """Settings of the stage `clean`: one entry a step. The order is FineWeb's and fixed."""
+
+    extract: ExtractConfig = ExtractConfig()
+    """HTML → main text."""
+    language: LanguageConfig = LanguageConfig()
+    """Language identification."""
+    repetition: RepetitionConfig = RepetitionConfig()
+    """Gopher's repetition rules."""
+    quality: QualityConfig = QualityConfig()
+    """Gopher's quality rules."""
+    c4: C4Config = C4Config()
+    """C4's rules."""
+    fineweb: FineWebConfig = FineWebConfig()
+    """FineWeb's rules."""
+    exact: ExactConfig = ExactConfig()
+    """Exact duplicates."""
+    minhash: MinHashConfig = MinHashConfig()
+    """Near duplicates."""
+    pii: PiiConfig = PiiConfig()
+    """Personal identifiers are replaced; drops nothing."""
+
+    def steps(self) -> list[str]:
+        """Names of the steps that are switched on, in order. Extraction always has its place."""
+        return [name for name in CleanConfig.model_fields if name == "extract" or getattr(self, name).enabled]
+
+
+Step = Callable[[Document], Document | Rejection]
+
+
+class Judge:
+    """Holds what is expensive to load; counts what each step does."""
+
+    def __init__(self, config: CleanConfig) -> None:
+        self._config = config
+        self._extractor = Extractor(config.extract)
+        self._language = LanguageFilter(config.language) if config.language.enabled else None
+        self._text = Text("")
+        self._steps: list[tuple[str, Step]] = [
+            (name, getattr(self, f"_{name}_step")) for name in config.steps() if name in OWN_STEPS
+        ]
+        self.counts: dict[str, StepCount] = {}
+        self.seconds: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from zero: a new unit begins."""
+        self.counts = {name: StepCount(name) for name, _ in self._steps}
+        self.seconds = dict.fromkeys(self.counts, 0.0)
+
+    def __call__(self, document: Document) -> tuple[str, Rejection, Document] | Document:
+        """The cleaned document, or the step that rejects it, why, and the document as that step got it."""
+        for name, step in self._steps:
+            before = len(document.text) or len(document.html or b"")
+            started = time.perf_counter()
+            result = step(document)
+            self.seconds[name] += time.perf_counter() - started
+            if isinstance(result, Rejection):
+                self.counts[name].drop(before, result.reason)
+                return name, result, document
+            document = result
+            self.counts[name].keep(before, len(document.text))
+        return document
+
+    def _of(self, document: Document) -> Text:
+        """The document's text with its words; made once for all steps that leave the text as it is."""
+        if self._text.text is not document.text:
+            self._text = Text(document.text)
+        return self._text
+
+    def _extract_step(self, document: Document) -> Document | Rejection:
+        config = self._config.extract
+        title, text = document.title, document.text
+        if not text and document.html is not None:
+            if not config.enabled:
+                return Rejection("html_not_extracted")
+            found = self._extractor(document.html, document.url)
+            if isinstance(found, Rejection):
+                return found
+            title, text = title or found[0], found[1]
+        text = normalise(text, config.repair)
+        if not text:
+            return Rejection("no_text")
+        title = normalise(title, config.repair).replace("\n", " ")
+        return replace(document, title=title, text=text, html=None)
+
+    def _language_step(self, document: Document) -> Document | Rejection:
+        assert self._language is not None
+        language, rejection = self._language(document.text)
+        return rejection or replace(document, language=language)
+
+    def _repetition_step(self, document: Document) -> Document | Rejection:
+        return judge_repetition(self._of(document), self._config.repetition) or document
+
+    def _quality_step(self, document: Document) -> Document | Rejection:
+        return judge_quality(self._of(document), self._config.quality) or document
+
+    def _c4_step(self, document: Document) -> Document | Rejection:
+        text = rewrite_by_c4(document.text, self._config.c4)
+        return text if isinstance(text, Rejection) else replace(document, text=text)
+
+    def _fineweb_step(self, document: Document) -> Document | Rejection:
+        return judge_by_fineweb(self._of(document), self._config.fineweb) or document

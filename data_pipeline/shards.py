@@ -1,0 +1,197 @@
+"""Token shards: the on-disk format of packed rows, and its memory-mapped reader.
+
+The documents of a part are laid end to end: `<|endoftext|> d1 <|endoftext|> d2 <|endoftext|> …`, and
+cut into rows of `row_length + 1` ids that share one id with the next row. With inputs `row[:-1]` and
+targets `row[1:]` every token of every document, and every end of a document, is a target exactly
+once, and each document is read after an end. What is left of a part's last row is `<|pad|>`; a
+padding target is not scored (`inputs_and_targets`).
+
+A shard is an uncompressed Arrow IPC file with one record batch: `ids` (fixed-size list of uint16, or
+uint32 above 65,536 ids), and per row the documents in it: `starts` and `document_ids`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+INDEX = "rows.json"
+IGNORED = -100
+"""The target of a position that is not scored (torch's `cross_entropy` default `ignore_index`)."""
+
+
+@dataclass
+class PackedRows:
+    """The rows of one part. A row's documents are those with a token in it, in order."""
+
+    ids: np.ndarray
+    """[rows, row_length + 1], uint16 or uint32."""
+    documents: list[list[tuple[int, str]]]
+    """Per row: (start offset in the row, document id); 0 for one that began in an earlier row."""
+    padding: int
+    """Padding ids in the last row."""
+
+
+def id_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def pack(
+    documents: Sequence[tuple[str, Sequence[int] | np.ndarray]],
+    row_length: int,
+    *,
+    end_id: int,
+    pad_id: int,
+    vocab_size: int,
+) -> PackedRows:
+    """Lay documents (id, token ids) end to end and cut them into rows."""
+    lengths = np.array([len(ids) + 1 for _, ids in documents], np.int64)  # each with the end that closes it
+    starts = 1 + np.concatenate([[0], np.cumsum(lengths)[:-1]]) if documents else np.zeros(0, np.int64)
+    targets = int(lengths.sum())
+    rows = math.ceil(targets / row_length)
+    stream = np.full(rows * row_length + 1, pad_id, id_type(vocab_size))
+    stream[0] = end_id
+    for start, (_, tokens) in zip(starts, documents, strict=True):
+        stream[start : start + len(tokens)] = tokens
+        stream[start + len(tokens)] = end_id
+    windows = (
+        sliding_window_view(stream, row_length + 1) if rows else np.empty((0, row_length + 1), stream.dtype)
+    )
+    first = np.searchsorted(starts + lengths, np.arange(rows) * row_length, side="right")
+    after = np.searchsorted(starts, (np.arange(rows) + 1) * row_length, side="right")
+    inside = [
+        [(max(0, int(starts[d]) - row * row_length), documents[d][0]) for d in range(first[row], after[row])]
+        for row in range(rows)
+    ]
+    return PackedRows(windows[::row_length], inside, rows * row_length - targets)
+
+
+def write_shard(stream: IO[bytes], packed: PackedRows) -> None:
+    """One record batch, so that a reader sees one array."""
+    count, width = packed.ids.shape
+    values = pa.array(np.ascontiguousarray(packed.ids).reshape(-1))
+    batch = pa.record_batch(
+        {
+            "ids": pa.FixedSizeListArray.from_arrays(values, width),
+            "starts": pa.array(
+                [[start for start, _ in row] for row in packed.documents], pa.list_(pa.int32())
+            ),
+            "document_ids": pa.array(
+                [[d for _, d in row] for row in packed.documents], pa.list_(pa.string())
+            ),
+        }
+    )
+    assert batch.num_rows == count
+    with pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def inputs_and_targets(rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [n, row_length + 1] → inputs and targets [n, row_length]; padding targets are IGNORED."""
+    targets = rows[:, 1:].copy()
+    targets[targets == pad_id] = IGNORED
+    return rows[:, :-1], targets
+
+
+class TokenRows:
+    """The rows of one split, read from memory-mapped shards. Cheap to send: it opens where it is used."""
+
+    def __init__(self, artifact: Artifact, split: Split) -> None:
+        self.artifact, self.split = artifact, split
+        index = artifact.read_json(INDEX)
+        self.row_length: int = index["row_length"]
+        self.vocab_size: int = index["vocab_size"]
+        self.pad_id: int = index["pad_id"]
+        self.end_id: int = index["end_id"]
+        counts = index["splits"][split]
+        self.tokens: int = counts["tokens"]
+        """Targets that are scored: the documents' tokens and one end for each."""
+        self.bytes: int = counts["bytes"]
+        """UTF-8 bytes of the documents' text: what `tokens` spell, the ends not counted."""
+        self.document_count: int = counts["documents"]
+        self._shards: list[dict[str, Any]] = counts["shards"]
+        self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
+        self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (TokenRows, (self.artifact, self.split))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """[row_length + 1] ids, a read-only view of the file."""
+        shard, row = self._place(index)
+        return self._shard(shard)[0][row]
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Many rows in the order asked for: int64 [n, row_length + 1]."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"row outside 0 … {len(self) - 1}")
+        gathered = np.empty((len(indices), self.row_length + 1), np.int64)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(shards):
+            here = shards == shard
+            first = self._ends[shard] - self._shards[shard]["rows"]
+            gathered[here] = self._shard(int(shard))[0][indices[here] - first]
+        return gathered
+
+    def documents(self, index: int) -> list[tuple[int, str]]:
+        """The documents of a row: (start offset in the row, document id)."""
+        shard, row = self._place(index)
+        batch = self._shard(shard)[1]
+        return list(
+            zip(batch.column("starts")[row].as_py(), batch.column("document_ids")[row].as_py(), strict=True)
+        )
+
+    def target_counts(self) -> np.ndarray:
+        """How often each id is a scored target: int64 [vocab_size]."""
+        counts = np.zeros(self.vocab_size, np.int64)
+        for shard in range(len(self._shards)):
+            counts += np.bincount(self._shard(shard)[0][:, 1:].reshape(-1), minlength=self.vocab_size)
+        counts[self.pad_id] = 0
+        return counts
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} outside 0 … {len(self) - 1}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard] - self._shards[shard]["rows"])
+
+    def _shard(self, number: int) -> tuple[np.ndarray, pa.RecordBatch]:
+        if number not in self._open:
+            path = self.artifact.local(self.split) / self._shards[number]["name"]
+            try:
+                batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise HeadwaterError(
+                    f"not a readable token shard ({error})",
+                    where=str(path),
+                    fix="delete this artifact and run again",
+                ) from error
+            ids = batch.column("ids").values.to_numpy(zero_copy_only=True)
+            self._open[number] = (ids.reshape(-1, self.row_length + 1), batch)
+        return self._open[number]
+
+
+def unigram_bits_per_byte(train_counts: np.ndarray, rows: TokenRows) -> float:
+    """What a model that knows only how frequent each token is would need on these rows.
+
+    Counts of the training split with one added to each id of the vocabulary (Laplace smoothing);
+    the cost of all scored targets, ends of documents included, over the bytes of text: the same
+    definition as the model's own bits per byte.
+    """
+    probability = (train_counts + 1) / (train_counts.sum() + len(train_counts))
+    return float(-(rows.target_counts() * np.log2(probability)).sum() / max(1, rows.bytes))

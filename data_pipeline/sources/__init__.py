@@ -1,0 +1,46 @@
+"""Where documents come from: one reader for each kind of source, chosen by the recipe's `kind`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data_pipeline.documents import Document
+from data_pipeline.sources.folder import read_folder_file
+from data_pipeline.sources.items import Unread
+from data_pipeline.sources.jsonl import read_jsonl
+from data_pipeline.sources.parquet import read_parquet
+from data_pipeline.sources.spec import (
+    FolderSource,
+    JsonlSource,
+    ParquetSource,
+    Source,
+    WarcSource,
+    WheelSource,
+)
+from data_pipeline.sources.warc import read_warc
+from data_pipeline.sources.wheel import read_wheel
+
+__all__ = [
+    "FolderSource",
+    "JsonlSource",
+    "ParquetSource",
+    "Source",
+    "WarcSource",
+    "WheelSource",
+    "read_source",
+]
+
+
+def read_source(source: Source, path: str) -> Iterator[Document | Unread]:
+    """Documents of one input file, as they are read. Raises UnreadableFile where reading cannot go on."""
+    match source:
+        case WarcSource():
+            return read_warc(source, path)
+        case JsonlSource():
+            return read_jsonl(source, path)
+        case ParquetSource():
+            return read_parquet(source, path)
+        case FolderSource():
+            return read_folder_file(source, path)
+        case WheelSource():
+            return read_wheel(source)

@@ -1,0 +1,62 @@
+"""Reader of CSV tables with a header line; a quoted field may span lines."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipeline.documents import Document
+from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from data_pipeline.sources.lines import bounded_lines
+from data_pipeline.sources.spec import Columns
+
+
+class _Lines:
+    """Feeds the csv module decoded lines and remembers where it is.
+
+    Bytes that are not UTF-8 travel as lone surrogates, which `document_from_row` then refuses by name.
+    """
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self._lines = bounded_lines(stream, limit)
+        self.number, self.limit = 0, limit
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number = line.number
+        if line.content is None:
+            raise UnreadableFile(
+                "too_large", f"a line of more than {self.limit:,} bytes; rows after it are lost", self.place
+            )
+        return line.content.decode("utf-8-sig" if line.number == 1 else "utf-8", "surrogateescape")
+
+    @property
+    def place(self) -> str:
+        return f"line {self.number}"
+
+
+def csv_rows(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[Document | Unread]:
+    """Documents of an open stream. A quote that never closes is stopped by the size limit."""
+    lines = _Lines(stream, limit)
+    csv.field_size_limit(limit)
+    reader = csv.DictReader(lines)
+    if not reader.fieldnames:
+        raise UnreadableFile("empty_file", "no header line", "line 1")
+    if columns.text not in reader.fieldnames and columns.html not in reader.fieldnames:
+        found = ", ".join(reader.fieldnames)
+        raise UnreadableFile("missing_column", f"no column {columns.text}; there are: {found}", "line 1")
+    while True:
+        first = lines.number + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UnreadableFile(
+                "broken_line", f"not valid CSV from here on: {error}", lines.place
+            ) from error
+        yield document_from_row(row, columns, file, f"line {first}", limit)

@@ -1,0 +1,87 @@
+"""What a reader yields: a Document, or an Unread that says which piece could not be read, where and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipeline.documents import Document, document_id
+from data_pipeline.sources.spec import Columns
+
+UTF8_BOM = b"\xef\xbb\xbf"
+
+UNREAD_SCHEMA = pa.schema(
+    [("file", pa.string()), ("position", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+@dataclass(slots=True)
+class Unread:
+    """A piece of input that is not in the corpus: file, place in it (record, line, row), and the reason."""
+
+    file: str
+    position: str
+    reason: str
+    detail: str = ""
+
+
+class UnreadableFile(Exception):
+    """A file that cannot be opened, or not read further. `reason` is a code such as `not_found`."""
+
+    def __init__(self, reason: str, detail: str, position: str = "") -> None:
+        super().__init__(reason, detail, position)
+        self.reason, self.detail, self.position = reason, detail, position
+
+
+def document_from_row(
+    row: Mapping[str, Any], columns: Columns, file: str, position: str, limit: int
+) -> Document | Unread:
+    """A document from one row of a table, or what is wrong with the row."""
+    text, html = row.get(columns.text), row.get(columns.html)
+    if text is not None and not isinstance(text, str):
+        return Unread(file, position, "not_text", f"{columns.text} is of type {type(text).__name__}")
+    if isinstance(html, str):  # the byte order mark says that the bytes are UTF-8, whatever the page claims
+        html = UTF8_BOM + html.encode("utf-8", "surrogatepass")
+    if not isinstance(html, bytes | None):
+        return Unread(file, position, "not_text", f"{columns.html} is of type {type(html).__name__}")
+    if not (text and text.strip()) and not html:
+        missing = columns.text not in row and columns.html not in row
+        detail = f"neither {columns.text} nor {columns.html}" if missing else "the text is empty"
+        return Unread(file, position, "no_text", detail)
+    text = text or ""
+    if len(text) > limit or len(html or b"") > limit:
+        return Unread(file, position, "too_large", f"more than {limit:,} bytes")
+    fields = {name: _string(row.get(getattr(columns, name))) for name in ("url", "title", "id", "fetched_at")}
+    for name, value in (("text", text), *fields.items()):
+        if not _encodable(value):
+            return Unread(file, position, "invalid_utf8", f"{name} holds bytes that are not UTF-8")
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        return Unread(file, position, "too_large", f"more than {limit:,} bytes")
+    identity = fields["id"] or document_id(fields["url"], text or html or b"")
+    return Document(
+        id=identity,
+        url=fields["url"],
+        title=fields["title"],
+        text=text,
+        html=None if text.strip() else html,
+        source=f"{file}:{position}",
+        fetched_at=fields["fetched_at"],
+    )
+
+
+def _string(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _encodable(text: str) -> bool:
+    """False for lone surrogates: escaped bytes that were no UTF-8, or a JSON escape of half a character."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

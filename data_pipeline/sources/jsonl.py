@@ -1,0 +1,49 @@
+"""Reader of JSON Lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipeline.documents import Document
+from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from data_pipeline.sources.lines import bounded_lines
+from data_pipeline.sources.opening import decompressed, open_input
+from data_pipeline.sources.spec import Columns, JsonlSource
+
+JSON_OVERHEAD = 4096
+"""Bytes a line may have beside its longest allowed document (keys, URL, title)."""
+
+
+def read_jsonl(source: JsonlSource, path: str) -> Iterator[Document | Unread]:
+    with open_input(path, source.max_download_bytes) as stream:
+        yield from json_lines(decompressed(stream), path, source.columns, source.max_document_bytes)
+
+
+def json_lines(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[Document | Unread]:
+    """Documents of an open stream; a bad line is named and the next one read."""
+    empty = True
+    for line in bounded_lines(stream, limit + JSON_OVERHEAD):
+        empty = False
+        place = f"line {line.number}, byte {line.offset}"
+        if line.content is None:
+            yield Unread(file, place, "too_large", f"a line of more than {limit:,} bytes")
+        elif line.content.strip():
+            yield _parse(line.content, columns, file, place, limit)
+    if empty:
+        raise UnreadableFile("empty_file", "the file holds nothing", "byte 0")
+
+
+def _parse(content: bytes, columns: Columns, file: str, place: str, limit: int) -> Document | Unread:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        return Unread(file, place, "invalid_utf8", f"byte {error.start} of the line is not UTF-8")
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unread(file, place, "broken_line", f"not valid JSON: {error}")
+    if not isinstance(row, dict):
+        return Unread(file, place, "broken_line", f"a JSON object is expected, not {type(row).__name__}")
+    return document_from_row(row, columns, file, place, limit)

@@ -1,0 +1,107 @@
+"""From the paths of a recipe to the list of files, each with what tells that its content changed."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem, list_files
+from data_pipeline.sources.folder import HTML_SUFFIXES, TEXT_SUFFIXES
+from data_pipeline.sources.opening import is_url, storage_reason
+from data_pipeline.sources.spec import FileSource, Source
+
+COMPRESSION = ("", ".gz", ".zst")
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "warc": tuple(stem + end for stem in (".warc", ".wet", ".warc.wet") for end in COMPRESSION),
+    "jsonl": tuple(stem + end for stem in (".jsonl", ".ndjson", ".json") for end in COMPRESSION),
+    "parquet": (".parquet",),
+    "folder": HTML_SUFFIXES + TEXT_SUFFIXES,
+}
+"""What is picked out of a folder; a file that is named itself is read whatever its name."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    path: str
+    identity: tuple[Any, ...] = ()
+    """Size and modification time, empty where only reading would tell."""
+
+
+def input_files(source: FileSource, kind: str) -> list[InputFile]:
+    """Every file of a source, in the order of `paths` and by name within each.
+
+    A local path that is not there raises HeadwaterError; elsewhere the reader finds that out.
+    """
+    found: dict[str, InputFile] = {}
+    for path in source.paths:
+        if is_url(path):
+            listed = [InputFile(path)]
+        elif path.startswith("s3://"):
+            listed = _on_s3(path, SUFFIXES[kind])
+        else:
+            listed = _on_disk(path, SUFFIXES[kind])
+        found.update({file.path: file for file in listed if file.path not in found})
+    return list(found.values())
+
+
+def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
+    """A short hash over all that is known of the input files without reading them."""
+    digest, count = hashlib.sha256(), 0
+    for source in sources:
+        if isinstance(source, FileSource):
+            for file in input_files(source, source.kind):
+                digest.update(repr((file.path, file.identity)).encode())
+                count += 1
+        else:
+            digest.update(source.sha256.encode())
+            count += 1
+    return {"files": count, "sha256": digest.hexdigest()}
+
+
+def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+    plain = Path(path.removeprefix("file://")).expanduser()
+    if plain.is_dir():
+        names = [name for name in sorted(plain.rglob("*")) if name.is_file() and _wanted(name.name, suffixes)]
+        problem = f"no {'/'.join(suffixes[:3])} file in this folder"
+    elif plain.exists():
+        names, problem = [plain], ""
+    else:
+        matches = glob.glob(str(plain), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        names = [Path(name) for name in sorted(matches) if Path(name).is_file()]
+        problem = "no such file or folder"
+    if not names:
+        raise HeadwaterError(problem, where=path, fix="correct `paths` of this source")
+    return [InputFile(str(name), (name.stat().st_size, name.stat().st_mtime_ns)) for name in names]
+
+
+def _on_s3(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+    """What a bucket holds under a name. What cannot be listed stays as it is, for its reader to explain."""
+    try:
+        if any(mark in path for mark in "*?["):
+            folder = path[: min(path.find(mark) for mark in "*?[" if mark in path)].rpartition("/")[0]
+            pattern = path.removeprefix("s3://")
+            infos = [info for info in list_files(folder) if fnmatch.fnmatch(info.path, pattern)]
+        else:
+            fs, inner = filesystem(path)
+            info = fs.get_file_info(inner)
+            if info.type == pafs.FileType.File:
+                infos = [info]
+            else:
+                infos = [item for item in list_files(path) if _wanted(item.base_name, suffixes)]
+    except OSError as error:
+        return [InputFile(path, (storage_reason(error),))]
+    if not infos:
+        return [InputFile(path, ("nothing",))]
+    return [InputFile(f"s3://{info.path}", (info.size, info.mtime_ns)) for info in infos]
+
+
+def _wanted(name: str, suffixes: tuple[str, ...]) -> bool:
+    return not name.startswith(".") and name.lower().endswith(suffixes)

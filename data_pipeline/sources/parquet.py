@@ -1,0 +1,46 @@
+"""Reader of Parquet tables: some rows of one row group at a time, only the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.documents import Document
+from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from data_pipeline.sources.opening import open_input
+from data_pipeline.sources.spec import Columns, ParquetSource
+
+ROWS_AT_ONCE = 64
+
+
+def read_parquet(source: ParquetSource, path: str) -> Iterator[Document | Unread]:
+    with open_input(path, source.max_download_bytes) as stream:
+        try:
+            table = pq.ParquetFile(stream)
+        except (pa.ArrowInvalid, OSError) as error:
+            empty = stream.seek(0, 2) == 0
+            raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
+        columns = _columns(table.schema_arrow, source.columns)
+        row = 0
+        try:
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
+                for values in batch.to_pylist():
+                    place, row = f"row {row}", row + 1
+                    yield document_from_row(values, source.columns, path, place, source.max_document_bytes)
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+            raise UnreadableFile(
+                "truncated", f"breaks off or is damaged: {error}", f"after row {row - 1}"
+            ) from error
+
+
+def _columns(schema: pa.Schema, wanted: Columns) -> list[str]:
+    """The columns to read; without one for the text there is nothing to make documents of."""
+    names = [name for name in wanted.model_dump().values() if name in schema.names]
+    if wanted.text not in names and wanted.html not in names:
+        found = ", ".join(schema.names)
+        raise UnreadableFile(
+            "missing_column", f"no column {wanted.text} or {wanted.html}; there are: {found}"
+        )
+    return names

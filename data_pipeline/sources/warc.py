@@ -1,0 +1,159 @@
+"""Reader of web archives: responses with a page (WARC) and text that was taken from pages (WET)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from data_pipeline.charset import decode_declared
+from data_pipeline.documents import Document, document_id
+from data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
+from data_pipeline.sources.opening import decompressed, open_input
+from data_pipeline.sources.spec import WarcSource
+
+PAGE_TYPES = ("text/html", "application/xhtml+xml")
+CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
+HEADER_END = re.compile(rb"\r?\n\r?\n")
+CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
+
+
+class _Watched:
+    """A stream that ends quietly where it is damaged, and remembers that: records before it are whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.offset, self.damage = stream, 0, ""
+
+    def read(self, size: int = 1 << 16) -> bytes:
+        try:
+            data = bytes(self._stream.read(min(size, 1 << 16)))
+        except OSError as error:
+            self.damage = str(error)
+            return b""
+        self.offset += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self.offset
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise OSError("this stream is read forwards only")
+
+    def close(self) -> None:
+        """The opener closes it."""
+
+
+def read_warc(source: WarcSource, path: str) -> Iterator[Document | Unread]:
+    """Pages of the archive. A damaged one raises UnreadableFile("truncated") after its last whole record."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    wanted = (WarcRecordType.response, WarcRecordType.conversion)
+    number, place = 0, "record 1"
+    with open_input(path, source.max_download_bytes) as stream:
+        watched = _Watched(decompressed(stream))
+        try:
+            for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
+                number += 1
+                place = f"record {number}, byte {record.stream_pos} uncompressed"
+                if record.record_type in wanted:
+                    item = _read_record(record, source, path, place)
+                    if isinstance(item, Unread) and item.reason == "truncated":
+                        raise UnreadableFile("truncated", item.detail, place)
+                    yield item
+        except (OSError, ValueError) as error:
+            raise UnreadableFile("truncated" if number else "unreadable", str(error), place) from error
+        if watched.damage:
+            raise UnreadableFile("truncated", f"breaks off or is damaged: {watched.damage}", f"after {place}")
+        if number == 0:
+            kind = "empty_file" if watched.offset == 0 else "unreadable"
+            raise UnreadableFile(kind, "no WARC record in it", "byte 0")
+
+
+def _read_record(record: Any, source: WarcSource, path: str, place: str) -> Document | Unread:
+    """A document, or the reason why the record has none."""
+    from fastwarc.warc import WarcRecordType
+
+    limit = source.max_document_bytes
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+    fetched_at = record.headers.get("WARC-Date") or ""
+    if record.content_length > limit:
+        return Unread(path, place, "too_large", f"{record.content_length:,} bytes; {url}")
+    block = record.reader.read()
+    if len(block) < record.content_length:
+        return Unread(path, place, "truncated", f"{len(block):,} of {record.content_length:,} bytes; {url}")
+    if record.record_type == WarcRecordType.response:
+        page = _page_of_response(block, url, limit)
+    else:
+        page = _text_or_problem(block, "utf-8")
+    if isinstance(page, _Problem):
+        return Unread(path, place, page.reason, f"{page.detail}; {url}")
+    html, text = page
+    identity = document_id(url, text if html is None else html)
+    return Document(identity, url, "", text, html, source=f"{path}:{place}", fetched_at=fetched_at)
+
+
+class _Problem(NamedTuple):
+    reason: str
+    detail: str
+
+
+def _page_of_response(block: bytes, url: str, limit: int) -> tuple[bytes | None, str] | _Problem:
+    """HTML bytes or plain text of an HTTP response, or why it is no page."""
+    status, headers, body = split_http(block)
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
+    charset = CHARSET.search(parameters)
+    label = charset.group(1) if charset else None
+    if status != 200:
+        return _Problem("http_status", f"status {status}")
+    if media_type not in (*PAGE_TYPES, "text/plain"):
+        return _Problem("not_a_page", media_type or "no content type")
+    try:
+        body = _unpacked(body, headers, limit)
+    except (OSError, ValueError) as error:
+        return _Problem("broken_record", str(error))
+    if len(body) > limit:
+        return _Problem("too_large", f"more than {limit:,} bytes when unpacked")
+    if not body.strip():
+        return _Problem("no_text", "an empty page")
+    if media_type == "text/plain":
+        return _text_or_problem(body, label or "utf-8")
+    # The header's charset is known only here: a page that it fits goes on as UTF-8, marked as such.
+    declared = decode_declared(body, label)
+    return (body if declared is None else UTF8_BOM + declared.encode("utf-8", "ignore")), ""
+
+
+def _text_or_problem(content: bytes, label: str) -> tuple[None, str] | _Problem:
+    text = decode_declared(content, label)
+    if text is None:
+        return _Problem("invalid_utf8" if label == "utf-8" else "invalid_charset", f"the text is not {label}")
+    return None, text
+
+
+def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (lower case) and body of a stored response, with CRLF or, as in some crawls, LF."""
+    end = HEADER_END.search(block)
+    head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
+    lines = head.decode("latin-1").splitlines()
+    words = lines[0].split() if lines else []
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    pairs = (line.partition(":") for line in lines[1:])
+    return status, {name.strip().lower(): value.strip() for name, _, value in pairs}, body
+
+
+def _unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:
+    """Undo chunks and compression, where they are really there: many crawlers store the unpacked body
+    below the original headers."""
+    from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader
+
+    if "chunked" in headers.get("transfer-encoding", "").lower() and CHUNK_HEADER.match(body):
+        body = ChunkedReader(io.BytesIO(body)).read(limit + 1)
+    encoding = headers.get("content-encoding", "").lower()
+    if body.startswith(b"\x1f\x8b"):
+        return GzipReader(io.BytesIO(body)).read(limit + 1)
+    if encoding == "br" and not body.lstrip().startswith(b"<"):
+        return BrotliReader(io.BytesIO(body)).read(limit + 1)
+    if encoding == "deflate" and body.startswith((b"\x78\x01", b"\x78\x9c", b"\x78\xda")):
+        return GzipReader(io.BytesIO(body), zlib=True).read(limit + 1)
+    return body

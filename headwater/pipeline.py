@@ -1,0 +1,136 @@
+"""The river: which stages there are, in which order, and a run through them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from cluster.session import Session
+from cluster.stage import Stage, execute, locate
+from data_pipeline.acquire import Acquire
+from data_pipeline.clean import Clean
+from data_pipeline.tokenize import Tokenize
+from data_pipeline.tokenizer import TrainTokenizer
+from headwater.recipe import Recipe
+from llm.evaluate import Evaluate
+from llm.pretrain import Pretrain
+from llm.reward import Reward
+from llm.rl.stage import Rl
+from llm.sft import Sft
+from serving.retrieval.index import Index
+
+STAGES: tuple[type[Stage[Any]], ...] = (
+    Acquire,
+    Clean,
+    TrainTokenizer,
+    Tokenize,
+    Pretrain,
+    Sft,
+    Reward,
+    Rl,
+    Evaluate,
+    Index,
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage of a run: its artifact, and whether it was there already."""
+
+    name: str
+    artifact: Artifact
+    found: bool
+    seconds: float
+
+
+def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
+    """The recipe's stages, each with its part of the recipe."""
+    for stage in STAGES:
+        yield stage(getattr(recipe, stage.name))
+
+
+def run(
+    recipe: Recipe, session: Session, *, start: str | None = None, until: str | None = None
+) -> list[StageResult]:
+    """Run what is not finished yet.
+
+    `start`: this stage and all later ones are done anew, and the earlier ones have to be finished.
+    `until`: stop after this stage. Raises HeadwaterError for a name that is no stage.
+    """
+    first, last = _position(start, 0), _position(until, len(NAMES) - 1)
+    session.store.folder(f"runs/{recipe.name}").write_bytes(
+        "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode()
+    )
+    artifacts: dict[str, Artifact] = {}
+    results = []
+    for number, stage in enumerate(list(stages(recipe))[: last + 1]):
+        began = time.monotonic()
+        if start is not None and number < first and locate(stage, artifacts, session).manifest() is None:
+            raise HeadwaterError(
+                f"{stage.name} is not finished, so the run cannot start at {start}",
+                where=session.store.location,
+                fix="leave --from away",
+            )
+        redo = start is not None and number >= first
+        artifact, found = execute(stage, artifacts, session, redo=redo)
+        artifacts[stage.name] = artifact
+        result = StageResult(stage.name, artifact, found, time.monotonic() - began)
+        results.append(result)
+        _tell(session, result, number)
+        _record(recipe, session, results)
+    return results
+
+
+def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
+    """The recipe's artifacts; HeadwaterError naming the first stage that has not finished."""
+    artifacts: dict[str, Artifact] = {}
+    for stage in stages(recipe):
+        artifacts[stage.name] = locate(stage, artifacts, session)
+        if artifacts[stage.name].manifest() is None:
+            raise HeadwaterError(
+                f"stage {stage.name} has not finished",
+                where=artifacts[stage.name].location,
+                fix="headwater run the recipe first",
+            )
+    return artifacts
+
+
+def _position(name: str | None, default: int) -> int:
+    if name is None:
+        return default
+    if name not in NAMES:
+        raise HeadwaterError(f"no stage is called {name}", fix=f"one of {', '.join(NAMES)}")
+    return NAMES.index(name)
+
+
+def _tell(session: Session, result: StageResult, number: int) -> None:
+    state = "found" if result.found else f"{result.seconds:.0f} s"
+    session.console.print(
+        f"[bold green]✓[/] [bold]{number + 1:>2}/{len(NAMES)} {result.name:<10}[/] {state:>7}  "
+        f"[dim]{result.artifact.location}[/]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _record(recipe: Recipe, session: Session, results: list[StageResult]) -> None:
+    """`runs/<name>/run.json`: which artifacts this run made or found."""
+    session.store.folder(f"runs/{recipe.name}").write_json(
+        "run.json",
+        {
+            "recipe": recipe.name,
+            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "stages": [
+                {"stage": r.name, "key": r.artifact.key, "found": r.found, "seconds": round(r.seconds, 2)}
+                for r in results
+            ],
+        },
+    )

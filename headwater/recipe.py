@@ -1,0 +1,172 @@
+"""The recipe: one typed file that says everything about a run.
+
+A recipe is YAML. Every key has a type and a default; an unknown key is refused with the nearest
+valid name. `depth` is the one dial for size: what it derives (`dial`) can be overruled key by key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from cluster.errors import HeadwaterError
+from cluster.stage import StageConfig
+from data_pipeline.acquire import AcquireConfig
+from data_pipeline.clean import CleanConfig
+from data_pipeline.tokenize import TokenizeConfig
+from data_pipeline.tokenizer import TokenizerConfig
+from llm.evaluate import EvaluateConfig
+from llm.pretrain import PretrainConfig
+from llm.reward import RewardConfig
+from llm.rl.stage import RlConfig
+from llm.sft import SftConfig
+from serving.config import ServeConfig
+from serving.retrieval.index import IndexConfig
+
+REFERENCE_DEPTH = 4
+LEARNING_RATES = {"pretrain": 3e-3, "sft": 1e-3, "reward": 3e-4, "rl": 1e-4}
+"""Peak rates at the reference depth; the dial scales them with width^-0.5."""
+
+
+class Recipe(StageConfig):
+    """A whole run, from the sources to the endpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run's folder in the store."""
+    store: str = "store"
+    """Where artifacts go: a folder, or `s3://bucket/prefix`."""
+    depth: int = Field(REFERENCE_DEPTH, ge=1)
+    """The dial for size: layers. Width is 64 × depth; learning rates fall with width^-0.5."""
+    acquire: AcquireConfig
+    clean: CleanConfig = CleanConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SftConfig = SftConfig()
+    reward: RewardConfig = RewardConfig()
+    rl: RlConfig = RlConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    index: IndexConfig = IndexConfig()
+    serve: ServeConfig = ServeConfig()
+    question: str = ""
+    """Asked over HTTP when the run is complete, to show a cited answer. Empty: nothing is asked."""
+
+
+def dial(depth: int) -> dict[str, Any]:
+    """What depth derives, as recipe keys. Rates: nanochat's width^-0.5 from a reference model."""
+    scale = (depth / REFERENCE_DEPTH) ** -0.5
+    derived: dict[str, Any] = {
+        stage: {"learning_rate": float(f"{rate * scale:.4g}")} for stage, rate in LEARNING_RATES.items()
+    }
+    derived["pretrain"]["model"] = {"depth": depth}
+    return derived
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `a.b=value` overrides (values in YAML).
+
+    Raises HeadwaterError naming the file and the key.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise HeadwaterError("no such recipe", where=str(path), fix="see recipes/") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise HeadwaterError(f"cannot be read as YAML ({error})", where=str(path)) from error
+    if not isinstance(raw, dict):
+        raise HeadwaterError("a recipe is a mapping of keys to values", where=str(path))
+    for override in overrides:
+        _set(raw, override)
+    return parse(raw, str(path))
+
+
+def parse(raw: dict[str, Any], where: str) -> Recipe:
+    """A mapping to a recipe, with what the dial derives under what the mapping sets."""
+    depth = raw.get("depth", REFERENCE_DEPTH)
+    derived = dial(depth) if isinstance(depth, int) and depth > 0 else {}
+    try:
+        return Recipe.model_validate(_merge(derived, raw))
+    except ValidationError as error:
+        raise HeadwaterError(_explain(error), where=where) from error
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise HeadwaterError("not of the form key=value", where=f"--set {override}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HeadwaterError(f"the value is not YAML ({error})", where=f"--set {override}") from error
+    *parents, last = key.split(".")
+    here: Any = raw
+    for name in parents:
+        here = _child(here, name, override)
+    if isinstance(here, list):
+        here[_position(here, last, override)] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise HeadwaterError(f"nothing can be set below {parents[-1]}", where=f"--set {override}")
+
+
+def _child(here: Any, name: str, override: str) -> Any:
+    if isinstance(here, list):
+        return here[_position(here, name, override)]
+    if not isinstance(here, dict):
+        raise HeadwaterError(f"{name} is not a section", where=f"--set {override}")
+    if here.get(name) is None:
+        here[name] = {}
+    return here[name]
+
+
+def _position(here: list[Any], name: str, override: str) -> int:
+    if not name.isdigit() or int(name) >= len(here):
+        raise HeadwaterError(f"{name} is not a position in a list of {len(here)}", where=f"--set {override}")
+    return int(name)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """Every fault with its key; for an unknown key the nearest valid name."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            unknown = str(fault["loc"][-1])
+            valid = _names(Recipe, fault["loc"][:-1])
+            near = difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(sorted(valid))}"
+            lines.append(f"{key}: no such key; {hint}")
+        else:
+            lines.append(f"{key}: {fault['msg']}")
+    return "; ".join(lines)
+
+
+def _names(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
+    """Names of the fields that are valid at a place of the recipe (of all kinds, where it is a union)."""
+    models = {model}
+    for part in location:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if fields:  # list positions and union tags are steps that stay within the same models
+            models = {inner for field in fields for inner in _models(field.annotation)}
+    return {name for m in models for name in m.model_fields}
+
+
+def _models(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in typing.get_args(annotation) for model in _models(part)}

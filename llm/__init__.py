@@ -1,0 +1,1 @@
+"""Model, training, alignment, inference engine and evaluation."""

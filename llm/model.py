@@ -1,0 +1,136 @@
+"""One dial, depth, to a Hugging Face config: RMSNorm, RoPE, QK-norm, SwiGLU, grouped KV heads (Qwen3).
+
+The aspect ratio (width = 64 × depth) is nanochat's; heads are 64 wide; the feed-forward width is
+3 × the model's, which for SwiGLU's three matrices costs about what 4 × costs with two
+(Shazeer 2020 gives 8/3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.stage import StageConfig
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast, Qwen3Config
+
+    from cluster.artifact import Folder
+
+HEAD_WIDTH = 64
+
+
+class ModelConfig(StageConfig):
+    """The transformer's shape. Everything but depth may be left to the dial."""
+
+    depth: int = 4
+    """Layers; width, heads and feed-forward size follow from it."""
+    width: int | None = None
+    """Hidden size; 64 × depth unless given. A multiple of 64."""
+    kv_groups: int = 2
+    """Query heads that share one key/value head (Ainslie et al. 2023)."""
+    context: int = 1024
+    """Positions the model can see."""
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+
+    def resolved_width(self) -> int:
+        return self.width or HEAD_WIDTH * self.depth
+
+
+def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    """The transformers config of this shape."""
+    from transformers import Qwen3Config
+
+    width = model.resolved_width()
+    heads = max(1, width // HEAD_WIDTH)
+    kv_heads = max(1, heads // model.kv_groups)
+    while heads % kv_heads:
+        kv_heads += 1
+    return Qwen3Config(
+        vocab_size=-(-vocab_size // 64) * 64,  # a round size suits matrix units; the extra ids never occur
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=model.depth,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=HEAD_WIDTH,
+        max_position_embeddings=model.context,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=model.tie_embeddings,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+
+
+def parameter_count(config: Qwen3Config) -> int:
+    """Parameters of the model, from its shape alone."""
+    c: Any = config
+    attention = 2 * c.hidden_size * c.head_dim * (c.num_attention_heads + c.num_key_value_heads)
+    layer = attention + 3 * c.hidden_size * c.intermediate_size + 2 * c.hidden_size + 2 * c.head_dim
+    embeddings = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
+    return c.num_hidden_layers * layer + embeddings + c.hidden_size
+
+
+def flops_per_token(config: Qwen3Config, row_length: int) -> int:
+    """Training FLOPs a token: 6 a matrix parameter plus attention (PaLM, Chowdhery et al. 2022, app. B)."""
+    embeddings = config.vocab_size * config.hidden_size
+    matrices = parameter_count(config) - (embeddings if not config.tie_word_embeddings else 0)
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * row_length
+    return 6 * matrices + attention
+
+
+def initialise(config: Qwen3Config, seed: int) -> torch.nn.Module:
+    """A model with fresh weights in fp32, the same for a seed on every rank.
+
+    Weights are normal with deviation 0.02; the projections that write into the residual stream are
+    scaled down by sqrt(2 × layers) (GPT-2, Radford et al. 2019).
+    """
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+        scale = (2 * config.num_hidden_layers) ** -0.5
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.mul_(scale)
+    return model.float()
+
+
+def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Module:
+    """A new model for a tokenizer's vocabulary."""
+    from transformers import AutoTokenizer
+
+    opened: Any = AutoTokenizer.from_pretrained(str(tokenizer.local()), local_files_only=True)
+    return initialise(hf_config(model, len(opened), opened), seed)
+
+
+def saved_model(folder: Folder) -> torch.nn.Module:
+    """A model that an earlier stage exported, in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder.local()), dtype=torch.float32, local_files_only=True
+    )
+
+
+def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.nn.Module:
+    """A sequence classifier with one label: a saved reward model, or a language model with a new head."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(new_head_seed or 0)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder.local()), num_labels=1, dtype=torch.float32, local_files_only=True
+        )
+    if new_head_seed is not None:
+        torch.nn.init.zeros_(model.score.weight)  # start with no preference at all
+    return model

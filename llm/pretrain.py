@@ -1,0 +1,88 @@
+"""The pretrain stage: next-token prediction on packed rows, sharded by ZeRO."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cluster.artifact import Artifact, Folder
+from cluster.session import Session
+from cluster.stage import Stage
+from data_pipeline.shards import TokenRows, unigram_bits_per_byte
+from llm import trainer
+from llm.batches import BatchPlan
+from llm.bits_per_byte import BitsPerByte
+from llm.model import ModelConfig, fresh_model, parameter_count
+from llm.objectives import NextToken
+from llm.trainer import TrainConfig, TrainJob, Worker
+
+
+class PretrainConfig(TrainConfig):
+    """Settings of pretraining."""
+
+    model: ModelConfig = ModelConfig()
+
+
+class PackedRows:
+    """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding."""
+
+    def __init__(self, rows: TokenRows, batch: int, seed: int) -> None:
+        self.rows, self.plan = rows, BatchPlan(len(rows), batch, seed)
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        ids = self.rows.gather(self.plan.share(step, self.rank, self.world_size))
+        return {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class Pretrain(Stage[PretrainConfig]):
+    name = "pretrain"
+    inputs = ("tokenizer", "tokenize")
+    runtime_fields = trainer.RUNTIME_FIELDS
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        rows = TokenRows(inputs["tokenize"], "train")
+        validation = TokenRows(inputs["tokenize"], "validation")
+        unigram = unigram_bits_per_byte(rows.target_counts(), validation)
+        history = trainer.train(
+            TrainJob(
+                label="pretrain",
+                config=config,
+                objective=NextToken(),
+                source=PackedRows(rows, config.batch, config.seed),
+                load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
+                tokenizer=tokenizer,
+                output=output,
+                evaluate=BitsPerByte(validation, config.micro_batch),
+            ),
+            session,
+        )
+        final = history[-1]["bits_per_byte"]
+        session.say(
+            f"loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f} nats a token; "
+            f"validation {final:.3f} bits per byte (a unigram model: {unigram:.3f})"
+        )
+        return {
+            "bits_per_byte": final,
+            "unigram_bits_per_byte": unigram,
+            "parameters": exported_parameters(output),
+            "epochs": config.steps * config.batch / len(rows),
+            **trainer.summary(history),
+        }
+
+
+def exported_parameters(output: Artifact) -> int:
+    """Parameters of the exported model, counted from its config."""
+    from transformers import AutoConfig
+
+    return parameter_count(AutoConfig.from_pretrained(str(output.local("model"))))

@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, verifiers, advantages, losses, and the stage that joins them."""

@@ -1,0 +1,152 @@
+"""Rollouts: answers sampled from the current policy, with all that the learner needs to know of them.
+
+`RolloutWorker` is a Ray actor apart from the trainer. It holds an engine with the policy, a frozen
+copy of the model that RL started from, and the reward model. Weights come by `WeightBoard`: the
+learner publishes a version, a worker fetches it when it is asked for rollouts of that version,
+so a worker that died and came back needs nothing but its next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.artifact import Folder
+from llm.chat import decode_answer, encode_prompt
+from llm.conversations import HeadlineTask
+from llm.engine.base import Completion, Sampling
+from llm.examples import pad
+from llm.rl import verifiers
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Rollouts:
+    """Samples of some prompts, group after group. Lists run over prompts × group samples."""
+
+    prompts: list[list[int]]
+    completions: list[Completion]
+    reference_logprobs: list[list[float]]
+    answers: list[str]
+    model_rewards: np.ndarray
+    """[samples] the reward model's score."""
+    verified: np.ndarray
+    """[samples] the verifier's score, 0 to 1."""
+
+
+class WeightBoard:
+    """Ray actor: where the learner puts its newest weights and rollout workers wait for them."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._weights: list[Any] = []
+        self._changed = asyncio.Condition()
+
+    async def publish(self, version: int, weights: list[Any]) -> None:
+        """`weights` is a list with one object reference, which keeps it a reference."""
+        async with self._changed:
+            self._version, self._weights = version, weights
+            self._changed.notify_all()
+
+    async def fetch(self, version: int) -> list[Any]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._version == version)
+            return self._weights
+
+
+class RolloutWorker:
+    """Samples, scores and verifies; one call is one worker's share of a step."""
+
+    def __init__(
+        self, policy: Folder, reference: Folder, reward: Folder, board: Any, sampling: Sampling, threads: int
+    ) -> None:
+        import torch
+
+        from llm.engine.torch_engine import TorchEngine
+        from llm.model import reward_model
+
+        torch.set_num_threads(threads)
+        self.engine = TorchEngine.load(policy.local())
+        self.reference = TorchEngine.load(reference.local())
+        self.reward_model: Any = reward_model(reward).eval().to(self.engine.device)
+        self.board, self.sampling, self.version = board, sampling, -1
+
+    def rollout(
+        self,
+        tasks: Sequence[HeadlineTask],
+        group: int,
+        seed: int,
+        version: int | None = None,
+        temperature: float | None = None,
+    ) -> Rollouts:
+        """`group` answers to each task, under weights `version` (None: those it was made with)."""
+        if version is not None and version != self.version:
+            self._load(version)
+        room = self.engine.context - self.sampling.max_tokens
+        encoded = [encode_prompt(self.engine.tokenizer, task.prompt, room) for task in tasks]
+        prompts = [prompt for prompt in encoded for _ in range(group)]
+        heat = self.sampling.temperature if temperature is None else temperature
+        sampling = Sampling(self.sampling.max_tokens, heat, seed=seed)
+        completions = self.engine.generate(prompts, sampling)
+        ids = [completion.ids for completion in completions]
+        answers = [decode_answer(self.engine.tokenizer, tokens) for tokens in ids]
+        repeated = [task for task in tasks for _ in range(group)]
+        return Rollouts(
+            prompts=prompts,
+            completions=completions,
+            reference_logprobs=self.reference.score(prompts, ids, temperature=heat or 1.0),
+            answers=answers,
+            model_rewards=self._score([p + c for p, c in zip(prompts, ids, strict=True)]),
+            verified=np.array(
+                [verifiers.headline(a, c, t) for a, c, t in zip(answers, completions, repeated, strict=True)]
+            ),
+        )
+
+    def _load(self, version: int) -> None:
+        import ray
+
+        (reference,) = ray.get(self.board.fetch.remote(version))
+        self.engine.load_weights(ray.get(reference))
+        self.version = version
+
+    def _score(self, sequences: list[list[int]], batch: int = 16) -> np.ndarray:
+        """The reward model's score of each whole sequence."""
+        import torch
+
+        from llm.objectives import rewards
+
+        scores: list[torch.Tensor] = []
+        pad_id = self.reward_model.config.pad_token_id
+        with torch.inference_mode():
+            for start in range(0, len(sequences), batch):
+                part = [np.asarray(sequence) for sequence in sequences[start : start + batch]]
+                ids = torch.from_numpy(pad(part, pad_id)).to(self.engine.device)
+                mask = torch.from_numpy(pad([np.ones_like(p) for p in part], 0)).to(self.engine.device)
+                scores.append(rewards(self.reward_model, ids, mask).cpu())
+        return torch.cat(scores).numpy()
+
+
+def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    """Rollouts as the learner's batch: see `llm.rl.losses.ClippedPolicy`. `advantages` is [samples]."""
+    ids, mask, old, reference = [], [], [], []
+    for prompt, completion, given in zip(
+        rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, strict=True
+    ):
+        blank = np.zeros(len(prompt))
+        ids.append(np.array(prompt + completion.ids))
+        mask.append(np.concatenate([blank, np.ones(len(completion.ids))]))
+        old.append(np.concatenate([blank, completion.logprobs]))
+        reference.append(np.concatenate([blank, given]))
+    return {
+        "ids": pad(ids, pad_id),
+        "mask": pad(mask, 0, np.float32),
+        "old_logprobs": pad(old, 0, np.float32),
+        "reference_logprobs": pad(reference, 0, np.float32),
+        "advantages": advantages.astype(np.float32),
+    }

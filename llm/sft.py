@@ -1,0 +1,178 @@
+"""The sft stage: conversations, the loss on the assistant's tokens alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from cluster.artifact import Artifact, Folder
+from cluster.filesystem import filesystem
+from cluster.parallel import map_units
+from cluster.session import Session
+from cluster.stage import Stage
+from data_pipeline.corpus import iter_documents, kept_files
+from data_pipeline.tokenizer import load_tokenizer
+from llm import conversations, model, trainer
+from llm.batches import BatchPlan
+from llm.chat import encode_conversations
+from llm.examples import Example, Examples, pad, write_examples
+from llm.objectives import NextToken
+from llm.trainer import TrainConfig, TrainJob, Worker
+
+MAKERS = {
+    "headline": conversations.headline_conversation,
+    "passage": conversations.passage_conversation,
+}
+
+
+class SftConfig(TrainConfig):
+    """Settings of supervised fine-tuning."""
+
+    learning_rate: float = 1e-3
+    make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
+    """Conversations to make from the cleaned documents that are not held out."""
+    files: tuple[str, ...] = ()
+    """JSONL files of `{"messages": […]}` to learn from as well (path or s3://; .gz, .zst)."""
+    max_length: int = 320
+    """Tokens of a conversation; a longer one loses the middle of its longest prompt."""
+
+
+class ConversationEncoder:
+    """Unit worker: one part of the corpus, or one JSONL file, to encoded conversations."""
+
+    def __init__(self, config: SftConfig, clean: Artifact, tokenizer: Folder, output: Artifact) -> None:
+        self.config, self.clean, self.output = config, clean, output
+        self.tokenizer = load_tokenizer(tokenizer.local())
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if "part" in unit:
+            split: dict[str, list[conversations.Conversation]] = {"train": [], "heldout": []}
+            for document in iter_documents(self.clean, files=[unit["part"]]):
+                made = [MAKERS[kind](document) for kind in self.config.make]
+                split[conversations.split_of(document["id"])] += [talk for talk in made if talk]
+        else:
+            split = {"train": list(conversations.read_conversations(unit["file"])), "heldout": []}
+        counts: dict[str, int] = {}
+        for name, talks in split.items():
+            encoded = encode_conversations(self.tokenizer, talks, self.config.max_length)
+            examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
+            write_examples(self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"))
+            counts |= {name: len(examples), f"{name}_shortened": encoded.shortened}
+        return counts
+
+
+class ConversationBatches:
+    """`ids` [B, L] padded on the right and `mask` [B, L], 1 on the assistant's tokens."""
+
+    def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
+        self.examples, self.plan, self.pad_id = examples, BatchPlan(len(examples), batch, seed), pad_id
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        indices = self.plan.share(step, self.rank, self.world_size)
+        return {
+            "ids": pad(self.examples.gather("ids", indices), self.pad_id),
+            "mask": pad(self.examples.gather("mask", indices), 0, np.uint8),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class Heldout:
+    """Loss a token on the held-out conversations (the first `limit`)."""
+
+    def __init__(self, examples: Examples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
+        self.examples, self.micro_batch, self.pad_id = examples, micro_batch, pad_id
+        self.count = min(limit, len(examples))
+
+    def __call__(self, worker: Worker) -> dict[str, float]:
+        import torch
+
+        objective, nats, weight = NextToken(), 0.0, 0.0
+        stride = worker.world_size * self.micro_batch
+        for start in range(0, self.count, stride):
+            wanted = start + worker.rank * self.micro_batch + np.arange(self.micro_batch)
+            rows = np.minimum(wanted, self.count - 1)
+            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * (wanted < self.count)[:, None]
+            ids = pad(self.examples.gather("ids", rows), self.pad_id)
+            batch = {
+                "ids": torch.from_numpy(ids).to(worker.device),
+                "mask": torch.from_numpy(mask).to(worker.device),
+            }
+            with torch.no_grad():
+                nats += float(objective.loss_sum(worker.engine, batch)[0])
+            weight += objective.weight(batch)
+        total, count = worker.total([nats, weight])
+        return {"heldout_loss": total / max(1.0, count)}
+
+
+class Sft(Stage[SftConfig]):
+    name = "sft"
+    inputs = ("clean", "tokenizer", "pretrain")
+    runtime_fields = trainer.RUNTIME_FIELDS
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        return {"files": [_size_and_time(location) for location in self.config.files]}
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        counts = map_units(
+            session,
+            output,
+            "conversations",
+            list(_units(inputs["clean"], config)),
+            ConversationEncoder,
+            worker_args={
+                "config": config,
+                "clean": inputs["clean"],
+                "tokenizer": tokenizer,
+                "output": output,
+            },
+        )
+        pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
+        train, heldout = Examples(output, "train"), Examples(output, "heldout")
+        history = trainer.train(
+            TrainJob(
+                label="sft",
+                config=config,
+                objective=NextToken(),
+                source=ConversationBatches(train, config.batch, config.seed, pad_id),
+                load_model=functools.partial(model.saved_model, Folder(inputs["pretrain"], "model")),
+                tokenizer=tokenizer,
+                output=output,
+                evaluate=Heldout(heldout, config.micro_batch, pad_id) if len(heldout) else None,
+            ),
+            session,
+        )
+        session.say(
+            f"{len(train):,} conversations; loss on the answers {history[0]['loss']:.3f} → "
+            f"{history[-1]['loss']:.3f}, held out {history[-1].get('heldout_loss', float('nan')):.3f}"
+        )
+        return {
+            "conversations": len(train),
+            "heldout_conversations": len(heldout),
+            "shortened": sum(count["train_shortened"] for count in counts),
+            "heldout_loss": history[-1].get("heldout_loss"),
+            **trainer.summary(history),
+        }
+
+
+def _units(clean: Artifact, config: SftConfig) -> Iterator[dict[str, Any]]:
+    if config.make:
+        for part in kept_files(clean):
+            yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
+    for number, location in enumerate(config.files):
+        yield {"unit": f"file-{number:05d}", "file": location}
+
+
+def _size_and_time(location: str) -> list[Any]:
+    fs, path = filesystem(location)
+    info = fs.get_file_info(path)
+    return [location, info.size, info.mtime_ns]

@@ -1,0 +1,1 @@
+"""The endpoint: OpenAI-compatible chat with retrieval and citations, on Ray Serve."""

@@ -1,0 +1,157 @@
+"""The Serve graph, started and stopped: HTTP part → search and model, each scaled alone."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from cluster.filesystem import is_remote
+from cluster.session import Session
+from cluster.store import Store
+from serving.auth import read_keys
+from serving.config import AppConfig, Scaling
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+APPLICATION = "headwater"
+
+
+def build(config: AppConfig) -> Application:
+    """The graph as Serve deploys it; nothing is started."""
+    from ray import serve
+
+    from serving.ingress import Ingress
+    from serving.replicas import EngineReplica, RetrievalReplica
+
+    engine = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
+        name="Engine",
+        max_constructor_retry_count=1,  # what cannot be loaded now cannot be loaded in a second either
+        max_ongoing_requests=config.parallel_requests,
+        max_queued_requests=config.max_queue,
+        graceful_shutdown_timeout_s=5,
+        health_check_period_s=5,
+        **_scaling(config.engine, config.parallel_requests),
+    )
+    retrieval = serve.deployment(RetrievalReplica).options(  # type: ignore[attr-defined]
+        name="Retrieval",
+        max_constructor_retry_count=1,
+        max_ongoing_requests=16,
+        max_queued_requests=10 * config.max_queue,
+        graceful_shutdown_timeout_s=2,
+        **_scaling(config.retrieval, 4),
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
+        name="Ingress",
+        # The queue that is bounded is the model's. Here requests only wait, and some ask for /healthz.
+        max_ongoing_requests=max(256, 4 * config.max_queue),
+        graceful_shutdown_timeout_s=2,
+        **_scaling(config.api, 64),
+    )
+    return ingress.bind(
+        config,
+        engine.bind(config.model, config.threads, config.parallel_requests),
+        retrieval.bind(config.index) if config.index else None,
+    )
+
+
+def start(config: AppConfig, session: Session | None = None) -> str:
+    """Deploy, wait until it answers, and return its address (http://host:port).
+
+    Raises HeadwaterError when a setting is wrong, the port is taken, or a part does not come up.
+    """
+    check(config)
+    (session or Session(Store(tempfile.gettempdir()))).ray()
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    port = config.port or _free_port(config.host)
+    _check_port(config.host, port)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=config.host, port=port),
+        logging_config=quiet,
+    )
+    try:
+        serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:
+        reason = _failure() or str(error)
+        stop()
+        raise HeadwaterError(f"the endpoint did not start: {reason}", where=config.model) from error
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host  # noqa: S104 - a comparison
+    return f"http://{host}:{port}"
+
+
+def stop() -> None:
+    """Take the endpoint down; the cluster stays."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def check(config: AppConfig) -> None:
+    """Find wrong settings here, where the message reaches a person, and not in a replica."""
+    from serving.retrieval.search import DESCRIPTION
+
+    if not Artifact(config.model).exists("config.json"):
+        raise HeadwaterError(
+            "no model is here", where=config.model, fix="give a folder with config.json and model.safetensors"
+        )
+    if config.index and not Artifact(config.index).exists(DESCRIPTION):
+        raise HeadwaterError(
+            "no passage index is here", where=config.index, fix="run the stage `index`, or correct the path"
+        )
+    if config.store and not is_remote(config.store):
+        Store(config.store).check_writable()
+    read_keys(config.api_keys)
+
+
+def _scaling(scaling: Scaling, target_ongoing: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": scaling.cpus, "num_gpus": scaling.gpus}}
+    if scaling.max_replicas > scaling.min_replicas:
+        options["autoscaling_config"] = {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": target_ongoing,
+        }
+    else:
+        options["num_replicas"] = scaling.min_replicas
+    return options
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise HeadwaterError(
+                f"the address cannot be listened on ({error.strerror})",
+                where=f"{host}:{port}",
+                fix="stop what uses it, or choose another port (0 takes a free one)",
+            ) from error
+
+
+def _failure() -> str:
+    """The last line of the traceback that a part which did not come up has left with Serve."""
+    from ray import serve
+
+    for application in serve.status().applications.values():
+        for name, part in application.deployments.items():
+            lines = [line.strip() for line in part.message.splitlines() if line.strip()]
+            if part.status.value == "DEPLOY_FAILED" and lines:
+                return f"{name}: {lines[-1]}"
+    return ""

@@ -1,0 +1,43 @@
+"""What Prometheus reads at /metrics: requests, their time, tokens, how many are waiting or being answered."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """The numbers of one copy of the HTTP part (each has its own; Prometheus adds them up)."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "headwater_requests", "Requests answered", ["route", "status"], registry=self._registry
+        )
+        self.seconds = Histogram(
+            "headwater_request_seconds",
+            "Time from a request to its last byte",
+            ["route"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self.first_token_seconds = Histogram(
+            "headwater_first_token_seconds",
+            "Time from a chat request to the first text of its answer",
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self.tokens = Counter(
+            "headwater_tokens", "Tokens read and generated", ["kind"], registry=self._registry
+        )
+        self.citations = Counter("headwater_citations", "Citations given", registry=self._registry)
+        self.in_progress = Gauge(
+            "headwater_requests_in_progress",
+            "Chat requests waiting or being answered",
+            registry=self._registry,
+        )
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)

@@ -1,0 +1,71 @@
+"""The two working parts behind the HTTP part: copies of the model, and copies of the search."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from llm.engine import load_engine
+from serving.answer import Event, Job, answer
+from serving.openai_api import ApiError
+from serving.retrieval.passages import Passage
+from serving.retrieval.search import PassageIndex
+
+
+class EngineReplica:
+    """One copy of the model. Answers are made in threads, so that it stays reachable meanwhile."""
+
+    def __init__(self, folder: str, threads: int | None, parallel_requests: int) -> None:
+        self._engine = load_engine(Artifact(folder).local(), threads=threads)
+        self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
+
+    async def answer(self, job: Job) -> AsyncIterator[Event | ApiError]:
+        """The events of an answer; an ApiError in their place where the request cannot be answered.
+
+        When the caller goes away Serve ends this generator, and the thread stops at its next token.
+        """
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | ApiError | BaseException | None] = asyncio.Queue()
+        gone = threading.Event()
+
+        def put(event: Event | ApiError | BaseException | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def work() -> None:
+            try:
+                for event in answer(self._engine, job, gone):
+                    if gone.is_set():
+                        return
+                    put(event)
+                put(None)
+            except ApiError as error:
+                put(error)
+                put(None)
+            except HeadwaterError as error:
+                put(ApiError(400, str(error), code="invalid_value"))
+                put(None)
+            except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+                put(error)
+
+        self._pool.submit(work)
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, BaseException) and not isinstance(event, ApiError):
+                    raise event
+                yield event
+        finally:
+            gone.set()
+
+
+class RetrievalReplica:
+    """One copy of the search."""
+
+    def __init__(self, index: str) -> None:
+        self._index = PassageIndex(index)
+
+    async def search(self, query: str, limit: int, per_document: int) -> list[Passage]:
+        return await asyncio.to_thread(self._index.search, query, limit, per_document)

@@ -1,0 +1,180 @@
+"""The stage `index`: passages of the cleaned documents in LanceDB, by vector and by word.
+
+`lancedb/passages` holds one row a passage: its text, its place in the document, where the document
+came from, and its vector (made of title and text). BM25 indexes lie over title and text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from cluster.artifact import SCRATCH, Artifact
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem
+from cluster.parallel import map_units
+from cluster.session import Session
+from cluster.stage import Stage, StageConfig
+from data_pipeline.corpus import kept_files, read_documents
+from data_pipeline.split import document_fraction
+from llm.conversations import clean_title, question_about
+from serving.retrieval.embed import WORDLLAMA, load_embedder
+from serving.retrieval.passages import passage_spans
+from serving.retrieval.search import DESCRIPTION, FOLDER, TABLE, PassageIndex, connect
+
+PARTS = f"{SCRATCH}/parts"
+
+
+class IndexConfig(StageConfig):
+    """How documents are cut and embedded."""
+
+    passage_words: int = Field(80, ge=10, le=2000)
+    """Words of a passage: about what a person reads as one quotation."""
+    overlap_words: int = Field(20, ge=0)
+    """Whole sentences up to so many words are in two neighbouring passages."""
+    embedding: str = WORDLLAMA
+    """`wordllama`, or the folder of an encoder model."""
+    questions: int = Field(100, ge=0)
+    """Documents whose headline is asked for, to measure the search."""
+
+
+class Index(Stage[IndexConfig]):
+    """Cleaned documents → `lancedb/` and `index.json`."""
+
+    name = "index"
+    inputs = ("clean",)
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        started = time.monotonic()
+        clean = inputs["clean"]
+        units = [{"unit": f"{i:05d}", "file": name} for i, name in enumerate(kept_files(clean))]
+        results = map_units(
+            session,
+            output,
+            "index",
+            units,
+            PassageMaker,
+            worker_args={"clean": clean, "output": output, "config": self.config},
+        )
+        passages = sum(result["passages"] for result in results)
+        if passages == 0:
+            raise HeadwaterError(
+                "the cleaned documents hold no text to index",
+                where=clean.location,
+                fix="loosen the filters of the stage `clean`",
+            )
+        embedded = time.monotonic()
+        with output.create_folder(FOLDER) as folder:
+            _build(str(folder), output, [result["part"] for result in results], results[0]["dimensions"])
+        description = {"embedding": self.config.embedding, "passages": passages}
+        output.write_json(DESCRIPTION, description)
+        return {
+            "documents": sum(result["documents"] for result in results),
+            "passages": passages,
+            "embed_seconds": round(embedded - started, 2),
+            "build_seconds": round(time.monotonic() - embedded, 2),
+            **measure(PassageIndex(output.location), clean, self.config.questions),
+        }
+
+
+class PassageMaker:
+    """Cuts and embeds the documents of one file of the corpus."""
+
+    def __init__(self, clean: Artifact, output: Artifact, config: IndexConfig) -> None:
+        self._clean, self._output, self._config = clean, output, config
+        self._embed = load_embedder(config.embedding)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        import pyarrow.parquet as pq
+
+        part = f"{PARTS}/{unit['unit']}.parquet"
+        schema = _schema(self._embed.dimensions)
+        documents = passages = 0
+        with self._output.create(part) as stream, pq.ParquetWriter(stream, schema) as writer:
+            for batch in read_documents(self._clean, ["id", "url", "title", "text"], files=[unit["file"]]):
+                rows = [row for document in batch.to_pylist() for row in self._rows(document)]
+                documents += batch.num_rows
+                passages += len(rows)
+                writer.write_table(self._table(rows))
+        dimensions = self._embed.dimensions
+        return {"documents": documents, "passages": passages, "part": part, "dimensions": dimensions}
+
+    def _rows(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        text = document["text"] or ""
+        spans = passage_spans(text, self._config.passage_words, self._config.overlap_words)
+        for number, (start, end) in enumerate(spans):
+            yield {
+                "id": f"{document['id']}#{number:05d}",
+                "document_id": document["id"],
+                "url": document["url"] or "",
+                "title": document["title"] or "",
+                "text": text[start:end],
+                "start": start,
+                "end": end,
+            }
+
+    def _table(self, rows: list[dict[str, Any]]) -> Any:
+        import pyarrow as pa
+
+        schema = _schema(self._embed.dimensions)
+        vectors = self._embed([f"{row['title']}\n{row['text']}" for row in rows])
+        columns = [
+            pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names[:-1]
+        ]
+        columns.append(pa.FixedSizeListArray.from_arrays(vectors.ravel(), self._embed.dimensions))
+        return pa.table(columns, schema=schema)
+
+
+def _schema(dimensions: int) -> Any:
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("id", "document_id", "url", "title", "text")]
+    places = [("start", pa.int64()), ("end", pa.int64())]
+    return pa.schema([*texts, *places, ("vector", pa.list_(pa.float32(), dimensions))])
+
+
+def _build(folder: str, output: Artifact, parts: list[str], dimensions: int) -> None:
+    """Write the table and its word indexes into a local folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            fs, path = filesystem(output.path(part))
+            with fs.open_input_file(path) as stream:
+                yield from pq.ParquetFile(stream).iter_batches()
+
+    rows = pa.RecordBatchReader.from_batches(_schema(dimensions), batches())
+    table = connect(folder).create_table(TABLE, rows)
+    for column in ("title", "text"):
+        # English stemming and stop words, lower case, accents folded: LanceDB's own defaults.
+        table.create_fts_index(column)
+
+
+def measure(index: PassageIndex, clean: Artifact, questions: int) -> dict[str, Any]:
+    """Ask for the headlines of some documents, chosen by hash: is the first passage from that article?
+
+    An article that was kept twice under one address counts as itself.
+    """
+    documents = [
+        (document_fraction(row["id"]), row["id"], row["url"], title)
+        for batch in read_documents(clean, ["id", "url", "title"])
+        for row in batch.to_pylist()
+        if (title := clean_title(row["title"] or "", row["url"] or ""))
+    ]
+    chosen = sorted(documents)[:questions]
+    started = time.monotonic()
+    right = 0
+    for _, identifier, url, title in chosen:
+        found = index.search(question_about(title), limit=1)
+        right += bool(found) and (found[0].document_id == identifier or (url != "" and found[0].url == url))
+    if not chosen:
+        return {}
+    return {
+        "questions": len(chosen),
+        "first_passage_is_its_article": round(right / len(chosen), 4),
+        "milliseconds_per_search": round(1000 * (time.monotonic() - started) / len(chosen), 1),
+    }

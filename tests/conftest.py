@@ -1,0 +1,36 @@
+"""What all tests share: one Ray cluster for the whole session, a store per test, the real data if present."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.session import Session
+from cluster.store import Store
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An embedded Ray with two CPUs, started once."""
+    folder = tmp_path_factory.mktemp("ray")
+    with Session(Store(str(folder)), num_cpus=2) as session:
+        session.ray()
+        yield
+
+
+@pytest.fixture
+def session(ray_cluster: None, tmp_path: Path) -> Iterator[Session]:
+    with Session(Store(str(tmp_path / "store"))) as open_session:
+        yield open_session
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pages, books, conversations and pairs that lie beside the checkout, where they do."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED_DATA

@@ -1,0 +1,32 @@
+"""Reads a source to its end, as a worker does, and keeps apart what came out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from data_pipeline.documents import Document
+from data_pipeline.sources import Source, read_source
+from data_pipeline.sources.items import Unread, UnreadableFile
+
+
+def source_of(kind: str, **settings: Any) -> Source:
+    return TypeAdapter(Source).validate_python({"kind": kind} | settings)
+
+
+def read_all(
+    kind: str, path: str, **settings: Any
+) -> tuple[list[Document], list[Unread], UnreadableFile | None]:
+    """Documents, pieces that could not be read, and the error that ended the file, if one did."""
+    documents: list[Document] = []
+    unread: list[Unread] = []
+    try:
+        for item in read_source(source_of(kind, paths=[str(path)], **settings), str(path)):
+            if isinstance(item, Document):
+                documents.append(item)
+            else:
+                unread.append(item)
+    except UnreadableFile as error:
+        return documents, unread, error
+    return documents, unread, None

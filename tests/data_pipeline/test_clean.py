@@ -1,0 +1,227 @@
+"""The stages acquire and clean together, on Ray: what is kept, why the rest is not, and that it repeats."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from cluster.session import Session
+from cluster.stage import execute
+from cluster.store import Store
+from data_pipeline.acquire import Acquire, AcquireConfig
+from data_pipeline.clean import Clean, CleanConfig, JudgeWorker
+from data_pipeline.corpus import iter_texts, read_documents
+from data_pipeline.documents import SCHEMA
+from data_pipeline.extract import ExtractConfig, Extractor
+from data_pipeline.filters.verdict import Rejection
+from data_pipeline.judge import OWN_STEPS
+
+VOCABULARY = """
+river council bridge school market harbour teacher doctor festival garden window letter engine
+summer winter mountain village family brother sister morning evening story music paper kitchen
+station picture question answer company history weather journey island forest animal number person
+reason moment language building opened closed visited painted measured praised repaired described
+watched carried followed remembered offered quiet narrow bright ancient heavy gentle careful public
+foreign simple modern famous early little green yellow slowly often already almost together quickly
+never always perhaps somewhere
+"""
+WORDS = VOCABULARY.split()
+LITTLE = ["the", "of", "and", "to", "that", "have", "with", "in", "for", "was"]
+
+
+def article(seed: int, sentences: int = 12) -> str:
+    """English words in sentences that pass the filters, different for each seed."""
+    generator = random.Random(seed)
+    made = []
+    for _ in range(sentences):
+        pairs = [(generator.choice(LITTLE), word) for word in generator.sample(WORDS, 7)]
+        made.append(" ".join(itertools.chain.from_iterable(pairs)).capitalize() + ".")
+    return " ".join(made)
+
+
+def write_corpus(path: Path) -> None:
+    """40 good articles (two of them HTML) and one of each kind that has to go."""
+    page = "<html><head><title>A page</title></head><body><nav>Home</nav><article>{}</article></body></html>"
+    rows = [
+        {"text": article(n), "url": f"https://example.org/{n}", "title": f"Article {n}"} for n in range(38)
+    ]
+    for n in (38, 39):
+        paragraphs = "".join(f"<p>{part}.</p>" for part in article(n).removesuffix(".").split(". "))
+        rows.append({"html": page.format(paragraphs), "url": f"https://example.org/{n}"})
+    rows[5]["text"] += " Write to editor@example-news.com for more about it."
+    rows += [
+        {"text": article(3).upper().lower(), "url": "u:copy"},
+        {"text": article(4) + " This is one more sentence at the end of it.", "url": "u:near"},
+        {"text": "Der Stadtrat hat am Dienstag für die neue Brücke gestimmt. " * 3, "url": "u:german"},
+        {"text": article(50, 2), "url": "u:short"},
+        {"text": "buy this now " * 80, "url": "u:spam"},
+        {"html": "<html><body></body></html>", "url": "u:empty"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(session: Session, path: Path, per_part: int, config: CleanConfig | None = None) -> Artifact:
+    settings = {"sources": [{"kind": "jsonl", "paths": [str(path)]}], "documents_per_part": per_part}
+    acquired, _ = execute(Acquire(AcquireConfig.model_validate(settings)), {}, session)
+    cleaned, _ = execute(Clean(config or CleanConfig()), {"acquire": acquired}, session)
+    return cleaned
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "a.jsonl"
+    write_corpus(path)
+    with path.open("a") as stream:
+        stream.write("{broken\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def cleaned(ray_cluster: None, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
+    """The corpus cleaned by two workers in parts of 20, for the tests that only look at it."""
+    with Session(Store(str(tmp_path_factory.mktemp("store")))) as session:
+        yield run(session, corpus, per_part=20)
+
+
+def contents(artifact: Artifact, folder: str) -> dict[str, bytes]:
+    return {name: artifact.read_bytes(name) for name in artifact.files(folder, ".parquet")}
+
+
+def rejected(artifact: Artifact) -> dict[str, dict[str, object]]:
+    tables = [pq.read_table(pa.BufferReader(data)) for data in contents(artifact, "rejected").values()]
+    return {row["url"]: row for row in pa.concat_tables(tables).to_pylist()}
+
+
+def test_every_document_is_kept_or_rejected_with_its_reason(cleaned: Artifact) -> None:
+    kept = pa.Table.from_batches(read_documents(cleaned), SCHEMA)
+    gone = rejected(cleaned)
+    assert {url: (row["step"], row["reason"]) for url, row in gone.items()} == {
+        "u:copy": ("exact", "same_text"),
+        "https://example.org/4": ("minhash", "near_duplicate"),
+        "u:german": ("language", "other_language"),
+        "u:short": ("quality", "too_few_words"),
+        "u:spam": ("repetition", "top_2_gram"),
+        "u:empty": ("extract", "no_main_text"),
+    }
+    assert kept.num_rows + len(gone) == 46
+    assert set(kept["language"].to_pylist()) == {"en"}
+    assert kept["html"].null_count == kept.num_rows
+    near = gone["https://example.org/4"]
+    original = {row["id"]: row["url"] for row in kept.select(["id", "url"]).to_pylist()}
+    assert original[str(near["duplicate_of"])] == "u:near"
+    assert near["text"] == article(4)
+    texts = list(iter_texts(cleaned))
+    assert sum("<email>" in text for text in texts) == 1
+    assert not any("editor@" in text for text in texts)
+    page = kept.filter(pa.compute.equal(kept["url"], "https://example.org/38")).to_pylist()[0]
+    assert page["title"] == "A page" and "Home" not in page["text"]
+
+
+def test_the_funnel_adds_up_and_is_drawn(cleaned: Artifact) -> None:
+    funnel = cleaned.read_json("funnel.json")
+    steps = funnel["steps"]
+    assert [row["step"] for row in steps] == ["acquire", *OWN_STEPS, "exact", "minhash", "pii"]
+    assert steps[0]["documents_in"] == 47
+    assert steps[0]["reasons"] == {"broken_line": 1}
+    for row in steps:
+        assert row["documents_in"] - row["documents_out"] == sum(row["reasons"].values())
+    for before, after in itertools.pairwise(steps):
+        assert before["documents_out"] == after["documents_in"]
+        assert before["characters_out"] == after["characters_in"]
+    assert funnel["replaced"] == {"emails": 1}
+    assert cleaned.read_bytes("funnel.png").startswith(b"\x89PNG")
+    manifest = cleaned.manifest()
+    assert manifest is not None
+    assert manifest.metrics["documents_kept"] == steps[-1]["documents_out"]
+
+
+def test_the_same_corpus_comes_out_for_any_number_of_workers_and_any_part_size(
+    cleaned: Artifact, session: Session, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(contents(cleaned, "kept")) == 3
+    monkeypatch.setattr(session, "cpus", lambda: 1)
+    one_worker = run(session, corpus, per_part=20)
+    assert one_worker.location != cleaned.location  # another store
+    assert contents(one_worker, "kept") == contents(cleaned, "kept")
+    assert contents(one_worker, "rejected") == contents(cleaned, "rejected")
+    one_part = run(session, corpus, per_part=100)
+    assert list(iter_texts(one_part)) == list(iter_texts(cleaned))
+    assert rejected(one_part) == rejected(cleaned)
+
+
+def test_a_part_that_is_judged_is_not_judged_again(session: Session, tmp_path: Path) -> None:
+    """A run that was cut off finds the finished part's result and takes it as it is."""
+    path = tmp_path / "a.jsonl"
+    write_corpus(path)
+    settings = {"sources": [{"kind": "jsonl", "paths": [str(path)]}], "documents_per_part": 30}
+    acquired, _ = execute(Acquire(AcquireConfig.model_validate(settings)), {}, session)
+    stage = Clean(CleanConfig())
+    output = session.store.artifact("clean", stage.key({"acquire": acquired.key}, {}))
+    first = acquired.files("documents")[0]
+    unit = {"unit": Path(first).stem, "part": first}
+    result = JudgeWorker(stage.config, output, acquired)(unit)
+    result["funnel"][0]["reasons"]["left by the run that was cut off"] = 1
+    output.write_json(f"_scratch/judge/{unit['unit']}.json", result)
+    cleaned, found = execute(stage, {"acquire": acquired}, session)
+    assert not found and cleaned == output
+    assert "left by the run that was cut off" in cleaned.read_json("funnel.json")["steps"][1]["reasons"]
+    assert cleaned.files("_scratch") == []
+    assert pa.Table.from_batches(read_documents(cleaned), SCHEMA).num_rows == 40
+
+
+def test_steps_can_be_switched_off(session: Session, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "a.jsonl")
+    off = {name: {"enabled": False} for name in ("language", "repetition", "quality", "c4", "fineweb")}
+    off |= {name: {"enabled": False} for name in ("exact", "minhash", "pii")}
+    bare = run(session, tmp_path / "a.jsonl", 100, CleanConfig.model_validate(off))
+    assert [row["step"] for row in bare.read_json("funnel.json")["steps"]] == ["acquire", "extract"]
+    assert set(rejected(bare)) == {"u:empty"}
+
+
+def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(
+    session: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "Too short to keep."}\n')
+    with pytest.raises(HeadwaterError, match=r"no document is left: .*\(.*\) 1"):
+        run(session, tmp_path / "a.jsonl", 10)
+
+
+def test_a_page_that_takes_too_long_is_rejected_and_the_next_one_read() -> None:
+    slow = b"<html><body>" + b"<p>some words in a paragraph of text</p>" * 40_000 + b"</body></html>"
+    quick = ("<html><body><article>" + f"<p>{article(1)}</p>" + "</article></body></html>").encode()
+    extract = Extractor(ExtractConfig(timeout_seconds=0.2))
+    try:
+        assert extract(slow, "") == Rejection("extract_timeout", 0.2, 0.2)
+        assert Extractor(ExtractConfig())(quick, "")[1] == article(1)  # type: ignore[index]
+        assert isinstance(extract(b"<" * 500, ""), Rejection)
+    finally:
+        extract.close()
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        b"",
+        b"\0" * 500,
+        bytes(range(256)) * 50,
+        b"<div>" * 100_000,
+        b"<table><tr><td>" * 20_000,
+        b"<p>x" * 250_000,
+    ],
+    ids=["empty", "zeros", "bytes", "deep", "tables", "many"],
+)
+def test_hostile_pages_are_rejected_not_fatal(html: bytes) -> None:
+    extract = Extractor(ExtractConfig())
+    try:
+        assert isinstance(extract(html, ""), Rejection)
+    finally:
+        extract.close()

@@ -1,0 +1,101 @@
+"""Duplicates: MinHash against the exact Jaccard similarity, and the rule that says which copy stays."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+
+from data_pipeline.dedup.exact import exact_duplicates, text_digest
+from data_pipeline.dedup.minhash import MinHashConfig, MinHasher, components, shingles
+from data_pipeline.dedup.survivors import Candidates, keep_best
+
+WORDS = ["".join(letters) for letters in itertools.islice(itertools.product("abcdefgh", repeat=4), 3000)]
+
+
+def variant(words: list[str], changes: int, generator: random.Random) -> list[str]:
+    copy = list(words)
+    for place in generator.sample(range(len(copy)), changes):
+        copy[place] = generator.choice(WORDS)
+    return copy
+
+
+def jaccard(left: np.ndarray, right: np.ndarray) -> float:
+    return len(np.intersect1d(left, right)) / len(np.union1d(left, right))
+
+
+def test_recall_and_false_merges_agree_with_the_formula_on_brute_force_similarities() -> None:
+    """Expected by 1 - (1 - s^8)^14 for each pair's true s; 400 pairs from near copies to strangers."""
+    generator = random.Random(7)
+    hasher = MinHasher(MinHashConfig())
+    expected = found = 0.0
+    high = high_found = low = low_found = 0
+    for pair in range(400):
+        words = generator.choices(WORDS, k=300)
+        other = variant(words, pair % 80, generator)
+        left, right = " ".join(words), " ".join(other)
+        similarity = jaccard(shingles(left, 5), shingles(right, 5))
+        hit = bool((hasher.buckets(left) == hasher.buckets(right)).any())
+        expected += 1 - (1 - similarity**8) ** 14
+        found += hit
+        high, high_found = high + (similarity >= 0.85), high_found + (hit and similarity >= 0.85)
+        low, low_found = low + (similarity <= 0.45), low_found + (hit and similarity <= 0.45)
+    assert high > 20 and high_found / high >= 0.95
+    assert low > 80 and low_found / low <= 0.05
+    assert abs(found - expected) < 24  # three standard deviations of 400 such coins, and a little
+
+
+def test_unrelated_documents_never_share_a_bucket() -> None:
+    generator = random.Random(3)
+    hasher = MinHasher(MinHashConfig())
+    keys = np.array([hasher.buckets(" ".join(generator.choices(WORDS, k=200))) for _ in range(300)])
+    assert len(np.unique(components(keys))) == 300
+
+
+def test_signatures_look_at_words_only() -> None:
+    hasher = MinHasher(MinHashConfig())
+    same = hasher.buckets("The café, on 12 March, was full of people again today.")
+    assert (same == hasher.buckets("the CAFE on 7   march was full -- of people again today")).all()
+    assert hasher.buckets("two words").shape == (14,)
+    assert hasher.buckets("").shape == (14,)
+
+
+def test_a_long_text_has_the_signature_of_its_shingles_whatever_the_chunks() -> None:
+    generator = random.Random(5)
+    text = " ".join(generator.choices(WORDS, k=9000))
+    config = MinHashConfig()
+    hasher = MinHasher(config)
+    mersenne = (1 << 61) - 1
+    values = [int(value) for value in shingles(text, 5)]
+    a, b = int(hasher._a[0, 3]), int(hasher._b[0, 3])
+    assert int(hasher.signature(text)[3]) == min(((v * a + b) % (1 << 64)) % mersenne for v in values)
+
+
+def test_components_join_documents_through_others() -> None:
+    keys = np.array([[1, 10], [1, 20], [2, 20], [3, 30], [4, 40], [4, 50]], np.uint64)
+    assert components(keys).tolist() == [0, 0, 0, 3, 4, 4]
+
+
+def test_the_longest_stays_then_the_smallest_id_in_any_order() -> None:
+    rows = [("b", 10, "f:1"), ("a", 10, "f:2"), ("c", 9, "f:3"), ("z", 5, "f:4"), ("z", 5, "f:5")]
+    groups = {"b": 0, "a": 0, "c": 0, "z": 1}
+    for order in itertools.permutations(rows):
+        candidates = Candidates(
+            np.array([row[0] for row in order]),
+            np.array([row[1] for row in order]),
+            np.array([row[2] for row in order]),
+        )
+        instead = keep_best(candidates, np.array([groups[row[0]] for row in order]))
+        kept = {order[row][2] for row in np.flatnonzero(instead < 0)}
+        assert kept == {"f:2", "f:4"}
+        assert all(order[instead[row]][2] in kept for row in np.flatnonzero(instead >= 0))
+
+
+def test_exact_copies_differ_only_in_case_space_and_unicode_form() -> None:
+    texts = ["A Café  by the\nriver", "a cafe\u0301 by the river", "a cafe by the river"]
+    digests = np.frombuffer(b"".join(map(text_digest, texts)), np.uint64).reshape(-1, 2)
+    lengths = np.array(list(map(len, texts)))
+    candidates = Candidates(np.array(["1", "2", "3"]), lengths, np.array(["", "", ""]))
+    instead = exact_duplicates(candidates, digests)
+    assert (instead >= 0).sum() == 1 and instead[2] == -1

@@ -1,0 +1,221 @@
+"""The filters against the definitions they come from, written out naively or taken from their papers."""
+
+from __future__ import annotations
+
+import collections
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.filters import c4, fineweb, gopher, pii
+from data_pipeline.filters.c4 import C4Config
+from data_pipeline.filters.fineweb import FineWebConfig
+from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig
+from data_pipeline.filters.language import LanguageConfig, LanguageFilter
+from data_pipeline.filters.text import Text, WordHashes, sentences
+from data_pipeline.filters.verdict import Rejection
+from data_pipeline.normalise import normalise
+
+SENTENCE = (
+    "The council said on Tuesday that people who have lived near the river for years want to be heard. "
+)
+VOCABULARY = ["a", "ab", "b", "ba", "river", "the", "stone", "é", "日本", "."]
+
+
+def reason(verdict: Rejection | str | None) -> str | None:
+    return verdict.reason if isinstance(verdict, Rejection) else None
+
+
+def prose(words: int, seed: int = 1) -> str:
+    """Text that passes every rule: varied words, sentences of ten words."""
+    generator = random.Random(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    made = ["".join(generator.choices(letters, k=generator.randint(3, 8))) for _ in range(words)]
+    made[1:8:2] = ["the", "and", "that", "with"]
+    return " ".join(" ".join(made[i : i + 10]) + "." for i in range(0, words, 10))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=60), st.integers(2, 10))
+def test_ngram_counts_equal_the_naive_definition(words: list[str], n: int) -> None:
+    """The definitions are datatrove's find_top_duplicate and find_all_duplicate, on joined strings."""
+    if len(words) < n:
+        return
+    spaced = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+    top, count = collections.Counter(spaced).most_common(1)[0]
+    assert gopher.top_ngram_characters(*WordHashes(words, " ").ngrams(n)) == len(top) * count
+    seen: set[str] = set()
+    repeated = index = 0
+    while index < len(words) - n + 1:
+        joined = "".join(words[index : index + n])
+        if joined in seen:
+            repeated += len(joined)
+            index += n
+        else:
+            seen.add(joined)
+            index += 1
+    hashes, lengths = WordHashes(words).ngrams(n)
+    assert gopher.duplicate_ngram_characters(hashes, lengths, n, enough=-1) == repeated
+    bound = gopher.duplicate_ngram_characters(hashes, lengths, n, enough=repeated)
+    assert bound <= repeated or bound == repeated  # the cheap bound never decides against a text
+
+
+def test_words_keep_punctuation_as_words_of_their_own() -> None:
+    text = "Mr. O'Brien's 1,000.50 dollars (U.S.) weren't there... https://x.org/a?b=1 – 日本"
+    assert Text(text).words == [
+        "Mr", ".", "O", "'", "Brien", "'s", "1,000.50", "dollars", "(", "U.S.", ")", "weren", "'t", "there",
+        "...", "https://x.org/a?b=1", "–", "日本",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (prose(300), None),
+        (prose(40), "too_few_words"),
+        (prose(100).replace(".", ". x y z a b c d e f g h i j k l m n o p q r s t u v w"), "short_words"),
+        (" ".join(["the", "and"] + ["incomprehensibilities"] * 60), "long_words"),
+        (prose(100) + " #" * 40, "too_many_hashes"),
+        (prose(100) + " and so on..." * 20, "too_many_ellipses"),
+        ("\n".join("- " + prose(20, n) for n in range(10)), "too_many_bullets"),
+        ("\n".join(prose(30, n)[:-1] + "..." for n in range(10)), "too_many_ellipsis_lines"),
+        (prose(100) + " 1 2 3 4 5 6 7 8 9" * 10, "too_few_alphabetic_words"),
+        (prose(100).replace("the", "xq").replace("and", "qx").replace("that", "qq"), "too_few_stop_words"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_each_gopher_quality_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
+    config = QualityConfig(min_mean_word_length=3)
+    assert reason(gopher.judge_quality(Text(text), config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (prose(300), None),
+        ("", "empty"),
+        ("\n\n".join([prose(20)] * 3 + [prose(20, 2)]), "duplicate_paragraphs"),
+        (
+            "\n\n".join([prose(100)] * 2 + [prose(10, n) for n in range(2, 7)]),
+            "duplicate_paragraph_characters",
+        ),
+        ("\n".join([prose(20)] * 3 + [prose(20, 2)]), "duplicate_lines"),
+        ("\n".join([prose(100)] * 2 + [prose(10, n) for n in range(2, 7)]), "duplicate_line_characters"),
+        ("buy now " * 60, "top_2_gram"),
+        (f"{prose(200)} {prose(200)}", "duplicate_5_grams"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_each_gopher_repetition_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
+    assert reason(gopher.judge_repetition(Text(text), RepetitionConfig())) == expected
+
+
+def test_c4_takes_out_lines_and_keeps_the_rest() -> None:
+    lines = [
+        "Home",
+        SENTENCE * 5,
+        "Please turn on JavaScript to see this page.",
+        "See our privacy policy for more about this.",
+        "A fact[12] that was stated[citation needed] by someone.",
+        "word " + "x" * 1001,
+    ]
+    kept = c4.rewrite("\n".join(lines), C4Config())
+    assert kept == f"{(SENTENCE * 5).strip()}\nA fact that was stated by someone."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SENTENCE * 5, None),
+        (SENTENCE * 4, "too_few_sentences"),
+        (SENTENCE * 5 + "\nlorem ipsum dolor sit amet", "lorem_ipsum"),
+        (SENTENCE * 5 + "\nfunction f() { return 1 }", "curly_bracket"),
+    ],
+)
+def test_c4_rejects_whole_documents(text: str, expected: str | None) -> None:
+    assert reason(c4.rewrite(text, C4Config())) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\n".join(prose(30, n) for n in range(5)), None),
+        ("one line that ends in no mark, as many pages do " * 3, None),
+        ("\n".join(prose(30, n)[:-1] for n in range(10)), "lines_without_end"),
+        ("\n".join(["Short line."] * 0 + [f"Line {n}." for n in range(9)] + [prose(30)]), "short_lines"),
+        ("\n".join([prose(30)] * 2 + [prose(30, n) for n in range(2, 9)]), "duplicate_line_characters"),
+        ("\n".join("abcdefghijklmnopqrstuvwxyzabcdef." for _ in range(1)), None),
+        ("\n".join(f"{chr(97 + n) * 40}." for n in range(20)), "list"),
+    ],
+    ids=["good", "single line", "no ends", "short", "repeated", "one word", "list"],
+)
+def test_each_fineweb_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
+    assert reason(fineweb.judge(Text(text), FineWebConfig())) == expected
+
+
+def test_language_is_found_with_its_certainty_offline() -> None:
+    judge = LanguageFilter(LanguageConfig(languages=("en", "fr")))
+    assert judge(SENTENCE) == ("en", None)
+    assert judge("Le conseil municipal a voté mardi en faveur du projet de pont sur la rivière.")[0] == "fr"
+    language, rejection = judge("Der Stadtrat hat am Dienstag für den Bau der neuen Brücke gestimmt.")
+    assert language == "de" and rejection is not None and rejection.reason == "other_language"
+    uncertain = LanguageFilter(LanguageConfig(min_score=0.99))("la casa ok 12 xx the")[1]
+    assert uncertain is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Write to jane.doe+news@mail.example.co.uk, please.", "Write to <email>, please."),
+        ("from 8.8.8.8 and 2001:4860:4860::8888", "from <ip> and <ip>"),
+        ("at 192.168.1.1, 10.0.0.1 or ::1; version 1.2.3.4.5", None),
+        ("call (212) 555-0123 or +44 20 7946 0958 or 1-800-273-8255.", "call <phone> or <phone> or <phone>."),
+        ("card 4111 1111 1111 1111 or 5500-0000-0000-0004.", "card <card> or <card>."),
+        ("card 4111 1111 1111 1112, ISBN 978-3-16-148410-0, id 12345678901234567890", None),
+        ("in 2017-2018, 10:30:45, 1,234,567.89 and 3.14159265 and @user #tag", None),
+        ("population 331 449 281, from 1990 to 2020, score 100-98-2019", None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_identifiers_are_replaced_and_other_numbers_are_not(text: str, expected: str | None) -> None:
+    redacted, counts = pii.redact(text, pii.PiiConfig())
+    assert redacted == (text if expected is None else expected)
+    assert sum(counts.values()) == redacted.count("<")
+    assert pii.redact(redacted, pii.PiiConfig()) == (redacted, {})
+
+
+def test_luhn_agrees_with_published_numbers() -> None:
+    """The card brands' published test numbers are valid; a changed digit is not (ISO/IEC 7812-1)."""
+    for number in ("4242424242424242", "378282246310005", "6011111111111117", "79927398713"):
+        assert pii.luhn(number)
+        assert not pii.luhn(number[:-1] + str((int(number[-1]) + 1) % 10))
+
+
+def test_normalising_leaves_one_form_and_no_invisible_characters() -> None:
+    assert normalise("a\u00a0\u200bb\r\n\r\n\r\n\r\nc\u00ad  d\x00\te\u0301 ") == "a b\n\nc d é"
+    assert normalise(normalise(SENTENCE)) == normalise(SENTENCE)
+
+
+@pytest.mark.parametrize(
+    ("lost", "mended"),
+    [
+        (
+            'The vote on DeVos"?highly contentious nomination',
+            "The vote on DeVos’ highly contentious nomination",
+        ),
+        ('"A worse choice,"?Warren said.', '"A worse choice," Warren said.'),
+        ('called it "Halsehoods"?and left', 'called it "Halsehoods" and left'),
+        ('available to the public "?immediately "?about', "available to the public — immediately — about"),
+        ('Did he say "yes"? He did. "Why?" she asked.', 'Did he say "yes"? He did. "Why?" she asked.'),
+    ],
+)
+def test_marks_lost_in_a_wrong_decoding_are_put_back(lost: str, mended: str) -> None:
+    assert normalise(lost) == mended
+    assert normalise(mended) == mended
+
+
+def test_sentences_end_at_marks_before_white_space() -> None:
+    assert sentences('He said "Go!" It was 3.5 km. Was it? Yes') == 4
+    assert sentences("") == 0

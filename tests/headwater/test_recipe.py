@@ -1,0 +1,65 @@
+"""The recipe: typed, with errors that name the key, and one dial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import HeadwaterError
+from headwater.recipe import load, parse
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
+SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_valid_name() -> None:
+    with pytest.raises(HeadwaterError, match=r"pretrain\.wrokers: no such key; did you mean workers\?"):
+        load(QUICKSTART, ["pretrain.wrokers=4"])
+    with pytest.raises(HeadwaterError, match=r"pakage: no such key; did you mean package\?"):
+        load(QUICKSTART, ["acquire.sources.0.pakage=x"])
+    with pytest.raises(HeadwaterError, match=r"pretrian: no such key; did you mean pretrain\?"):
+        load(QUICKSTART, ["pretrian.steps=4"])
+
+
+def test_a_value_of_the_wrong_type_is_refused_by_name() -> None:
+    with pytest.raises(HeadwaterError, match=r"pretrain\.steps: Input should be a valid integer"):
+        load(QUICKSTART, ["pretrain.steps=many"])
+
+
+def test_overrides_reach_into_sections_and_lists() -> None:
+    recipe = load(QUICKSTART, ["pretrain.zero.stage=3", "acquire.sources.0.package=other==1", "name=mine"])
+    assert recipe.pretrain.zero.stage == 3
+    assert recipe.acquire.sources[0].package == "other==1"  # type: ignore[union-attr]
+    assert recipe.name == "mine"
+
+
+@pytest.mark.parametrize("override", ["pretrain", "=3", "acquire.sources.9.package=x", "name.first=x"])
+def test_an_override_that_names_no_place_is_refused(override: str) -> None:
+    with pytest.raises(HeadwaterError, match="--set"):
+        load(QUICKSTART, [override])
+
+
+def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> None:
+    small, large = (parse({"name": "x", "depth": depth} | SOURCE, "test") for depth in (4, 16))
+    assert (small.pretrain.model.resolved_width(), large.pretrain.model.resolved_width()) == (256, 1024)
+    assert large.pretrain.learning_rate == pytest.approx(small.pretrain.learning_rate / 2)
+    by_hand = parse({"name": "x", "depth": 16, "pretrain": {"learning_rate": 0.5}} | SOURCE, "test")
+    assert by_hand.pretrain.learning_rate == 0.5
+    assert by_hand.pretrain.model.depth == 16
+
+
+def test_a_missing_file_and_one_that_is_no_mapping_are_named(tmp_path: Path) -> None:
+    with pytest.raises(HeadwaterError, match=r"nowhere\.yaml: no such recipe"):
+        load("nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(HeadwaterError, match="mapping"):
+        load(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
+    with pytest.raises(HeadwaterError, match=r"broken\.yaml: cannot be read as YAML"):
+        load(tmp_path / "broken.yaml")
+
+
+def test_every_recipe_of_the_project_is_valid() -> None:
+    for path in sorted(QUICKSTART.parent.glob("*.yaml")):
+        assert load(path).name == path.stem

@@ -1,0 +1,155 @@
+"""The whole river as a user runs it: killed on the way, run again, finished, found finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
+STAGES = ["acquire", "clean", "tokenizer", "tokenize", "pretrain", "sft", "reward", "rl", "evaluate", "index"]
+SMALL = {
+    "tokenizer.vocab_size": 512,
+    "tokenize.row_length": 64,
+    "pretrain.model.depth": 2,
+    "pretrain.model.width": 64,
+    "pretrain.steps": 30,
+    "pretrain.checkpoint_every": 5,
+    "pretrain.evaluate_every": 100,
+    "pretrain.learning_rate": 0.01,
+    "sft.steps": 4,
+    "reward.steps": 4,
+    "reward.model_pairs": 16,
+    "rl.steps": 3,
+    "rl.batch": 16,
+    "rl.group": 4,
+    "rl.heldout_prompts": 8,
+    "evaluate.heldout_prompts": 8,
+    "evaluate.pairs": 16,
+    "evaluate.samples": 2,
+}
+
+
+def command(store: Path, *more: str) -> list[str]:
+    overrides = [f"--set={key}={value}" for key, value in (SMALL | {"store": store}).items()]
+    return [sys.executable, "-m", "headwater", "run", str(QUICKSTART), *overrides, *more]
+
+
+def finished(store: Path) -> set[str]:
+    return {path.parts[-3] for path in store.glob("*/*/manifest.json")}
+
+
+def kill_in(stage: str, store: Path) -> None:
+    """Start the run and SIGKILL its driver while a stage is at work."""
+    process = subprocess.Popen(command(store), stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    log = store / "runs" / "quickstart" / "run.log"
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if log.exists() and f"stage {stage} " in log.read_text(errors="replace"):
+            break
+        time.sleep(0.2)
+    time.sleep(4)  # well into the stage, not at its first line
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("river") / "store"
+
+
+@pytest.fixture(scope="module")
+def first_run(store: Path) -> str:
+    """What the run that goes through prints, after two that were killed."""
+    kill_in("clean", store)
+    assert "clean" not in finished(store)
+    kill_in("pretrain", store)
+    assert finished(store) == {"acquire", "clean", "tokenizer", "tokenize"}
+    done = subprocess.run(command(store), capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_killed_twice_goes_on_and_ends_complete(first_run: str, store: Path) -> None:
+    assert finished(store) == set(STAGES)
+    for name in ("acquire", "clean", "tokenizer", "tokenize"):
+        assert re.search(rf"{name} +found", first_run)
+    record = json.loads((store / "runs/quickstart/run.json").read_text())
+    assert [stage["stage"] for stage in record["stages"]] == STAGES
+
+
+def test_the_answer_cites_a_source_with_its_link(first_run: str) -> None:
+    answer = first_run[first_run.index("Headwater  ") :]
+    assert "[1]" in answer
+    assert re.search(r"\[1\] .+\n +https?://", answer)
+
+
+def test_the_report_card_and_its_pictures_are_in_the_runs_folder(first_run: str, store: Path) -> None:
+    folder = store / "runs" / "quickstart"
+    assert str(folder / "report.md") in first_run.replace("\n", "")
+    card = (folder / "report.md").read_text()
+    for picture in ("funnel.png", "losses.png", "reward.png"):
+        assert picture in card
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "report.json").read_text())["metrics"]
+
+
+def test_transformers_opens_every_model_folder_as_it_is(first_run: str, store: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for stage in ("pretrain", "sft", "rl"):
+        (folder,) = store.glob(f"{stage}/*/model")
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer("The president said", return_tensors="pt").input_ids
+        assert model(ids).logits.shape[1] == ids.shape[1]
+        assert tokenizer.decode(ids[0]) == "The president said"
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+        assert prompt.startswith("<|im_start|>user\nHello<|im_end|>")
+
+
+def test_a_second_run_does_nothing_anew_and_answers_the_same(first_run: str, store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+    done = subprocess.run(command(store), capture_output=True, text=True, timeout=300, check=True)
+    assert {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")} == before
+    assert all(re.search(rf"{name} +found", done.stdout) for name in STAGES)
+
+    def spoken(output: str) -> str:
+        return output[output.index("Headwater  ") : output.index("Report card")]
+
+    assert spoken(done.stdout) == spoken(first_run)
+
+
+def test_show_lists_artifacts_and_the_lineage_of_one(first_run: str, store: Path) -> None:
+    show = [sys.executable, "-m", "headwater", "show"]
+    listing = subprocess.run(
+        [*show, "--store", str(store)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert all(name in listing.stdout for name in STAGES)
+    (folder,) = store.glob("rl/*")
+    one = subprocess.run(
+        [*show, f"rl/{folder.name[:6]}", "--store", str(store)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    for name in ("lineage", "sft/", "reward/", "pretrain/", "clean/", "acquire/"):
+        assert name in one.stdout
+
+
+def test_starting_at_a_stage_needs_the_earlier_ones(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(tmp_path / "empty", "--from", "sft"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "acquire is not finished" in done.stdout

@@ -1,0 +1,135 @@
+"""A small news corpus, its index, a tiny untrained model, and one running endpoint for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.artifact import Artifact
+from cluster.session import Session
+from cluster.stage import execute
+from cluster.store import Store
+from data_pipeline.documents import Document, document_id, to_table
+from data_pipeline.tokenizer import save_tokenizer, train, wrap
+from serving import app
+from serving.config import AppConfig
+from serving.retrieval.index import Index, IndexConfig
+from tests.data_pipeline.conftest import s3_server as s3_server  # the fixture
+
+ARTICLES = {
+    "Council votes to rebuild the old stone bridge": (
+        "The city council voted on Tuesday to rebuild the old stone bridge over the Avon. "
+        "Work will begin in March and cost about 12 million pounds, Mayor Anna Reed said. "
+        "Drivers will have to take a detour through Mill Lane until the end of next year."
+    ),
+    "Farmers fear for the harvest after weeks of rain": (
+        "Farmers in the eastern counties say that their wheat fields have been under water for three weeks. "
+        "The farmers' union expects a third of the harvest to be lost. "
+        "Ministers promised help for the worst affected families."
+    ),
+    "Telescope finds a rocky planet forty light years away": (
+        "Astronomers have found a rocky planet that circles a small red star forty light years from Earth. "
+        "The telescope in Chile watched the star grow dimmer every eleven days. "
+        "Whether the planet has an atmosphere is not known yet, said Dr. Ilse Brandt."
+    ),
+    "Striking nurses return to work after a pay deal": (
+        "Nurses at four hospitals went back to work on Friday after they had accepted a pay deal. "
+        "Their wages rise by six percent over two years. "
+        "The hospitals said that delayed operations would be done before the summer."
+    ),
+    "Chess champion, 14, beats a grandmaster in Oslo": (
+        "A schoolgirl of fourteen has beaten a grandmaster at the chess tournament in Oslo. "
+        "She sacrificed her queen in the twentieth move and won eight moves later. "
+        "Her coach said that she had prepared the opening for months."
+    ),
+    "Bakery <b>burns</b> down in the night": (
+        "A fire destroyed a bakery in the harbour district in the night to Sunday. "
+        "Nobody was hurt, the fire brigade said. "
+        "The police are looking for the cause, which may have been a broken oven. <script>alert(1)</script>"
+    ),
+}
+BRIDGE = next(iter(ARTICLES))
+
+
+def documents() -> list[Document]:
+    made = []
+    for number, (title, text) in enumerate(ARTICLES.items()):
+        url = f"https://news.example/story/{number}"
+        made.append(Document(document_id(url, text), url, title, text))
+    return made
+
+
+def clean_artifact(store: Store, made: list[Document], files: int = 2) -> Artifact:
+    """A corpus as the stage `clean` leaves it, in so many files."""
+    clean = store.artifact("clean", "0" * 16)
+    for part in range(files):
+        with clean.create(f"kept/{part:05d}.parquet") as stream:
+            pq.write_table(to_table(made[part::files]), stream)
+    return clean
+
+
+def tiny_model(folder: Path, context: int = 512) -> Path:
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = wrap(train([f"{title}\n{text}" for title, text in ARTICLES.items()] * 5, 600, 2))
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str
+    store: Store
+    config: AppConfig
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def news_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(str(tmp_path_factory.mktemp("news-store")))
+
+
+@pytest.fixture(scope="session")
+def news_index(ray_cluster: None, news_store: Store) -> Artifact:
+    clean = clean_artifact(news_store, documents())
+    index, _ = execute(Index(IndexConfig(passage_words=40)), {"clean": clean}, Session(news_store))
+    return index
+
+
+@pytest.fixture(scope="session")
+def endpoint(news_index: Artifact, news_store: Store, model_folder: Path) -> Iterator[Endpoint]:
+    config = AppConfig(
+        model=str(model_folder),
+        model_name="tiny",
+        index=news_index.location,
+        store=news_store.location,
+        port=0,
+        max_body_bytes=64 * 1024,
+        max_queue=2,
+        threads=1,
+    )
+    url = app.start(config, Session(news_store))
+    yield Endpoint(url, news_store, config)
+    app.stop()
