@@ -27,7 +27,7 @@ from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
 from llm import zero
 from llm.objectives import Batch, Objective
 from llm.schedule import learning_rate
-from llm.zero import Precision, ZeroConfig
+from llm.zero import Optimizer, Precision, ZeroConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +54,19 @@ class TrainConfig(StageConfig):
     """1 on GPU nodes: workers then train on CUDA over NCCL, else on the CPU over gloo."""
     zero: ZeroConfig = ZeroConfig()
     precision: Precision = "auto"
+    optimizer: Optimizer = "adamw"
+    """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
     learning_rate: float = 3e-3
+    """AdamW's peak rate."""
+    muon_learning_rate: float = 0.02
+    """Muon's peak rate, in units of the spectral norm of an update."""
     warmup_share: float = 0.05
     decay_share: float = 0.4
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    """Largest global gradient norm."""
+    """Largest global gradient norm (AdamW; Muon's updates have a norm of their own)."""
     seed: int = 0
     checkpoint_every: int = 50
     """Steps between checkpoints: at most so many are lost when a process dies."""
@@ -217,8 +222,9 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             micro_batch=config.micro_batch,
             accumulation=config.batch // (config.micro_batch * world_size),
             world_size=world_size,
-            clip=config.clip,
+            clip=config.clip if config.optimizer == "adamw" else 0.0,
         ),
+        optimizer=config.optimizer,
         weight_decay=config.weight_decay,
         betas=config.betas,
     )
@@ -252,15 +258,15 @@ def _step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     (weight,) = worker.total([sum(job.objective.weight(micro) for micro in micro_batches)])
     if weight == 0:
         raise HeadwaterError("no token or pair of this batch has a say in the loss", where=f"step {step}")
-    rate = learning_rate(
+    share = learning_rate(
         step,
         config.steps,
-        config.learning_rate,
+        1.0,
         warmup_share=config.warmup_share,
         decay_share=config.decay_share,
         shape=config.schedule,
     )
-    zero.set_learning_rate(engine, rate)
+    zero.set_learning_rate(engine, config.learning_rate * share, config.muon_learning_rate * share)
     sums: dict[str, float] = {"loss": 0.0}
     for micro in micro_batches:
         loss, extra = job.objective.loss_sum(engine, micro)
@@ -281,7 +287,7 @@ def _step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     return {
         "step": step,
         **record,
-        "learning_rate": rate,
+        "learning_rate": config.learning_rate * share,
         "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
         "tokens_per_second": all_tokens / seconds,
         "seconds": seconds,

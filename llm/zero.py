@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "muon"]
 
 
 class ZeroConfig(StageConfig):
@@ -73,9 +74,18 @@ def deepspeed_config(
 
 
 def initialise_engine(
-    model: torch.nn.Module, config: dict[str, Any], *, weight_decay: float, betas: tuple[float, float]
+    model: torch.nn.Module,
+    config: dict[str, Any],
+    *,
+    optimizer: Optimizer,
+    weight_decay: float,
+    betas: tuple[float, float],
 ) -> Any:
-    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not."""
+    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
+
+    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
+    head and vectors to AdamW; DeepSpeed shards both.
+    """
     import torch
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -89,15 +99,24 @@ def initialise_engine(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=1e-8)
+    groups = [group for group in groups if group["params"]]
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    if optimizer == "muon":
+        if not torch.cuda.is_available():
+            torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
+        settings = {"lr": 0.0, "momentum": 0.95, "betas": betas, "eps": 1e-8, "torch_adam": True}
+        config = config | {"optimizer": {"type": "Muon", "params": settings}}
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+    else:
+        adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
     return engine
 
 
-def set_learning_rate(engine: Any, rate: float) -> None:
+def set_learning_rate(engine: Any, rate: float, muon_rate: float) -> None:
+    """`rate` is AdamW's; the groups that Muon updates get `muon_rate`."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = muon_rate if group.get("use_muon") else rate
 
 
 @contextlib.contextmanager

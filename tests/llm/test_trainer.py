@@ -103,6 +103,19 @@ def test_losses_are_the_same_on_two_workers_at_every_zero_stage(
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
 
 
+def test_muon_follows_one_trajectory_too_and_resumes_on_it(
+    session: Session, start: Folder, tmp_path: Path
+) -> None:
+    settings = {"optimizer": "muon", "learning_rate": 3e-3}
+    alone = config(workers=1, micro_batch=8, zero=ZeroConfig(stage=0), **settings)
+    expected = run(session, "muon-alone", alone, start, Rows(8))
+    assert expected[-1] < expected[0] - 0.1
+    sharded = config(zero=ZeroConfig(stage=2), **settings)
+    killed = Rows(8, trace=str(tmp_path / "died"), deadly_step=3)
+    np.testing.assert_allclose(run(session, "muon-2", sharded, start, killed), expected, rtol=1e-5)
+    assert (tmp_path / "died").exists()
+
+
 def test_a_killed_worker_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(
     session: Session, start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
