@@ -22,9 +22,9 @@ Conversation = list[dict[str, str]]
 
 HELDOUT_SHARE = 0.1
 """Documents below this on the hash line (data_pipeline.split) give prompts that are only measured on."""
-ARTICLE_WORDS = 120
+ARTICLE_WORDS = 60
 """Words of an article shown in a headline prompt: a news story's lead says what it is about."""
-PASSAGE_WORDS = 60
+PASSAGE_WORDS = 50
 HEADLINE_WORDS = (3, 30)
 """Fewer words are a section's name ("Quotable"), more are a paragraph in the wrong field."""
 

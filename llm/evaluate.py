@@ -77,27 +77,30 @@ class Evaluate(Stage[EvaluateConfig]):
 
         config, rl = self.config, _rl_config(inputs["rl"])
         tasks = list(headline_tasks(iter_documents(inputs["clean"]), "heldout"))[: config.heldout_prompts]
-        found = {}
-        for when, policy in (("before", inputs["sft"]), ("after", inputs["rl"])):
-            board, workers = start_rollout_workers(session, inputs, rl, policy=policy)
-            try:
-                shares = [tasks[i :: len(workers)] for i in range(len(workers))]
-                calls = [
-                    worker.rollout.remote(share, config.answers, SEED + i)
-                    for i, (worker, share) in enumerate(zip(workers, shares, strict=True))
-                    if share
-                ]
-                shown = tasks[: config.samples]
-                greedy: Rollouts = ray.get(workers[0].rollout.remote(shown, 1, SEED, temperature=0.0))
-                found[when] = {
-                    "means": _means(ray.get(calls), rl),
-                    "greedy": greedy,
-                    "greedy_rewards": total_reward(greedy, rl),
-                    "tasks": shown,
-                }
-            finally:
-                stop_actors([board, *workers])
-        return found
+        shown = tasks[: config.samples]
+        each = rl.model_copy(update={"rollout_workers": max(1, rl.rollout_workers // 2)})
+        actors: list[Any] = []
+        calls: dict[str, list[Any]] = {}
+        try:
+            for when, policy in (("before", inputs["sft"]), ("after", inputs["rl"])):
+                board, workers = start_rollout_workers(session, inputs, each, policy=policy)
+                actors += [board, *workers]
+                calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0)]
+                for i, worker in enumerate(workers):
+                    if share := tasks[i :: len(workers)]:
+                        calls[when].append(worker.rollout.remote(share, config.answers, SEED + i))
+            found: dict[str, list[Rollouts]] = {when: ray.get(waiting) for when, waiting in calls.items()}
+        finally:
+            stop_actors(actors)
+        return {
+            when: {
+                "greedy": greedy,
+                "greedy_rewards": total_reward(greedy, rl),
+                "means": _means(sampled, rl),
+                "tasks": shown,
+            }
+            for when, (greedy, *sampled) in found.items()
+        }
 
     def _card(
         self, inputs: Mapping[str, Artifact], measured: dict[str, Any], answers: dict[str, dict[str, Any]]

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.errors import HeadwaterError
 from llm.conversations import (
+    ARTICLE_WORDS,
     HELDOUT_SHARE,
     clean_title,
     first_sentences,
@@ -34,7 +35,7 @@ def test_a_headline_conversation_asks_with_the_lead_and_answers_with_the_cleaned
     assert conversation is not None
     question, answer = conversation
     assert question["content"].startswith("Write a headline for this article:\n\nThe council voted")
-    assert len(question["content"].split()) == 6 + 120
+    assert len(question["content"].split()) == 6 + ARTICLE_WORDS
     assert answer == {"role": "assistant", "content": "Council votes to rebuild old bridge"}
 
 
