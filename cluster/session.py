@@ -32,6 +32,7 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "DS_SKIP_CUDA_CHECK": "1",
     "PYTHONWARNINGS": "ignore",
+    "MALLOC_ARENA_MAX": "2",  # glibc's arenas, one a thread, hold memory that nothing uses
 }
 
 

@@ -47,8 +47,10 @@ class RlConfig(TrainConfig):
     policy_clip: float = 0.2
     temperature: float = 1.0
     max_new_tokens: int = 32
-    reward_model_weight: float = 0.5
-    verifier_weight: float = 4.0
+    reward_model_weight: float = 1.0
+    """What a point of the reward model's score counts."""
+    verifier_weight: float = 2.0
+    """What the verifier's whole score (0 to 1) counts."""
     rollout_workers: int = 2
     cpus_per_rollout_worker: float = 0.5
     gpus_per_rollout_worker: float = 0.0
