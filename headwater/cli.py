@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import HeadwaterError, root_cause
+from headwater.options import (
+    AddressOption,
+    RecipeArgument,
+    SetOption,
+    StoreOption,
+    UrlOption,
+    console,
+    open_recipe,
+    open_session,
+)
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -21,19 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
-
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file, such as recipes/quickstart.yaml.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Overrule a key of the recipe; may be given again."),
-]
-StoreOption = Annotated[str, typer.Option(help="The store: a folder or s3://bucket/prefix.")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
-]
-UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
 
 
 @app.callback()
@@ -60,8 +55,8 @@ def run(
     """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
     from headwater import pipeline
 
-    opened = _recipe(recipe, set_)
-    with _session(opened.store, address, opened.name, lock=True) as session:
+    opened = open_recipe(recipe, set_)
+    with open_session(opened.store, address, opened.name, lock=True) as session:
         console_line = f"[bold]{opened.name}[/] → {session.store.location}"
         session.console.print(console_line, highlight=False, soft_wrap=True)
         results = pipeline.run(opened, session, start=from_, until=until)
@@ -102,8 +97,8 @@ def serve(
 
     given = {"serve.host": host, "serve.port": port}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    opened = _recipe(recipe, [*(set_ or []), *overrides])
-    with _session(opened.store, address, opened.name) as session:
+    opened = open_recipe(recipe, [*(set_ or []), *overrides])
+    with open_session(opened.store, address, opened.name) as session:
         config = _app_config(opened, pipeline.finished(opened, session), session)
         with session.console.status("starting the endpoint"):
             url = endpoint.start(config, session)
@@ -172,35 +167,6 @@ def main() -> None:
                 soft_wrap=True,
             )
         sys.exit(1)
-
-
-def _recipe(path: Path, overrides: list[str] | None) -> Any:
-    from headwater.recipe import load
-
-    return load(path, overrides or [])
-
-
-def _session(store: str, address: str | None, run: str, *, lock: bool = False) -> Any:
-    """A session whose noise goes to `<store>/runs/<run>/run.log` (a temporary file for S3 stores)."""
-    import contextlib
-
-    from cluster.filesystem import is_remote
-    from cluster.session import Session
-    from cluster.store import Store
-
-    opened = Store(store)
-    folder = Path(tempfile.gettempdir()) if is_remote(store) else Path(opened.location) / "runs" / run
-    session = Session(opened, console=console, address=address, log_file=folder / "run.log")
-
-    @contextlib.contextmanager
-    def entered() -> Any:
-        with contextlib.ExitStack() as stack:
-            if lock:
-                opened.check_writable()
-                stack.enter_context(opened.locked())
-            yield stack.enter_context(session)
-
-    return entered()
 
 
 def _app_config(recipe: Any, artifacts: dict[str, Any], session: Any) -> Any:

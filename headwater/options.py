@@ -1,0 +1,54 @@
+"""What the commands share: the screen, their common options, opening a recipe and a session."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+    from headwater.recipe import Recipe
+
+console = Console()
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file, such as recipes/quickstart.yaml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Overrule a key of the recipe; may be given again."),
+]
+StoreOption = Annotated[str, typer.Option(help="The store: a folder or s3://bucket/prefix.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
+]
+UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
+
+
+def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
+    from headwater.recipe import load
+
+    return load(path, overrides or [])
+
+
+@contextlib.contextmanager
+def open_session(store: str, address: str | None, run: str, *, lock: bool = False) -> Iterator[Session]:
+    """A session whose noise goes to `<store>/runs/<run>/run.log` (a temporary file for S3 stores)."""
+    from cluster.filesystem import is_remote
+    from cluster.session import Session
+    from cluster.store import Store
+
+    opened = Store(store)
+    folder = Path(tempfile.gettempdir()) if is_remote(store) else Path(opened.location) / "runs" / run
+    with contextlib.ExitStack() as stack:
+        if lock:
+            opened.check_writable()
+            stack.enter_context(opened.locked())
+        yield stack.enter_context(
+            Session(opened, console=console, address=address, log_file=folder / "run.log")
+        )
