@@ -7,6 +7,17 @@ exception, and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
+SURROUNDINGS = {
+    errno.ENOSPC: ("the disk is full", "make room; the same command goes on from here"),
+    errno.EDQUOT: ("the disk quota is used up", "make room; the same command goes on from here"),
+    errno.EROFS: ("the file system is read-only", "choose another `store`"),
+    errno.EACCES: ("permission denied", "check who may write there"),
+    errno.EMFILE: ("too many open files", "ulimit -n 65536"),
+}
+"""Errors of the operating system that no line of this project can prevent: what to say, what to do."""
+
 
 class HeadwaterError(Exception):
     """What was wrong, where (file, key, URL) and what to do about it."""
@@ -44,3 +55,23 @@ def root_cause(error: BaseException) -> BaseException:
             break
         error = inner
     return error
+
+
+def readable(error: BaseException) -> HeadwaterError | None:
+    """The error as a person should read it; None for a bug, which keeps its traceback."""
+    cause = root_cause(error)
+    if isinstance(cause, HeadwaterError):
+        return cause
+    if isinstance(cause, OSError):
+        # Arrow and Ray put the system's message into their own, and not always its number.
+        known = SURROUNDINGS.get(cause.errno or 0) or next(
+            (
+                SURROUNDINGS[n]
+                for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+                if f"errno {n}]" in str(cause)
+            ),
+            None,
+        )
+        if known:
+            return HeadwaterError(known[0], where=str(cause.filename or ""), fix=known[1])
+    return None

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cluster.record import Progress as ProgressRecord
+
+Listener = Callable[[ProgressRecord], None]
+"""Told of every step, beside the screen."""
 PLAIN_LINE_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
@@ -32,8 +36,9 @@ class RateColumn(ProgressColumn):
 class Bar:
     """One piece of work being counted. `advance` and `update` may be called from any thread."""
 
-    def __init__(self, console: Console, label: str, total: int, unit: str) -> None:
+    def __init__(self, console: Console, label: str, total: int, unit: str, listener: Listener) -> None:
         self._console, self.label, self.total, self.unit = console, label, total, unit
+        self._listener = listener
         self.done, self.note = 0, ""
         self._first = 0
         self._started = self._printed = time.monotonic()
@@ -65,15 +70,28 @@ class Bar:
     def update(self, done: int, note: str | None = None) -> None:
         self.done = done
         self.note = self.note if note is None else note
+        self._listener(
+            ProgressRecord(
+                label=self.label,
+                done=self.done,
+                total=self.total,
+                unit=self.unit,
+                note=self.note,
+                rate=self._rate(),
+            )
+        )
         if self._live:
             self._live.update(self._task, completed=done, note=self.note)
         elif time.monotonic() - self._printed > PLAIN_LINE_SECONDS:
             self._printed = time.monotonic()
             self._console.print(f"  {self._plain_line()}", highlight=False)
 
-    def _plain_line(self) -> str:
+    def _rate(self) -> float:
         elapsed = time.monotonic() - self._started
-        rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+        return (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+
+    def _plain_line(self) -> str:
+        rate = self._rate()
         left = f", {max(self.total - self.done, 0) / rate:,.0f} s left" if rate else ""
         note = f"  {self.note}" if self.note else ""
         return f"{self.label} {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left}{note}"
@@ -84,9 +102,11 @@ class Bar:
 
 
 @contextlib.contextmanager
-def bar(console: Console, label: str, total: int, unit: str) -> Iterator[Bar]:
+def bar(
+    console: Console, label: str, total: int, unit: str, listener: Listener = lambda progress: None
+) -> Iterator[Bar]:
     """A bar for work done in this process."""
-    shown = Bar(console, label, total, unit)
+    shown = Bar(console, label, total, unit, listener)
     try:
         yield shown
     finally:
@@ -110,7 +130,9 @@ class Board:
 
 
 @contextlib.contextmanager
-def remote_bar(console: Console, label: str, total: int, unit: str) -> Iterator[Any]:
+def remote_bar(
+    console: Console, label: str, total: int, unit: str, listener: Listener = lambda progress: None
+) -> Iterator[Any]:
     """A bar for work done elsewhere; yields the handle of the actor that workers report to."""
     import ray
 
@@ -129,7 +151,7 @@ def remote_bar(console: Console, label: str, total: int, unit: str) -> Iterator[
                 shown.resume_at(resumed)
             shown.update(done, note)
 
-    with bar(console, label, total, unit) as shown:
+    with bar(console, label, total, unit, listener) as shown:
         thread = threading.Thread(target=follow, args=(shown,), daemon=True)
         thread.start()
         try:

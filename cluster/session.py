@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 
-from cluster import progress
+from cluster import leftovers, logs, progress
+from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from cluster.record import Progress, RunRecord
 from cluster.store import Store
 
 log = logging.getLogger("headwater")
@@ -45,20 +49,26 @@ class Session:
         *,
         console: Console | None = None,
         address: str | None = None,
-        log_file: Path | None = None,
+        logs_to: Path | None = None,
+        run: str | None = None,
         num_cpus: int | None = None,
     ) -> None:
+        """`logs_to`: a folder for this process's output and logs. `run`: whose record to keep."""
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
-        self.log_file = log_file
+        self.logs_to = logs_to
+        self.record = RunRecord(store, run, logs_to) if run else None
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
 
     def __enter__(self) -> Session:
-        if self.log_file is not None:
-            self._send_output_to_log(self.log_file)
+        if self.logs_to is not None:
+            self._send_output_to_logs(self.logs_to)
+        if self.record:
+            os.environ[logs.RUN_VARIABLE] = self.record.record.recipe
+            self.record.__enter__()
         return self
 
     def __exit__(
@@ -68,6 +78,8 @@ class Session:
             import ray
 
             ray.shutdown()
+        if self.record:
+            self.record.__exit__(kind, value, trace)
         self._give_output_back()
 
     def ray(self) -> None:
@@ -98,6 +110,9 @@ class Session:
                 runtime_env=runtime_env,
             )
         self._own_ray = True
+        _end_like_ctrl_c()
+        if self.address:
+            leftovers.end_orphans()
         from ray.data import DataContext
 
         context = DataContext.get_current()
@@ -118,48 +133,49 @@ class Session:
         self.ray()
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def stage_started(self, name: str, key: str) -> None:
+    def stage_started(self, name: str, output: Artifact) -> None:
         self.store.check_writable()
+        os.environ[logs.STAGE_VARIABLE] = f"{name}/{output.key}"
+        if self.record:
+            self.record.stage(name, output)
         self.ray()
-        log.info("stage %s %s started", name, key)
+        log.info("stage %s %s started", name, output.key)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[progress.Bar]:
-        with progress.bar(self.console, label, total, unit) as shown:
+        with progress.bar(self.console, label, total, unit, self._listener()) as shown:
             yield shown
 
     @contextlib.contextmanager
     def remote_progress(self, label: str, total: int, unit: str) -> Iterator[Any]:
         """Yields a Ray actor handle: workers call `board.report.remote(done, note)`."""
         self.ray()
-        with progress.remote_bar(self.console, label, total, unit) as board:
+        with progress.remote_bar(self.console, label, total, unit, self._listener()) as board:
             yield board
+
+    def _listener(self) -> Callable[[Progress], None]:
+        return self.record.progress if self.record else lambda shown: None
 
     def say(self, text: str) -> None:
         """A line for the person in front of the screen, and for the log."""
         self.console.print(f"  {text}", highlight=False)
         log.info("%s", text)
 
-    def _send_output_to_log(self, path: Path) -> None:
-        """Ray and its libraries write to descriptors 1 and 2 from everywhere; a file is the place for it.
+    def _send_output_to_logs(self, folder: Path) -> None:
+        """Ray and its libraries write to descriptors 1 and 2 from everywhere; `run.log` is the place for it.
 
-        The console goes on writing to what descriptor 1 was.
+        The console goes on writing to what descriptor 1 was; this process's own logs are `log.jsonl`.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.console.file.flush()
         self._saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
         self._screen = self.console.file
         self.console.file = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
-        log_descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log_descriptor = os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for descriptor, _ in self._saved:
             os.dup2(log_descriptor, descriptor)
         os.close(log_descriptor)
-        logging.basicConfig(
-            filename=path,
-            level=logging.INFO,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            force=True,
-        )
+        logs.to_file(folder / logs.FILE)
 
     def _give_output_back(self) -> None:
         if not self._saved:
@@ -172,3 +188,9 @@ class Session:
             os.dup2(copy, descriptor)
             os.close(copy)
         self._saved = []
+
+
+def _end_like_ctrl_c() -> None:
+    """SIGTERM, which clusters send, takes training down in order as Ctrl-C does; Ray's handler just ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))

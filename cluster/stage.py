@@ -89,7 +89,7 @@ def execute(
     elif output.manifest() is not None:
         return output, True
     started = time.time()
-    session.stage_started(stage.name, key)
+    session.stage_started(stage.name, output)
     metrics = stage.run({name: inputs[name] for name in stage.inputs}, output, session)
     output.finish(
         Manifest(

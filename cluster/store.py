@@ -79,6 +79,15 @@ class Store:
                     found.append(manifest)
         return sorted(found, key=lambda manifest: manifest.started_at)
 
+    def runs(self) -> list[str]:
+        """Names of the runs that have a record, in order."""
+        found = []
+        for info in list_files(join(self.location, "runs")):
+            parts = info.path.removeprefix(self._root).strip("/").split("/")
+            if len(parts) == 3 and parts[2] == "run.json":
+                found.append(parts[1])
+        return found
+
     def find(self, stage: str, key_prefix: str) -> Artifact:
         """The finished artifact of a stage whose key starts so."""
         keys = [m.key for m in self.manifests() if m.stage == stage and m.key.startswith(key_prefix)]

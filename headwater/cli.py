@@ -10,12 +10,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.errors import HeadwaterError, root_cause
+from cluster.errors import readable, root_cause
+from headwater.jobs_command import jobs_app, submit
+from headwater.operations import doctor, status
 from headwater.options import (
     AddressOption,
     RecipeArgument,
     SetOption,
     StoreOption,
+    UntilOption,
     UrlOption,
     console,
     open_recipe,
@@ -49,14 +52,14 @@ def run(
     from_: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and all later ones anew.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    until: UntilOption = None,
     address: AddressOption = None,
 ) -> None:
     """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
     from headwater import pipeline
 
     opened = open_recipe(recipe, set_)
-    with open_session(opened.store, address, opened.name, lock=True) as session:
+    with open_session(opened.store, address, opened.name, driver=True) as session:
         console_line = f"[bold]{opened.name}[/] → {session.store.location}"
         session.console.print(console_line, highlight=False, soft_wrap=True)
         results = pipeline.run(opened, session, start=from_, until=until)
@@ -146,6 +149,12 @@ def show(
     console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
 
 
+app.command()(submit)
+app.add_typer(jobs_app, name="jobs")
+app.command()(status)
+app.command()(doctor)
+
+
 def main() -> None:
     """Entry point: errors meant for people come out as one line, and the exit code says that it failed."""
     try:
@@ -154,12 +163,13 @@ def main() -> None:
         console.print("\ninterrupted; the same command goes on from here", style="yellow")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 (the last place where an error can be shown well)
-        cause = root_cause(error)
+        told = readable(error)
         if _state["debug"]:
             traceback.print_exception(error)
-        elif isinstance(cause, HeadwaterError):
-            console.print(f"[bold red]error[/] {escape(str(cause))}", highlight=False, soft_wrap=True)
+        elif told:
+            console.print(f"[bold red]error[/] {escape(str(told))}", highlight=False, soft_wrap=True)
         else:
+            cause = root_cause(error)
             console.print(
                 f"[bold red]error[/] {escape(f'{type(cause).__name__}: {cause}')}\n"
                 "This is a bug, or something unforeseen; --debug before the command shows where.",

@@ -22,6 +22,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Overrule a key of the recipe; may be given again."),
 ]
+UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
 StoreOption = Annotated[str, typer.Option(help="The store: a folder or s3://bucket/prefix.")]
 AddressOption = Annotated[
     str | None,
@@ -37,18 +38,25 @@ def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 @contextlib.contextmanager
-def open_session(store: str, address: str | None, run: str, *, lock: bool = False) -> Iterator[Session]:
-    """A session whose noise goes to `<store>/runs/<run>/run.log` (a temporary file for S3 stores)."""
+def open_session(store: str, address: str | None, run: str, *, driver: bool = False) -> Iterator[Session]:
+    """A session that logs to `<store>/runs/<run>/`: Ray's noise to run.log, its own lines to log.jsonl.
+
+    For an object store the logs lie in a temporary folder meanwhile. `driver` is the one process that
+    may make artifacts in a store on disk; it keeps the run's record.
+    """
     from cluster.filesystem import is_remote
     from cluster.session import Session
     from cluster.store import Store
 
     opened = Store(store)
-    folder = Path(tempfile.gettempdir()) if is_remote(store) else Path(opened.location) / "runs" / run
     with contextlib.ExitStack() as stack:
-        if lock:
+        if driver:
             opened.check_writable()
             stack.enter_context(opened.locked())
+        if is_remote(store):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-logs-")))
+        else:
+            folder = Path(opened.location) / "runs" / run
         yield stack.enter_context(
-            Session(opened, console=console, address=address, log_file=folder / "run.log")
+            Session(opened, console=console, address=address, logs_to=folder, run=run if driver else None)
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from cluster.record import StageRecord
 from cluster.session import Session
 from cluster.stage import Stage, execute, locate
 from data_pipeline.acquire import Acquire
@@ -65,7 +65,7 @@ def run(
     `start`: this stage and all later ones are done anew, and the earlier ones have to be finished.
     `until`: stop after this stage. Raises HeadwaterError for a name that is no stage.
     """
-    first, last = _position(start, 0), _position(until, len(NAMES) - 1)
+    first, last = position(start, 0), position(until, len(NAMES) - 1)
     session.store.folder(f"runs/{recipe.name}").write_bytes(
         "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode()
     )
@@ -85,7 +85,10 @@ def run(
         result = StageResult(stage.name, artifact, found, time.monotonic() - began)
         results.append(result)
         _tell(session, result, number)
-        _record(recipe, session, results)
+        if session.record:
+            session.record.stage_done(
+                StageRecord(stage=stage.name, key=artifact.key, found=found, seconds=round(result.seconds, 2))
+            )
     return results
 
 
@@ -103,7 +106,8 @@ def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
     return artifacts
 
 
-def _position(name: str | None, default: int) -> int:
+def position(name: str | None, default: int) -> int:
+    """Where a stage stands in the order; HeadwaterError for a name that is none."""
     if name is None:
         return default
     if name not in NAMES:
@@ -118,19 +122,4 @@ def _tell(session: Session, result: StageResult, number: int) -> None:
         f"[dim]{result.artifact.location}[/]",
         highlight=False,
         soft_wrap=True,
-    )
-
-
-def _record(recipe: Recipe, session: Session, results: list[StageResult]) -> None:
-    """`runs/<name>/run.json`: which artifacts this run made or found."""
-    session.store.folder(f"runs/{recipe.name}").write_json(
-        "run.json",
-        {
-            "recipe": recipe.name,
-            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stages": [
-                {"stage": r.name, "key": r.artifact.key, "found": r.found, "seconds": round(r.seconds, 2)}
-                for r in results
-            ],
-        },
     )

@@ -29,7 +29,7 @@ def artifact_table(store: Store) -> Table:
             manifest.key[:8],
             manifest.started_at,
             f"{manifest.seconds:,.0f}",
-            _bytes(sum(record.size for record in manifest.files)),
+            bytes_text(sum(record.size for record in manifest.files)),
             "  ".join(f"{name} {_number(value)}" for name, value in _main_metrics(manifest)),
             " ".join(f"{name}/{key[:8]}" for name, key in manifest.inputs.items()),
         )
@@ -43,7 +43,7 @@ def artifact_details(store: Store, artifact: Artifact) -> Group:
         raise HeadwaterError("not finished", where=artifact.location)
     files = Table("file", "size", "sha256", title="files", title_justify="left")
     for record in manifest.files[:50]:
-        files.add_row(record.path, _bytes(record.size), record.sha256[:16])
+        files.add_row(record.path, bytes_text(record.size), record.sha256[:16])
     if len(manifest.files) > 50:
         files.add_row(f"… {len(manifest.files) - 50} more", "", "")
     return Group(
@@ -87,7 +87,8 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
+    """`12 MB`, in powers of ten."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}"

@@ -49,7 +49,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": "headwater-reader", "secretKey": "headwater-reader-secret"}],
+        "actions": ["Read", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
     ports = f"-master.port={master} -volume.port={volume} -filer.port={filer} -s3.port={s3}"
     no_more_ports = "-s3.port.iceberg=0 -s3.port.lance=0"  # they are fixed, and a second server would end
     where = f"-ip=127.0.0.1 -ip.bind=127.0.0.1 -dir={folder} -s3.config={folder / 's3.json'}"

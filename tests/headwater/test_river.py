@@ -50,7 +50,7 @@ def kill_in(stage: str, store: Path) -> None:
     """Start the run and SIGKILL its driver while a stage is at work."""
     process = subprocess.Popen(command(store), stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
-    log = store / "runs" / "quickstart" / "run.log"
+    log = store / "runs" / "quickstart" / "log.jsonl"
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         if log.exists() and f"stage {stage} " in log.read_text(errors="replace"):
