@@ -128,14 +128,15 @@ def render_job(recipe: Recipe, built: Sequence[Manifest], target: Target) -> lis
 
 def _size_job(recipe: Recipe, cluster: Manifest, *, fixed: bool) -> None:
     """Pods of each pool: the GPU pool just holds the largest stage and starts empty, the CPU pool grows with
-    the data as far as the overlay lets it. `fixed`: everything at once, for a queue."""
+    the data as far as the overlay lets it. `fixed`: everything at once, for a queue.
+    """
     most = {CPU_POOL: 1, GPU_POOL: 0}
     for stage, needs in training_needs(recipe).items():
         for pool, part in _by_pool(needs).items():
             if part:
                 most[pool] = max(most[pool], _pods(cluster, pool, part, stage))
     _keep_pools(cluster, most)
-    for group in cluster["workerGroupSpecs"]:
+    for group in _pools(cluster):
         on_cpus = group["groupName"] == CPU_POOL
         high = group["maxReplicas"] if on_cpus else most[GPU_POOL]
         low = high if fixed else int(on_cpus)
@@ -199,14 +200,16 @@ def _size_service(recipe: Recipe, cluster: Manifest) -> None:
         for pool, part in _by_pool(serving_needs(recipe, most=most)).items():
             sizes[pool].append(_pods(cluster, pool, part, "serve") if part else 0)
     _keep_pools(cluster, {pool: high for pool, (_, high) in sizes.items()})
-    for group in cluster["workerGroupSpecs"]:
+    for group in _pools(cluster):
         low, high = sizes[group["groupName"]]
         group |= {"replicas": low, "minReplicas": low, "maxReplicas": high}
 
 
 def _probes() -> dict[str, Any]:
-    """A pod answers when Serve's proxy on it does, and lives while Ray on it does. (Without these KubeRay
-    would look with wget, which then has to be in the image.)"""
+    """A pod answers when Serve's proxy on it does, and lives while Ray on it does.
+
+    Without a readiness probe of its own KubeRay would look with wget.
+    """
     return {
         "readinessProbe": {
             "httpGet": {"path": "/-/healthz", "port": SERVE_PORT},
@@ -232,6 +235,11 @@ def _only(built: Sequence[Manifest], kind: str) -> Manifest:
 
 def _groups(cluster: Manifest) -> list[Manifest]:
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def _pools(cluster: Manifest) -> list[Manifest]:
+    """The pools that a recipe sizes; a pool by another name keeps what the overlay says."""
+    return [group for group in cluster["workerGroupSpecs"] if group["groupName"] in (CPU_POOL, GPU_POOL)]
 
 
 def _by_pool(needs: Iterable[Need]) -> dict[str, list[Need]]:

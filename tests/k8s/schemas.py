@@ -13,7 +13,7 @@ import kubernetes_validate
 import yaml
 
 KUBERNETES = "1.33"
-"""The release that manifests are checked against: the oldest that gets fixes."""
+"""The oldest release that docs/kubernetes.md promises to run on."""
 
 Manifest = dict[str, Any]
 NOT_TO_BE_HAD = ("PodMonitor",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from cluster.store import Store
 from headwater import k8s, kustomize, pipeline
 from headwater.pods import Need, cores, pods_for, serving_needs, training_needs
 from headwater.recipe import Recipe, load
+from serving.config import AppConfig
 from tests.data_pipeline.conftest import s3_server as s3_server  # the fixture
 from tests.k8s.conftest import QUICKSTART, ROOT, Manifest, built, gpu_recipe, quickstart, rendered
 
@@ -87,6 +90,16 @@ def test_a_job_in_a_queue_asks_for_everything_at_once(kubectl: Path) -> None:
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (64, 64), "gpu": (8, 8)}
     assert job["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def test_a_pool_by_another_name_keeps_its_numbers(kubectl: Path) -> None:
+    objects = copy.deepcopy(list(built("gpu-8xh100", "job")))
+    cluster = next(m for m in objects if m["kind"] == "RayJob")["spec"]["rayClusterSpec"]
+    cluster["workerGroupSpecs"].append(
+        cluster["workerGroupSpecs"][0] | {"groupName": "big", "minReplicas": 3}
+    )
+    job = k8s.render_job(gpu_recipe(8), objects, TARGET)[1]
+    assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (1, 8), "gpu": (0, 1), "big": (3, 8)}
 
 
 def test_a_service_has_pods_for_its_fewest_copies_and_room_for_the_most(kubectl: Path) -> None:
@@ -172,6 +185,19 @@ def test_every_pod_of_a_service_knows_the_keys_from_a_secret_and_answers_probes(
         container = group["template"]["spec"]["containers"][0]
         assert container["readinessProbe"]["httpGet"]["path"] == "/-/healthz"
         assert container["livenessProbe"]["httpGet"]["port"] == 52365
+
+
+@pytest.mark.parametrize("case", ["service on CPUs", "service on GPUs"])
+def test_the_serve_config_is_one_that_serve_takes_and_its_builder_exists(case: str, kubectl: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = yaml.safe_load(_one(case, "RayService")["spec"]["serveConfigV2"])
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    module, _, builder = application.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), builder))
+    settings = AppConfig.model_validate(application.args)
+    assert settings.api_keys == "/etc/headwater/keys/keys"
+    assert (settings.host, config["http_options"]["host"]) == ("0.0.0.0", "0.0.0.0")
 
 
 def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
