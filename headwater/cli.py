@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import readable, root_cause
+from headwater import k8s_command
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(k8s_command.app, name="k8s")
 
 
 @app.callback()

@@ -50,7 +50,8 @@ class Ingress:
         self._config, self._retrieval = config, retrieval
         self._engine = engine.options(stream=True)
         self._keys = read_keys(config.api_keys)
-        self._metrics = Metrics()
+        several = config.api.max_replicas > 1
+        self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id if several else "")
         self._created = int(time.time())
 
     def __serve_build_asgi_app__(self) -> FastAPI:

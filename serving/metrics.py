@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The numbers of one copy of the HTTP part (each has its own; Prometheus adds them up)."""
+    """The numbers of one copy of the HTTP part (each has its own; Prometheus adds them up).
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    `replica` names the copy, where there are several: behind one address any of them may answer
+    Prometheus, which has to tell their counters apart.
+    """
+
+    def __init__(self, replica: str = "") -> None:
+        self._registry = _NamedRegistry(replica) if replica else CollectorRegistry()
         self.requests = Counter(
             "headwater_requests", "Requests answered", ["route", "status"], registry=self._registry
         )
@@ -41,3 +47,19 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _NamedRegistry(CollectorRegistry):
+    """Puts the label `replica` on everything it holds."""
+
+    def __init__(self, replica: str) -> None:
+        super().__init__()
+        self._replica = replica
+
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, "replica": self._replica})
+                for sample in family.samples
+            ]
+            yield family

@@ -1,0 +1,106 @@
+"""The endpoint deployed by a Serve config: asked for keys first, and real once it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from headwater import k8s
+from headwater.recipe import parse
+from serving import deploy
+from serving.metrics import Metrics
+
+RUN = """
+import sys, time, httpx, yaml
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ServeDeploySchema
+from cluster.session import Session
+from cluster.store import Store
+config, key = yaml.safe_load(sys.stdin), sys.argv[2]
+url = "http://{host}:{port}".format(**config["http_options"])
+with Session(Store(sys.argv[1]), num_cpus=2) as session:
+    session.ray()
+    client = serve_start(http_options=config["http_options"], proxy_location="EveryNode")
+    client.deploy_apps(ServeDeploySchema.model_validate(config))
+    until = time.monotonic() + 120
+    while (app := serve.status().applications.get("headwater")) is None or app.status != "RUNNING":
+        assert time.monotonic() < until and (app is None or app.status != "DEPLOY_FAILED"), app
+        time.sleep(0.5)
+    asked = {"model": "headwater", "messages": [{"role": "user", "content": "What of the bridge?"}]}
+    without = httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60)
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json=asked, timeout=60, headers={"authorization": f"Bearer {key}"}
+    )
+    probe = httpx.get(f"{url}/-/healthz")
+    numbers = httpx.get(f"{url}/metrics").text
+    print(without.status_code, answer.status_code, probe.status_code, 'replica="' in numbers)
+    print(answer.json()["citations"][0]["url"])
+    serve.shutdown()
+"""
+
+
+def test_no_endpoint_is_opened_without_keys(model_folder: Path) -> None:
+    with pytest.raises(HeadwaterError, match="no API keys, and this endpoint is open to the network"):
+        deploy.application({"model": str(model_folder)})
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(HeadwaterError, match=r"modl: Extra inputs are not permitted.*correct `args`"):
+        deploy.application({"modl": "x", "model": "y"})
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("key\n")
+    with pytest.raises(HeadwaterError, match="no model is here"):
+        deploy.application({"model": str(tmp_path / "model"), "api_keys": str(tmp_path / "keys")})
+
+
+def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
+    model_folder: Path, news_index: Artifact, tmp_path: Path
+) -> None:
+    recipe = parse(
+        {
+            "name": "x",
+            "store": str(tmp_path / "store"),
+            "acquire": {"sources": [{"kind": "folder", "paths": ["s3://b/pages"]}]},
+            "serve": {"api": {"cpus": 0.1, "min_replicas": 1, "max_replicas": 2}},
+        },
+        "test",
+    )
+    (tmp_path / "keys").write_text("# for the test\nopen-sesame\n")
+    config = k8s.serve_config(recipe, model=str(model_folder), index=news_index.location)
+    assert config["http_options"]["host"] == "0.0.0.0"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config["http_options"] = {"host": "127.0.0.1", "port": probe.getsockname()[1]}
+    config["applications"][0]["args"]["api_keys"] = str(tmp_path / "keys")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path), "open-sesame"],
+        input=yaml.safe_dump(config),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    statuses, cited = done.stdout.split("\n")[:2]
+    assert statuses == "401 200 200 True"
+    assert cited == "https://news.example/story/0"
+
+
+def test_numbers_of_several_copies_can_be_told_apart() -> None:
+    one, alone = Metrics(replica="a1"), Metrics()
+    for metrics in (one, alone):
+        metrics.tokens.labels("prompt").inc(3)
+    assert b'headwater_tokens_total{kind="prompt",replica="a1"} 3.0' in one.render()
+    assert b'headwater_tokens_total{kind="prompt"} 3.0' in alone.render()
