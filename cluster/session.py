@@ -47,11 +47,14 @@ class Session:
         address: str | None = None,
         log_file: Path | None = None,
         num_cpus: int | None = None,
+        max_workers: int | None = None,
     ) -> None:
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
         self.log_file = log_file
+        self.max_workers = max_workers
+        """Most actors of one pool; None leaves it to `cluster.pool.pool_size`."""
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
@@ -103,6 +106,11 @@ class Session:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False  # type: ignore[attr-defined]
+
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may come: a joined cluster may have an autoscaler, the embedded one has none."""
+        return self.address is not None
 
     def cpus(self) -> int:
         """CPUs of the whole cluster."""

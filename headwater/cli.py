@@ -13,6 +13,7 @@ from rich.markup import escape
 from cluster.errors import HeadwaterError, root_cause
 from headwater.options import (
     AddressOption,
+    MaxWorkersOption,
     RecipeArgument,
     SetOption,
     StoreOption,
@@ -51,12 +52,13 @@ def run(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     address: AddressOption = None,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
     from headwater import pipeline
 
     opened = open_recipe(recipe, set_)
-    with open_session(opened.store, address, opened.name, lock=True) as session:
+    with open_session(opened.store, address, opened.name, lock=True, max_workers=max_workers) as session:
         console_line = f"[bold]{opened.name}[/] → {session.store.location}"
         session.console.print(console_line, highlight=False, soft_wrap=True)
         results = pipeline.run(opened, session, start=from_, until=until)

@@ -27,6 +27,13 @@ AddressOption = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
 ]
+MaxWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most workers at a time; an autoscaling cluster is asked for nodes until so many are at work.",
+    ),
+]
 UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
 
 
@@ -37,7 +44,9 @@ def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 @contextlib.contextmanager
-def open_session(store: str, address: str | None, run: str, *, lock: bool = False) -> Iterator[Session]:
+def open_session(
+    store: str, address: str | None, run: str, *, lock: bool = False, max_workers: int | None = None
+) -> Iterator[Session]:
     """A session whose noise goes to `<store>/runs/<run>/run.log` (a temporary file for S3 stores)."""
     from cluster.filesystem import is_remote
     from cluster.session import Session
@@ -50,5 +59,11 @@ def open_session(store: str, address: str | None, run: str, *, lock: bool = Fals
             opened.check_writable()
             stack.enter_context(opened.locked())
         yield stack.enter_context(
-            Session(opened, console=console, address=address, log_file=folder / "run.log")
+            Session(
+                opened,
+                console=console,
+                address=address,
+                log_file=folder / "run.log",
+                max_workers=max_workers,
+            )
         )
