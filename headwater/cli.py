@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import HeadwaterError, root_cause
+from headwater.batch_command import batch
 from headwater.options import (
     AddressOption,
     MaxWorkersOption,
@@ -146,6 +147,9 @@ def show(
         return
     stage, _, key = artifact.partition("/")
     console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
+
+
+app.command()(batch)
 
 
 def main() -> None:
