@@ -9,10 +9,15 @@ the units that have none, so resuming never re-reads finished input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from cluster.artifact import SCRATCH, Artifact
+from cluster.pool import Share, map_pool
 from cluster.session import Session
+
+READERS = 16
+"""Rows of finished units that are read at a time; on S3 each is a request."""
 
 
 class UnitWorker(Protocol):
@@ -32,39 +37,42 @@ def map_units(
     size: Callable[[dict[str, Any]], int] = lambda result: 1,
     total: int | None = None,
     unit_name: str = "files",
-    cpus_per_worker: float = 1.0,
+    share: Share | None = None,
 ) -> list[dict[str, Any]]:
     """Run every unit through an autoscaling pool of actors; results come in the units' order.
 
-    Every unit is a dict with a string `unit` that names it (used in file names). `size` says how
-    much progress a result stands for, `total` the sum of all sizes. The pool grows from one actor
-    to as many as the units and the cluster's CPUs allow.
+    Every unit is a JSON-ready dict with a string `unit` that names it (used in file names). `size` says
+    how much progress a result stands for, `total` the sum of all sizes, `share` what one actor reserves
+    (one CPU). How far the pool grows is said in `cluster.pool`.
     """
-    import ray
-
     session.ray()
     folder = f"{SCRATCH}/{name}"
-    done = {
-        entry.rsplit("/", 1)[1].removesuffix(".json"): output.read_json(entry)
-        for entry in output.files(folder, ".json")
-    }
+    done = _finished(output, folder)
     pending = [unit for unit in units if unit["unit"] not in done]
     with session.progress(name, total if total is not None else len(units), unit_name) as shown:
         shown.resume_at(sum(size(result) for result in done.values()))
         if pending:
-            limit = max(1, min(len(pending), int(session.cpus() / cpus_per_worker)))
-            results = ray.data.from_items(
-                [{"payload": unit} for unit in pending], override_num_blocks=len(pending)
-            ).map(
-                _Finisher,  # type: ignore[arg-type]  # a callable class: Ray Data makes one per actor
-                fn_constructor_args=(make_worker, worker_args or {}, output, folder),
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=limit, initial_size=limit),
-                num_cpus=cpus_per_worker,
-            )
-            for row in results.iter_rows():
-                done[row["unit"]] = output.read_json(f"{folder}/{row['unit']}.json")
-                shown.advance(size(done[row["unit"]]))
+            arguments = {
+                "make_worker": make_worker,
+                "arguments": worker_args or {},
+                "output": output,
+                "folder": folder,
+            }
+            for row in map_pool(session, pending, _Finisher, arguments, share or Share()):
+                done[row["unit"]] = row["result"]
+                shown.advance(size(row["result"]))
     return [done[unit["unit"]] for unit in units]
+
+
+def _finished(output: Artifact, folder: str) -> dict[str, dict[str, Any]]:
+    """The rows of the units that an earlier run has finished."""
+    entries = output.files(folder, ".json")
+    with ThreadPoolExecutor(READERS) as readers:
+        rows = readers.map(output.read_json, entries)
+        return {
+            entry.rsplit("/", 1)[1].removesuffix(".json"): row
+            for entry, row in zip(entries, rows, strict=True)
+        }
 
 
 class _Finisher:
@@ -75,7 +83,7 @@ class _Finisher:
     ) -> None:
         self._work, self._output, self._folder = make_worker(**arguments), output, folder
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = row["payload"]
-        self._output.write_json(f"{self._folder}/{unit['unit']}.json", self._work(unit))
-        return {"unit": unit["unit"]}
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        result = self._work(unit)
+        self._output.write_json(f"{self._folder}/{unit['unit']}.json", result)
+        return {"unit": unit["unit"], "result": result}

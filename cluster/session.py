@@ -52,6 +52,7 @@ class Session:
         logs_to: Path | None = None,
         run: str | None = None,
         num_cpus: int | None = None,
+        max_workers: int | None = None,
     ) -> None:
         """`logs_to`: a folder for this process's output and logs. `run`: whose record to keep."""
         self.store = store
@@ -59,6 +60,8 @@ class Session:
         self.address = address
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to) if run else None
+        self.max_workers = max_workers
+        """Most actors of one pool; None leaves it to `cluster.pool.pool_size`."""
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
@@ -118,6 +121,11 @@ class Session:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False  # type: ignore[attr-defined]
+
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may come: a joined cluster may have an autoscaler, the embedded one has none."""
+        return self.address is not None
 
     def cpus(self) -> int:
         """CPUs of the whole cluster."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.fs as pafs
 from cluster.artifact import MANIFEST, Artifact, Manifest
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, is_remote, join, list_files
+from cluster.lock import exclusive
 
 
 class Store:
@@ -56,16 +56,12 @@ class Store:
         if is_remote(self.location):
             yield
             return
-        Path(self._root).mkdir(parents=True, exist_ok=True)
-        with (Path(self._root) / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise HeadwaterError(
-                    "another run is using this store",
-                    where=self.location,
-                    fix="wait for it, or give another `--set store=…`",
-                ) from error
+        taken = HeadwaterError(
+            "another run is using this store",
+            where=self.location,
+            fix="wait for it, or give another `--set store=…`",
+        )
+        with exclusive(Path(self._root), taken):
             yield
 
     def manifests(self) -> list[Manifest]:

@@ -12,10 +12,12 @@ from rich.markup import escape
 
 from cluster.errors import readable, root_cause
 from headwater import k8s_command
+from headwater.batch_command import batch
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
     AddressOption,
+    MaxWorkersOption,
     RecipeArgument,
     SetOption,
     StoreOption,
@@ -56,12 +58,13 @@ def run(
     ] = None,
     until: UntilOption = None,
     address: AddressOption = None,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
     from headwater import pipeline
 
     opened = open_recipe(recipe, set_)
-    with open_session(opened.store, address, opened.name, driver=True) as session:
+    with open_session(opened.store, address, opened.name, driver=True, max_workers=max_workers) as session:
         console_line = f"[bold]{opened.name}[/] → {session.store.location}"
         session.console.print(console_line, highlight=False, soft_wrap=True)
         results = pipeline.run(opened, session, start=from_, until=until)
@@ -151,6 +154,7 @@ def show(
     console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
 
 
+app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
 app.command()(status)

@@ -28,6 +28,13 @@ AddressOption = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
 ]
+MaxWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most workers at a time; an autoscaling cluster is asked for nodes until so many are at work.",
+    ),
+]
 UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
 
 
@@ -38,7 +45,9 @@ def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 @contextlib.contextmanager
-def open_session(store: str, address: str | None, run: str, *, driver: bool = False) -> Iterator[Session]:
+def open_session(
+    store: str, address: str | None, run: str, *, driver: bool = False, max_workers: int | None = None
+) -> Iterator[Session]:
     """A session that logs to `<store>/runs/<run>/`: Ray's noise to run.log, its own lines to log.jsonl.
 
     For an object store the logs lie in a temporary folder meanwhile. `driver` is the one process that
@@ -58,5 +67,12 @@ def open_session(store: str, address: str | None, run: str, *, driver: bool = Fa
         else:
             folder = Path(opened.location) / "runs" / run
         yield stack.enter_context(
-            Session(opened, console=console, address=address, logs_to=folder, run=run if driver else None)
+            Session(
+                opened,
+                console=console,
+                address=address,
+                logs_to=folder,
+                run=run if driver else None,
+                max_workers=max_workers,
+            )
         )

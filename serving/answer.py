@@ -80,7 +80,7 @@ def answer(engine: Engine, job: Job, stop: threading.Event | None = None) -> Ite
     """
     cancelled = stop or threading.Event()
     if job.passages is None:
-        prompt = _checked_prompt(engine, job.messages, 1)
+        prompt = checked_prompt(engine, job.messages, 1)
         yield Started(len(prompt))
         for choice in range(job.choices):
             yield from _generate(engine, prompt, job, choice, [], cancelled)
@@ -95,7 +95,7 @@ def answer(engine: Engine, job: Job, stop: threading.Event | None = None) -> Ite
             yield from _generate(engine, prompt, job, choice, fitting, cancelled)
 
 
-def _checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> list[int]:
+def checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> list[int]:
     """Ids of the prompt, which must leave `room` tokens of the context free."""
     ids = encode_prompt(engine.tokenizer, messages)
     if len(ids) + room > engine.context:
@@ -110,7 +110,7 @@ def _checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> l
 
 
 def _nothing_found(engine: Engine, job: Job) -> Iterator[Event]:
-    yield Started(len(_checked_prompt(engine, job.messages[-1:], 1)))
+    yield Started(len(checked_prompt(engine, job.messages[-1:], 1)))
     for choice in range(job.choices):
         yield Delta(choice, NOTHING_FOUND)
         yield Finished(choice, "stop", _count(engine, NOTHING_FOUND), [])
@@ -129,7 +129,7 @@ def _ids(engine: Engine, text: str) -> list[int]:
 def _quote(engine: Engine, job: Job, passages: list[Passage], cancelled: threading.Event) -> Iterator[Event]:
     """The question alone conditions the sentences: each of them carries its own content, and a prompt that
     held the sources too would make every sentence a copy of what stands in it already."""
-    prompt = _checked_prompt(engine, _last_question(job.messages), MIN_ANSWER)
+    prompt = checked_prompt(engine, _last_question(job.messages), MIN_ANSWER)
     yield Started(len(prompt))
     found = candidates(passages)
     scores = _score(engine, prompt, found)
@@ -197,7 +197,7 @@ def write_prompt(
     answer; the last one left is shortened sentence by sentence before it is given up.
     """
     room = max(MIN_ANSWER, min(max_tokens, engine.context // 2))
-    bare = _checked_prompt(engine, messages, MIN_ANSWER)
+    bare = checked_prompt(engine, messages, MIN_ANSWER)
     fitting = list(passages)
     while fitting:
         ids = encode_prompt(engine.tokenizer, _with_sources(messages, fitting))

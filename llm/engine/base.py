@@ -6,7 +6,7 @@ what is scored, trained on and served.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -47,8 +47,14 @@ class Engine(Protocol):
     context: int
     """Positions that prompt and completion share."""
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
-        """Complete a batch of prompts (each a list of at least one id)."""
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Completion]:
+        """Complete a batch of prompts (each a list of at least one id).
+
+        `seeds`, one for each prompt, take the place of `sampling.seed`: each prompt is then completed as
+        it would be alone with its own seed.
+        """
         ...
 
     def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[tuple[int, float]]:

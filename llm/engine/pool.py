@@ -1,42 +1,45 @@
-"""Many prompts, completed by engines on as many CPUs or GPUs as the cluster has."""
+"""Many prompts, completed by engines on as many CPUs or GPUs as the cluster has or can get."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from typing import Any
+
 from cluster.artifact import Folder
+from cluster.pool import Share, map_pool
 from cluster.session import Session
 from llm.engine import load_engine
 from llm.engine.base import Completion, Sampling
 
-PROMPTS_PER_TASK = 64
+PROMPTS_PER_CALL = 64
 
 
 def generate(
     session: Session, label: str, model: Folder, prompts: list[list[int]], sampling: Sampling
 ) -> list[Completion]:
     """Completions in the prompts' order. Deterministic for a seed whatever the cluster's size."""
-    import ray
-
-    session.ray()
-    gpus = 1 if session.gpus() else 0
-    complete = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_complete)
-    starts = range(0, len(prompts), PROMPTS_PER_TASK)
-    tasks = {
-        complete.remote(model, prompts[start : start + PROMPTS_PER_TASK], sampling, start): start
-        for start in starts
-    }
+    share = Share(cpus=1, gpus=1 if session.gpus() else 0)
+    rows: list[dict[str, Any]] = [
+        {"start": start, "prompts": prompts[start : start + PROMPTS_PER_CALL]}
+        for start in range(0, len(prompts), PROMPTS_PER_CALL)
+    ]
     found: dict[int, list[Completion]] = {}
-    waiting = list(tasks)
+    arguments = {"model": model, "sampling": sampling}
     with session.progress(label, len(prompts), "prompts") as shown:
-        while waiting:
-            (ready,), waiting = ray.wait(waiting, num_returns=1)
-            found[tasks[ready]] = ray.get(ready)
-            shown.advance(len(found[tasks[ready]]))
-    return [completion for start in starts for completion in found[start]]
+        for result in map_pool(session, rows, _Completer, arguments, share):
+            found[result["start"]] = [Completion(**completion) for completion in result["completions"]]
+            shown.advance(len(result["completions"]))
+    return [completion for row in rows for completion in found[row["start"]]]
 
 
-def _complete(model: Folder, prompts: list[list[int]], sampling: Sampling, start: int) -> list[Completion]:
-    from dataclasses import replace
+class _Completer:
+    """One engine, loaded once an actor."""
 
-    engine = load_engine(model.local(), threads=1)
-    seed = None if sampling.seed is None else sampling.seed + start  # no two tasks draw alike
-    return engine.generate(prompts, replace(sampling, seed=seed))
+    def __init__(self, model: Folder, sampling: Sampling) -> None:
+        self._engine, self._sampling = load_engine(model.local(), threads=1), sampling
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        seed = self._sampling.seed  # no two calls draw alike
+        sampling = replace(self._sampling, seed=None if seed is None else seed + row["start"])
+        completions = self._engine.generate(row["prompts"], sampling)
+        return {"start": row["start"], "completions": [asdict(completion) for completion in completions]}

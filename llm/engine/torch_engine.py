@@ -7,7 +7,7 @@ left; sequences that have ended leave the batch as soon as they are half of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +71,12 @@ class TorchEngine:
             for name, values in weights.items():
                 own[name].copy_(torch.tensor(values))
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Completion]:
         completions = [Completion([], [], "length") for _ in prompts]
         stop = self._stop_ids(sampling)
-        for step in self._decode(prompts, sampling, stop):
+        for step in self._decode(prompts, sampling, stop, seeds):
             for row, token, logprob in zip(step.rows, step.ids, step.logprobs, strict=True):
                 completions[row].ids.append(token)
                 completions[row].logprobs.append(logprob)
@@ -119,14 +121,20 @@ class TorchEngine:
                 fix="shorten the prompt or ask for fewer tokens",
             )
 
-    def _decode(self, prompts: list[list[int]], sampling: Sampling, stop: frozenset[int]) -> Iterator[_Step]:
+    def _decode(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        stop: frozenset[int],
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[_Step]:
         """Yield step after step until every sequence has stopped or has `max_tokens`."""
         from transformers import DynamicCache
 
         if not prompts or sampling.max_tokens < 1:
             return
         self._check_lengths([len(prompt) for prompt in prompts], sampling.max_tokens)
-        uniforms = _uniforms(sampling, len(prompts))
+        uniforms = _uniforms(sampling, len(prompts), seeds)
         ids, mask = _left_pad(prompts, self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
@@ -189,12 +197,18 @@ def _log_probability(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
 
 
-def _uniforms(sampling: Sampling, rows: int) -> np.ndarray | None:
-    """One draw a row and step, each row from its own stream; None when nothing is sampled."""
+def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None) -> np.ndarray | None:
+    """One draw a row and step, each row from its own stream; None when nothing is sampled.
+
+    A row with a seed of its own draws what the first row of a batch with that seed would.
+    """
     if sampling.temperature == 0:
         return None
-    seed = np.random.SeedSequence(sampling.seed)
-    streams = [np.random.Generator(np.random.Philox(child)) for child in seed.spawn(rows)]
+    if seeds is None:
+        children = np.random.SeedSequence(sampling.seed).spawn(rows)
+    else:
+        children = [np.random.SeedSequence(seed).spawn(1)[0] for seed in seeds]
+    streams = [np.random.Generator(np.random.Philox(child)) for child in children]
     return np.stack([stream.random(sampling.max_tokens, dtype=np.float32) for stream in streams])
 
 

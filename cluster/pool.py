@@ -1,0 +1,93 @@
+"""A pool of actors that Ray Data feeds: how many there may be, and the results as they are ready.
+
+On a cluster that is given (the embedded one) a pool takes what is there. On a cluster that was
+joined by its address more nodes may come: the pool asks for all the actors that its backlog can use
+at once. An actor that waits for a place is what Ray's autoscaler counts as demand, so nodes are
+added until the demand is met or the autoscaler's own limit is reached; each actor begins to work
+when its node is there. When the backlog has been handed out, waiting actors are withdrawn first and
+those without work end, so that their nodes fall idle and are removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.session import Session
+
+ASKED_FOR = 64
+"""Actors that a pool asks for on a joined cluster which is smaller and for which nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What Ray reserves for one actor of a pool."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def fitting(self, cpus: float, gpus: float) -> int:
+        """Actors that find room in so many CPUs and GPUs."""
+        pairs = ((cpus, self.cpus), (gpus, self.gpus))
+        rooms = [int(there / needed) for there, needed in pairs if needed > 0]
+        return min(rooms, default=1)
+
+
+def pool_size(units: int, fitting: int, *, grows: bool, most: int | None = None) -> int:
+    """Actors to ask for: never more than there are units, nor than `most`.
+
+    Where the cluster `grows`, `fitting` (what finds room now) is no bound. Without `most` the bound is
+    then the larger of `fitting` and ASKED_FOR: the autoscaler's limit cannot be read from outside, and
+    a cluster that turns out to be fixed must not be buried in actors that never start.
+    """
+    if not grows:
+        room = fitting if most is None else min(fitting, most)
+    else:
+        room = max(fitting, ASKED_FOR) if most is None else most
+    return max(1, min(units, room))
+
+
+def map_pool(
+    session: Session,
+    rows: Sequence[dict[str, Any]],
+    make_worker: Callable[..., Callable[[dict[str, Any]], dict[str, Any]]],
+    worker_args: dict[str, Any],
+    share: Share,
+) -> Iterator[dict[str, Any]]:
+    """Apply one worker an actor to every row; results come as they are ready, in no order.
+
+    Rows and results are JSON: as Arrow columns their types would be guessed from single rows.
+    A row whose actor or node dies is given to another.
+    """
+    import ray
+
+    if not rows:
+        return
+    session.ray()
+    fitting = share.fitting(session.cpus(), session.gpus())
+    size = pool_size(len(rows), fitting, grows=session.grows, most=session.max_workers)
+    results = ray.data.from_items(
+        [{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)
+    ).map(
+        _Worker,  # type: ignore[arg-type]  # a callable class: Ray Data makes one per actor
+        fn_constructor_args=(make_worker, worker_args),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+        num_cpus=share.cpus,
+        num_gpus=share.gpus or None,
+    )
+    # Ray Data's budgets follow the cluster's size by up to 20 s: they would take away the actors that
+    # wait for a node, and hold back work from those whose node has come. Rows here are small, and one
+    # operator needs no budget.
+    results.context.op_resource_reservation_enabled = False
+    for result in results.iter_rows():
+        yield json.loads(result["result"])
+
+
+class _Worker:
+    def __init__(self, make_worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        self._work = make_worker(**arguments)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"result": json.dumps(self._work(json.loads(row["row"])), default=str)}

@@ -1,0 +1,138 @@
+"""A file of lines, read once: where each piece of work begins and ends, and which ids occur twice.
+
+Memory: one line at a time (never more of it than LONGEST_LINE), and 24 bytes for each line that has
+an id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+LONGEST_LINE = 4 << 20
+"""Bytes. A prompt for a context of a million tokens fits; a file without line breaks does not."""
+CHUNK = 4 << 20
+MOST_UNITS = 10_000
+"""About so many units at most: each is a file of work in progress and a row in the driver."""
+MOST_BYTES = 64 << 20
+"""A unit ends after so many bytes however few lines it has, unless there would be too many units."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work that a file holds. Units are byte ranges of whole lines, in the file's order."""
+
+    requests: int
+    """Lines that are not blank: each becomes one record of the output or of the errors."""
+    units: list[dict[str, Any]]
+    """`unit` (name), `start` and `end` (bytes), `line` (number of the first), `duplicates` (numbers of the
+    lines whose id occurred before), `too_long` (the unit is one line longer than LONGEST_LINE)."""
+
+
+def read_lines(stream: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes | None]]:
+    """Length (with its line feed) and content of each line; None for the content of one that is too long."""
+    held, skipped = bytearray(), 0
+    while chunk := stream.read(CHUNK):
+        begin = 0
+        while (feed := chunk.find(b"\n", begin)) >= 0:
+            length = skipped + len(held) + feed + 1 - begin
+            yield length, None if length > longest else bytes(held) + chunk[begin : feed + 1]
+            held.clear()
+            skipped, begin = 0, feed + 1
+        if skipped + len(held) + len(chunk) - begin > longest:
+            skipped += len(held) + len(chunk) - begin
+            held.clear()
+        else:
+            held += chunk[begin:]
+    if held or skipped:
+        yield skipped + len(held), None if skipped else bytes(held)
+
+
+def plan(
+    stream: BinaryIO,
+    size: int,
+    lines_per_unit: int,
+    line_id: Callable[[bytes], str | None],
+    advance: Callable[[int], None] = lambda read: None,
+) -> Plan:
+    """Cut a stream of `size` bytes into units. `line_id` reads the id of a line, None where it has none.
+
+    `advance` is told how many bytes have been read.
+    """
+    least_bytes = size // MOST_UNITS
+    most_bytes = max(MOST_BYTES, least_bytes)
+    cut, ids = _Cutter(), _Ids()
+    requests = offset = number = 0
+    for number, (length, content) in enumerate(read_lines(stream), start=1):
+        if content is None:
+            cut.close(offset, number)
+        elif content.strip() and (found := line_id(content)) is not None:
+            ids.add(number, found)
+        offset += length
+        requests += content is None or bool(content.strip())
+        wide = cut.lines(number) >= lines_per_unit and cut.bytes(offset) >= least_bytes
+        if content is None or wide or cut.bytes(offset) >= most_bytes:
+            cut.close(offset, number + 1, too_long=content is None)
+        advance(length)
+    cut.close(offset, number + 1)
+    _place(ids.repeated(), cut.units)
+    return Plan(requests, cut.units)
+
+
+class _Cutter:
+    """The unit that is being filled, and those that are closed."""
+
+    def __init__(self) -> None:
+        self.units: list[dict[str, Any]] = []
+        self._start, self._line = 0, 1
+
+    def lines(self, number: int) -> int:
+        return number + 1 - self._line
+
+    def bytes(self, offset: int) -> int:
+        return offset - self._start
+
+    def close(self, end: int, next_line: int, *, too_long: bool = False) -> None:
+        if end > self._start:
+            self.units.append(
+                {
+                    "unit": f"{len(self.units):06d}",
+                    "start": self._start,
+                    "end": end,
+                    "line": self._line,
+                    "duplicates": [],
+                    "too_long": too_long,
+                }
+            )
+        self._start, self._line = end, next_line
+
+
+class _Ids:
+    """The ids that were seen, as 128-bit digests: two of a thousand million agree by chance once in 10^20."""
+
+    def __init__(self) -> None:
+        self._digests, self._lines = bytearray(), array("q")
+
+    def add(self, line: int, identifier: str) -> None:
+        self._digests += hashlib.blake2b(identifier.encode(), digest_size=16).digest()
+        self._lines.append(line)
+
+    def repeated(self) -> list[int]:
+        """Numbers of the lines whose id an earlier line has, in order."""
+        halves = np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
+        lines = np.frombuffer(self._lines, np.int64)
+        order = np.lexsort((lines, halves[:, 1], halves[:, 0]))
+        same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
+        return sorted(lines[order[1:][same]].tolist())
+
+
+def _place(lines: list[int], units: list[dict[str, Any]]) -> None:
+    """Give each line number to the unit that holds the line."""
+    firsts = [unit["line"] for unit in units]
+    for line, position in zip(lines, np.searchsorted(firsts, lines, side="right") - 1, strict=True):
+        units[position]["duplicates"].append(line)

@@ -1,0 +1,274 @@
+"""A batch from its input to its output: planned once, worked on by a pool, joined in the input's order.
+
+Beside OUTPUT.jsonl lie OUTPUT.errors.jsonl (when there are any), OUTPUT.summary.json (written last: it
+says that the batch is finished, and of what) and, while the batch is unfinished, the folder OUTPUT.work/
+with the plan and every finished unit. A run that was killed goes on from that folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem, is_remote, list_files
+from cluster.lock import exclusive
+from cluster.parallel import map_units
+from cluster.pool import Share
+from cluster.session import Session
+from cluster.stage import recorded_versions
+from cluster.upload import create
+from cluster.usage import NodeUsage, count_nodes
+from serving.batch.lines import Plan, plan
+from serving.batch.requests import line_id
+from serving.batch.worker import ANSWERS, ERRORS, BatchWorker
+
+FORMAT = 1
+"""Raised when the same input and settings give another output."""
+BATCHES_PER_UNIT = 8
+"""A unit is lost when its worker dies, and costs a file and a row: so much work is a fair size."""
+PLAN, RUNS = "plan.json", "runs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides a batch's output, and (`gpus_per_worker`) how it is worked on."""
+
+    input: str
+    output: str
+    model: str
+    max_tokens: int = 256
+    """Length of an answer where the request sets none."""
+    batch_size: int = 32
+    """Prompts that a worker decodes together."""
+    gpus_per_worker: float = 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """What an output belongs to. Raises HeadwaterError when input or model are not there."""
+        return {
+            "format": FORMAT,
+            "input": _stamp(self.input),
+            "model": _model_stamp(self.model),
+            "max_tokens": self.max_tokens,
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a batch lie."""
+
+    output: str
+    errors: str
+    summary: str
+    work: str
+
+    @classmethod
+    def of(cls, output: str) -> Places:
+        stem = output.removesuffix(".jsonl")
+        return cls(output, f"{stem}.errors.jsonl", f"{stem}.summary.json", f"{stem}.work")
+
+
+def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
+    """The summary if this very batch is finished, None if there is work to do.
+
+    Raises HeadwaterError for an output that belongs to another batch; with `overwrite` that is removed.
+    """
+    places, identity = Places.of(job.output), job.identity()
+    if _same(job.output, job.input):
+        raise HeadwaterError("input and output are the same file", where=job.output)
+    summary, planned = _read(places.summary), _read(f"{places.work}/{PLAN}")
+    found = summary or planned
+    if found is None and not _exists(places.output):
+        return None
+    if found is not None and found["identity"] == identity:
+        # A summary without its output: somebody has moved it away, and wants it made again.
+        if summary is not None and _exists(places.output):
+            return summary
+        if summary is not None:
+            _delete(places.summary)
+        return None
+    if not overwrite:
+        raise HeadwaterError(
+            f"this output belongs to something else ({_difference(found, identity)})",
+            where=places.output,
+            fix="give another output, or --overwrite to replace it",
+        )
+    for location in (places.summary, places.output, places.errors):
+        _delete(location)
+    Artifact(places.work).delete_folder("")
+    return None
+
+
+def run(job: Job, session: Session) -> dict[str, Any]:
+    """Do what is left of a batch (see `finished`) and return its summary."""
+    places = Places.of(job.output)
+    work = Artifact(places.work)
+    with _locked(places):
+        planned = _plan(job, work, session)
+        run_name, started = uuid.uuid4().hex[:8], datetime.now(UTC).isoformat(timespec="seconds")
+
+        def record(usage: NodeUsage) -> None:
+            work.write_json(f"{RUNS}/{run_name}.json", {"started_at": started, **usage.row()})
+
+        with count_nodes(session, record):
+            results = map_units(
+                session,
+                work,
+                "batch",
+                planned.units,
+                BatchWorker,
+                worker_args={
+                    "source": job.input,
+                    "model": Artifact(job.model),
+                    "output": work,
+                    "max_tokens": job.max_tokens,
+                    "batch_size": job.batch_size,
+                },
+                size=lambda result: result["answers"] + result["errors"],
+                total=planned.requests,
+                unit_name="prompts",
+                share=Share(cpus=1, gpus=job.gpus_per_worker),
+            )
+            _join(places.output, work, ANSWERS, planned, results)
+            if any(result["errors"] for result in results):
+                _join(places.errors, work, ERRORS, planned, results)
+        summary = _summary(job, work, planned, results)
+        Artifact(_folder(places.summary)).write_json(_base(places.summary), summary)
+    clean_up(job)
+    return summary
+
+
+def clean_up(job: Job) -> None:
+    """Drop the work folder of a finished batch (again, if a run was killed between its last two steps)."""
+    work = Places.of(job.output).work
+    if is_remote(work):
+        Artifact(work).delete_folder("")
+    else:
+        shutil.rmtree(filesystem(work)[1], ignore_errors=True)
+
+
+# -- the plan ------------------------------------------------------------------------------------
+def _plan(job: Job, work: Artifact, session: Session) -> Plan:
+    """The plan of an earlier run, or a new one from one pass over the input."""
+    if work.exists(PLAN):
+        return Plan(**work.read_json(PLAN)["plan"])
+    identity = job.identity()
+    fs, path = filesystem(job.input)
+    size = fs.get_file_info(path).size
+    with session.progress("scan", size, "bytes") as shown, fs.open_input_stream(path) as stream:
+        found = plan(stream, size, job.batch_size * BATCHES_PER_UNIT, line_id, shown.advance)
+    work.write_json(PLAN, {"identity": identity, "plan": asdict(found)})
+    return found
+
+
+# -- the end -------------------------------------------------------------------------------------
+def _join(target: str, work: Artifact, folder: str, planned: Plan, results: Sequence[dict[str, Any]]) -> None:
+    """One file from the units' files, in the input's order. A unit with no such records has no file."""
+    with create(target) as stream:
+        for unit, result in zip(planned.units, results, strict=True):
+            if result[folder]:
+                stream.write(work.read_bytes(f"{folder}/{unit['unit']}.jsonl"))
+
+
+def _summary(job: Job, work: Artifact, planned: Plan, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record of the whole batch; times and node-seconds are those of all its runs together."""
+    total = {
+        name: sum(result[name] for result in results)
+        for name in ("answers", "errors", "prompt_tokens", "completion_tokens")
+    }
+    assert total["answers"] + total["errors"] == planned.requests, "a line was lost"
+    runs = sorted((work.read_json(name) for name in work.files(RUNS)), key=lambda one: one["started_at"])
+    seconds = sum(one["seconds"] for one in runs)
+    return {
+        "identity": job.identity(),
+        "prompts": planned.requests,
+        **total,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(total["completion_tokens"] / max(seconds, 0.1), 1),
+        "node_seconds": round(sum(one["node_seconds"] for one in runs), 1),
+        "runs": runs,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": recorded_versions(),
+    }
+
+
+# -- files ---------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _locked(places: Places) -> Iterator[None]:
+    """One driver at a time. S3 has no lock: two would do the same work twice, to the same end."""
+    if is_remote(places.work):
+        yield
+        return
+    with exclusive(
+        Path(filesystem(places.work)[1]),
+        HeadwaterError("another run is at work on this output", where=places.output, fix="wait for it"),
+    ):
+        yield
+
+
+def _stamp(location: str) -> dict[str, Any]:
+    fs, path = filesystem(location)
+    info = fs.get_file_info(path)
+    if not info.is_file:
+        raise HeadwaterError("no such file", where=location, fix="give a file of lines of JSON")
+    return {"location": location if is_remote(location) else path, "size": info.size, "mtime": info.mtime_ns}
+
+
+def _model_stamp(location: str) -> dict[str, Any]:
+    _, root = filesystem(location)
+    files = [(i.path.removeprefix(root), i.size, i.mtime_ns) for i in list_files(location)]
+    if not any(name == "/config.json" for name, _, _ in files):
+        raise HeadwaterError(
+            "not a model folder (it holds no config.json)",
+            where=location,
+            fix="give a folder with config.json, model.safetensors and tokenizer.json",
+        )
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+    return {"location": location if is_remote(location) else root, "files": digest}
+
+
+def _difference(found: dict[str, Any] | None, identity: dict[str, Any]) -> str:
+    if found is None:
+        return "it has no summary beside it"
+    changed = [name for name in identity if found["identity"].get(name) != identity[name]]
+    return f"made with another {', '.join(changed)}".replace("_", " ")
+
+
+def _same(one: str, other: str) -> bool:
+    return filesystem(one)[1] == filesystem(other)[1] and is_remote(one) == is_remote(other)
+
+
+def _folder(location: str) -> str:
+    path = location if is_remote(location) else filesystem(location)[1]
+    return path.rpartition("/")[0] or "/"
+
+
+def _base(location: str) -> str:
+    return location.rstrip("/").rpartition("/")[2]
+
+
+def _exists(location: str) -> bool:
+    fs, path = filesystem(location)
+    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def _read(location: str) -> dict[str, Any] | None:
+    folder = Artifact(_folder(location))
+    return folder.read_json(_base(location)) if folder.exists(_base(location)) else None
+
+
+def _delete(location: str) -> None:
+    fs, path = filesystem(location)
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_file(path)

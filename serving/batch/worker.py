@@ -1,0 +1,157 @@
+"""What one actor does with a unit of a batch: read its lines, answer them together, write two files.
+
+An answer depends on the line and the settings alone. A request without a seed gets one from its
+custom_id, every prompt draws from a stream of its own, and what is decoded together is decided
+within the unit: neither the number of workers nor a restart changes a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.artifact import Artifact
+from cluster.filesystem import filesystem
+from llm.chat import stop_ids
+from llm.engine import load_engine
+from llm.engine.base import Completion, Engine, Sampling
+from serving.answer import checked_prompt
+from serving.batch.requests import Refusal, Request, answer_record, error_record, read_request, too_long
+from serving.openai_api import ApiError
+from serving.text_stream import TextStream
+
+ANSWERS, ERRORS = "answers", "errors"
+"""Folders of the work in progress: one file a unit in each."""
+
+
+class BatchWorker:
+    """One engine, loaded once an actor."""
+
+    def __init__(
+        self, source: str, model: Artifact, output: Artifact, max_tokens: int, batch_size: int
+    ) -> None:
+        self._source, self._output = source, output
+        self._max_tokens, self._batch_size = max_tokens, batch_size
+        self._engine = load_engine(model.local(), threads=1)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        lines = [too_long(unit["line"])] if unit["too_long"] else self._read(unit)
+        requests = [line for line in lines if isinstance(line, Request)]
+        refusals = [line for line in lines if isinstance(line, Refusal)]
+        answers = []
+        for result in complete(self._engine, requests, self._max_tokens, self._batch_size):
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            else:
+                answers.append(result)
+        refusals.sort(key=lambda refusal: refusal.line)
+        self._write(ANSWERS, unit, answers)
+        self._write(ERRORS, unit, [error_record(refusal) for refusal in refusals])
+        used = [answer["response"]["body"]["usage"] for answer in answers]
+        return {
+            "answers": len(answers),
+            "errors": len(refusals),
+            "prompt_tokens": sum(one["prompt_tokens"] for one in used),
+            "completion_tokens": sum(one["completion_tokens"] for one in used),
+        }
+
+    def _read(self, unit: dict[str, Any]) -> list[Request | Refusal]:
+        fs, path = filesystem(self._source)
+        with fs.open_input_file(path) as stream:
+            stream.seek(unit["start"])
+            data = stream.read(unit["end"] - unit["start"])
+        repeated = frozenset(unit["duplicates"])
+        return [
+            read_request(content, number, repeated=number in repeated)
+            for number, content in enumerate(data.split(b"\n"), start=unit["line"])
+            if content.strip()
+        ]
+
+    def _write(self, folder: str, unit: dict[str, Any], records: list[dict[str, Any]]) -> None:
+        if records:
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            self._output.write_bytes(f"{folder}/{unit['unit']}.jsonl", text.encode())
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One choice of one request, before it is completed."""
+
+    request: int
+    choice: int
+    ids: list[int]
+    sampling: Sampling
+    seed: int
+
+
+def complete(
+    engine: Engine, requests: Sequence[Request], max_tokens: int, batch_size: int
+) -> Iterator[dict[str, Any] | Refusal]:
+    """The output line of each request, in order; a Refusal for one whose prompt leaves no room to answer."""
+    drafts: list[_Draft] = []
+    refused: dict[int, Refusal] = {}
+    for number, request in enumerate(requests):
+        try:
+            drafts += _drafts(engine, number, request, max_tokens)
+        except ApiError as error:
+            refused[number] = Refusal(request.line, request.custom_id, error, in_body=True)
+    completions = _generate(engine, drafts, batch_size)
+    prompts = {draft.request: len(draft.ids) for draft in drafts}
+    for number, request in enumerate(requests):
+        if number in refused:
+            yield refused[number]
+        else:
+            wanted = [completions[number, choice] for choice in range(request.body.n or 1)]
+            yield _answer(engine, request, wanted, prompts[number])
+
+
+def _drafts(engine: Engine, number: int, request: Request, max_tokens: int) -> list[_Draft]:
+    body = request.body
+    ids = checked_prompt(engine, [message.plain() for message in body.messages], 1)
+    sampling = Sampling(
+        max_tokens=min(
+            body.max_completion_tokens or body.max_tokens or max_tokens, engine.context - len(ids)
+        ),
+        temperature=0.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        stop_ids=stop_ids(engine.tokenizer),
+    )
+    seed = _seed(request.custom_id) if body.seed is None else abs(body.seed)  # the endpoint's rule
+    return [_Draft(number, choice, ids, sampling, seed + choice) for choice in range(body.n or 1)]
+
+
+def _seed(custom_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(custom_id.encode(), digest_size=6).digest())
+
+
+def _generate(engine: Engine, drafts: Sequence[_Draft], batch_size: int) -> dict[tuple[int, int], Completion]:
+    """Complete like with like: equal settings together, within them neighbours in length."""
+    groups: dict[Sampling, list[_Draft]] = {}
+    for draft in drafts:
+        groups.setdefault(draft.sampling, []).append(draft)
+    done: dict[tuple[int, int], Completion] = {}
+    for sampling, group in groups.items():
+        group.sort(key=lambda draft: len(draft.ids))
+        for start in range(0, len(group), batch_size):
+            batch = group[start : start + batch_size]
+            seeds = [draft.seed for draft in batch]
+            completions = engine.generate([draft.ids for draft in batch], sampling, seeds)
+            for draft, completion in zip(batch, completions, strict=True):
+                done[draft.request, draft.choice] = completion
+    return done
+
+
+def _answer(
+    engine: Engine, request: Request, completions: list[Completion], prompt_tokens: int
+) -> dict[str, Any]:
+    choices: list[tuple[str, str]] = []
+    tokens = 0
+    for completion in completions:
+        stream = TextStream(engine.tokenizer, stop_ids(engine.tokenizer), request.body.stops())
+        text = "".join(stream.read(zip(completion.ids, completion.logprobs, strict=True)))
+        choices.append((text, stream.finish_reason))
+        tokens += stream.tokens
+    return answer_record(request, choices, prompt_tokens, tokens)
