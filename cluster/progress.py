@@ -114,11 +114,12 @@ def bar(
 
 
 class Board:
-    """The Ray actor behind `remote_bar`: holds the last report of the workers."""
+    """The Ray actor behind `remote_bar`: holds the last report of the workers, and what there is to say."""
 
     def __init__(self) -> None:
         self._done, self._note = 0, ""
         self._resumed: int | None = None
+        self._lines: list[str] = []
 
     def report(self, done: int, note: str = "", resumed: int | None = None) -> None:
         self._done, self._note = done, note
@@ -128,24 +129,46 @@ class Board:
     def read(self) -> tuple[int, str, int | None]:
         return self._done, self._note, self._resumed
 
+    def say(self, line: str) -> None:
+        """Something that happened, to be shown once and kept in the log."""
+        self._lines.append(line)
+
+    def lines(self, first: int = 0) -> list[str]:
+        return self._lines[first:]
+
 
 @contextlib.contextmanager
 def remote_bar(
-    console: Console, label: str, total: int, unit: str, listener: Listener = lambda progress: None
+    console: Console,
+    label: str,
+    total: int,
+    unit: str,
+    say: Callable[[str], None],
+    listener: Listener = lambda progress: None,
 ) -> Iterator[Any]:
-    """A bar for work done elsewhere; yields the handle of the actor that workers report to."""
+    """A bar for work done elsewhere; yields the handle of the actor that workers report to.
+
+    What is said to it (`board.say.remote(line)`) goes to `say`, in this process.
+    """
     import ray
 
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # On this node: the loss of any other must not take the board along.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
     stop = threading.Event()
 
     def follow(shown: Bar) -> None:
-        resumed_seen = None
-        while not stop.wait(POLL_SECONDS):
+        resumed_seen, heard, last = None, 0, False
+        while not last:
+            last = stop.wait(POLL_SECONDS)
             try:
                 done, note, resumed = ray.get(board.read.remote(), timeout=10)
+                lines = ray.get(board.lines.remote(heard), timeout=10)
             except ray.exceptions.RayError:  # the cluster is going away: its own error will be raised
                 return
+            for line in lines:
+                say(line)
+            heard += len(lines)
             if resumed is not None and resumed != resumed_seen:
                 resumed_seen = resumed
                 shown.resume_at(resumed)

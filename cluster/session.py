@@ -156,9 +156,10 @@ class Session:
 
     @contextlib.contextmanager
     def remote_progress(self, label: str, total: int, unit: str) -> Iterator[Any]:
-        """Yields a Ray actor handle: workers call `board.report.remote(done, note)`."""
+        """Yields a Ray actor handle: workers call its `report(done, note)` and `say(line)`."""
         self.ray()
-        with progress.remote_bar(self.console, label, total, unit, self._listener()) as board:
+        shown = progress.remote_bar(self.console, label, total, unit, self.say, self._listener())
+        with shown as board:
             yield board
 
     def _listener(self) -> Callable[[Progress], None]:
@@ -166,7 +167,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """A line for the person in front of the screen, and for the log."""
-        self.console.print(f"  {text}", highlight=False)
+        self.console.print(f"  {text}", highlight=False, markup=False)
         log.info("%s", text)
 
     def _send_output_to_logs(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,10 +48,15 @@ def batch(
         batches.clean_up(job)
         _tell("finished before; nothing to do.", summary, places)
         return
-    folder = Path(tempfile.gettempdir()) if is_remote(output) else Path(filesystem(output)[1]).parent
-    log = folder / (Path(places.summary).name.removesuffix(".summary.json") + ".log")
     store = Store(places.work)
-    with Session(store, console=console, address=address, log_file=log, max_workers=max_workers) as session:
+    with contextlib.ExitStack() as stack:
+        if is_remote(output):
+            logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-logs-")))
+        else:
+            logs = Path(f"{filesystem(output)[1]}.logs")
+        session = stack.enter_context(
+            Session(store, console=console, address=address, logs_to=logs, max_workers=max_workers)
+        )
         summary = batches.run(job, session)
         _tell("done.", summary, places)
 

@@ -75,14 +75,12 @@ class BatchPlan:
         return chosen
 
     def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """One worker's equal slice of the batch; the slices in rank order are the whole batch."""
-        if self.batch % world_size:
-            raise HeadwaterError(
-                f"a global batch of {self.batch} rows cannot be shared equally by {world_size} workers",
-                fix="make the batch a multiple of the number of workers",
-            )
-        size = self.batch // world_size
-        return self.indices(step)[rank * size : (rank + 1) * size]
+        """One worker's slice of the batch: in rank order the slices are the whole of it.
+
+        Their sizes differ by at most one row, so that every row counts once on any number of workers.
+        """
+        first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
+        return self.indices(step)[first:last]
 
     def epoch(self, step: int) -> float:
         """Passes over the data made before this step."""

@@ -17,7 +17,8 @@ from llm.batches import BatchPlan
 from llm.bits_per_byte import BitsPerByte
 from llm.model import ModelConfig, fresh_model, parameter_count
 from llm.objectives import NextToken
-from llm.trainer import TrainConfig, TrainJob, Worker
+from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.trainer import TrainJob, Worker
 
 
 class PretrainConfig(TrainConfig):
@@ -46,7 +47,7 @@ class PackedRows:
 class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
     inputs = ("tokenizer", "tokenize")
-    runtime_fields = trainer.RUNTIME_FIELDS
+    runtime_fields = RUNTIME_FIELDS
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

@@ -26,7 +26,8 @@ from llm.engine import Sampling, pool
 from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import BradleyTerry
 from llm.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
-from llm.trainer import TrainConfig, TrainJob, Worker
+from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.trainer import TrainJob, Worker
 
 COLUMNS = ("chosen", "rejected")
 
@@ -73,7 +74,7 @@ def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[st
 class Reward(Stage[RewardConfig]):
     name = "reward"
     inputs = ("clean", "tokenizer", "sft")
-    runtime_fields = trainer.RUNTIME_FIELDS
+    runtime_fields = RUNTIME_FIELDS
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return rankings_fingerprint(session.store) if self.config.rankings else {}

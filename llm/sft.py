@@ -20,7 +20,8 @@ from llm.batches import BatchPlan
 from llm.chat import encode_conversations
 from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import NextToken
-from llm.trainer import TrainConfig, TrainJob, Worker
+from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.trainer import TrainJob, Worker
 
 MAKERS = {
     "headline": conversations.headline_conversation,
@@ -115,7 +116,7 @@ class Heldout:
 class Sft(Stage[SftConfig]):
     name = "sft"
     inputs = ("clean", "tokenizer", "pretrain")
-    runtime_fields = trainer.RUNTIME_FIELDS
+    runtime_fields = RUNTIME_FIELDS
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return {"files": [_size_and_time(location) for location in self.config.files]}

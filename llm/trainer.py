@@ -3,76 +3,35 @@
 What differs between pretraining, fine-tuning, the reward model and the RL learner is an
 objective (`llm/objectives.py`) and a batch source. The batch of a step is a function of the seed
 and the step alone, the learning rate of the step alone: a checkpoint is weights, optimizer state
-and a step number, and a run goes on from it as if it had not stopped.
+and a step number, and a run goes on from it, on as many workers as there are, as if it had not stopped.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.artifact import SCRATCH, Artifact, Folder
-from cluster.errors import HeadwaterError, root_cause
+from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem
 from cluster.session import Session
-from cluster.stage import StageConfig
 from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
-from llm import zero
+from llm import checkpoint, zero
 from llm.objectives import Batch, Objective
 from llm.schedule import learning_rate
-from llm.zero import Optimizer, Precision, ZeroConfig
+from llm.train_config import TrainConfig, check
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-log = logging.getLogger(__name__)
-
 HISTORY = "metrics.jsonl"
-RUNTIME_FIELDS = frozenset({"checkpoint_every", "max_failures", "cpus_per_worker"})
-"""Settings of TrainConfig that do not change what is trained."""
-
-
-class TrainConfig(StageConfig):
-    """Settings that every training stage shares."""
-
-    steps: int = 100
-    batch: int = 16
-    """Sequences of one step, over all workers."""
-    micro_batch: int = 8
-    """Sequences a worker passes through the model at once; the rest is gradient accumulation."""
-    workers: int = 2
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
-    """1 on GPU nodes: workers then train on CUDA over NCCL, else on the CPU over gloo."""
-    zero: ZeroConfig = ZeroConfig()
-    precision: Precision = "auto"
-    optimizer: Optimizer = "adamw"
-    """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
-    learning_rate: float = 3e-3
-    """AdamW's peak rate."""
-    muon_learning_rate: float = 0.02
-    """Muon's peak rate, in units of the spectral norm of an update."""
-    warmup_share: float = 0.05
-    decay_share: float = 0.4
-    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    """Largest global gradient norm (AdamW; Muon's updates have a norm of their own)."""
-    seed: int = 0
-    checkpoint_every: int = 50
-    """Steps between checkpoints: at most so many are lost when a process dies."""
-    evaluate_every: int = 50
-    max_failures: int = 3
-    """Worker failures that are answered by a restart from the last checkpoint."""
 
 
 class BatchSource(Protocol):
@@ -142,11 +101,16 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     if job.output.exists("model/config.json") and job.output.exists(HISTORY):
         return read_history(job.output)
     config = job.config
-    _check(config, session)
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    check(config, session)
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from llm.failures import Witness, final_error
+    from llm.process_group import ProcessGroupConfig
 
     fs, path = filesystem(job.output.path(f"{SCRATCH}/train"))
+    workers = config.workers if config.min_workers is None else (config.min_workers, config.workers)
     resources = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
@@ -154,9 +118,12 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
         trainer = TorchTrainer(
             _worker_loop,
             train_loop_config={"job": job},
-            torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=config.workers,
+            torch_config=ProcessGroupConfig(
+                backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
+            ),
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
+                num_workers=workers,  # type: ignore[arg-type]
+                elastic_resize_monitor_interval_s=config.resize_interval_s,
                 use_gpu=bool(config.gpus_per_worker),
                 resources_per_worker=resources,
             ),
@@ -166,15 +133,17 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
                 storage_filesystem=fs,
                 failure_config=FailureConfig(max_failures=config.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
             ),
         )
         try:
             trainer.fit()
-        except Exception as error:
-            cause = root_cause(error)
-            if isinstance(cause, HeadwaterError):
-                raise cause from None
-            raise
+        except TrainingFailedError as error:
+            said = ray.get(job.board.lines.remote())
+            final = final_error(error, said[-1] if said else "", config)
+            if final is error:
+                raise
+            raise final from None
     return read_history(job.output)
 
 
@@ -183,30 +152,12 @@ def read_history(output: Artifact) -> list[dict[str, float]]:
     return [json.loads(line) for line in output.read_bytes(HISTORY).splitlines()]
 
 
-def _check(config: TrainConfig, session: Session) -> None:
-    cpus, needed = session.cpus(), config.workers * config.cpus_per_worker
-    if needed > cpus:
-        raise HeadwaterError(
-            f"{config.workers} workers of {config.cpus_per_worker:g} CPUs do not fit {cpus} CPUs",
-            fix="lower `workers` or `cpus_per_worker`",
-        )
-    if config.workers * config.gpus_per_worker > session.gpus():
-        raise HeadwaterError(
-            f"{config.workers} workers of {config.gpus_per_worker:g} GPUs do not fit {session.gpus()} GPUs",
-            fix="lower `workers`, or set `gpus_per_worker` to 0 to train on CPUs",
-        )
-    if config.batch % (config.workers * config.micro_batch):
-        raise HeadwaterError(
-            f"batch {config.batch} is not a multiple of workers x micro_batch "
-            f"({config.workers} x {config.micro_batch})",
-            fix="choose a batch that is",
-        )
-
-
 def _worker_loop(arguments: dict[str, Any]) -> None:
     """Runs on every worker."""
     import ray.train
     import torch
+
+    from llm.process_group import limit_waiting
 
     job: TrainJob = arguments["job"]
     config = job.config
@@ -220,7 +171,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
             config.zero,
             zero.resolve_precision(config.precision),
             micro_batch=config.micro_batch,
-            accumulation=config.batch // (config.micro_batch * world_size),
+            accumulation=config.accumulation(world_size),
             world_size=world_size,
             clip=config.clip if config.optimizer == "adamw" else 0.0,
         ),
@@ -228,13 +179,15 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
         weight_decay=config.weight_decay,
         betas=config.betas,
     )
+    limit_waiting(engine, config.collective_timeout_s)
     worker = Worker(rank, world_size, engine, engine.device)
     start = _restore(worker)
+    ray.train.report({"joined": {"host": ray.util.get_node_ip_address(), "node": _node_id()}, "step": start})
     if rank == 0:
         job.board.report.remote(start, resumed=start)
     job.source.open(worker)
     for step in range(start, config.steps):
-        record = _step(job, worker, step)
+        record = train_step(job, worker, step)
         last = step + 1 == config.steps
         if job.evaluate and (last or (step + 1) % config.evaluate_every == 0):
             engine.module.eval()
@@ -248,14 +201,14 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     _export(job, worker)
 
 
-def _step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
+def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     """One optimizer step on this rank's share of the global batch; the record is equal on all ranks."""
     config, engine = job.config, worker.engine
     started = time.perf_counter()
     arrays = job.source.batch(step)
     waited = time.perf_counter() - started
-    micro_batches = _split(arrays, config.micro_batch, worker.device)
-    (weight,) = worker.total([sum(job.objective.weight(micro) for micro in micro_batches)])
+    micro_batches = _split(arrays, config.accumulation(worker.world_size), worker.device)
+    (weight,) = worker.total([sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)])
     if weight == 0:
         raise HeadwaterError("no token or pair of this batch has a say in the loss", where=f"step {step}")
     share = learning_rate(
@@ -268,13 +221,13 @@ def _step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     )
     zero.set_learning_rate(engine, config.learning_rate * share, config.muon_learning_rate * share)
     sums: dict[str, float] = {"loss": 0.0}
-    for micro in micro_batches:
+    for micro, counts in micro_batches:
         loss, extra = job.objective.loss_sum(engine, micro)
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
-        engine.backward(loss * (worker.world_size * len(micro_batches) / weight))
+        engine.backward(loss * (counts * worker.world_size * len(micro_batches) / weight))
         engine.step()
         for name, value in {"loss": loss, **extra}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
+            sums[name] = sums.get(name, 0.0) + counts * float(value.detach())
     names = sorted(sums)
     tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
     *totals, all_tokens = worker.total([*(sums[name] for name in names), float(tokens)])
@@ -296,25 +249,43 @@ def _step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     }
 
 
-def _split(arrays: dict[str, np.ndarray], size: int, device: torch.device) -> list[Batch]:
+def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> list[tuple[Batch, bool]]:
+    """A worker's rows in as many even micro-batches as every rank has, and whether each of them counts.
+
+    All ranks must make the same number of passes (they exchange parameters and gradients in each). One
+    that has a row fewer than it has passes makes one over a row that it has had, which counts nothing.
+    """
+    import numpy as np
     import torch
 
-    rows = len(next(iter(arrays.values())))
+    rows = np.arange(len(next(iter(arrays.values()))))
     return [
-        {name: torch.from_numpy(array[i : i + size]).to(device) for name, array in arrays.items()}
-        for i in range(0, rows, size)
+        (
+            {
+                name: torch.from_numpy(array[part if part.size else rows[:1]]).to(device)
+                for name, array in arrays.items()
+            },
+            bool(part.size),
+        )
+        for part in np.array_split(rows, pieces)
     ]
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _restore(worker: Worker) -> int:
     """Load the last checkpoint, if there is one; returns the step to go on with."""
     import ray.train
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    stored = ray.train.get_checkpoint()
+    if stored is None:
         return 0
-    with checkpoint.as_directory() as folder:
-        state = zero.load_state(worker.engine, Path(folder))
+    with stored.as_directory() as folder:
+        state = checkpoint.load(worker.engine, Path(folder))
     worker.history = state["history"]
     return int(state["step"])
 
@@ -324,16 +295,17 @@ def _checkpoint(worker: Worker, record: dict[str, float]) -> None:
     import ray.train
 
     with tempfile.TemporaryDirectory(prefix="headwater-checkpoint-") as folder:
-        zero.save_state(
-            worker.engine, Path(folder), {"step": int(record["step"]) + 1, "history": worker.history}
-        )
+        state = {"step": int(record["step"]) + 1, "history": worker.history}
+        checkpoint.save(worker.engine, Path(folder), state)
         ray.train.report(dict(record), checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def _export(job: TrainJob, worker: Worker) -> None:
-    """Rank 0 writes the Hugging Face folder and the history; the others wait for the barrier inside."""
+    """Rank 0 writes the Hugging Face folder and the history; the others wait in Ray Train's report.
+
+    That may last longer than an exchange between ranks: there is no time limit on it.
+    """
     import ray.train
-    import torch.distributed as dist
 
     with zero.gathered(worker.engine) as module:
         if worker.rank == 0:
@@ -342,8 +314,6 @@ def _export(job: TrainJob, worker: Worker) -> None:
                 save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)
             lines = "".join(json.dumps(record) + "\n" for record in worker.history)
             job.output.write_bytes(HISTORY, lines.encode())
-    if dist.is_initialized():
-        dist.barrier()
     ray.train.report({"done": True})
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: a training recipe to an engine; gathering weights; saving and loading its state.
+"""DeepSpeed ZeRO: a training recipe to an engine; gathering its weights.
 
 The same code runs on CPU workers over gloo and on GPUs over NCCL; only settings differ.
 """
@@ -105,7 +105,10 @@ def initialise_engine(
         if not torch.cuda.is_available():
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
         settings = {"lr": 0.0, "momentum": 0.95, "betas": betas, "eps": 1e-8, "torch_adam": True}
-        config = config | {"optimizer": {"type": "Muon", "params": settings}}
+        # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.
+        zero = config["zero_optimization"]
+        zero = zero | {"reduce_scatter": zero["stage"] < 3}
+        config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
         engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
     else:
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8)
@@ -129,16 +132,3 @@ def gathered(engine: Any) -> Iterator[Any]:
         return
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=None):
         yield engine.module
-
-
-def save_state(engine: Any, folder: Path, state: dict[str, Any]) -> None:
-    """Each rank writes its shard of weights and optimizer state; `state` goes beside them."""
-    engine.save_checkpoint(str(folder), tag="state", client_state=state, save_latest=False)
-
-
-def load_state(engine: Any, folder: Path) -> dict[str, Any]:
-    """Restore what `save_state` wrote on the same number of workers; returns its `state`."""
-    path, state = engine.load_checkpoint(str(folder), tag="state")
-    if path is None:
-        raise FileNotFoundError(f"no training state in {folder}")
-    return dict(state)

@@ -27,7 +27,8 @@ from llm.engine.base import Sampling
 from llm.rl.advantages import ESTIMATORS
 from llm.rl.losses import ClippedPolicy
 from llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from llm.trainer import TrainConfig, TrainJob, Worker
+from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.trainer import TrainJob, Worker
 
 HELDOUT_SEED = 1 << 20
 
@@ -131,7 +132,8 @@ class RolloutBatches:
 class Rl(Stage[RlConfig]):
     name = "rl"
     inputs = ("clean", "tokenizer", "sft", "reward")
-    runtime_fields = trainer.RUNTIME_FIELDS | {"cpus_per_rollout_worker"}
+    # Each learner draws its own share of the answers: another number of them draws others.
+    runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -140,6 +142,12 @@ class Rl(Stage[RlConfig]):
                 f"rl.batch {config.batch} is not a multiple of group x workers "
                 f"({config.group} x {config.workers})",
                 fix="choose a batch that is",
+            )
+        if config.min_workers is not None:
+            raise HeadwaterError(
+                "rl has a fixed number of learners: what is sampled depends on it",
+                where="rl.min_workers",
+                fix="leave it out; a lost learner is replaced when there is room for it",
             )
         tokenizer = Folder(inputs["tokenizer"], "tokenizer")
         documents = list(iter_documents(inputs["clean"]))

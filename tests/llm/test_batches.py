@@ -43,19 +43,15 @@ def test_epochs_follow_each_other_and_none_repeats_a_row(
 
 
 @settings(deadline=None)
-@given(st.integers(1, 1000), st.integers(1, 8), st.integers(1, 8), seeds, st.integers(0, 10**9))
+@given(st.integers(1, 1000), st.integers(1, 64), st.integers(1, 8), seeds, st.integers(0, 10**9))
 def test_the_shares_of_any_world_size_join_to_the_same_batch(
-    rows: int, per_worker: int, world_size: int, seed: int, step: int
+    rows: int, batch: int, world_size: int, seed: int, step: int
 ) -> None:
-    plan = BatchPlan(rows, per_worker * world_size, seed)
+    plan = BatchPlan(rows, batch, seed)
     shares = [plan.share(step, rank, world_size) for rank in range(world_size)]
-    assert {len(share) for share in shares} == {per_worker}
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
     assert (np.concatenate(shares) == plan.indices(step)).all()
-
-
-def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
-    with pytest.raises(HeadwaterError, match="12 rows cannot be shared equally by 5 workers"):
-        BatchPlan(100, 12, 0).share(0, 0, 5)
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(0, 4), (4, 0)])

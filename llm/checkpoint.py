@@ -1,0 +1,255 @@
+"""Training state that any number of workers, at any ZeRO stage, can go on from.
+
+Every rank writes the runs of elements that it holds and no others, flat, as
+`<parameter>/<kind>/<first element>` in safetensors files; a loading rank reads the elements that it
+holds, from whichever files have them. Nothing is gathered on either side, so a checkpoint never needs
+more memory than training does, and what was cut up for two workers is put together again for three.
+`state.json` beside them has the step and whatever else the trainer wants back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import HeadwaterError
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.json"
+FORMAT = 1
+FILE_BYTES = 256 << 20
+"""A rank's tensors are collected in host memory up to about this size, then written to a file."""
+
+WEIGHTS = "weights"  # the fp32 master copy
+MOMENTUM = "momentum_buffer"  # Muon's state
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
+
+
+@dataclass
+class Run:
+    """Consecutive elements of one flattened parameter that this rank holds."""
+
+    parameter: str
+    start: int
+    values: dict[str, torch.Tensor]
+    """Kind → flat view into the engine's own memory: writing to it sets the state."""
+    written: bool = True
+    """Whether this rank is the one that writes them, where several hold the same."""
+    model: torch.Tensor | None = None
+    """The same elements of the model's own copy, where it can be set from the weights directly."""
+
+
+def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
+    """Write this rank's share of weights and optimizer state; rank 0 writes `state` (JSON) as well."""
+    import torch.distributed as dist
+    from safetensors.torch import save_file
+
+    rank = dist.get_rank()
+    collected: dict[str, torch.Tensor] = {}
+    size, files = 0, itertools.count()
+
+    def flush() -> None:
+        save_file(collected, folder / f"rank-{rank:05d}-{next(files):05d}.safetensors")
+        collected.clear()
+
+    for run in _runs(engine):
+        for kind, values in run.values.items() if run.written else ():
+            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().cpu()
+            size += values.numel() * values.element_size()
+        if size >= FILE_BYTES:
+            flush()
+            size = 0
+    if collected:
+        flush()
+    if rank == 0:
+        own = {
+            "format": FORMAT,
+            "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
+            "loss_scale": {name: value for name, value in _loss_scale(engine).items() if name in LOSS_SCALE},
+        }
+        (folder / STATE).write_text(json.dumps(own | {"state": state}))
+
+
+def load(engine: Any, folder: Path) -> dict[str, Any]:
+    """Set a fresh engine to what `save` wrote, however many ranks wrote it; returns its `state`.
+
+    All ranks must call it. Raises HeadwaterError when the files do not hold all that this rank needs.
+    """
+    if not (folder / STATE).exists():
+        raise HeadwaterError(
+            f"no {STATE} in this checkpoint: another version of Headwater made it",
+            where=str(folder),
+            fix="delete `_scratch` in the unfinished artifact and run again",
+        )
+    own = json.loads((folder / STATE).read_text())
+    stored = _Stored(folder)
+    for run in _runs(engine):
+        for kind, values in run.values.items():
+            stored.read(run.parameter, kind, run.start, values)
+        if run.model is not None:
+            run.model.copy_(run.values[WEIGHTS])
+    for state in _optimizer_states(engine):
+        state["step"].fill_(own["optimizer_steps"])
+    _loss_scale(engine).update(own["loss_scale"])
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer.update_lp_params()  # the model's copy, from everybody's weights
+    return dict(own["state"])
+
+
+class _Stored:
+    """The files of a checkpoint as one place to read any elements of any parameter from."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self.folder = folder
+        self.pieces: dict[tuple[str, str], list[tuple[int, Any]]] = defaultdict(list)
+        for path in sorted(folder.glob("rank-*.safetensors")):
+            opened: Any = safe_open(path, "pt")
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                parameter, kind, start = name.rsplit("/", 2)
+                self.pieces[parameter, kind].append((int(start), opened.get_slice(name)))
+
+    def read(self, parameter: str, kind: str, start: int, into: torch.Tensor) -> None:
+        """Fill `into` with the elements from `start` on."""
+        end, found = start + into.numel(), 0
+        for first, piece in self.pieces[parameter, kind]:
+            low, high = max(start, first), min(end, first + piece.get_shape()[0])
+            if low < high:
+                into[low - start : high - start].copy_(piece[low - first : high - first])
+                found += high - low
+        if found != into.numel():
+            raise HeadwaterError(
+                f"{found} of {into.numel()} elements of {parameter} ({kind}) from {start} on are there",
+                where=str(self.folder),
+                fix="delete `_scratch` in the unfinished artifact and run again",
+            )
+
+
+def _runs(engine: Any) -> Iterator[Run]:
+    """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
+    stage = engine.zero_optimization_stage()
+    yield from (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)[stage](engine)
+
+
+def _replicated(engine: Any) -> Iterator[Run]:
+    """ZeRO 0: every rank holds everything, and they take turns in writing it."""
+    import torch.distributed as dist
+
+    optimizer, turns = engine.optimizer, itertools.cycle(range(dist.get_world_size()))
+    if hasattr(optimizer, "fp32_groups"):  # 16-bit model, fp32 copy
+        pairs = list(
+            zip(itertools.chain(*optimizer.fp16_groups), itertools.chain(*optimizer.fp32_groups), strict=True)
+        )
+    else:
+        pairs = [(p, p) for group in optimizer.param_groups for p in group["params"]]
+    for (parameter, weights), turn in zip(pairs, turns, strict=False):
+        state = _state(engine, weights, parameter)
+        yield Run(
+            engine.param_names[parameter],
+            0,
+            {WEIGHTS: weights.data.view(-1)} | {kind: state[kind].view(-1) for kind in _kinds(parameter)},
+            written=turn == dist.get_rank(),
+            model=parameter.data.view(-1),
+        )
+
+
+def _partitioned_groups(engine: Any) -> Iterator[Run]:
+    """ZeRO 1 and 2: each group of parameters is one flat vector, of which a rank holds one stretch.
+
+    Muon needs whole matrices: there a rank has the momentum of every matrix that its stretch touches, end
+    to end, and the rank with a matrix's first element writes it.
+    """
+    optimizer = engine.optimizer
+    for index, group in enumerate(optimizer.bit16_groups):
+        flat = optimizer.single_partition_of_fp32_groups[index]
+        touched = optimizer.params_in_partition[index]
+        whole = _uses_muon(group[0]) and not optimizer.cpu_offload
+        state = _state(engine, flat, group[0], sum(p.numel() for p in touched) if whole else None)
+        for parameter in group:
+            if parameter._hp_mapping is None:
+                continue
+            here = parameter._hp_mapping.lp_fragment_address
+            there = parameter._hp_mapping.hp_fragment_address
+            kinds = () if whole else _kinds(parameter)
+            held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in kinds}
+            values = {kind: vector.narrow(0, there.start, there.numel) for kind, vector in held.items()}
+            yield Run(engine.param_names[parameter], here.start, values)
+        offset = 0
+        for parameter in touched if whole else ():
+            momentum = state[MOMENTUM].narrow(0, offset, parameter.numel())
+            first = parameter._hp_mapping.lp_fragment_address.start == 0
+            yield Run(engine.param_names[parameter], 0, {MOMENTUM: momentum}, written=first)
+            offset += parameter.numel()
+
+
+def _partitioned_parameters(engine: Any) -> Iterator[Run]:
+    """ZeRO 3: each parameter is cut into equal parts, the last ones filled up beyond its end."""
+    import torch.distributed as dist
+
+    optimizer = engine.optimizer
+    for index, group in enumerate(optimizer.fp16_groups):
+        flat = optimizer.fp32_partitioned_groups_flat[index]
+        state = _state(engine, flat, group[0])
+        offset = 0
+        for parameter in group:
+            size = parameter.partition_numel()
+            start = size * dist.get_rank()
+            inside = min(size, parameter.ds_numel - start)
+            if inside > 0:
+                held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
+                yield Run(
+                    engine.param_names[parameter],
+                    start,
+                    {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
+                    model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
+                )
+            offset += size
+
+
+def _uses_muon(parameter: Any) -> bool:
+    return bool(getattr(parameter, "use_muon", False))
+
+
+def _kinds(parameter: Any) -> tuple[str, ...]:
+    return (MOMENTUM,) if _uses_muon(parameter) else MOMENTS
+
+
+def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | None = None) -> dict[str, Any]:
+    """What the optimizer keeps for a tensor that it steps; `elements` where it is not one a weight."""
+    import torch
+
+    state: dict[str, Any] = _inner(engine).state[weights]
+    for kind in _kinds(parameter):
+        if kind not in state:
+            blank = torch.zeros_like(weights) if elements is None else weights.new_zeros(elements)
+            state[kind] = blank.detach()
+    if not _uses_muon(parameter) and "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+    return state
+
+
+def _optimizer_states(engine: Any) -> list[dict[str, Any]]:
+    """The states that count their steps (for AdamW's bias correction)."""
+    return [state for state in _inner(engine).state.values() if "step" in state]
+
+
+def _inner(engine: Any) -> Any:
+    """The torch optimizer, inside DeepSpeed's if there is one."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _loss_scale(engine: Any) -> dict[str, Any]:
+    """The attributes of the loss scaler of fp16; of no consequence in other precisions."""
+    for name in ("loss_scaler", "loss_scale_config"):
+        if hasattr(engine.optimizer, name):
+            return vars(getattr(engine.optimizer, name))
+    return {}

@@ -1,0 +1,104 @@
+"""The settings that every training stage shares, and what they must be for a run to start."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cluster.errors import HeadwaterError
+from cluster.session import Session
+from cluster.stage import StageConfig
+from llm.zero import Optimizer, Precision, ZeroConfig
+
+RUNTIME_FIELDS = frozenset(
+    {
+        "micro_batch",
+        "workers",
+        "min_workers",
+        "resize_interval_s",
+        "collective_timeout_s",
+        "cpus_per_worker",
+        "zero",
+        "checkpoint_every",
+        "max_failures",
+    }
+)
+"""Settings of TrainConfig that do not change what is trained: a run may go on with others."""
+
+
+class TrainConfig(StageConfig):
+    """Settings that every training stage shares."""
+
+    steps: int = 100
+    batch: int = 16
+    """Sequences of one step, over all workers."""
+    micro_batch: int = 8
+    """Most sequences that a worker passes through the model at once; the rest is gradient accumulation."""
+    workers: int = 2
+    min_workers: int | None = None
+    """Elastic training: a run that loses hosts goes on with as few workers as this, and takes hosts back
+    when they return. Without it a run waits until there is room for all `workers` again."""
+    resize_interval_s: float = 60.0
+    """Elastic training: seconds between two looks for hosts that have (re)joined the cluster. Taking
+    them in costs a restart from the last checkpoint."""
+    collective_timeout_s: int = 600
+    """Seconds that a worker waits for the others in one exchange of gradients or parameters before it
+    gives up and the group is restarted: how long a connection may be cut, or a worker stand still, while
+    Ray still sees every host. Longer than the slowest step of a rank that others wait for."""
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    """1 on GPU nodes: workers then train on CUDA over NCCL, else on the CPU over gloo."""
+    zero: ZeroConfig = ZeroConfig()
+    precision: Precision = "auto"
+    optimizer: Optimizer = "adamw"
+    """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
+    learning_rate: float = 3e-3
+    """AdamW's peak rate."""
+    muon_learning_rate: float = 0.02
+    """Muon's peak rate, in units of the spectral norm of an update."""
+    warmup_share: float = 0.05
+    decay_share: float = 0.4
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    """Largest global gradient norm (AdamW; Muon's updates have a norm of their own)."""
+    seed: int = 0
+    checkpoint_every: int = 50
+    """Steps between checkpoints: at most so many are lost when a process dies."""
+    evaluate_every: int = 50
+    max_failures: int = 3
+    """Losses of workers or hosts that are answered by a restart from the last checkpoint."""
+
+    def fewest_workers(self) -> int:
+        """What the cluster must have room for."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of a step on every worker, set by the largest share of the batch."""
+        largest_share = -(-self.batch // world_size)
+        return -(-largest_share // self.micro_batch)
+
+
+def check(config: TrainConfig, session: Session) -> None:
+    """Raises HeadwaterError for settings that cannot run, before anything is started."""
+    if not 1 <= config.fewest_workers() <= config.workers:
+        raise HeadwaterError(
+            f"min_workers {config.min_workers} with {config.workers} workers",
+            fix="choose 1 ≤ `min_workers` ≤ `workers`",
+        )
+    if config.batch < config.workers:
+        raise HeadwaterError(
+            f"a batch of {config.batch} sequences leaves some of {config.workers} workers without one",
+            fix="raise `batch` or lower `workers`",
+        )
+    workers, cpus = config.fewest_workers(), session.cpus()
+    if workers * config.cpus_per_worker > cpus:
+        raise HeadwaterError(
+            f"{workers} workers of {config.cpus_per_worker:g} CPUs do not fit {cpus} CPUs",
+            fix="lower `workers` or `cpus_per_worker`",
+        )
+    if workers * config.gpus_per_worker > session.gpus():
+        raise HeadwaterError(
+            f"{workers} workers of {config.gpus_per_worker:g} GPUs do not fit {session.gpus()} GPUs",
+            fix="lower `workers`, or set `gpus_per_worker` to 0 to train on CPUs",
+        )
