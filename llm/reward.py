@@ -36,8 +36,8 @@ class RewardConfig(TrainConfig):
     """Settings of the reward model."""
 
     learning_rate: float = 3e-4
-    corpus_pairs: bool = True
-    """The true headline against another article's."""
+    corpus_pairs: int = 10_000
+    """At most so many articles whose true headline stands against another article's; 0 for none."""
     model_pairs: int = 512
     """Prompts for which the model's own headline is the rejected one; 0 for none."""
     rankings: bool = True
@@ -120,7 +120,7 @@ class Reward(Stage[RewardConfig]):
         for split in ("train", "heldout"):
             own = [d for d in documents if split_of(d["id"]) == split]
             if config.corpus_pairs:
-                kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)
+                kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)[: config.corpus_pairs]
             if config.model_pairs:
                 share = 1.0 if split == "train" else 0.25
                 tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
