@@ -72,6 +72,10 @@ def check_reachable(recipe: Recipe, target: Target) -> None:
                 where=recipe.store,
                 fix="name its PersistentVolumeClaim with --store-claim",
             )
+    elif target.store_claim:
+        raise HeadwaterError(
+            "this store is in a bucket, not on a volume", where=recipe.store, fix="leave --store-claim away"
+        )
     files = [
         path for source in recipe.acquire.sources if isinstance(source, FileSource) for path in source.paths
     ]

@@ -212,7 +212,8 @@ def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
     [
         ("store", "", "store: the store is a folder of this machine, which no pod reaches"),
         ("../store", "nfs", "which no pod reaches"),
-        ("/mnt/store", "", "--store-claim"),
+        ("/mnt/store", "", "name its PersistentVolumeClaim with --store-claim"),
+        ("s3://bucket/store", "nfs", "leave --store-claim away"),
     ],
 )
 def test_a_store_that_no_pod_reaches_is_refused(store: str, claim: str, complaint: str) -> None:
