@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 RUN_VARIABLE = "HEADWATER_RUN"
@@ -45,9 +46,21 @@ def to_file(path: Path) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def in_worker(run: str, stage: str) -> None:
-    """Called once in a worker process: its log lines carry the run and the stage."""
-    os.environ[RUN_VARIABLE], os.environ[STAGE_VARIABLE] = run, stage
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+@dataclass(frozen=True)
+class Context:
+    """What a process works for: sent along to workers, whose log lines then carry it."""
+
+    run: str
+    stage: str
+
+    @classmethod
+    def here(cls) -> Context:
+        """This process's own."""
+        return cls(os.environ.get(RUN_VARIABLE, ""), os.environ.get(STAGE_VARIABLE, ""))
+
+    def enter(self) -> None:
+        """Called once in a worker process."""
+        os.environ[RUN_VARIABLE], os.environ[STAGE_VARIABLE] = self.run, self.stage
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -8,11 +8,13 @@ the units that have none, so resuming never re-reads finished input.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from cluster.artifact import SCRATCH, Artifact
+from cluster.logs import Context
 from cluster.pool import Share, map_pool
 from cluster.session import Session
 
@@ -24,6 +26,9 @@ class UnitWorker(Protocol):
     """Made once per actor (load models here), called once per unit; returns JSON-ready results."""
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]: ...
+
+
+log = logging.getLogger("headwater")
 
 
 def map_units(
@@ -57,6 +62,7 @@ def map_units(
                 "arguments": worker_args or {},
                 "output": output,
                 "folder": folder,
+                "context": Context.here(),
             }
             for row in map_pool(session, pending, _Finisher, arguments, share or Share()):
                 done[row["unit"]] = row["result"]
@@ -79,11 +85,18 @@ class _Finisher:
     """Wraps a unit worker: its result is on the store before Ray Data hears of it."""
 
     def __init__(
-        self, make_worker: Callable[..., UnitWorker], arguments: dict[str, Any], output: Artifact, folder: str
+        self,
+        make_worker: Callable[..., UnitWorker],
+        arguments: dict[str, Any],
+        output: Artifact,
+        folder: str,
+        context: Context,
     ) -> None:
+        context.enter()
         self._work, self._output, self._folder = make_worker(**arguments), output, folder
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         result = self._work(unit)
+        log.info("unit %s done", unit["unit"])
         self._output.write_json(f"{self._folder}/{unit['unit']}.json", result)
         return {"unit": unit["unit"], "result": result}

@@ -145,6 +145,7 @@ class Reward(Stage[RewardConfig]):
             Folder(sft, "model"),
             prompts,
             Sampling(max_tokens=config.max_new_tokens, seed=config.seed),
+            gpus=min(1.0, config.gpus_per_worker),
         )
         pairs = []
         for task, completion in zip(tasks, completions, strict=True):

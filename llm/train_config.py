@@ -91,6 +91,8 @@ def check(config: TrainConfig, session: Session) -> None:
             f"a batch of {config.batch} sequences leaves some of {config.workers} workers without one",
             fix="raise `batch` or lower `workers`",
         )
+    if session.grows:  # nodes come when they are asked for; what is missing is said while waiting
+        return
     workers, cpus = config.fewest_workers(), session.cpus()
     if workers * config.cpus_per_worker > cpus:
         raise HeadwaterError(

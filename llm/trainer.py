@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.artifact import SCRATCH, Artifact, Folder
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem
+from cluster.logs import Context
 from cluster.session import Session
 from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
 from llm import checkpoint, zero
@@ -117,7 +118,7 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     with session.remote_progress(job.label, config.steps, "steps") as job.board:
         trainer = TorchTrainer(
             _worker_loop,
-            train_loop_config={"job": job},
+            train_loop_config={"job": job, "context": Context.here()},
             torch_config=ProcessGroupConfig(
                 backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
             ),
@@ -138,6 +139,8 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
         )
         try:
             trainer.fit()
+        except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
+            raise KeyboardInterrupt from error
         except TrainingFailedError as error:
             said = ray.get(job.board.lines.remote())
             final = final_error(error, said[-1] if said else "", config)
@@ -159,6 +162,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
 
     from llm.process_group import limit_waiting
 
+    arguments["context"].enter()
     job: TrainJob = arguments["job"]
     config = job.config
     context = ray.train.get_context()

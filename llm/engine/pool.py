@@ -15,10 +15,19 @@ PROMPTS_PER_CALL = 64
 
 
 def generate(
-    session: Session, label: str, model: Folder, prompts: list[list[int]], sampling: Sampling
+    session: Session,
+    label: str,
+    model: Folder,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    *,
+    gpus: float = 0.0,
 ) -> list[Completion]:
-    """Completions in the prompts' order. Deterministic for a seed whatever the cluster's size."""
-    share = Share(cpus=1, gpus=1 if session.gpus() else 0)
+    """Completions in the prompts' order. Deterministic for a seed whatever the cluster's size.
+
+    `gpus` is what an engine reserves of them: asked for, not looked up: they may come with the first work.
+    """
+    share = Share(cpus=1, gpus=gpus)
     rows: list[dict[str, Any]] = [
         {"start": start, "prompts": prompts[start : start + PROMPTS_PER_CALL]}
         for start in range(0, len(prompts), PROMPTS_PER_CALL)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.artifact import Folder
+from cluster.logs import Context
 from llm.chat import decode_answer, encode_prompt
 from llm.conversations import HeadlineTask
 from llm.engine.base import Completion, Sampling
@@ -64,13 +65,21 @@ class RolloutWorker:
     """Samples, scores and verifies; one call is one worker's share of a step."""
 
     def __init__(
-        self, policy: Folder, reference: Folder, reward: Folder, board: Any, sampling: Sampling, threads: int
+        self,
+        policy: Folder,
+        reference: Folder,
+        reward: Folder,
+        board: Any,
+        sampling: Sampling,
+        threads: int,
+        context: Context,
     ) -> None:
         import torch
 
         from llm.engine.torch_engine import TorchEngine
         from llm.model import reward_model
 
+        context.enter()
         torch.set_num_threads(threads)
         self.engine = TorchEngine.load(policy.local())
         self.reference = TorchEngine.load(reference.local())

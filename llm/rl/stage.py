@@ -16,6 +16,7 @@ import numpy as np
 
 from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
+from cluster.logs import Context
 from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline.corpus import iter_documents
@@ -217,6 +218,7 @@ def start_rollout_workers(
             board=board,
             sampling=Sampling(config.max_new_tokens, config.temperature),
             threads=max(1, int(config.cpus_per_rollout_worker)),
+            context=Context.here(),
         )
         for _ in range(config.rollout_workers)
     ]
