@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.errors import HeadwaterError, readable
 from cluster.session import Session
 
 ASKED_FOR = 64
@@ -82,6 +83,9 @@ def map_pool(
     # operator needs no budget.
     results.context.op_resource_reservation_enabled = False
     for result in results.iter_rows():
+        if result["failed"]:
+            what, where, fix = json.loads(result["failed"])
+            raise HeadwaterError(what, where=where, fix=fix)
         yield json.loads(result["result"])
 
 
@@ -90,4 +94,11 @@ class _Worker:
         self._work = make_worker(**arguments)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": json.dumps(self._work(json.loads(row["row"])), default=str)}
+        """An error meant for people travels as a result: of an exception Ray Data keeps only the text."""
+        try:
+            return {"result": json.dumps(self._work(json.loads(row["row"])), default=str), "failed": ""}
+        except Exception as error:
+            told = readable(error)
+            if told is None:
+                raise
+            return {"result": "", "failed": json.dumps([told.what, told.where, told.fix])}

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from cluster.store import Store
 
 log = logging.getLogger("headwater")
 
+CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 1 << 30
 """Shared memory of an embedded Ray; a cluster's nodes have their own setting."""
 
@@ -94,6 +96,7 @@ class Session:
         os.environ.update(WORKER_ENVIRONMENT)
         runtime_env = {"env_vars": WORKER_ENVIRONMENT}
         if self.address:
+            _check_answers(self.address)
             try:
                 ray.init(address=self.address, log_to_driver=False, runtime_env=runtime_env)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -197,6 +200,26 @@ class Session:
             os.dup2(copy, descriptor)
             os.close(copy)
         self._saved = []
+
+
+def _check_answers(address: str) -> None:
+    """Ray would wait for minutes where nobody listens."""
+    scheme, separator, rest = address.rpartition("://")
+    if separator and scheme != "ray":
+        raise HeadwaterError(
+            f"{scheme}:// is no address of a cluster",
+            where=address,
+            fix="give host:6379, ray://host:10001 or auto; `headwater submit` takes the dashboard's address",
+        )
+    host, colon, port = rest.rpartition(":")
+    if not colon or not port.isdigit():  # `auto`, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise HeadwaterError(
+            f"no Ray cluster answers ({error.strerror or error})", where=address, fix="check --address"
+        ) from error
 
 
 def _end_like_ctrl_c() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.session import Session
 from cluster.store import Store
+from tests.s3 import s3_server as s3_server  # the fixture
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -22,7 +22,6 @@ from headwater import k8s, kustomize, pipeline
 from headwater.pods import Need, cores, pods_for, serving_needs, training_needs
 from headwater.recipe import Recipe, load
 from serving.config import AppConfig
-from tests.data_pipeline.conftest import s3_server as s3_server  # the fixture
 from tests.k8s.conftest import QUICKSTART, ROOT, Manifest, built, gpu_recipe, quickstart, rendered
 
 TARGET = k8s.Target(name="x")

@@ -18,7 +18,6 @@ from data_pipeline.tokenizer import save_tokenizer, train, wrap
 from serving import app
 from serving.config import AppConfig
 from serving.retrieval.index import Index, IndexConfig
-from tests.data_pipeline.conftest import s3_server as s3_server  # the fixture
 
 ARTICLES = {
     "Council votes to rebuild the old stone bridge": (

@@ -1,0 +1,107 @@
+"""What goes wrong around a run comes out as one line with what to do, a failing exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.heads import ROOT, free_ports
+from tests.data_pipeline.test_clean import article
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    pages = tmp_path / "pages.jsonl"
+    rows = [{"text": article(n), "url": f"https://example.org/{n}"} for n in range(300)]
+    pages.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "recipe.yaml"
+    source = {"kind": "jsonl", "paths": [str(pages)]}
+    path.write_text(yaml.safe_dump({"name": "errors", "acquire": {"sources": [source]}}))
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 100 kB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def headwater(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def error_line(output: str) -> str:
+    """The one line that begins with `error`; nothing follows it."""
+    lines = output.strip().splitlines()
+    assert lines[-1].startswith("error "), output
+    assert "Traceback" not in output
+    return lines[-1]
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(recipe: Path, small_disk: Path) -> None:
+    run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
+    code, output = headwater(*run)
+    assert code == 1
+    assert "the disk is full (make room; the same command goes on from here)" in error_line(output)
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    code, output = headwater(*run)
+    assert code == 0, output
+
+
+def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3_server: str) -> None:
+    code, output = headwater(
+        *("run", str(recipe), "--set", "store=s3://corpus/forbidden"),
+        AWS_ACCESS_KEY_ID="headwater-reader",
+        AWS_SECRET_ACCESS_KEY="headwater-reader-secret",
+    )
+    assert code == 1
+    line = error_line(output)
+    assert "s3://corpus/forbidden: the store cannot be written" in line and "you may write to it" in line
+
+
+def test_a_cluster_address_where_nobody_answers_is_named(recipe: Path, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    code, output = headwater(
+        *("run", str(recipe), "--set", f"store={tmp_path}/store", "--address", address, "--until", "acquire")
+    )
+    assert code == 1
+    assert f"{address}: no Ray cluster answers" in error_line(output)
+
+
+def test_a_typo_in_a_recipe_is_one_line_and_debug_shows_the_traceback(recipe: Path) -> None:
+    code, output = headwater("run", str(recipe), "--set", "pretrain.stepz=3")
+    assert code == 1 and "did you mean steps?" in error_line(output)
+    code, output = headwater("--debug", "run", str(recipe), "--set", "pretrain.stepz=3")
+    assert code == 1 and "Traceback" in output
+
+
+def test_doctor_fails_where_something_is_an_error_and_says_what_to_do(s3_server: str) -> None:
+    code, output = headwater("doctor", "--store", "s3://no-such-bucket/prefix")
+    assert code == 1
+    assert "✗" in output and "→ create the bucket no-such-bucket" in output
+    code, output = headwater("doctor", "--store", "s3://corpus/prefix")
+    assert code == 0, output
