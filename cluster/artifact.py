@@ -171,7 +171,10 @@ class Artifact:
     def delete_folder(self, name: str) -> None:
         fs, path = filesystem(self.path(name))
         if fs.get_file_info(path).type == pafs.FileType.Directory:
-            fs.delete_dir(path)
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # some S3 servers show a folder that was just emptied
+                fs.delete_dir(path)
 
     def record_files(self) -> list[FileRecord]:
         """Size and checksum of every data file, read back from where it was written."""

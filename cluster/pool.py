@@ -67,8 +67,7 @@ def map_pool(
     if not rows:
         return
     session.ray()
-    fitting = share.fitting(session.cpus(), session.gpus())
-    size = pool_size(len(rows), fitting, grows=session.grows, most=session.max_workers)
+    size = _size(session, len(rows), share)
     results = ray.data.from_items(
         [{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)
     ).map(
@@ -87,6 +86,23 @@ def map_pool(
             what, where, fix = json.loads(result["failed"])
             raise HeadwaterError(what, where=where, fix=fix)
         yield json.loads(result["result"])
+
+
+def _size(session: Session, units: int, share: Share) -> int:
+    """How large the pool is to be, from what the cluster has now. Says so when it has no room yet."""
+    import ray
+
+    there = ray.cluster_resources()
+    fitting = share.fitting(there.get("CPU", 0), there.get("GPU", 0))
+    if not fitting:
+        wanted = f"{share.cpus:g} CPUs and {share.gpus:g} GPUs"
+        if not session.grows:
+            raise HeadwaterError(
+                f"a worker needs {wanted}; here are {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
+                fix="ask for less, or join a larger cluster with --address",
+            )
+        session.say(f"no node has room for a worker ({wanted}) yet; waiting for one")
+    return pool_size(units, fitting, grows=session.grows, most=session.max_workers)
 
 
 class _Worker:

@@ -47,7 +47,7 @@ class _Multipart(io.RawIOBase):
         import boto3
 
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        self._s3: Any = boto3.client("s3", region_name=region)
+        self._s3: Any = boto3.session.Session().client("s3", region_name=region)
         self._location, self._target = location, {"Bucket": bucket, "Key": key}
         self._held = bytearray()
         self._upload = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -85,8 +84,12 @@ def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
     Raises HeadwaterError for an output that belongs to another batch; with `overwrite` that is removed.
     """
     places, identity = Places.of(job.output), job.identity()
-    if _same(job.output, job.input):
-        raise HeadwaterError("input and output are the same file", where=job.output)
+    if any(_same(job.input, place) for place in (places.output, places.errors, places.summary)):
+        raise HeadwaterError(
+            "this output, its errors and its summary would replace the input",
+            where=job.output,
+            fix="give another output",
+        )
     summary, planned = _read(places.summary), _read(f"{places.work}/{PLAN}")
     found = summary or planned
     if found is None and not _exists(places.output):
@@ -151,11 +154,7 @@ def run(job: Job, session: Session) -> dict[str, Any]:
 
 def clean_up(job: Job) -> None:
     """Drop the work folder of a finished batch (again, if a run was killed between its last two steps)."""
-    work = Places.of(job.output).work
-    if is_remote(work):
-        Artifact(work).delete_folder("")
-    else:
-        shutil.rmtree(filesystem(work)[1], ignore_errors=True)
+    Artifact(Places.of(job.output).work).delete_folder("")
 
 
 # -- the plan ------------------------------------------------------------------------------------

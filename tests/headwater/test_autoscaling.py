@@ -101,6 +101,11 @@ def batch(growing: AutoscalingCluster, tmp_path_factory: pytest.TempPathFactory)
     def done() -> int:
         return len(list((folder / "out.work" / "_scratch" / "batch").glob("*.json")))
 
+    def answers() -> dict[str, int]:
+        rows = (folder / "out.work" / "_scratch" / "batch").glob("*.json")
+        files = (folder / "out.work" / "answers" / f"{row.stem}.jsonl" for row in rows)
+        return {path.name: path.stat().st_mtime_ns for path in files}
+
     def kill_a_worker_after(units: int, process: subprocess.Popen[str]) -> None:
         wait_until(lambda: done() >= units and len(growing.actors()) > 0, process)
         os.kill(growing.actors()[-1], signal.SIGKILL)
@@ -112,10 +117,11 @@ def batch(growing: AutoscalingCluster, tmp_path_factory: pytest.TempPathFactory)
     wait_until(lambda: done() >= 10, first)
     first.kill()
     first.communicate()
-    left = done()
-    assert left < PROMPTS // 64, "the driver died before the end"
+    finished = answers()
+    assert len(finished) < PROMPTS // 64, "the driver died before the end"
     second = start(growing, *arguments(folder))
-    kill_a_worker_after(left + 3, second)
+    kill_a_worker_after(done() + 3, second)
+    assert finished.items() <= answers().items(), "what was finished is not done again"
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     return folder
@@ -123,7 +129,7 @@ def batch(growing: AutoscalingCluster, tmp_path_factory: pytest.TempPathFactory)
 
 def arguments(folder: Path) -> list[str]:
     names = [str(folder / name) for name in ("in.jsonl", "out.jsonl", "model")]
-    return ["batch", *names[:2], "--model", names[2], "--batch-size=8", "--max-tokens=64"]
+    return ["batch", *names[:2], "--model", names[2], "--batch-size=8", "--max-tokens=32"]
 
 
 def test_every_custom_id_occurs_once_after_three_killed_workers_and_a_killed_driver(batch: Path) -> None:
