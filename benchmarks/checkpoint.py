@@ -1,0 +1,84 @@
+"""What writing and reading a checkpoint costs, beside a training step and DeepSpeed's own checkpoint.
+
+python -m benchmarks.checkpoint [DEPTH] [RANKS]
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llm import checkpoint, zero
+from llm.model import ModelConfig, hf_config, initialise
+from llm.zero import ZeroConfig
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.ranks import on_ranks
+
+
+def measure(depth: int, folder: Path) -> None:
+    """On every rank; rank 0 prints."""
+    world_size = dist.get_world_size()
+    for optimizer, stage in itertools.product(("adamw", "muon"), (2, 3)):
+        model = initialise(hf_config(ModelConfig(depth=depth), 4096, chat_tokenizer()), 0)
+        parameters = sum(p.numel() for p in model.parameters())
+        settings = zero.deepspeed_config(
+            ZeroConfig(stage=stage),  # type: ignore[arg-type]
+            "fp32",
+            micro_batch=1,
+            accumulation=1,
+            world_size=world_size,
+            clip=0.0,
+        )
+        engine = zero.initialise_engine(
+            model,
+            settings,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            weight_decay=0.1,
+            betas=(0.9, 0.95),
+        )
+        own, theirs = folder / f"own-{optimizer}-{stage}", str(folder / f"theirs-{optimizer}-{stage}")
+        own.mkdir(exist_ok=True)
+        seconds = {
+            "step": clock(partial(step, engine)),
+            "save": clock(partial(checkpoint.save, engine, own, {})),
+            "load": clock(partial(checkpoint.load, engine, own)),
+            "DeepSpeed save": clock(partial(engine.save_checkpoint, theirs, "state")),
+            "DeepSpeed load": clock(partial(engine.load_checkpoint, theirs, "state")),
+        }
+        if dist.get_rank() == 0:
+            size = sum(path.stat().st_size for path in own.iterdir()) / 1e6
+            shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+            print(f"{parameters / 1e6:.1f} M, {optimizer}, ZeRO {stage}, {size:.0f} MB: {shown}", flush=True)
+
+
+def step(engine: Any) -> None:
+    ids = torch.randint(5, 300, (1, 256))
+    engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
+    engine.step()
+
+
+def clock(work: Callable[[], object], times: int = 3) -> float:
+    """The median, over all ranks at once."""
+    taken = []
+    for _ in range(times):
+        dist.barrier()
+        started = time.perf_counter()
+        work()
+        dist.barrier()
+        taken.append(time.perf_counter() - started)
+    return sorted(taken)[times // 2]
+
+
+if __name__ == "__main__":
+    depth, ranks = (int(value) for value in [*sys.argv[1:], "8", "2"][:2])
+    with tempfile.TemporaryDirectory() as where:
+        on_ranks(ranks, measure, depth, Path(where))
