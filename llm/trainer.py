@@ -263,16 +263,12 @@ def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> 
     import torch
 
     rows = np.arange(len(next(iter(arrays.values()))))
-    return [
-        (
-            {
-                name: torch.from_numpy(array[part if part.size else rows[:1]]).to(device)
-                for name, array in arrays.items()
-            },
-            bool(part.size),
-        )
-        for part in np.array_split(rows, pieces)
-    ]
+    micro_batches = []
+    for part in np.array_split(rows, pieces):
+        chosen = part if part.size else rows[:1]
+        micro = {name: torch.from_numpy(array[chosen]).to(device) for name, array in arrays.items()}
+        micro_batches.append((micro, bool(part.size)))
+    return micro_batches
 
 
 def _node_id() -> str:
