@@ -33,6 +33,9 @@ lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.installed-tests  ## Measure (results are in docs/log.md)
+	$(BIN)/python -m benchmarks.checkpoint
+
 format: $(VENV)/.installed-tests  ## Put the code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -1,7 +1,7 @@
 """A run's surroundings: the Ray cluster, the store, the screen and the log file.
 
-Without an address Ray is embedded: started in this process's care on this machine alone, bound
-to localhost, and gone with it. With an address the same code uses that cluster.
+Without an address Ray is embedded: started in this process's care on this machine alone, its dashboard
+on localhost, and gone with it. With an address the same code uses that cluster.
 """
 
 from __future__ import annotations
