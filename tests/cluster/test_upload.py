@@ -9,7 +9,6 @@ import pytest
 from cluster import upload
 from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
-from tests.data_pipeline.conftest import s3_server as s3_server  # the fixture
 
 PART = 5 << 20  # the least that S3 takes
 
