@@ -30,6 +30,12 @@ KEY, RUN, STORE = f"{PREFIX}_key", f"{PREFIX}_run", f"{PREFIX}_store"
 """Names in a job's metadata, which Ray keeps as strings."""
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "7"}
 """How Ray ends a job: as Ctrl-C does, so that the driver takes its training down in order."""
+NOISY_LOGGERS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""They tell of every upload and closed connection."""
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 SILENCE_SECONDS = 30.0
 """Without a line for so long, a follower asks whether the job and the connection are still alive."""
@@ -86,7 +92,7 @@ class Jobs:
         with self._answering(), _no_address_from_environment():
             from ray.job_submission import JobSubmissionClient
 
-            for name in ("ray.dashboard.modules", "ray._private.runtime_env"):
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._client = JobSubmissionClient(self.address)
 

@@ -21,7 +21,20 @@ LIMIT = 10_000
 
 
 def end_orphans() -> int:
-    """End the cleaners whose run has no controller any more; returns how many. Ray must be connected."""
+    """End the cleaners whose run has no controller any more; returns how many. Ray must be connected.
+
+    A head without its dashboard cannot list its actors: what is left there stays.
+    """
+    from ray.util.state.exception import RayStateApiException, ServerUnavailable
+
+    try:
+        return _end_orphans()
+    except (RayStateApiException, ServerUnavailable) as error:
+        log.info("the cluster's actors cannot be listed: %s", error)
+        return 0
+
+
+def _end_orphans() -> int:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     from ray.util.state import list_actors

@@ -117,8 +117,6 @@ class Session:
             )
         self._own_ray = True
         _end_like_ctrl_c()
-        if self.address:
-            leftovers.end_orphans()
         from ray.data import DataContext
 
         context = DataContext.get_current()
@@ -150,6 +148,8 @@ class Session:
         if self.record:
             self.record.stage(name, output)
         self.ray()
+        if self.address:
+            leftovers.end_orphans()
         log.info("stage %s %s started", name, output.key)
 
     @contextlib.contextmanager

@@ -88,7 +88,7 @@ def processes_of_jobs(cluster: Head) -> list[str]:
             line = " ".join(process.cmdline()).strip()
         except psutil.NoSuchProcess:
             continue
-        of_job = re.search(r"ray::|headwater|cluster\.driver", line)
+        of_job = re.search(r"^ray::|-m headwater|-m cluster\.driver", line)
         if of_job and line.removeprefix("ray::") not in SERVICES:
             found.append(f"{process.pid} {line[:120]}")
     return found
@@ -176,7 +176,10 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
 
     code, output = cluster.run("jobs", "stop", first, "--address", cluster.dashboard)
     assert code == 0 and "stopped" in output
-    wait_for(lambda: not processes_of_jobs(cluster), "no process of the job is left", seconds=10)
+    deadline = time.monotonic() + 10
+    while left := processes_of_jobs(cluster):
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.2)
 
     second = job_id(submit(cluster, recipe, *until)[1])
     assert second != first
@@ -299,10 +302,10 @@ def test_a_job_that_does_not_exist_is_named(cluster: Head) -> None:
 def test_status_shows_the_nodes_and_what_lives_on_them(cluster: Head, tmp_path: Path) -> None:
     code, output = cluster.run("status", "--store", str(tmp_path), "--address", cluster.dashboard)
     assert code == 0
-    assert "127.0.0.1 (head)" in output and "alive" in output
+    assert re.search(r"\(head\) +│ alive", output), output
 
 
 def test_doctor_examines_the_nodes_of_a_cluster(cluster: Head) -> None:
     code, output = cluster.run("doctor", "--address", cluster.gcs)
     assert code == 0, output
-    assert re.search(r"✓ +node 127\.0\.0\.1 +2 CPUs.*same versions", output)
+    assert re.search(r"✓ +node [0-9.]+ +2 CPUs.*same versions", output), output
