@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.filesystem import filesystem, is_remote
-from cluster.stage import recorded_versions
+from cluster.versions import recorded_versions
 
 State = Literal["ok", "warning", "error"]
 

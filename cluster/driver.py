@@ -9,7 +9,6 @@ purpose (the kernel's out-of-memory killer, a crash) is started again and goes o
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.errors import HeadwaterError
+from cluster.versions import differences, installed
 
 ASKED_TO_END = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 RESTART_DELAY_SECONDS = 3.0
@@ -73,25 +73,13 @@ def check_environment(names: Sequence[str], environment: Mapping[str, str]) -> N
 
 def check_packages(wanted: Mapping[str, str]) -> None:
     """The nodes must have the versions that the run was submitted with."""
-    different = []
-    for package, version in wanted.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "nothing"
-        if _release(found) != _release(version):
-            different.append(f"{package} {found} instead of {version}")
+    different = differences(installed(wanted), wanted)
     if different:
         raise HeadwaterError(
             f"this node has {'; '.join(different)}",
             where=sys.executable,
             fix="use an image made from constraints.txt, or submit with --install",
         )
-
-
-def _release(version: str) -> str:
-    """A version without its build's name: 2.13.0+cpu and 2.13.0+cu130 are one release."""
-    return version.partition("+")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

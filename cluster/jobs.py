@@ -175,8 +175,9 @@ class Jobs:
 
     def stop(self, identifier: str, *, timeout: float = 20.0) -> Job:
         """End a job and wait until it has ended; one that is over stays as it is."""
-        if self.get(identifier).over:
-            return self.get(identifier)
+        job = self.get(identifier)
+        if job.over:
+            return job
         with self._answering(identifier):
             self._client.stop_job(identifier)
         deadline = time.monotonic() + timeout

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.doctor import CLOCK_SECONDS, GB, Finding
-from cluster.stage import recorded_versions
+from cluster.versions import differences, recorded_versions
 
 ANSWER_SECONDS = 60.0
 """Time a node has to answer; the first task on a node starts a process there."""
@@ -45,12 +45,8 @@ def _node(node: Mapping[str, Any], report: Any, here: Mapping[str, str]) -> Iter
         yield Finding(name, "error", f"does not answer ({type(report).__name__})", "look at its raylet's log")
         return
     resources = node["Resources"]
-    different = [
-        f"{package} {report['versions'].get(package, 'missing')} instead of {version}"
-        for package, version in here.items()
-        if package != "headwater"
-        and _release(report["versions"].get(package, "missing")) != _release(version)
-    ]
+    wanted = {package: version for package, version in here.items() if package != "headwater"}
+    different = differences(report["versions"], wanted)
     size = (
         f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
         f"{resources.get('memory', 0) / GB:.1f} GB"
@@ -63,10 +59,6 @@ def _node(node: Mapping[str, Any], report: Any, here: Mapping[str, str]) -> Iter
     drift = max(report["time"] - report["answered"], report["asked"] - report["time"], 0.0)
     if drift > CLOCK_SECONDS:
         yield Finding(f"clock of {name}", "error", f"{drift:.0f} s off", "run NTP on every host")
-
-
-def _release(version: str) -> str:
-    return version.partition("+")[0]
 
 
 def _report() -> dict[str, Any]:

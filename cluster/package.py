@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.errors import HeadwaterError
-from cluster.stage import recorded_versions
+from cluster.versions import recorded_versions, release
 
 PACKAGES = "packages.json"
 OWN = frozenset({"headwater"})
@@ -61,7 +61,7 @@ def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # wanted on another platform only
-        pinned[wanted] = f"{name}=={found.version.partition('+')[0]}"
+        pinned[wanted] = f"{name}=={release(found.version)}"
         for line in found.requires or []:
             inner = Requirement(line)
             extras = requirement.extras or {""}

@@ -19,11 +19,10 @@ from pydantic import BaseModel
 
 from cluster.artifact import Artifact
 from cluster.filesystem import is_remote
-from cluster.store import Store
+from cluster.store import RECORD, Store
 
 log = logging.getLogger("headwater")
 
-RECORD = "run.json"
 JOB_VARIABLE = "HEADWATER_JOB"
 """Environment of a driver that is a job of a cluster: the job's id."""
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 20.0

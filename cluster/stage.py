@@ -9,7 +9,6 @@ setting redoes only what depends on it.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Mapping
@@ -20,8 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.artifact import Artifact, Manifest
 from cluster.session import Session
-
-RECORDED_VERSIONS = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "lancedb", "headwater")
+from cluster.versions import recorded_versions
 
 
 class StageConfig(BaseModel):
@@ -106,14 +104,3 @@ def execute(
         )
     )
     return output, False
-
-
-def recorded_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on most."""
-    found = {}
-    for package in RECORDED_VERSIONS:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -14,6 +14,9 @@ from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, is_remote, join, list_files
 from cluster.lock import exclusive
 
+RECORD = "run.json"
+"""What a run is at, in its folder; `cluster.record` says what stands in it."""
+
 
 class Store:
     """`<location>/<stage>/<key>/`, beside `runs/` (recipes, logs) and `rankings/` (people's choices)."""
@@ -80,7 +83,7 @@ class Store:
         found = []
         for info in list_files(join(self.location, "runs")):
             parts = info.path.removeprefix(self._root).strip("/").split("/")
-            if len(parts) == 3 and parts[2] == "run.json":
+            if len(parts) == 3 and parts[2] == RECORD:
                 found.append(parts[1])
         return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.errors import HeadwaterError
 from headwater.recipe import Recipe
-from llm.trainer import TrainConfig
+from llm.train_config import TrainConfig
 from serving.config import Scaling
 
 

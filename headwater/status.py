@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 
 from cluster.artifact import SCRATCH, Artifact
@@ -70,7 +69,7 @@ def last_checkpoint(record: Record, now: float) -> str:
     return f"{units} units done" if units else "none yet"
 
 
-def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[str, Any]]) -> Group:
+def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[str, Any]]) -> Table:
     """Nodes as the dashboard's `/nodes?view=summary` describes them, with the actors that live on each."""
     table = Table(title="nodes", title_justify="left")
     for column in ("node", "state", "CPU", "memory", "GPU", "disk", "what runs there"):
@@ -96,7 +95,7 @@ def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[s
                 f"{count} {name}" for name, count in sorted(living.get(str(raylet.get("nodeId")), {}).items())
             ),
         )
-    return Group(table)
+    return table
 
 
 def _stage(record: Record, state: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from cluster.artifact import Artifact, Folder
 from cluster.session import Session
-from cluster.stage import Stage, StageConfig, recorded_versions
+from cluster.stage import Stage, StageConfig
+from cluster.versions import recorded_versions
 from data_pipeline.corpus import iter_documents
 from data_pipeline.shards import TokenRows
 from llm import report, trainer

@@ -25,9 +25,9 @@ from cluster.lock import exclusive
 from cluster.parallel import map_units
 from cluster.pool import Share
 from cluster.session import Session
-from cluster.stage import recorded_versions
 from cluster.upload import create
 from cluster.usage import NodeUsage, count_nodes
+from cluster.versions import recorded_versions
 from serving.batch.lines import Plan, plan
 from serving.batch.requests import line_id
 from serving.batch.worker import ANSWERS, ERRORS, BatchWorker

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from pathlib import Path
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cluster.heads import ROOT, free_ports
+
 MARK = "HEADWATER_TEST_CLUSTER"
 """Every process of a cluster inherits this variable: so exactly these are counted, and ended."""
 IDLE_SECONDS = 5
@@ -66,7 +66,7 @@ class AutoscalingCluster:
 def autoscaling_cluster(max_workers: int = 3) -> Iterator[AutoscalingCluster]:
     """A head with no CPU, and one-CPU workers on demand. It is ended here, process by process."""
     folder = Path(tempfile.mkdtemp(prefix="hw", dir="/tmp"))  # sockets' paths must be short
-    mark, port = secrets.token_hex(8), _free_port()
+    mark, (port,) = secrets.token_hex(8), free_ports(1)
     address = f"127.0.0.1:{port}"
     shared = {
         "RAY_AUTH_MODE": "token",
@@ -92,12 +92,13 @@ def autoscaling_cluster(max_workers: int = 3) -> Iterator[AutoscalingCluster]:
 def _start_head(folder: Path, address: str, max_workers: int, environment: dict[str, str]) -> None:
     configuration = folder / "autoscaling.json"
     configuration.write_text(json.dumps(_configuration(address, max_workers)))
+    metrics, dashboard, client = free_ports(3)
     environment = environment | {
         "RAY_FAKE_CLUSTER": "1",
         "RAY_raylet_start_wait_time_s": "120",  # two cores may be busy with other things
         "RAY_enable_autoscaler_v2": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "AUTOSCALER_METRIC_PORT": str(_free_port()),
+        "AUTOSCALER_METRIC_PORT": str(metrics),
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
@@ -105,8 +106,8 @@ def _start_head(folder: Path, address: str, max_workers: int, environment: dict[
     host, _, port = address.partition(":")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=0", "--num-gpus=0"]
     command += [f"--port={port}", f"--node-ip-address={host}", "--include-dashboard=false"]
-    command += [f"--dashboard-port={_free_port()}"]
-    command += [f"--ray-client-server-port={_free_port()}", f"--object-store-memory={STORE_BYTES}"]
+    command += [f"--dashboard-port={dashboard}"]
+    command += [f"--ray-client-server-port={client}", f"--object-store-memory={STORE_BYTES}"]
     command += [f"--temp-dir={folder}", f"--autoscaling-config={configuration}", "--disable-usage-stats"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -178,9 +179,3 @@ def _end(mark: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cluster.heads import ROOT
+
 PREFIX = "headwater-test-host-"
 SWITCH = f"{PREFIX}switch"
 RAY_FOLDER = Path("/tmp/headwater-test-hosts")  # short: Ray makes sockets below it
