@@ -1,25 +1,27 @@
 """A pool of actors that Ray Data feeds: how many there may be, and the results as they are ready.
 
 On a cluster that is given (the embedded one) a pool takes what is there. On a cluster that was
-joined by its address more nodes may come: the pool asks for all the actors that its backlog can use
-at once. An actor that waits for a place is what Ray's autoscaler counts as demand, so nodes are
-added until the demand is met or the autoscaler's own limit is reached; each actor begins to work
-when its node is there. When the backlog has been handed out, waiting actors are withdrawn first and
-those without work end, so that their nodes fall idle and are removed.
+joined by its address more nodes may come. An actor that waits for a place is what Ray's autoscaler
+counts as demand, so a pool there starts a few actors more than find room, and a few more whenever
+those are at work: nodes are added until the backlog is covered or the autoscaler's own limit is
+reached, and each actor begins when its node is there. When the backlog has been handed out, actors
+without work end, so that their nodes fall idle and are removed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.errors import HeadwaterError, readable
 from cluster.session import Session
 
-ASKED_FOR = 64
-"""Actors that a pool asks for on a joined cluster which is smaller and for which nothing else is said."""
+AHEAD = 4
+"""Actors that are started at a time where there may be no room for them yet. More would bring nodes sooner,
+but one whose turn never comes has a price: an actor that died is put behind it, and it starts in vain when
+the first ones end (Ray withdraws no actor before it has answered once)."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,18 @@ class Share:
         return min(rooms, default=1)
 
 
-def pool_size(units: int, fitting: int, *, grows: bool, most: int | None = None) -> int:
-    """Actors to ask for: never more than there are units, nor than `most`.
+def pool_size(units: int, fitting: int, *, grows: bool, most: int | None = None) -> tuple[int, int]:
+    """Actors at the start, and at most: never more than there are units, nor than `most`.
 
-    Where the cluster `grows`, `fitting` (what finds room now) is no bound. Without `most` the bound is
-    then the larger of `fitting` and ASKED_FOR: the autoscaler's limit cannot be read from outside, and
-    a cluster that turns out to be fixed must not be buried in actors that never start.
+    Where the cluster `grows`, `fitting` (what finds room now) is no bound: the pool starts with `most` at
+    once if it was set. If not, it starts with what fits, or AHEAD, and the units are its bound, since
+    what the autoscaler allows cannot be read from outside.
     """
+    bound = units if most is None else min(units, most)
     if not grows:
-        room = fitting if most is None else min(fitting, most)
-    else:
-        room = max(fitting, ASKED_FOR) if most is None else most
-    return max(1, min(units, room))
+        size = max(1, min(bound, fitting))
+        return size, size
+    return min(bound, max(fitting, AHEAD) if most is None else most), bound
 
 
 def map_pool(
@@ -67,13 +69,13 @@ def map_pool(
     if not rows:
         return
     session.ray()
-    size = _size(session, len(rows), share)
+    first, most = _size(session, len(rows), share)
     results = ray.data.from_items(
         [{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows)
     ).map(
         _Worker,  # type: ignore[arg-type]  # a callable class: Ray Data makes one per actor
         fn_constructor_args=(make_worker, worker_args),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=first),
         num_cpus=share.cpus,
         num_gpus=share.gpus or None,
     )
@@ -81,6 +83,9 @@ def map_pool(
     # wait for a node, and hold back work from those whose node has come. Rows here are small, and one
     # operator needs no budget.
     results.context.op_resource_reservation_enabled = False
+    results.context.autoscaling_config = replace(
+        results.context.autoscaling_config, actor_pool_max_upscaling_delta=AHEAD
+    )
     for result in results.iter_rows():
         if result["failed"]:
             what, where, fix = json.loads(result["failed"])
@@ -88,7 +93,7 @@ def map_pool(
         yield json.loads(result["result"])
 
 
-def _size(session: Session, units: int, share: Share) -> int:
+def _size(session: Session, units: int, share: Share) -> tuple[int, int]:
     """How large the pool is to be, from what the cluster has now. Says so when it has no room yet."""
     import ray
 
@@ -106,12 +111,17 @@ def _size(session: Session, units: int, share: Share) -> int:
 
 
 class _Worker:
+    """Makes its worker for the first row: an actor that comes too late to get one loads nothing."""
+
     def __init__(self, make_worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        self._work = make_worker(**arguments)
+        self._make_worker, self._arguments = make_worker, arguments
+        self._work: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """An error meant for people travels as a result: of an exception Ray Data keeps only the text."""
         try:
+            if self._work is None:
+                self._work = self._make_worker(**self._arguments)
             return {"result": json.dumps(self._work(json.loads(row["row"])), default=str), "failed": ""}
         except Exception as error:
             told = readable(error)

@@ -19,6 +19,8 @@ from serving.batch.lines import LONGEST_LINE
 from serving.openai_api import ApiError, ChatRequest
 
 URL = "/v1/chat/completions"
+MODEL = "headwater"
+"""What an answer calls its model where the request names none: which one it is, is said with the command."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -52,7 +54,7 @@ def read_request(content: bytes, line: int, *, repeated: bool = False) -> Reques
             raise _invalid("duplicate_custom_id", f"An earlier line has the custom_id {custom_id!r}.")
         _check_envelope(value)
         in_body = True
-        body = api.parse(ChatRequest, to_json(value["body"]))
+        body = api.parse(ChatRequest, to_json({"model": MODEL} | value["body"]))
         body.check_supported()
         _check_batch(body)
     except ApiError as error:

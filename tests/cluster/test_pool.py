@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import HeadwaterError
-from cluster.pool import ASKED_FOR, Share, map_pool, pool_size
+from cluster.pool import AHEAD, Share, map_pool, pool_size
 from cluster.session import Session
 from cluster.usage import NodeUsage, count_nodes
 
@@ -18,24 +18,24 @@ COUNT = st.integers(1, 1000)
 def test_a_pool_is_never_larger_than_its_work_or_what_was_set(
     units: int, fitting: int, grows: bool, most: int | None
 ) -> None:
-    size = pool_size(units, fitting, grows=grows, most=most)
-    assert 1 <= size <= units
-    assert size <= (most or size)
-    assert grows or size <= fitting
+    first, last = pool_size(units, fitting, grows=grows, most=most)
+    assert 1 <= first <= last <= min(units, most or units)
+    assert grows or last <= fitting
 
 
 @pytest.mark.parametrize(
     ("units", "fitting", "grows", "most", "size"),
     [
-        (100, 2, False, None, 2),  # a laptop: what is there
-        (100, 1, True, None, ASKED_FOR),  # a head without CPUs: more is asked for
-        (3, 1, True, None, 3),
-        (1000, 500, True, None, 500),
-        (1000, 500, True, 800, 800),
+        (100, 2, False, None, (2, 2)),  # a laptop: what is there
+        (100, 2, False, 1, (1, 1)),
+        (100, 0, True, None, (AHEAD, 100)),  # a head without CPUs: nodes are asked for
+        (3, 0, True, None, (3, 3)),
+        (1000, 500, True, None, (500, 1000)),
+        (1000, 500, True, 800, (800, 800)),
     ],
 )
 def test_a_pool_on_a_cluster_that_grows_asks_for_more_than_there_is(
-    units: int, fitting: int, grows: bool, most: int | None, size: int
+    units: int, fitting: int, grows: bool, most: int | None, size: tuple[int, int]
 ) -> None:
     assert pool_size(units, fitting, grows=grows, most=most) == size
 

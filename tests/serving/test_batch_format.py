@@ -37,6 +37,15 @@ def spoken(result: dict[str, Any] | Refusal) -> tuple[list[str], dict[str, int]]
     return [choice["message"]["content"] for choice in body["choices"]], body["usage"]
 
 
+def test_a_body_need_not_name_the_model_that_the_command_names() -> None:
+    content = json.dumps(
+        request("a", "Hello") | {"body": {"messages": [{"role": "user", "content": "Hello"}]}}
+    )
+    read = read_request(content.encode(), 1)
+    assert isinstance(read, Request)
+    assert read.body.model == "headwater"
+
+
 # -- lines -------------------------------------------------------------------------------------
 @given(st.binary(max_size=400).map(lambda data: data.replace(b"\x01", b"\n")), st.integers(1, 50))
 def test_lines_are_those_of_the_file_whatever_the_size_of_the_chunks(data: bytes, chunk: int) -> None:
