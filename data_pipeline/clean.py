@@ -67,6 +67,7 @@ class Clean(Stage[CleanConfig]):
     """`kept/*.parquet` (documents.SCHEMA), `rejected/*.parquet`, `funnel.json` and `funnel.png`."""
 
     name: ClassVar[str] = "clean"
+    version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("acquire",)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class JudgeWorker:
         from data_pipeline.dedup.minhash import MinHasher
 
         self._config, self._output, self._acquired = config, output, acquired
-        self._judge, self._hasher = Judge(config), MinHasher(config.minhash)
+        self._judge, self._hasher = Judge(config), MinHasher(config.minhash_dedup)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         self._judge.restart()
@@ -204,7 +205,8 @@ class JudgeWorker:
 
         texts = [document.text for document in survivors]
         digests = np.frombuffer(b"".join(map(text_digest, texts)), np.uint64).reshape(-1, 2)
-        buckets = self._config.minhash.buckets if self._config.minhash.enabled else 0
+        minhash = self._config.minhash_dedup
+        buckets = minhash.buckets if minhash.enabled else 0
         keys = np.zeros((len(texts), buckets), np.uint64)
         for row, text in enumerate(texts if buckets else []):
             keys[row] = self._hasher.buckets(text)

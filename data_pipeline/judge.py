@@ -23,7 +23,7 @@ from data_pipeline.filters.verdict import Rejection
 from data_pipeline.funnel import StepCount
 from data_pipeline.normalise import normalise
 
-OWN_STEPS = ("extract", "language", "repetition", "quality", "c4", "fineweb")
+OWN_STEPS = ("extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb")
 """Steps that judge a document by itself, in FineWeb's order; what follows compares documents."""
 
 
@@ -34,17 +34,17 @@ class CleanConfig(StageConfig):
     """HTML → main text."""
     language: LanguageConfig = LanguageConfig()
     """Language identification."""
-    repetition: RepetitionConfig = RepetitionConfig()
+    gopher_repetition: RepetitionConfig = RepetitionConfig()
     """Gopher's repetition rules."""
-    quality: QualityConfig = QualityConfig()
+    gopher_quality: QualityConfig = QualityConfig()
     """Gopher's quality rules."""
     c4: C4Config = C4Config()
     """C4's rules."""
     fineweb: FineWebConfig = FineWebConfig()
     """FineWeb's rules."""
-    exact: ExactConfig = ExactConfig()
+    exact_dedup: ExactConfig = ExactConfig()
     """Exact duplicates."""
-    minhash: MinHashConfig = MinHashConfig()
+    minhash_dedup: MinHashConfig = MinHashConfig()
     """Near duplicates."""
     pii: PiiConfig = PiiConfig()
     """Personal identifiers are replaced; drops nothing."""
@@ -118,15 +118,17 @@ class Judge:
         language, rejection = self._language(document.text)
         return rejection or replace(document, language=language)
 
-    def _repetition_step(self, document: Document) -> Document | Rejection:
-        return judge_repetition(self._of(document), self._config.repetition) or document
+    def _gopher_repetition_step(self, document: Document) -> Document | Rejection:
+        return judge_repetition(self._of(document), self._config.gopher_repetition) or document
 
-    def _quality_step(self, document: Document) -> Document | Rejection:
-        return judge_quality(self._of(document), self._config.quality) or document
+    def _gopher_quality_step(self, document: Document) -> Document | Rejection:
+        return judge_quality(self._of(document), self._config.gopher_quality) or document
 
     def _c4_step(self, document: Document) -> Document | Rejection:
         text = rewrite_by_c4(document.text, self._config.c4)
-        return text if isinstance(text, Rejection) else replace(document, text=text)
+        if isinstance(text, Rejection):
+            return text
+        return document if text == document.text else replace(document, text=text)
 
     def _fineweb_step(self, document: Document) -> Document | Rejection:
         return judge_by_fineweb(self._of(document), self._config.fineweb) or document

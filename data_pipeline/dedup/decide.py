@@ -43,29 +43,29 @@ def decide(signatures: pa.Table, config: CleanConfig) -> tuple[pa.Table, list[St
     step = np.full(total, None, dtype=object)
     score = np.full(total, np.nan)
     counts = []
-    if config.exact.enabled:
+    if config.exact_dedup.enabled:
         found = exact_duplicates(candidates, _matrix(signatures["digest"], total))
         dropped = found >= 0
-        kept_instead[dropped], step[dropped], score[dropped] = found[dropped], "exact", 1.0
-        counts.append(_count("exact", "same_text", candidates, np.ones(total, bool), dropped))
-    if config.minhash.enabled:
+        kept_instead[dropped], step[dropped], score[dropped] = found[dropped], "exact_dedup", 1.0
+        counts.append(_count("exact_dedup", "same_text", candidates, np.ones(total, bool), dropped))
+    if config.minhash_dedup.enabled:
         keys = _matrix(signatures["keys"], total)
         rows = np.flatnonzero(kept_instead < 0)
         found = near_duplicates(candidates.take(rows), keys[rows])
         dropped = np.zeros(total, bool)
         dropped[rows[found >= 0]] = True
-        kept_instead[dropped], step[dropped] = rows[found[found >= 0]], "minhash"
+        kept_instead[dropped], step[dropped] = rows[found[found >= 0]], "minhash_dedup"
         score[dropped] = (keys[dropped] == keys[kept_instead[dropped]]).mean(axis=1)
         before = np.zeros(total, bool)
         before[rows] = True
-        counts.append(_count("minhash", "near_duplicate", candidates, before, dropped))
+        counts.append(_count("minhash_dedup", "near_duplicate", candidates, before, dropped))
     names = candidates.ids
     rows_out = [
         {
             "step": step[row],
-            "reason": {"exact": "same_text", "minhash": "near_duplicate"}.get(step[row]),
+            "reason": {"exact_dedup": "same_text", "minhash_dedup": "near_duplicate"}.get(step[row]),
             "score": None if step[row] is None else float(score[row]),
-            "threshold": 1 / config.minhash.buckets if step[row] == "minhash" else None,
+            "threshold": 1 / config.minhash_dedup.buckets if step[row] == "minhash_dedup" else None,
             "duplicate_of": None if step[row] is None else str(names[_last(kept_instead, row)]),
         }
         for row in range(total)

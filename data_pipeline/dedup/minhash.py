@@ -2,25 +2,31 @@
 
 Broder 1997 (signatures), with FineWeb's parameters: word 5-grams of the simplified text, 14 buckets of
 8 hashes. Two texts whose n-gram sets have Jaccard similarity s share a bucket with probability
-1 - (1 - s^8)^14: 0.92 at s = 0.8, 0.5 at s ≈ 0.70, 0.05 at s = 0.5.
+1 - (1 - s^8)^14: 0.92 at s = 0.8, 0.5 at s ≈ 0.70, 0.05 at s = 0.5. Signatures are those of
+datatrove 0.10.1, bit for bit.
 """
 
 from __future__ import annotations
 
-import re
+import functools
+import hashlib
+import sys
 import unicodedata
+from typing import Literal
 
 import numpy as np
+import regex
+import xxhash
 from pydantic import Field
 
 from cluster.stage import StageConfig
+from data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
 from data_pipeline.dedup.survivors import Candidates, keep_best
 from data_pipeline.filters.marks import CONTROLS, MARKS
-from data_pipeline.filters.text import WordHashes, mix64
+from data_pipeline.filters.text import vocabulary
 
-MERSENNE_61 = np.uint64((1 << 61) - 1)
-SHINGLES_AT_ONCE = 4096  # bounds the memory of one permutation table (4096 × 112 × 8 bytes)
-NUMBER = re.compile(r"\d+(?:[.,،٫]\d+)?")
+MERSENNE_61 = (1 << 61) - 1
+NUMBER = regex.compile(r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?")
 TO_SPACES = str.maketrans(dict.fromkeys(MARKS + CONTROLS, " "))
 
 
@@ -30,28 +36,45 @@ class MinHashConfig(StageConfig):
     enabled: bool = True
     """Off: the step is passed over."""
     ngram: int = Field(default=5, ge=1)
-    """Words in a shingle."""
+    """Words in a shingle. A text with fewer words has no signature and is nobody's duplicate here."""
     buckets: int = Field(default=14, ge=1)
     """Documents that agree in all hashes of one bucket are duplicates."""
     hashes_per_bucket: int = Field(default=8, ge=1)
     """More hashes ask for more similarity."""
+    hash: Literal["xxhash", "sha1"] = "xxhash"
+    """Of a shingle."""
+    precision: Literal[64, 32] = 64
+    """Bits of a hash."""
     seed: int = 1
     """Of the permutations."""
 
 
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """For every code point: what punctuation becomes (uint32), and whether it stays after NFD (bool)."""
+    spaced = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    spaced[list(TO_SPACES)] = ord(" ")
+    stays = [unicodedata.category(chr(code)) != "Mn" for code in range(sys.maxunicode + 1)]
+    return spaced, np.array(stays)
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _text(codes: np.ndarray) -> str:
+    return codes.tobytes().decode("utf-32-le", "surrogatepass")
+
+
 def simplify(text: str) -> str:
     """Lower case, numbers as 0, no punctuation, no diacritics, single spaces (datatrove's simplify_text)."""
-    text = NUMBER.sub("0", text.lower()).translate(TO_SPACES)
-    if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-    return " ".join(text.split())
-
-
-def shingles(text: str, ngram: int) -> np.ndarray:
-    """uint64 hashes of the word n-grams; of a shorter text, one hash of the whole."""
-    words = simplify(text).split()
-    hashes, _ = WordHashes(words, " ").ngrams(min(ngram, max(1, len(words))))
-    return hashes
+    text = NUMBER.sub("0", text.lower())
+    if text.isascii():
+        return " ".join(text.translate(TO_SPACES).split())
+    spaced, stays = _tables()  # str.translate is slow outside ASCII
+    text = " ".join(_text(spaced[_codes(text)]).split())
+    codes = _codes(unicodedata.normalize("NFD", text))
+    return _text(codes[stays[codes]]).strip()
 
 
 class MinHasher:
@@ -61,34 +84,44 @@ class MinHasher:
         self._config = config
         count = config.buckets * config.hashes_per_bucket
         generator = np.random.RandomState(config.seed)
-        self._a = generator.randint(1, int(MERSENNE_61), dtype=np.uint64, size=(1, count))
-        self._b = generator.randint(0, int(MERSENNE_61), dtype=np.uint64, size=(1, count))
+        self._a = generator.randint(1, MERSENNE_61, dtype=np.uint64, size=count)
+        self._b = generator.randint(0, MERSENNE_61, dtype=np.uint64, size=count)
+        self._mask = np.uint64((1 << config.precision) - 1)
 
-    def signature(self, text: str) -> np.ndarray:
+    def shingles(self, text: str) -> np.ndarray:
+        """uint64 hashes of the word n-grams; none where there are fewer than n words."""
+        words = vocabulary().words(simplify(text))
+        data, starts = joined(words.ids, *words.vocabulary.bytes())
+        n = self._config.ngram
+        if (self._config.hash, self._config.precision) == ("xxhash", 64):
+            return xxh64_of_ngrams(data, starts, n)
+        text_bytes, places = data.tobytes(), starts.tolist()
+        ngrams = (text_bytes[places[i] : places[i + n] - 1] for i in range(len(places) - n))
+        return np.fromiter(map(self._hash, ngrams), np.uint64)
+
+    def _hash(self, data: bytes) -> int:
+        if self._config.hash == "xxhash":
+            return xxhash.xxh32_intdigest(data)
+        return int.from_bytes(hashlib.sha1(data).digest()[: self._config.precision // 8], "little")  # noqa: S324
+
+    def signature(self, text: str) -> np.ndarray | None:
         """uint64 [buckets · hashes_per_bucket]: the smallest value of each permutation over the shingles."""
-        hashes = np.unique(shingles(text, self._config.ngram)).reshape(-1, 1)
-        smallest = np.full(self._a.shape[1], np.iinfo(np.uint64).max, np.uint64)
-        for start in range(0, len(hashes), SHINGLES_AT_ONCE):
-            permuted = hashes[start : start + SHINGLES_AT_ONCE] * self._a
-            permuted += self._b
-            permuted = (permuted & MERSENNE_61) + (permuted >> np.uint64(61))  # at most one too many
-            np.subtract(permuted, MERSENNE_61, out=permuted, where=permuted >= MERSENNE_61)
-            np.minimum(smallest, permuted.min(axis=0), out=smallest)
-        return smallest
+        hashes = self.shingles(text)
+        return signature(hashes, self._a, self._b, self._mask) if len(hashes) else None
 
     def buckets(self, text: str) -> np.ndarray:
-        """uint64 [buckets]: one key a bucket, over its hashes and its number."""
-        rows = self.signature(text).reshape(self._config.buckets, -1)
-        keys = np.arange(1, len(rows) + 1, dtype=np.uint64)
-        for column in rows.T:
-            keys = mix64(keys * np.uint64(0x9E3779B97F4A7C15) + column)
-        return keys
+        """uint64 [buckets]: one key a bucket, over its hashes and its number; all 0 without a signature."""
+        values = self.signature(text)
+        if values is None:
+            return np.zeros(self._config.buckets, np.uint64)
+        return bucket_keys(values, self._config.hashes_per_bucket)
 
 
 def components(keys: np.ndarray) -> np.ndarray:
     """Component number of each document, where documents that share a bucket are connected.
 
-    `keys` is uint64 [N, buckets]. A component's number is its smallest row (union-find, path halving).
+    `keys` is uint64 [N, buckets]; 0 connects with nothing. A component's number is its smallest row
+    (union-find, path halving).
     """
     parent = list(range(len(keys)))
 
@@ -100,7 +133,7 @@ def components(keys: np.ndarray) -> np.ndarray:
 
     for column in keys.T:
         order = np.argsort(column, kind="stable")
-        same = np.flatnonzero(column[order[1:]] == column[order[:-1]])
+        same = np.flatnonzero((column[order[1:]] == column[order[:-1]]) & (column[order[1:]] != 0))
         for left, right in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
             low, high = sorted((root(left), root(right)))
             parent[high] = low

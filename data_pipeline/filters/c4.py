@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from cluster.stage import StageConfig
-from data_pipeline.filters.text import sentences
+from data_pipeline.filters.text import vocabulary
 from data_pipeline.filters.verdict import Rejection
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
@@ -39,13 +39,14 @@ class C4Config(StageConfig):
 
 def rewrite(text: str, config: C4Config) -> str | Rejection:
     """The text without the lines that the rules drop, or the rejection of the whole."""
-    kept, count = [], 0
+    kept = []
     for original in text.splitlines():
         line = original.strip()
         words = line.split()
-        if any(len(word) > config.max_word_length for word in words):
+        if len(line) > config.max_word_length and max(map(len, words)) > config.max_word_length:
             continue
-        line = CITATION.sub("", line)
+        if "[" in line:
+            line = CITATION.sub("", line)
         if config.terminal_punctuation and (not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)):
             continue
         if len(words) < config.min_words_per_line:
@@ -59,8 +60,8 @@ def rewrite(text: str, config: C4Config) -> str | Rejection:
             return Rejection("curly_bracket")
         if any(phrase in lower for phrase in POLICY_PHRASES):
             continue
-        count += sentences(line)
         kept.append(line)
+    count = vocabulary().sentences(kept)
     if count < config.min_sentences:
         return Rejection("too_few_sentences", count, config.min_sentences)
     return "\n".join(kept).strip()

@@ -17,9 +17,9 @@ class FineWebConfig(StageConfig):
 
     enabled: bool = True
     """Off: the step is passed over."""
-    min_lines: int = 2
-    """The rule about line ends holds from this number of lines on. In a text of one line its share can
-    only be 0 or 1, and says only how the page's last caption ended. datatrove's value is 1."""
+    min_lines: int = 1
+    """The rule about line ends holds from this number of lines on. Where texts are one line each, its share
+    can only be 0 or 1, and says only how the page's last caption ended: 2 leaves them out."""
     min_lines_with_end: float = 0.12
     """Share of the lines that must end in terminal punctuation."""
     short_line: int = 30
@@ -38,14 +38,14 @@ def judge(text: Text, config: FineWebConfig) -> Rejection | None:
         return Rejection("empty")
     ended = sum(line.endswith(ENDS) for line in lines) / len(lines)
     if len(lines) >= config.min_lines and ended < config.min_lines_with_end:
-        return Rejection("lines_without_end", ended, config.min_lines_with_end)
+        return Rejection("line_punct_ratio", ended, config.min_lines_with_end)
     short = sum(len(line) <= config.short_line for line in lines) / len(lines)
     if short > config.max_short_lines:
-        return Rejection("short_lines", short, config.max_short_lines)
+        return Rejection("short_line_ratio", short, config.max_short_lines)
     repeated = duplicates(lines)[1] / len(text.text.replace("\n", ""))
     if repeated > config.max_duplicate_line_characters:
-        return Rejection("duplicate_line_characters", repeated, config.max_duplicate_line_characters)
+        return Rejection("char_dup_ratio", repeated, config.max_duplicate_line_characters)
     newlines = text.text.count("\n") / max(1, len(text.words))
     if newlines > config.max_newlines_per_word:
-        return Rejection("list", newlines, config.max_newlines_per_word)
+        return Rejection("list_ratio", newlines, config.max_newlines_per_word)
     return None

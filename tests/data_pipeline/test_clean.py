@@ -105,11 +105,11 @@ def test_every_document_is_kept_or_rejected_with_its_reason(cleaned: Artifact) -
     kept = pa.Table.from_batches(read_documents(cleaned), SCHEMA)
     gone = rejected(cleaned)
     assert {url: (row["step"], row["reason"]) for url, row in gone.items()} == {
-        "u:copy": ("exact", "same_text"),
-        "https://example.org/4": ("minhash", "near_duplicate"),
+        "u:copy": ("exact_dedup", "same_text"),
+        "https://example.org/4": ("minhash_dedup", "near_duplicate"),
         "u:german": ("language", "other_language"),
-        "u:short": ("quality", "too_few_words"),
-        "u:spam": ("repetition", "top_2_gram"),
+        "u:short": ("gopher_quality", "gopher_short_doc"),
+        "u:spam": ("gopher_repetition", "top_2_gram"),
         "u:empty": ("extract", "no_main_text"),
     }
     assert kept.num_rows + len(gone) == 46
@@ -129,7 +129,7 @@ def test_every_document_is_kept_or_rejected_with_its_reason(cleaned: Artifact) -
 def test_the_funnel_adds_up_and_is_drawn(cleaned: Artifact) -> None:
     funnel = cleaned.read_json("funnel.json")
     steps = funnel["steps"]
-    assert [row["step"] for row in steps] == ["acquire", *OWN_STEPS, "exact", "minhash", "pii"]
+    assert [row["step"] for row in steps] == ["acquire", *OWN_STEPS, "exact_dedup", "minhash_dedup", "pii"]
     assert steps[0]["documents_in"] == 47
     assert steps[0]["reasons"] == {"broken_line": 1}
     for row in steps:
@@ -180,8 +180,11 @@ def test_a_part_that_is_judged_is_not_judged_again(session: Session, tmp_path: P
 
 def test_steps_can_be_switched_off(session: Session, tmp_path: Path) -> None:
     write_corpus(tmp_path / "a.jsonl")
-    off = {name: {"enabled": False} for name in ("language", "repetition", "quality", "c4", "fineweb")}
-    off |= {name: {"enabled": False} for name in ("exact", "minhash", "pii")}
+    off = {
+        name: {"enabled": False}
+        for name in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb")
+    }
+    off |= {name: {"enabled": False} for name in ("exact_dedup", "minhash_dedup", "pii")}
     bare = run(session, tmp_path / "a.jsonl", 100, CleanConfig.model_validate(off))
     assert [row["step"] for row in bare.read_json("funnel.json")["steps"]] == ["acquire", "extract"]
     assert set(rejected(bare)) == {"u:empty"}

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.filters import c4, fineweb, gopher, pii
+from data_pipeline.filters import c4, counting, fineweb, gopher, pii
+from data_pipeline.filters import text as text_module
 from data_pipeline.filters.c4 import C4Config
 from data_pipeline.filters.fineweb import FineWebConfig
 from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig
 from data_pipeline.filters.language import LanguageConfig, LanguageFilter
-from data_pipeline.filters.text import Text, WordHashes, sentences
+from data_pipeline.filters.text import Text, vocabulary
 from data_pipeline.filters.verdict import Rejection
 from data_pipeline.normalise import normalise
 
@@ -38,51 +39,65 @@ def prose(words: int, seed: int = 1) -> str:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=60), st.integers(2, 10))
-def test_ngram_counts_equal_the_naive_definition(words: list[str], n: int) -> None:
-    """The definitions are datatrove's find_top_duplicate and find_all_duplicate, on joined strings."""
-    if len(words) < n:
-        return
-    spaced = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
-    top, count = collections.Counter(spaced).most_common(1)[0]
-    assert gopher.top_ngram_characters(*WordHashes(words, " ").ngrams(n)) == len(top) * count
+@given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=60), st.integers(1, 10))
+def test_ngram_counts_equal_the_naive_definition(pieces: list[str], n: int) -> None:
+    found = Text(" ".join(pieces)).words
+    strings = found.strings()
+    spaced = [" ".join(strings[i : i + n]) for i in range(len(strings) - n + 1)]
+    top, count = collections.Counter(spaced).most_common(1)[0] if spaced else ("", 0)
+    assert counting.top_ngram_characters(found.ids, found.lengths, n) == len(top) * count
     seen: set[str] = set()
     repeated = index = 0
-    while index < len(words) - n + 1:
-        joined = "".join(words[index : index + n])
+    while index < len(strings) - n + 1:
+        joined = "".join(strings[index : index + n])
         if joined in seen:
             repeated += len(joined)
             index += n
         else:
             seen.add(joined)
             index += 1
-    hashes, lengths = WordHashes(words).ngrams(n)
-    assert gopher.duplicate_ngram_characters(hashes, lengths, n, enough=-1) == repeated
-    bound = gopher.duplicate_ngram_characters(hashes, lengths, n, enough=repeated)
-    assert bound <= repeated or bound == repeated  # the cheap bound never decides against a text
+    tables = found.lengths, found.hashes, found.powers
+    assert counting.duplicate_ngram_characters(found.ids, *tables, n) == repeated
 
 
-def test_words_keep_punctuation_as_words_of_their_own() -> None:
+def test_words_are_those_of_spacy() -> None:
     text = "Mr. O'Brien's 1,000.50 dollars (U.S.) weren't there... https://x.org/a?b=1 – 日本"
-    assert Text(text).words == [
-        "Mr", ".", "O", "'", "Brien", "'s", "1,000.50", "dollars", "(", "U.S.", ")", "weren", "'t", "there",
+    assert Text(text).words.strings() == [
+        "Mr.", "O'Brien", "'s", "1,000.50", "dollars", "(", "U.S.", ")", "were", "n't", "there",
         "...", "https://x.org/a?b=1", "–", "日本",
     ]  # fmt: skip
+
+
+def test_a_full_vocabulary_is_begun_anew_and_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [prose(60, seed) for seed in range(5)]
+    before = vocabulary()
+    expected = [before.words(text).strings() for text in texts]
+    monkeypatch.setattr(text_module, "CHUNKS_KEPT", 50)
+    assert vocabulary() is not before
+    found = [Text(text).words for text in texts]
+    assert [words.strings() for words in found] == expected, "words keep the tables that they came from"
+    assert len({id(words.vocabulary) for words in found}) > 1
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (prose(300), None),
-        (prose(40), "too_few_words"),
-        (prose(100).replace(".", ". x y z a b c d e f g h i j k l m n o p q r s t u v w"), "short_words"),
-        (" ".join(["the", "and"] + ["incomprehensibilities"] * 60), "long_words"),
-        (prose(100) + " #" * 40, "too_many_hashes"),
-        (prose(100) + " and so on..." * 20, "too_many_ellipses"),
-        ("\n".join("- " + prose(20, n) for n in range(10)), "too_many_bullets"),
-        ("\n".join(prose(30, n)[:-1] + "..." for n in range(10)), "too_many_ellipsis_lines"),
-        (prose(100) + " 1 2 3 4 5 6 7 8 9" * 10, "too_few_alphabetic_words"),
-        (prose(100).replace("the", "xq").replace("and", "qx").replace("that", "qq"), "too_few_stop_words"),
+        (prose(40), "gopher_short_doc"),
+        (
+            prose(100).replace(".", ". x y z a b c d e f g h i j k l m n o p q r s t u v w"),
+            "gopher_below_avg_threshold",
+        ),
+        (" ".join(["the", "and"] + ["incomprehensibilities"] * 60), "gopher_above_avg_threshold"),
+        (prose(100) + " #" * 40, "gopher_too_many_hashes"),
+        (prose(100) + " and so on..." * 20, "gopher_too_many_ellipsis"),
+        ("\n".join("- " + prose(20, n) for n in range(10)), "gopher_too_many_bullets"),
+        ("\n".join(prose(30, n)[:-1] + "..." for n in range(10)), "gopher_too_many_end_ellipsis"),
+        (prose(100) + " 1 2 3 4 5 6 7 8 9" * 10, "gopher_below_alpha_threshold"),
+        (
+            prose(100).replace("the", "xq").replace("and", "qx").replace("that", "qq"),
+            "gopher_enough_stop_words",
+        ),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -96,15 +111,15 @@ def test_each_gopher_quality_rule_hits_what_it_is_for(text: str, expected: str |
     [
         (prose(300), None),
         ("", "empty"),
-        ("\n\n".join([prose(20)] * 3 + [prose(20, 2)]), "duplicate_paragraphs"),
+        ("\n\n".join([prose(20)] * 3 + [prose(20, 2)]), "dup_para_frac"),
         (
             "\n\n".join([prose(100)] * 2 + [prose(10, n) for n in range(2, 7)]),
-            "duplicate_paragraph_characters",
+            "dup_para_char_frac",
         ),
-        ("\n".join([prose(20)] * 3 + [prose(20, 2)]), "duplicate_lines"),
-        ("\n".join([prose(100)] * 2 + [prose(10, n) for n in range(2, 7)]), "duplicate_line_characters"),
+        ("\n".join([prose(20)] * 3 + [prose(20, 2)]), "dup_line_frac"),
+        ("\n".join([prose(100)] * 2 + [prose(10, n) for n in range(2, 7)]), "dup_line_char_frac"),
         ("buy now " * 60, "top_2_gram"),
-        (f"{prose(200)} {prose(200)}", "duplicate_5_grams"),
+        (f"{prose(200)} {prose(200)}", "duplicated_5_n_grams"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -142,12 +157,12 @@ def test_c4_rejects_whole_documents(text: str, expected: str | None) -> None:
     ("text", "expected"),
     [
         ("\n".join(prose(30, n) for n in range(5)), None),
-        ("one line that ends in no mark, as many pages do " * 3, None),
-        ("\n".join(prose(30, n)[:-1] for n in range(10)), "lines_without_end"),
-        ("\n".join(["Short line."] * 0 + [f"Line {n}." for n in range(9)] + [prose(30)]), "short_lines"),
-        ("\n".join([prose(30)] * 2 + [prose(30, n) for n in range(2, 9)]), "duplicate_line_characters"),
+        ("one line that ends in no mark, as many pages do " * 3, "line_punct_ratio"),
+        ("\n".join(prose(30, n)[:-1] for n in range(10)), "line_punct_ratio"),
+        ("\n".join(["Short line."] * 0 + [f"Line {n}." for n in range(9)] + [prose(30)]), "short_line_ratio"),
+        ("\n".join([prose(30)] * 2 + [prose(30, n) for n in range(2, 9)]), "char_dup_ratio"),
         ("\n".join("abcdefghijklmnopqrstuvwxyzabcdef." for _ in range(1)), None),
-        ("\n".join(f"{chr(97 + n) * 40}." for n in range(20)), "list"),
+        ("\n".join(f"{chr(97 + n) * 40}." for n in range(20)), "list_ratio"),
     ],
     ids=["good", "single line", "no ends", "short", "repeated", "one word", "list"],
 )
@@ -216,6 +231,6 @@ def test_marks_lost_in_a_wrong_decoding_are_put_back(lost: str, mended: str) -> 
     assert normalise(mended) == mended
 
 
-def test_sentences_end_at_marks_before_white_space() -> None:
-    assert sentences('He said "Go!" It was 3.5 km. Was it? Yes') == 4
-    assert sentences("") == 0
+def test_sentences_are_those_of_spacys_sentencizer() -> None:
+    assert vocabulary().sentences(['He said "Go!" It was 3.5 km. Was it? Yes']) == 4
+    assert vocabulary().sentences(["One.  Two spaces.", "A line.", ""]) == 4
