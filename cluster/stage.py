@@ -72,16 +72,22 @@ def locate(stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session) 
 
 
 def execute(
-    stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session, *, redo: bool = False
+    stage: Stage[Any],
+    inputs: Mapping[str, Artifact],
+    session: Session,
+    *,
+    redo: bool = False,
+    output: Artifact | None = None,
 ) -> tuple[Artifact, bool]:
     """Run a stage unless its artifact is already there; `redo` drops it and does the work anew.
 
-    Returns the artifact, and whether it was found finished.
+    `output` puts the artifact elsewhere than in its place in the store; the caller has seen to it that
+    nothing else is there. Returns the artifact, and whether it was found finished.
     """
     input_keys = {name: inputs[name].key for name in stage.inputs}
     fingerprint = stage.fingerprint(session)
     key = stage.key(input_keys, fingerprint)
-    output = session.store.artifact(stage.name, key)
+    output = output or session.store.artifact(stage.name, key)
     if redo:
         output.delete_folder("")
     elif output.manifest() is not None:

@@ -66,7 +66,7 @@ def total(steps: Iterable[str], parts: Iterable[Sequence[dict[str, Any]]]) -> li
 def table(counts: Sequence[StepCount]) -> Table:
     """For the screen: what is left after each step, and why documents went."""
     shown = Table(title="What cleaning removed", title_justify="left", box=None, pad_edge=False)
-    shown.add_column("step", style="bold")
+    shown.add_column("step", style="bold", no_wrap=True)
     for heading in ("documents left", "dropped", "of all", "characters left"):
         shown.add_column(heading, justify="right")
     shown.add_column("reasons", style="dim", overflow="fold")

@@ -13,6 +13,7 @@ from rich.markup import escape
 from cluster.errors import readable, root_cause
 from headwater import k8s_command
 from headwater.batch_command import batch
+from headwater.corpus_commands import clean, explain
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -154,6 +155,8 @@ def show(
     console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
 
 
+app.command()(clean)
+app.command()(explain)
 app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")

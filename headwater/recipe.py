@@ -96,6 +96,27 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
         raise HeadwaterError(_explain(error), where=where) from error
 
 
+def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequence[str]) -> CleanConfig:
+    """The `clean` section of a recipe (defaults without one), with `step.key=value` overrides, and with only
+    the steps that are named, if any are."""
+    raw = load(path).clean.model_dump() if path else {}
+    for override in overrides:
+        _set(raw, override)
+    for step in steps or []:
+        if step not in CleanConfig.model_fields:
+            near = difflib.get_close_matches(step, CleanConfig.model_fields, n=1, cutoff=0.4)
+            fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(CleanConfig.model_fields)}"
+            raise HeadwaterError("no such step", where=step, fix=fix)
+    if steps:
+        for name in CleanConfig.model_fields:
+            if name != "extract":  # a page's text has to be found, whatever is done with it
+                raw[name] = (raw.get(name) or {}) | {"enabled": name in steps}
+    try:
+        return CleanConfig.model_validate(raw)
+    except ValidationError as error:
+        raise HeadwaterError(_explain(error, CleanConfig), where=str(path or "--set")) from error
+
+
 def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -140,14 +161,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
     """Every fault with its key; for an unknown key the nearest valid name."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             unknown = str(fault["loc"][-1])
-            valid = _names(Recipe, fault["loc"][:-1])
+            valid = _names(model, fault["loc"][:-1])
             near = difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(sorted(valid))}"
             lines.append(f"{key}: no such key; {hint}")

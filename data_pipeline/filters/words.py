@@ -88,6 +88,7 @@ class Vocabulary:
             token_match=t.token_match,
             url_match=t.url_match,
         )
+        self._cases = frozenset(t.rules)
         self._pairs = self._pairs_of_special_cases()
         self._lefts, self._rights = (frozenset(side) for side in zip(*self._pairs, strict=True))
         self._chunks = _Chunks(self._add)
@@ -106,7 +107,7 @@ class Vocabulary:
     def _pairs_of_special_cases(self) -> frozenset[tuple[str, str]]:
         """Neighbours within the special cases that spaCy looks for in a whole text."""
         t, pairs = self._tokenizer, set[tuple[str, str]]()
-        for case in t.rules:
+        for case in self._cases:
             if t.find_prefix(case) or t.find_infix(case) or t.find_suffix(case) or " " in case:
                 tokens = [token.text for token in self._plain(case)]
                 pairs.update(itertools.pairwise(tokens))
@@ -175,12 +176,15 @@ class Vocabulary:
 
     # -- tables --------------------------------------------------------------------------------
     def _add(self, chunk: str) -> int:
-        tokens = [token.text for token in self._tokenizer(chunk)]
+        if chunk.isascii() and chunk.isalpha() and chunk not in self._cases:
+            tokens = plain = [chunk]  # no affix is made of letters alone: spared the way through spaCy
+        else:
+            tokens = [token.text for token in self._tokenizer(chunk)]
+            # What spaCy compares are the tokens before special cases: edges with and without are watched.
+            plain = [token.text for token in self._plain(chunk)]
         for token in tokens:
             self._of_chunks.append(self._row(token))
         self._offsets.append(self._of_chunks.count)
-        # What spaCy compares are the tokens before special cases: the edges with and without are watched.
-        plain = [token.text for token in self._plain(chunk)]
         first, last = frozenset((tokens[0], plain[0])), frozenset((tokens[-1], plain[-1]))
         flags = LEFT * (not last.isdisjoint(self._lefts)) + RIGHT * (not first.isdisjoint(self._rights))
         self._chunk_flags.append(flags)
@@ -200,12 +204,10 @@ class Vocabulary:
                 + counting.ENDS * (word in self._enders)
                 + counting.MARK * self._language.vocab[word].is_punct
             )
-            codes = np.frombuffer(word.encode("utf-32-le", "surrogatepass"), np.uint32)
-            value, power = counting.hash_word(codes)
+            value, power = counting.hash_word(np.array(list(map(ord, word)), np.uint32))
             self.hashes.append(value)
             self.powers.append(power)
-            for byte in word.encode("utf-8", "surrogatepass"):
-                self._bytes.append(byte)
+            self._bytes.extend(word.encode("utf-8", "surrogatepass"))
             self._byte_offsets.append(self._bytes.count)
         return row
 
@@ -234,7 +236,15 @@ class _Growing:
         return self._array[: self.count]
 
     def append(self, value: int | np.integer[Any]) -> None:
-        if self.count == len(self._array):
-            self._array = np.concatenate([self._array, np.zeros_like(self._array)])
+        self._make_room(1)
         self._array[self.count] = value
         self.count += 1
+
+    def extend(self, values: bytes) -> None:
+        self._make_room(len(values))
+        self._array[self.count : self.count + len(values)] = np.frombuffer(values, np.uint8)
+        self.count += len(values)
+
+    def _make_room(self, more: int) -> None:
+        while self.count + more > len(self._array):
+            self._array = np.concatenate([self._array, np.zeros_like(self._array)])

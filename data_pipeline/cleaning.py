@@ -1,0 +1,117 @@
+"""Cleaning by itself, without a recipe: any files in, a folder with `kept/` and `rejected/` out.
+
+The stages `acquire` and `clean` do the work, and resume as they always do. What was read lies in
+`<output>.work` until the output is finished; the output is the `clean` artifact, in a place of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from cluster.artifact import SCRATCH, Artifact, Manifest
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem, is_remote, list_files
+from cluster.session import Session
+from cluster.stage import execute, locate
+from data_pipeline.acquire import Acquire, AcquireConfig
+from data_pipeline.clean import Clean, CleanConfig
+from data_pipeline.sources.listing import SUFFIXES
+from data_pipeline.sources.spec import Columns, Source
+
+CLAIM = f"{SCRATCH}/key"
+"""Written first: whose unfinished work an output is."""
+
+
+@dataclass(frozen=True)
+class CleanJob:
+    inputs: Sequence[str]
+    """Files, folders, globs, URLs, s3:// names."""
+    output: str
+    config: CleanConfig
+    columns: Columns = field(default_factory=Columns)
+    """Of JSONL and Parquet."""
+    skip_unreadable: bool = False
+    """Go on without a file that cannot be opened; it is counted in the funnel."""
+
+    @property
+    def work(self) -> str:
+        return f"{self.output.rstrip('/')}.work"
+
+
+def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[Manifest, bool]:
+    """Do the job, or go on with it. `session` has the store `job.work`.
+
+    Returns the output's manifest, and whether it was found finished. Raises HeadwaterError where the
+    output folder belongs to something else.
+    """
+    sources = tuple(_sources(job.inputs, job.columns))
+    acquire = Acquire(AcquireConfig(sources=sources, on_error="reject" if job.skip_unreadable else "fail"))
+    stage = Clean(job.config)
+    key = stage.key({acquire.name: locate(acquire, {}, session).key}, stage.fingerprint(session))
+    output = Artifact(job.output, stage.name, key)
+    manifest = _claim(output, overwrite=overwrite)
+    if manifest is not None:
+        return manifest, True
+    acquired, _ = execute(acquire, {}, session)
+    execute(stage, {acquire.name: acquired}, session, output=output)
+    manifest = output.manifest()
+    assert manifest is not None
+    return manifest, False
+
+
+def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
+    """The manifest if this very work is finished there; else the folder is ours to write to."""
+    manifest = output.manifest()
+    if manifest is not None:
+        found: str | None = manifest.key
+    else:
+        found = output.read_bytes(CLAIM).decode() if output.exists(CLAIM) else None
+    if found == output.key:
+        return manifest
+    if found is not None and overwrite:
+        output.delete_folder("")
+    elif found is not None:
+        raise HeadwaterError(
+            "this folder holds the result of other inputs or settings",
+            where=output.location,
+            fix="give another --output, or --overwrite",
+        )
+    elif list_files(output.location):
+        raise HeadwaterError(
+            "this folder holds files that are not ours", where=output.location, fix="give another --output"
+        )
+    output.write_bytes(CLAIM, output.key.encode())
+    return None
+
+
+def _sources(inputs: Sequence[str], columns: Columns) -> list[Source]:
+    """One source for each input and kind of file that it holds, told apart by the names' endings."""
+    found = []
+    for path in inputs:
+        for kind in _kinds(path):
+            entry: dict[str, object] = {"kind": kind, "paths": [path]}
+            if kind in ("jsonl", "parquet"):
+                entry["columns"] = columns
+            found.append(TypeAdapter(Source).validate_python(entry))
+    return found
+
+
+def _kinds(path: str) -> list[str]:
+    names = [path.partition("?")[0]]
+    if is_remote(path) and not path.lower().endswith(tuple(e for ends in SUFFIXES.values() for e in ends)):
+        names = [info.path for info in list_files(path)]
+    elif "://" not in path or path.startswith("file://"):
+        local = Path(filesystem(path)[1])
+        if local.is_dir():
+            names = [file.name for file in local.rglob("*") if file.is_file()]
+    kinds = [
+        kind for kind, endings in SUFFIXES.items() if any(name.lower().endswith(endings) for name in names)
+    ]
+    if not kinds:
+        endings = " ".join(ending for group in SUFFIXES.values() for ending in group)
+        raise HeadwaterError("no file of a kind that can be read", where=path, fix=f"known are {endings}")
+    return kinds

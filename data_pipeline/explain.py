@@ -1,0 +1,70 @@
+"""Why a document was kept or dropped, and where its tokens are: read from the artifacts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.artifact import Artifact
+from cluster.filesystem import filesystem
+from data_pipeline.clean import REJECTED
+from data_pipeline.corpus import KEPT
+from data_pipeline.shards import INDEX, SPLITS
+
+WHY = ("id", "url", "title", "source", "step", "reason", "score", "threshold", "duplicate_of")
+WHAT = ("id", "url", "title", "source", "language")
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One document that was looked for."""
+
+    kept: bool
+    file: str
+    """Of the `clean` artifact, in which the document stands."""
+    row: dict[str, Any]
+    """Its columns but the text. Of a rejected one with step, reason, score, threshold, duplicate_of."""
+
+
+@dataclass(frozen=True)
+class TokenPlace:
+    split: str
+    shard: str
+    rows: tuple[int, ...]
+    """Rows of the shard with tokens of the document."""
+    start: int
+    """Where the document begins in the first of them."""
+
+
+def explain(corpus: Artifact, wanted: str) -> list[Fate]:
+    """What became of the documents with this id or URL. Empty where there is none."""
+    fates = []
+    for folder, columns in ((KEPT, WHAT), (REJECTED, WHY)):
+        for name in corpus.files(folder, ".parquet"):
+            fs, path = filesystem(corpus.path(name))
+            table = pq.read_table(path, columns=list(columns), filesystem=fs)
+            hit = pc.or_(pc.equal(table["id"], wanted), pc.equal(table["url"], wanted))
+            fates += [Fate(folder == KEPT, name, row) for row in table.filter(hit).to_pylist()]
+    return fates
+
+
+def token_places(rows: Artifact, document_id: str) -> list[TokenPlace]:
+    """Where the tokens of a kept document lie in a `tokenize` artifact."""
+    places = []
+    index = rows.read_json(INDEX)
+    for split in SPLITS:
+        for shard in index["splits"][split]["shards"]:
+            name = f"{split}/{shard['name']}"
+            with pa.memory_map(str(rows.local(name))) as source:
+                batch = pa.ipc.open_file(source).get_batch(0)
+                parents = pc.list_parent_indices(batch["document_ids"])
+                documents = pc.equal(pc.list_flatten(batch["document_ids"]), document_id)
+                rows_with_it = parents.filter(documents).to_pylist()
+                if rows_with_it:
+                    first = pc.list_flatten(batch["starts"]).filter(documents)[0].as_py()
+                    places.append(TokenPlace(split, name, tuple(rows_with_it), first))
+    return places
