@@ -6,14 +6,15 @@ import functools
 
 from data_pipeline.filters.words import Vocabulary, WordIds
 
-CHUNKS_KEPT = 1_000_000
-"""Chunks in memory before a vocabulary is begun anew (about 500 MB)."""
+CHUNKS_KEPT, BYTES_KEPT = 1_000_000, 100_000_000
+"""Chunks, and bytes of distinct words, in memory before a vocabulary is begun anew (about 500 MB)."""
 _current: list[Vocabulary] = []
 
 
 def vocabulary() -> Vocabulary:
     """This process's words: they grow with the texts that it reads, up to a limit."""
-    if not _current or len(_current[0]) > CHUNKS_KEPT:
+    full = _current and (len(_current[0]) > CHUNKS_KEPT or len(_current[0].bytes()[1]) > BYTES_KEPT)
+    if not _current or full:
         _current[:] = [Vocabulary()]
     return _current[0]
 

@@ -10,6 +10,7 @@ watched for, and such a text goes through spaCy whole.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ LEFT, RIGHT = 1, 2
 """Flags of a chunk: its last token begins, or its first token ends, a pair inside a special case."""
 AROUND = 16
 """Chunks on each side that are looked at together where such a pair meets. No special case is that long."""
+LONG, PIECE = 1000, 64
+"""spaCy takes marks off a chunk one by one and looks at all of it each time: thousands of quotation marks
+would take minutes. A longer chunk of which a third are marks is tokenized in pieces of so many characters."""
+MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
 NO_EDGES = (frozenset[str](), frozenset[str]())
 
 
@@ -176,7 +181,10 @@ class Vocabulary:
 
     # -- tables --------------------------------------------------------------------------------
     def _add(self, chunk: str) -> int:
-        if chunk.isascii() and chunk.isalpha() and chunk not in self._cases:
+        if len(chunk) > LONG and len(MARKS_TAKEN_OFF.findall(chunk)) > len(chunk) / 3:
+            pieces = [chunk[start : start + PIECE] for start in range(0, len(chunk), PIECE)]
+            tokens = plain = [token.text for piece in pieces for token in self._tokenizer(piece)]
+        elif chunk.isascii() and chunk.isalpha() and chunk not in self._cases:
             tokens = plain = [chunk]  # no affix is made of letters alone: spared the way through spaCy
         else:
             tokens = [token.text for token in self._tokenizer(chunk)]

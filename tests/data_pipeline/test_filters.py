@@ -68,6 +68,14 @@ def test_words_are_those_of_spacy() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", ['"', "(", "'s", "=", "_", ")a(", "“'"])
+def test_no_run_of_marks_stands_still_in_the_tokenizer(piece: str) -> None:
+    """Left to itself spaCy would need hours for each of these."""
+    words = Text(f"before {piece * 100_000} after").words.strings()
+    assert "".join(words) == f"before{piece * 100_000}after"
+
+
 def test_a_full_vocabulary_is_begun_anew_and_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [prose(60, seed) for seed in range(5)]
     before = vocabulary()
