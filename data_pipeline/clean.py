@@ -70,6 +70,11 @@ class Clean(Stage[CleanConfig]):
     version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("acquire",)
 
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        from data_pipeline.filters.lists import fingerprint
+
+        return fingerprint(self.config.files())
+
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         from cluster.parallel import map_units
 

@@ -13,23 +13,29 @@ from data_pipeline.documents import Document
 from data_pipeline.extract import ExtractConfig, Extractor
 from data_pipeline.filters.c4 import C4Config
 from data_pipeline.filters.c4 import rewrite as rewrite_by_c4
+from data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
 from data_pipeline.filters.fineweb import FineWebConfig
 from data_pipeline.filters.fineweb import judge as judge_by_fineweb
 from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig, judge_quality, judge_repetition
 from data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from data_pipeline.filters.pii import PiiConfig
 from data_pipeline.filters.text import Text
+from data_pipeline.filters.url import UrlConfig, UrlFilter
 from data_pipeline.filters.verdict import Rejection
 from data_pipeline.funnel import StepCount
 from data_pipeline.normalise import normalise
 
-OWN_STEPS = ("extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb")
+OWN_STEPS = (
+    "url", "extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "decontaminate",
+)  # fmt: skip
 """Steps that judge a document by itself, in FineWeb's order; what follows compares documents."""
 
 
 class CleanConfig(StageConfig):
     """Settings of the stage `clean`: one entry a step. The order is FineWeb's and fixed."""
 
+    url: UrlConfig = UrlConfig()
+    """Blocklists of addresses."""
     extract: ExtractConfig = ExtractConfig()
     """HTML → main text."""
     language: LanguageConfig = LanguageConfig()
@@ -42,6 +48,8 @@ class CleanConfig(StageConfig):
     """C4's rules."""
     fineweb: FineWebConfig = FineWebConfig()
     """FineWeb's rules."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Text of evaluation sets."""
     exact_dedup: ExactConfig = ExactConfig()
     """Exact duplicates."""
     minhash_dedup: MinHashConfig = MinHashConfig()
@@ -50,8 +58,20 @@ class CleanConfig(StageConfig):
     """Personal identifiers are replaced; drops nothing."""
 
     def steps(self) -> list[str]:
-        """Names of the steps that are switched on, in order. Extraction always has its place."""
-        return [name for name in CleanConfig.model_fields if name == "extract" or getattr(self, name).enabled]
+        """Names of the steps that have something to do, in order. Extraction always has its place."""
+        return [name for name in CleanConfig.model_fields if name == "extract" or self._has_work(name)]
+
+    def files(self) -> list[str]:
+        """What the steps read beside the documents."""
+        return [file for name in self.steps() for file in getattr(getattr(self, name), "files", ())]
+
+    def _has_work(self, name: str) -> bool:
+        step = getattr(self, name)
+        return bool(step.enabled and getattr(step, "wanted", True))
+
+
+def _size(document: Document) -> int:
+    return len(document.text) or len(document.html or b"")
 
 
 Step = Callable[[Document], Document | Rejection]
@@ -63,6 +83,8 @@ class Judge:
     def __init__(self, config: CleanConfig) -> None:
         self._config = config
         self._extractor = Extractor(config.extract)
+        self._url = UrlFilter(config.url)
+        self._decontaminator = Decontaminator(config.decontaminate)
         self._language = LanguageFilter(config.language) if config.language.enabled else None
         self._text = Text("")
         self._steps: list[tuple[str, Step]] = [
@@ -80,7 +102,7 @@ class Judge:
     def __call__(self, document: Document) -> tuple[str, Rejection, Document] | Document:
         """The cleaned document, or the step that rejects it, why, and the document as that step got it."""
         for name, step in self._steps:
-            before = len(document.text) or len(document.html or b"")
+            before = _size(document)
             started = time.perf_counter()
             result = step(document)
             self.seconds[name] += time.perf_counter() - started
@@ -88,7 +110,7 @@ class Judge:
                 self.counts[name].drop(before, result.reason)
                 return name, result, document
             document = result
-            self.counts[name].keep(before, len(document.text))
+            self.counts[name].keep(before, _size(document))
         return document
 
     def _of(self, document: Document) -> Text:
@@ -96,6 +118,12 @@ class Judge:
         if self._text.text is not document.text:
             self._text = Text(document.text)
         return self._text
+
+    def _url_step(self, document: Document) -> Document | Rejection:
+        return self._url(document.url) or document
+
+    def _decontaminate_step(self, document: Document) -> Document | Rejection:
+        return self._decontaminator(document.text) or document
 
     def _extract_step(self, document: Document) -> Document | Rejection:
         config = self._config.extract

@@ -112,9 +112,13 @@ def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequen
             if name != "extract":  # a page's text has to be found, whatever is done with it
                 raw[name] = (raw.get(name) or {}) | {"enabled": name in steps}
     try:
-        return CleanConfig.model_validate(raw)
+        config = CleanConfig.model_validate(raw)
     except ValidationError as error:
         raise HeadwaterError(_explain(error, CleanConfig), where=str(path or "--set")) from error
+    for step in set(steps or []).difference(config.steps()):
+        fix = f"give it something to look for, as --set {step}.KEY=VALUE"
+        raise HeadwaterError("this step has nothing to do without lists or sets", where=step, fix=fix)
+    return config
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

@@ -77,6 +77,12 @@ def simplify(text: str) -> str:
     return _text(codes[stays[codes]]).strip()
 
 
+def ngram_hashes(text: str, n: int) -> np.ndarray:
+    """uint64 [words - n + 1]: XXH64 of every n words of the simplified text, joined by a space."""
+    words = vocabulary().words(simplify(text))
+    return xxh64_of_ngrams(*joined(words.ids, *words.vocabulary.bytes()), n)
+
+
 class MinHasher:
     """Makes signatures with one fixed set of permutations h → (a·h + b) mod (2^61 - 1)."""
 
@@ -90,11 +96,11 @@ class MinHasher:
 
     def shingles(self, text: str) -> np.ndarray:
         """uint64 hashes of the word n-grams; none where there are fewer than n words."""
-        words = vocabulary().words(simplify(text))
-        data, starts = joined(words.ids, *words.vocabulary.bytes())
         n = self._config.ngram
         if (self._config.hash, self._config.precision) == ("xxhash", 64):
-            return xxh64_of_ngrams(data, starts, n)
+            return ngram_hashes(text, n)
+        words = vocabulary().words(simplify(text))
+        data, starts = joined(words.ids, *words.vocabulary.bytes())
         text_bytes, places = data.tobytes(), starts.tolist()
         ngrams = (text_bytes[places[i] : places[i + n] - 1] for i in range(len(places) - n))
         return np.fromiter(map(self._hash, ngrams), np.uint64)

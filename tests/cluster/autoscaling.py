@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.cluster.heads import ROOT, free_ports
@@ -40,8 +41,8 @@ class AutoscalingCluster:
     mark: str
     nodes_seen: list[int] = field(default_factory=list)
     """Number of worker raylets, each time that it had changed."""
-    most_actors: int = 0
-    """Actors of a pool that were seen at one time."""
+    most_at_work: int = 0
+    """Worker raylets that were seen with an actor of a pool, at one time."""
 
     def worker_nodes(self) -> list[int]:
         """Process ids of the worker raylets."""
@@ -51,9 +52,18 @@ class AutoscalingCluster:
         """Process ids of the pool's actors."""
         return [pid for pid, command in _processes(self.mark) if command[0].startswith("ray::MapWorker")]
 
+    def at_work(self) -> set[int]:
+        """Process ids of the worker raylets that have an actor of the pool. (The actors of a pool that has
+        ended may still be there when the next one begins, so their number says less.)"""
+        parents = set()
+        for pid in self.actors():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parents.add(psutil.Process(pid).ppid())
+        return parents.intersection(self.worker_nodes())
+
     def forget(self) -> None:
         """What is seen from here on is what counts."""
-        self.nodes_seen, self.most_actors = [len(self.worker_nodes())], 0
+        self.nodes_seen, self.most_at_work = [len(self.worker_nodes())], 0
 
     def wait_for_nodes(self, number: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -149,7 +159,7 @@ def _configuration(address: str, max_workers: int) -> dict[str, object]:
 
 def _watch(cluster: AutoscalingCluster, stop: threading.Event) -> None:
     while not stop.wait(WATCH_SECONDS):
-        cluster.most_actors = max(cluster.most_actors, len(cluster.actors()))
+        cluster.most_at_work = max(cluster.most_at_work, len(cluster.at_work()))
         number = len(cluster.worker_nodes())
         if not cluster.nodes_seen or cluster.nodes_seen[-1] != number:
             cluster.nodes_seen.append(number)

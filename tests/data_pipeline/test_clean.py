@@ -23,7 +23,6 @@ from data_pipeline.corpus import iter_texts, read_documents
 from data_pipeline.documents import SCHEMA
 from data_pipeline.extract import ExtractConfig, Extractor
 from data_pipeline.filters.verdict import Rejection
-from data_pipeline.judge import OWN_STEPS
 
 VOCABULARY = """
 river council bridge school market harbour teacher doctor festival garden window letter engine
@@ -129,7 +128,7 @@ def test_every_document_is_kept_or_rejected_with_its_reason(cleaned: Artifact) -
 def test_the_funnel_adds_up_and_is_drawn(cleaned: Artifact) -> None:
     funnel = cleaned.read_json("funnel.json")
     steps = funnel["steps"]
-    assert [row["step"] for row in steps] == ["acquire", *OWN_STEPS, "exact_dedup", "minhash_dedup", "pii"]
+    assert [row["step"] for row in steps] == ["acquire", *CleanConfig().steps()]
     assert steps[0]["documents_in"] == 47
     assert steps[0]["reasons"] == {"broken_line": 1}
     for row in steps:

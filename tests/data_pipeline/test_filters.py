@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import collections
+import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.errors import HeadwaterError
 from data_pipeline.filters import c4, counting, fineweb, gopher, pii
 from data_pipeline.filters import text as text_module
 from data_pipeline.filters.c4 import C4Config
+from data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
 from data_pipeline.filters.fineweb import FineWebConfig
 from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig
 from data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from data_pipeline.filters.text import Text, vocabulary
+from data_pipeline.filters.url import UrlConfig, UrlFilter
 from data_pipeline.filters.verdict import Rejection
 from data_pipeline.normalise import normalise
 
@@ -242,3 +247,45 @@ def test_marks_lost_in_a_wrong_decoding_are_put_back(lost: str, mended: str) -> 
 def test_sentences_are_those_of_spacys_sentencizer() -> None:
     assert vocabulary().sentences(['He said "Go!" It was 3.5 km. Was it? Yes']) == 4
     assert vocabulary().sentences(["One.  Two spaces.", "A line.", ""]) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://spam.example/page", "blocked_domain"),
+        ("http://www.SPAM.example:8080/", "blocked_domain"),
+        ("https://notspam.example/spam.example", None),
+        ("https://news.example/free-casino/1", "blocked_word"),
+        ("https://news.example/casinos", None),
+        ("https://from-a-file.example/", "blocked_domain"),
+        ("http://[broken", "malformed_url"),
+        ("", None),
+    ],
+)
+def test_addresses_are_blocked_by_domain_and_by_word(url: str, expected: str | None, tmp_path: Path) -> None:
+    (tmp_path / "domains.txt").write_text("# ours\nFrom-a-file.example  # a remark\n\n")
+    config = UrlConfig(
+        domains=("spam.example",), words=("casino",), domain_files=(str(tmp_path / "domains.txt"),)
+    )
+    assert reason(UrlFilter(config)(url)) == expected
+
+
+def test_text_of_evaluation_sets_is_found_in_other_case_and_punctuation(tmp_path: Path) -> None:
+    question = "Which river flows through the old town before it reaches the sea in the far north?"
+    short = "Who wrote the first book about bees?"
+    rows = [{"question": question, "choices": ["the long one", short]}, {"question": "What is it?"}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = Decontaminator(DecontaminateConfig(sets=(str(tmp_path / "set.jsonl"),), min_words=7))
+    assert judge(SENTENCE * 5) is None
+    assert judge(f"{SENTENCE} What is it? {SENTENCE}") is None
+    found = judge(SENTENCE + question.upper().replace("?", " --") + SENTENCE)
+    assert found is not None and found.reason == "evaluation_text" and found.score == 4
+    assert reason(judge(f"{SENTENCE}Who wrote the first book about bees. {SENTENCE}")) == "evaluation_text"
+
+
+def test_a_list_that_is_not_there_or_broken_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HeadwaterError, match=r"nowhere\.txt: no such file"):
+        UrlFilter(UrlConfig(domain_files=(str(tmp_path / "nowhere.txt"),)))
+    (tmp_path / "set.jsonl").write_text('{"a": "b"}\n{broken\n')
+    with pytest.raises(HeadwaterError, match=r"set\.jsonl, line 2: not valid JSON"):
+        Decontaminator(DecontaminateConfig(sets=(str(tmp_path / "set.jsonl"),)))

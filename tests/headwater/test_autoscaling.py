@@ -79,7 +79,7 @@ def test_a_clean_stage_gets_three_nodes_and_leaves_none(
     assert "acquire      found" in output
     growing.wait_for_nodes(0, IDLE_NODES_SECONDS)
     assert (growing.nodes_seen[0], max(growing.nodes_seen)) == (0, NODES)
-    assert growing.most_actors == NODES, "every node worked"
+    assert growing.most_at_work == NODES, "every node worked"
     (funnel,) = (tmp_path / "store").glob("clean/*/funnel.json")
     assert json.loads(funnel.read_text())["steps"][0]["documents_in"] == 2400
 

@@ -84,15 +84,16 @@ def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(
     out = tmp_path / "out"
     (out / "_scratch").mkdir(parents=True)
     (out / "_scratch/key").write_text("of another run that was cut off")
-    table = {"content": [article(n) for n in range(3)], "doc": ["x", "y", "z"], "link": ["a", "b", "c"]}
+    table = {"content": [article(n) for n in range(3)], "doc": ["x", "y", "z"], "link": ["a", "b", "a/bad"]}
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     columns = ["--text-column", "content", "--id-column", "doc", "--url-column", "link"]
-    call("clean", tmp_path / "t.parquet", "-o", out, *columns, "--steps", "language,pii", "--overwrite")
+    steps = ["--steps", "url,pii", "--set", "url.words=[bad]"]
+    call("clean", tmp_path / "t.parquet", "-o", out, *columns, *steps, "--overwrite")
     funnel = json.loads((out / "funnel.json").read_text())
-    assert [step["step"] for step in funnel["steps"]] == ["acquire", "extract", "language", "pii"]
+    assert [step["step"] for step in funnel["steps"]] == ["acquire", "url", "extract", "pii"]
     kept = pq.read_table(out / "kept")
     found = sorted(zip(kept["id"].to_pylist(), kept["url"].to_pylist(), strict=True))
-    assert found == [("x", "a"), ("y", "b"), ("z", "c")]
+    assert found == [("x", "a"), ("y", "b")]
 
 
 def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) -> None:
@@ -101,6 +102,8 @@ def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) ->
         call("clean", pages, "-o", out, "--steps", "gopher_qualty")
     with pytest.raises(HeadwaterError, match="did you mean min_words"):
         call("clean", pages, "-o", out, "--set", "gopher_quality.min_word=3")
+    with pytest.raises(HeadwaterError, match="nothing to do without lists"):
+        call("clean", pages, "-o", out, "--steps", "url")
     with pytest.raises(HeadwaterError, match="kind that can be read"):
         (tmp_path / "x.docx").write_bytes(b"PK")
         call("clean", tmp_path / "x.docx", "-o", out)

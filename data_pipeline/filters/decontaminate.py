@@ -1,0 +1,86 @@
+"""Drop documents that hold text of evaluation sets: a model that has read the questions cannot be measured.
+
+Word 13-grams of the simplified text, as GPT-3 did it (Brown et al. 2020, appendix C).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from cluster.errors import HeadwaterError
+from cluster.stage import StageConfig
+from data_pipeline.dedup.minhash import ngram_hashes
+from data_pipeline.filters.lists import read_text
+from data_pipeline.filters.verdict import Rejection
+
+
+class DecontaminateConfig(StageConfig):
+    """Evaluation sets to keep out. Without any the step is passed over."""
+
+    enabled: bool = True
+    """Off: the step is passed over."""
+    sets: tuple[str, ...] = ()
+    """Files of evaluation text (paths, `s3://`): every string in the objects of `.jsonl`, every line
+    of others."""
+    ngram: int = Field(default=13, ge=1)
+    """Words in a row that make a match. Shorter questions match as a whole, from `min_words` on."""
+    min_words: int = Field(default=8, ge=1)
+    """Strings of fewer words are passed over: everybody writes them."""
+    max_matches: int = Field(default=0, ge=0)
+    """Matching n-grams that a document may have."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.sets
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.sets)
+
+
+class Decontaminator:
+    """Holds the hashes of all n-grams of the sets, by their length."""
+
+    def __init__(self, config: DecontaminateConfig) -> None:
+        self._config = config
+        hashes: dict[int, set[int]] = {}
+        for location in config.sets:
+            for text in _strings(location):
+                for n in range(config.ngram, config.min_words - 1, -1):
+                    found = ngram_hashes(text, n)
+                    if len(found):  # the longest n-grams that the string has
+                        hashes.setdefault(n, set()).update(found.tolist())
+                        break
+        self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
+
+    def __call__(self, text: str) -> Rejection | None:
+        matches = sum(int(np.isin(ngram_hashes(text, n), known).sum()) for n, known in self._sets.items())
+        if matches > self._config.max_matches:
+            return Rejection("evaluation_text", matches, self._config.max_matches)
+        return None
+
+
+def _strings(location: str) -> Iterator[str]:
+    for number, line in enumerate(read_text(location).splitlines(), start=1):
+        if not location.endswith(".jsonl"):
+            yield line
+        elif line.strip():
+            try:
+                yield from _inside(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise HeadwaterError(
+                    f"not valid JSON ({error})", where=f"{location}, line {number}"
+                ) from error
+
+
+def _inside(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _inside(item)

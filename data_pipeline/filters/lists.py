@@ -1,0 +1,32 @@
+"""Files that steps read beside the documents: lists, and evaluation sets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from cluster.errors import HeadwaterError
+from cluster.filesystem import filesystem
+
+
+def read_text(location: str) -> str:
+    """A whole UTF-8 file, from a disk or S3. Raises HeadwaterError naming it."""
+    fs, path = filesystem(location)
+    try:
+        with fs.open_input_file(path) as stream:
+            return bytes(stream.read()).decode()
+    except FileNotFoundError as error:
+        raise HeadwaterError("no such file", where=location, fix="correct `clean`") from error
+    except UnicodeDecodeError as error:
+        raise HeadwaterError(f"not UTF-8 (byte {error.start})", where=location) from error
+
+
+def read_list(location: str) -> list[str]:
+    """One entry a line; what follows a # is a remark."""
+    entries = (line.partition("#")[0].strip() for line in read_text(location).splitlines())
+    return [entry for entry in entries if entry]
+
+
+def fingerprint(locations: Iterable[str]) -> dict[str, str]:
+    """Location → hash of the content: what a step reads belongs to the key of its artifact."""
+    return {name: hashlib.sha256(read_text(name).encode()).hexdigest()[:16] for name in locations}

@@ -1,0 +1,62 @@
+"""Drop pages by their address: blocked domains, and words that occur in it. The lists are the user's own."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from cluster.stage import StageConfig
+from data_pipeline.filters.lists import read_list
+from data_pipeline.filters.verdict import Rejection
+
+WORD = re.compile(r"[a-z0-9]+")
+
+
+class UrlConfig(StageConfig):
+    """Blocklists of addresses. Without any the step is passed over."""
+
+    enabled: bool = True
+    """Off: the step is passed over."""
+    domains: tuple[str, ...] = ()
+    """Blocked with all their subdomains."""
+    domain_files: tuple[str, ...] = ()
+    """More of them: files of one domain a line (paths, `s3://`)."""
+    words: tuple[str, ...] = ()
+    """Blocked where they stand by themselves in an address, between marks."""
+    word_files: tuple[str, ...] = ()
+    """More of them: files of one word a line."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.domain_files + self.word_files
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.files or self.domains or self.words)
+
+
+class UrlFilter:
+    """Reads the lists once."""
+
+    def __init__(self, config: UrlConfig) -> None:
+        self._domains, self._words = set(config.domains), set(config.words)
+        for file in config.domain_files:
+            self._domains.update(read_list(file))
+        for file in config.word_files:
+            self._words.update(read_list(file))
+        self._domains = {domain.lower().strip(".") for domain in self._domains}
+        self._words = {word.lower() for word in self._words}
+
+    def __call__(self, url: str) -> Rejection | None:
+        """A document without an address passes."""
+        lower = url.lower()
+        try:
+            host = urlsplit(lower).hostname or ""
+        except ValueError:
+            return Rejection("malformed_url")
+        labels = host.strip(".").split(".")
+        if any(".".join(labels[start:]) in self._domains for start in range(len(labels))):
+            return Rejection("blocked_domain")
+        if not self._words.isdisjoint(WORD.findall(lower)):
+            return Rejection("blocked_word")
+        return None
