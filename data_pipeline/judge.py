@@ -83,8 +83,9 @@ class Judge:
     def __init__(self, config: CleanConfig) -> None:
         self._config = config
         self._extractor = Extractor(config.extract)
-        self._url = UrlFilter(config.url)
-        self._decontaminator = Decontaminator(config.decontaminate)
+        on = config.steps()
+        self._url = UrlFilter(config.url) if "url" in on else None
+        self._decontaminator = Decontaminator(config.decontaminate) if "decontaminate" in on else None
         self._language = LanguageFilter(config.language) if config.language.enabled else None
         self._text = Text("")
         self._steps: list[tuple[str, Step]] = [
@@ -120,9 +121,11 @@ class Judge:
         return self._text
 
     def _url_step(self, document: Document) -> Document | Rejection:
+        assert self._url is not None
         return self._url(document.url) or document
 
     def _decontaminate_step(self, document: Document) -> Document | Rejection:
+        assert self._decontaminator is not None
         return self._decontaminator(document.text) or document
 
     def _extract_step(self, document: Document) -> Document | Rejection:

@@ -77,10 +77,10 @@ def simplify(text: str) -> str:
     return _text(codes[stays[codes]]).strip()
 
 
-def ngram_hashes(text: str, n: int) -> np.ndarray:
-    """uint64 [words - n + 1]: XXH64 of every n words of the simplified text, joined by a space."""
+def simplified_words(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The simplified text's words joined by spaces (uint8), and where each begins. n-grams are slices."""
     words = vocabulary().words(simplify(text))
-    return xxh64_of_ngrams(*joined(words.ids, *words.vocabulary.bytes()), n)
+    return joined(words.ids, *words.vocabulary.bytes())
 
 
 class MinHasher:
@@ -97,10 +97,9 @@ class MinHasher:
     def shingles(self, text: str) -> np.ndarray:
         """uint64 hashes of the word n-grams; none where there are fewer than n words."""
         n = self._config.ngram
+        data, starts = simplified_words(text)
         if (self._config.hash, self._config.precision) == ("xxhash", 64):
-            return ngram_hashes(text, n)
-        words = vocabulary().words(simplify(text))
-        data, starts = joined(words.ids, *words.vocabulary.bytes())
+            return xxh64_of_ngrams(data, starts, n)
         text_bytes, places = data.tobytes(), starts.tolist()
         ngrams = (text_bytes[places[i] : places[i + n] - 1] for i in range(len(places) - n))
         return np.fromiter(map(self._hash, ngrams), np.uint64)

@@ -101,15 +101,22 @@ def solid_and_letters(ids: np.ndarray, lengths: np.ndarray, flags: np.ndarray) -
 
 
 @compiled
+def table_size(entries: int) -> int:
+    """Slots of a hash table that stays at most half full: a power of two."""
+    size = 4
+    while size < 2 * entries:
+        size *= 2
+    return size
+
+
+@compiled
 def top_ngram_characters(ids: np.ndarray, lengths: np.ndarray, n: int) -> int:
     """Occurrences × length of the most frequent n-gram, words joined by a space (of equally frequent ones,
     the first in the text). 0 where there are fewer than n words."""
     count = len(ids) - n + 1
     if count <= 0:
         return 0
-    size = 4
-    while size < 2 * count:
-        size *= 2
+    size = table_size(count)
     firsts = np.zeros(size, np.int64)  # place of an n-gram's first occurrence, plus one
     numbers = np.zeros(size, np.int64)
     slots = np.empty(count, np.int64)
@@ -152,9 +159,7 @@ def duplicate_ngram_characters(
     count = len(ids) - n + 1
     if count <= 0:
         return 0
-    size = 4
-    while size < 2 * count:
-        size *= 2
+    size = table_size(count)
     keys = np.zeros(size, np.uint64)
     repeated = place = 0
     while place < count:

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from cluster.errors import HeadwaterError
 from cluster.stage import StageConfig
-from data_pipeline.dedup.minhash import ngram_hashes
+from data_pipeline.dedup.minhash import simplified_words
+from data_pipeline.dedup.shingles import xxh64_of_ngrams
 from data_pipeline.filters.lists import read_text
 from data_pipeline.filters.verdict import Rejection
 
@@ -51,15 +52,17 @@ class Decontaminator:
         hashes: dict[int, set[int]] = {}
         for location in config.sets:
             for text in _strings(location):
-                for n in range(config.ngram, config.min_words - 1, -1):
-                    found = ngram_hashes(text, n)
-                    if len(found):  # the longest n-grams that the string has
-                        hashes.setdefault(n, set()).update(found.tolist())
-                        break
+                words, starts = simplified_words(text)
+                n = min(config.ngram, len(starts) - 1)
+                if n >= config.min_words:
+                    hashes.setdefault(n, set()).update(xxh64_of_ngrams(words, starts, n).tolist())
         self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
 
     def __call__(self, text: str) -> Rejection | None:
-        matches = sum(int(np.isin(ngram_hashes(text, n), known).sum()) for n, known in self._sets.items())
+        words, starts = simplified_words(text)
+        matches = sum(
+            int(np.isin(xxh64_of_ngrams(words, starts, n), known).sum()) for n, known in self._sets.items()
+        )
         if matches > self._config.max_matches:
             return Rejection("evaluation_text", matches, self._config.max_matches)
         return None
