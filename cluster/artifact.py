@@ -168,6 +168,12 @@ class Artifact:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def delete(self, name: str) -> None:
+        """Remove one file, if it is there."""
+        fs, path = filesystem(self.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            fs.delete_file(path)
+
     def delete_folder(self, name: str) -> None:
         fs, path = filesystem(self.path(name))
         if fs.get_file_info(path).type == pafs.FileType.Directory:
@@ -193,10 +199,10 @@ class Artifact:
         return records
 
     def finish(self, manifest: Manifest) -> None:
-        """Drop the scratch files and write the manifest: from here on the artifact is whole."""
-        self.delete_folder(SCRATCH)
+        """Write the manifest, from where on the artifact is whole, and drop the scratch files."""
         manifest.files = self.record_files()
         self.write_json(MANIFEST, manifest.model_dump())
+        self.delete_folder(SCRATCH)
 
 
 @dataclass(frozen=True)

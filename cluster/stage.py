@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster.artifact import Artifact, Manifest
+from cluster.artifact import SCRATCH, Artifact, Manifest
 from cluster.session import Session
 from cluster.versions import recorded_versions
 
@@ -91,6 +91,7 @@ def execute(
     if redo:
         output.delete_folder("")
     elif output.manifest() is not None:
+        output.delete_folder(SCRATCH)  # a run may have been cut off right after its last file
         return output, True
     started = time.time()
     session.stage_started(stage.name, output)

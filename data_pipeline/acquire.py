@@ -50,6 +50,7 @@ class Acquire(Stage[AcquireConfig]):
     """Sources → `documents/*.parquet` (documents.SCHEMA) and `unread/*.parquet`."""
 
     name: ClassVar[str] = "acquire"
+    version: ClassVar[int] = 2
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         from data_pipeline.sources.listing import fingerprint
@@ -239,6 +240,7 @@ def _metrics(results: list[dict[str, Any]], files: int, session: Session) -> dic
         "documents": documents,
         "bytes": size,
         "files": files,
+        "units": len(results),
         "rejected": dict(sorted(rejected.items())),
         "problems": [problem for result in results for problem in result["problems"]][:PROBLEMS_SHOWN],
     }

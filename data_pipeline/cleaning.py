@@ -38,6 +38,11 @@ class CleanJob:
     """Go on without a file that cannot be opened; it is counted in the funnel."""
 
     @property
+    def acquire(self) -> AcquireConfig:
+        sources = tuple(_sources(self.inputs, self.columns))
+        return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
+
+    @property
     def work(self) -> str:
         return f"{self.output.rstrip('/')}.work"
 
@@ -48,8 +53,7 @@ def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[
     Returns the output's manifest, and whether it was found finished. Raises HeadwaterError where the
     output folder belongs to something else.
     """
-    sources = tuple(_sources(job.inputs, job.columns))
-    acquire = Acquire(AcquireConfig(sources=sources, on_error="reject" if job.skip_unreadable else "fail"))
+    acquire = Acquire(job.acquire)
     stage = Clean(job.config)
     key = stage.key({acquire.name: locate(acquire, {}, session).key}, stage.fingerprint(session))
     output = Artifact(job.output, stage.name, key)

@@ -13,7 +13,8 @@ from rich.markup import escape
 from cluster.errors import readable, root_cause
 from headwater import k8s_command
 from headwater.batch_command import batch
-from headwater.corpus_commands import clean, explain
+from headwater.clean_command import clean
+from headwater.corpus_commands import explain
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (

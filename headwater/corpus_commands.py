@@ -1,83 +1,17 @@
-"""`headwater clean` and `headwater explain`: the corpus engine without a recipe, and its reasons."""
+"""`headwater explain` and `headwater funnel`: why a corpus is as it is, and how it would be otherwise."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from headwater.options import AddressOption, MaxWorkersOption, StoreOption, console
+from headwater.options import StoreOption, console
 
 if TYPE_CHECKING:
     from cluster.artifact import Artifact
     from data_pipeline.explain import Fate
-
-
-def clean(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT…",
-            help="WARC, WET, JSONL and Parquet files, folders of pages; paths, globs, http(s)://, s3://.",
-        ),
-    ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the result; a path or s3://.")],
-    steps: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Only these steps; all unless given.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe whose `clean` section is taken.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="STEP.KEY=VALUE", help="Overrule a setting: gopher_quality.min_words=80."
-        ),
-    ] = None,
-    text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
-    id_column: Annotated[str, typer.Option(help="Column or key of the identifier.")] = "id",
-    url_column: Annotated[str, typer.Option(help="Column or key of the address.")] = "url",
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be opened.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a result of other inputs or settings.")
-    ] = False,
-    address: AddressOption = None,
-    max_workers: MaxWorkersOption = None,
-) -> None:
-    """Clean documents: kept/ and rejected/ (each with its reason), funnel.json, funnel.png. Killed at any
-    moment, the same command goes on."""
-    from cluster.artifact import Artifact
-    from cluster.session import Session
-    from cluster.store import Store
-    from data_pipeline.cleaning import CleanJob
-    from data_pipeline.cleaning import clean as clean_files
-    from data_pipeline.sources.spec import Columns
-    from headwater.recipe import load_clean
-
-    columns = Columns(text=text_column, id=id_column, url=url_column)
-    config = load_clean(recipe, steps.split(",") if steps else None, set_ or [])
-    job = CleanJob(inputs, output, config, columns, skip_unreadable)
-    store = Store(job.work)
-    store.check_writable()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(store.locked())
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-logs-")))
-        session = stack.enter_context(
-            Session(store, console=console, address=address, logs_to=logs, max_workers=max_workers)
-        )
-        manifest, found = clean_files(job, session, overwrite=overwrite)
-    Artifact(job.work).delete_folder("")
-    kept, read = manifest.metrics["documents_kept"], manifest.metrics["documents_in"]
-    state = "finished before; nothing to do." if found else "done."
-    console.print(
-        f"[bold green]✓[/] {state} {kept:,} of {read:,} documents kept → {output}",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def explain(
@@ -148,3 +82,41 @@ def _tell(fate: Fate, corpus: Artifact, tokenized: list[Artifact]) -> None:
         lines.append(("stands in", corpus.path(fate.file)))
     for name, value in lines:
         console.print(f"  {name:<11}{escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+def funnel(
+    corpus: Annotated[str, typer.Argument(metavar="DIR", help="A folder that `headwater clean` made.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STEP.KEY=VALUE", help="Another limit: gopher_quality.min_words=80."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write every document's fate there (Parquet)."),
+    ] = None,
+) -> None:
+    """Show what each step of a cleaning took; with --set, what it would take under other limits, from the
+    kept scores: no text is read, nothing in DIR is changed."""
+    import pyarrow.parquet as pq
+
+    from cluster.artifact import Artifact
+    from cluster.upload import create
+    from data_pipeline.clean import whole_funnel
+    from data_pipeline.funnel import table
+    from data_pipeline.what_if import config_of, decisions_table, unread_of, what_if
+    from headwater.recipe import changed_clean
+
+    cleaned = Artifact(corpus)
+    made_with = config_of(cleaned)
+    decisions = what_if(cleaned, changed_clean(made_with.model_dump(), set_ or [], "--set"))
+    counts = whole_funnel(decisions, unread_of(cleaned))
+    console.print(table(counts))
+    kept = counts[-1].documents_out
+    manifest = cleaned.manifest()
+    if set_ and manifest is not None:
+        difference = kept - manifest.metrics["documents_kept"]
+        console.print(f"{kept:,} documents would be kept ({difference:+,})", highlight=False)
+    if output is not None:
+        with create(output) as stream:
+            pq.write_table(decisions_table(cleaned, decisions), stream, compression="zstd")
+        console.print(f"[bold green]✓[/] every document's fate → {output}", highlight=False, soft_wrap=True)

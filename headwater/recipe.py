@@ -100,8 +100,6 @@ def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequen
     """The `clean` section of a recipe (defaults without one), with `step.key=value` overrides, and with only
     the steps that are named, if any are."""
     raw = load(path).clean.model_dump() if path else {}
-    for override in overrides:
-        _set(raw, override)
     for step in steps or []:
         if step not in CleanConfig.model_fields:
             near = difflib.get_close_matches(step, CleanConfig.model_fields, n=1, cutoff=0.4)
@@ -111,14 +109,21 @@ def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequen
         for name in CleanConfig.model_fields:
             if name != "extract":  # a page's text has to be found, whatever is done with it
                 raw[name] = (raw.get(name) or {}) | {"enabled": name in steps}
-    try:
-        config = CleanConfig.model_validate(raw)
-    except ValidationError as error:
-        raise HeadwaterError(_explain(error, CleanConfig), where=str(path or "--set")) from error
+    config = changed_clean(raw, overrides, str(path or "--set"))
     for step in set(steps or []).difference(config.steps()):
         fix = f"give it something to look for, as --set {step}.KEY=VALUE"
         raise HeadwaterError("this step has nothing to do without lists or sets", where=step, fix=fix)
     return config
+
+
+def changed_clean(raw: dict[str, Any], overrides: Sequence[str], where: str) -> CleanConfig:
+    """Settings of `clean` with `step.key=value` overrides."""
+    for override in overrides:
+        _set(raw, override)
+    try:
+        return CleanConfig.model_validate(raw)
+    except ValidationError as error:
+        raise HeadwaterError(_explain(error, CleanConfig), where=where) from error
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

@@ -21,7 +21,6 @@ from pydantic import Field
 
 from cluster.stage import StageConfig
 from data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
-from data_pipeline.dedup.survivors import Candidates, keep_best
 from data_pipeline.filters.marks import CONTROLS, MARKS
 from data_pipeline.filters.text import vocabulary
 
@@ -120,31 +119,3 @@ class MinHasher:
         if values is None:
             return np.zeros(self._config.buckets, np.uint64)
         return bucket_keys(values, self._config.hashes_per_bucket)
-
-
-def components(keys: np.ndarray) -> np.ndarray:
-    """Component number of each document, where documents that share a bucket are connected.
-
-    `keys` is uint64 [N, buckets]; 0 connects with nothing. A component's number is its smallest row
-    (union-find, path halving).
-    """
-    parent = list(range(len(keys)))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for column in keys.T:
-        order = np.argsort(column, kind="stable")
-        same = np.flatnonzero((column[order[1:]] == column[order[:-1]]) & (column[order[1:]] != 0))
-        for left, right in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
-            low, high = sorted((root(left), root(right)))
-            parent[high] = low
-    return np.fromiter(map(root, range(len(keys))), np.int64, len(keys))
-
-
-def near_duplicates(candidates: Candidates, keys: np.ndarray) -> np.ndarray:
-    """For each document the row of the one that is kept in its place, or -1."""
-    return keep_best(candidates, components(keys))

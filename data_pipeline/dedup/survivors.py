@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Candidates:
-    """What the rule looks at, one entry a document."""
-
-    ids: np.ndarray
-    """str [N]"""
-    lengths: np.ndarray
-    """int64 [N], characters of the text"""
-    places: np.ndarray
-    """str [N], where the document was read: decides only between documents with the same id"""
-
-    def take(self, rows: np.ndarray) -> Candidates:
-        return Candidates(self.ids[rows], self.lengths[rows], self.places[rows])
+Name = tuple[str, str]
+"""Id, and where the document was read: the latter decides only between documents with the same id."""
 
 
-def keep_best(candidates: Candidates, groups: np.ndarray) -> np.ndarray:
-    """For each document the row of its group's best, or -1 for the best themselves.
+def keep_best(
+    groups: np.ndarray, lengths: np.ndarray, names: Callable[[np.ndarray], Sequence[Name]]
+) -> np.ndarray:
+    """int64 [n]: for each document the row of its group's best, or -1 for the best themselves.
 
-    The best of a group is the longest; of equally long ones the one with the smallest id.
-    `groups` is int [N]: documents with the same number are duplicates of each other.
+    The best of a group is the longest; of equally long ones the one with the smallest name. `groups` is
+    int [n] (the same number: duplicates of each other), `lengths` int [n] in characters. `names` gives
+    the names of some rows; it is asked only about rows between which the length does not decide.
     """
-    order = np.lexsort((candidates.places, candidates.ids, -candidates.lengths, groups))
-    ordered = groups[order]
-    first = np.ones(len(order), bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    best_of_group = order[first][np.cumsum(first) - 1]
     kept_instead = np.full(len(groups), -1, np.int64)
-    kept_instead[order] = np.where(first, -1, best_of_group)
+    shared = np.bincount(groups)[groups] > 1 if len(groups) else np.zeros(0, bool)
+    rows = np.flatnonzero(shared)
+    rows = rows[np.lexsort((-lengths[rows], groups[rows]))]
+    starts = np.flatnonzero(np.r_[True, groups[rows][1:] != groups[rows][:-1]]) if len(rows) else rows
+    best = rows[starts].copy()
+    sizes = np.diff(np.r_[starts, len(rows)])
+    of_group = np.repeat(np.arange(len(starts)), sizes)
+    tied = lengths[rows] == lengths[best][of_group]
+    undecided = tied & (np.bincount(of_group[tied], minlength=len(starts))[of_group] > 1)
+    asked = rows[undecided]
+    smallest: dict[int, tuple[Name, int]] = {}
+    for group, row, name in zip(of_group[undecided].tolist(), asked.tolist(), names(asked), strict=True):
+        if group not in smallest or name < smallest[group][0]:
+            smallest[group] = name, row
+    for group, (_, row) in smallest.items():
+        best[group] = row
+    kept_instead[rows] = best[of_group]
+    kept_instead[best] = -1
     return kept_instead

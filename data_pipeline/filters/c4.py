@@ -4,10 +4,11 @@ applies them: they take lines out of a text, and reject the text when too little
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from cluster.stage import StageConfig
 from data_pipeline.filters.text import vocabulary
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 END_PUNCTUATION = (".", "?", "!", '"', "'")
@@ -25,6 +26,7 @@ POLICY_PHRASES = (
 class C4Config(StageConfig):
     """C4's line and document rules."""
 
+    limits: ClassVar[frozenset[str]] = frozenset({"min_sentences"})
     enabled: bool = True
     """Off: the step is passed over."""
     terminal_punctuation: bool = False
@@ -37,8 +39,8 @@ class C4Config(StageConfig):
     """A line with a longer word is dropped."""
 
 
-def rewrite(text: str, config: C4Config) -> str | Rejection:
-    """The text without the lines that the rules drop, or the rejection of the whole."""
+def measure(text: str, config: C4Config) -> tuple[str, Scores] | Rejection:
+    """The text without the lines that the rules drop, with its scores; or the rejection of the whole."""
     kept = []
     for original in text.splitlines():
         line = original.strip()
@@ -61,7 +63,16 @@ def rewrite(text: str, config: C4Config) -> str | Rejection:
         if any(phrase in lower for phrase in POLICY_PHRASES):
             continue
         kept.append(line)
-    count = vocabulary().sentences(kept)
-    if count < config.min_sentences:
-        return Rejection("too_few_sentences", count, config.min_sentences)
-    return "\n".join(kept).strip()
+    return "\n".join(kept).strip(), {"sentences": vocabulary().sentences(kept)}
+
+
+def rules(config: C4Config) -> list[Rule]:
+    return [Rule("sentences", "too_few_sentences", least=config.min_sentences)]
+
+
+def rewrite(text: str, config: C4Config) -> str | Rejection:
+    """What stays of the text, or its rejection."""
+    found = measure(text, config)
+    if isinstance(found, Rejection):
+        return found
+    return first_hit(found[1], rules(config)) or found[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -17,12 +17,13 @@ from cluster.stage import StageConfig
 from data_pipeline.dedup.minhash import simplified_words
 from data_pipeline.dedup.shingles import xxh64_of_ngrams
 from data_pipeline.filters.lists import read_text
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rule, Scores
 
 
 class DecontaminateConfig(StageConfig):
     """Evaluation sets to keep out. Without any the step is passed over."""
 
+    limits: ClassVar[frozenset[str]] = frozenset({"max_matches"})
     enabled: bool = True
     """Off: the step is passed over."""
     sets: tuple[str, ...] = ()
@@ -44,6 +45,10 @@ class DecontaminateConfig(StageConfig):
         return bool(self.sets)
 
 
+def rules(config: DecontaminateConfig) -> list[Rule]:
+    return [Rule("matches", "evaluation_text", most=config.max_matches)]
+
+
 class Decontaminator:
     """Holds the hashes of all n-grams of the sets, by their length."""
 
@@ -58,14 +63,13 @@ class Decontaminator:
                     hashes.setdefault(n, set()).update(xxh64_of_ngrams(words, starts, n).tolist())
         self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
 
-    def __call__(self, text: str) -> Rejection | None:
+    def measure(self, text: str) -> Scores:
+        """`matches`: n-grams of the text that are in a set."""
         words, starts = simplified_words(text)
         matches = sum(
             int(np.isin(xxh64_of_ngrams(words, starts, n), known).sum()) for n, known in self._sets.items()
         )
-        if matches > self._config.max_matches:
-            return Rejection("evaluation_text", matches, self._config.max_matches)
-        return None
+        return {"matches": matches}
 
 
 def _strings(location: str) -> Iterator[str]:

@@ -3,11 +3,13 @@ definitions: they find lists, menus and pages of repeated lines by the shape of 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cluster.stage import StageConfig
 from data_pipeline.filters.gopher import duplicates
 from data_pipeline.filters.marks import TERMINAL_PUNCTUATION
 from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
 
 ENDS = tuple(TERMINAL_PUNCTUATION)
 
@@ -15,6 +17,15 @@ ENDS = tuple(TERMINAL_PUNCTUATION)
 class FineWebConfig(StageConfig):
     """FineWeb's rules about lines."""
 
+    limits: ClassVar[frozenset[str]] = frozenset(
+        {
+            "min_lines",
+            "min_lines_with_end",
+            "max_short_lines",
+            "max_duplicate_line_characters",
+            "max_newlines_per_word",
+        }
+    )
     enabled: bool = True
     """Off: the step is passed over."""
     min_lines: int = 1
@@ -32,20 +43,29 @@ class FineWebConfig(StageConfig):
     """Above this the text is a list."""
 
 
-def judge(text: Text, config: FineWebConfig) -> Rejection | None:
+def measure(text: Text, config: FineWebConfig) -> Scores:
     lines = text.lines
     if not lines:
-        return Rejection("empty")
-    ended = sum(line.endswith(ENDS) for line in lines) / len(lines)
-    if len(lines) >= config.min_lines and ended < config.min_lines_with_end:
-        return Rejection("line_punct_ratio", ended, config.min_lines_with_end)
-    short = sum(len(line) <= config.short_line for line in lines) / len(lines)
-    if short > config.max_short_lines:
-        return Rejection("short_line_ratio", short, config.max_short_lines)
-    repeated = duplicates(lines)[1] / len(text.text.replace("\n", ""))
-    if repeated > config.max_duplicate_line_characters:
-        return Rejection("char_dup_ratio", repeated, config.max_duplicate_line_characters)
-    newlines = text.text.count("\n") / max(1, len(text.words))
-    if newlines > config.max_newlines_per_word:
-        return Rejection("list_ratio", newlines, config.max_newlines_per_word)
-    return None
+        return {"empty": 1}
+    return {
+        "lines": len(lines),
+        "line_punct_ratio": sum(line.endswith(ENDS) for line in lines) / len(lines),
+        "short_line_ratio": sum(len(line) <= config.short_line for line in lines) / len(lines),
+        "char_dup_ratio": duplicates(lines)[1] / len(text.text.replace("\n", "")),
+        "list_ratio": text.text.count("\n") / max(1, len(text.words)),
+    }
+
+
+def rules(config: FineWebConfig) -> list[Rule]:
+    ends, short, repeated, newlines = "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio"
+    return [
+        Rule("empty", "empty"),
+        Rule(ends, ends, least=config.min_lines_with_end, since=("lines", config.min_lines)),
+        Rule(short, short, most=config.max_short_lines),
+        Rule(repeated, repeated, most=config.max_duplicate_line_characters),
+        Rule(newlines, newlines, most=config.max_newlines_per_word),
+    ]
+
+
+def judge(text: Text, config: FineWebConfig) -> Rejection | None:
+    return first_hit(measure(text, config), rules(config))

@@ -5,13 +5,14 @@ that hits decides."""
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
 from cluster.stage import StageConfig
 from data_pipeline.filters import counting
 from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
 
 PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 LINE_BREAK = re.compile(r"\n+")
@@ -20,6 +21,16 @@ LINE_BREAK = re.compile(r"\n+")
 class RepetitionConfig(StageConfig):
     """Gopher's repetition rules: shares of the text's paragraphs, lines and characters."""
 
+    limits: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_duplicate_paragraphs",
+            "max_duplicate_paragraph_characters",
+            "max_duplicate_lines",
+            "max_duplicate_line_characters",
+            "top_ngrams",
+            "duplicate_ngrams",
+        }
+    )
     enabled: bool = True
     """Off: the step is passed over."""
     max_duplicate_paragraphs: float = 0.3
@@ -46,6 +57,19 @@ class RepetitionConfig(StageConfig):
 class QualityConfig(StageConfig):
     """Gopher's quality rules."""
 
+    limits: ClassVar[frozenset[str]] = frozenset(
+        {
+            "min_words",
+            "max_words",
+            "min_mean_word_length",
+            "max_mean_word_length",
+            "max_symbols_per_word",
+            "max_bullet_lines",
+            "max_ellipsis_lines",
+            "min_alphabetic_words",
+            "min_stop_words",
+        }
+    )
     enabled: bool = True
     """Off: the step is passed over."""
     min_words: int = 50
@@ -91,69 +115,75 @@ def _split(breaks: re.Pattern[str], shortest: str, text: str) -> list[str]:
     return breaks.split(text) if shortest + "\n" in text else text.split(shortest)
 
 
-def judge_repetition(text: Text, config: RepetitionConfig) -> Rejection | None:
+def measure_repetition(text: Text, config: RepetitionConfig) -> Scores:
     content = text.text
     if not content:
-        return Rejection("empty")
+        return {"empty": 1}
+    scores: Scores = {}
     pieces = (
-        ("para", _split(PARAGRAPH_BREAK, "\n\n", content.strip()), config.max_duplicate_paragraphs,
-         config.max_duplicate_paragraph_characters),
-        ("line", _split(LINE_BREAK, "\n", content), config.max_duplicate_lines,
-         config.max_duplicate_line_characters),
-    )  # fmt: skip
-    for kind, split, most, most_characters in pieces:
+        ("para", _split(PARAGRAPH_BREAK, "\n\n", content.strip())),
+        ("line", _split(LINE_BREAK, "\n", content)),
+    )
+    for kind, split in pieces:
         count, characters = duplicates(split)
-        if count / len(split) > most:
-            return Rejection(f"dup_{kind}_frac", count / len(split), most)
-        if characters / len(content) > most_characters:
-            return Rejection(f"dup_{kind}_char_frac", characters / len(content), most_characters)
+        scores[f"dup_{kind}_frac"] = count / len(split)
+        scores[f"dup_{kind}_char_frac"] = characters / len(content)
     words, size = text.words, len(content)
-    for n, most in config.top_ngrams:
-        share = counting.top_ngram_characters(words.ids, words.lengths, n) / size
-        if share > most:
-            return Rejection(f"top_{n}_gram", share, most)
+    for n, _ in config.top_ngrams:
+        scores[f"top_{n}_gram"] = counting.top_ngram_characters(words.ids, words.lengths, n) / size
     tables = words.lengths, words.hashes, words.powers
-    for n, most in config.duplicate_ngrams:
-        share = counting.duplicate_ngram_characters(words.ids, *tables, n) / size
-        if share > most:
-            return Rejection(f"duplicated_{n}_n_grams", share, most)
-    return None
+    for n, _ in config.duplicate_ngrams:
+        repeated = counting.duplicate_ngram_characters(words.ids, *tables, n)
+        scores[f"duplicated_{n}_n_grams"] = repeated / size
+    return scores
+
+
+def repetition_rules(config: RepetitionConfig) -> list[Rule]:
+    limits = [
+        ("dup_para_frac", config.max_duplicate_paragraphs),
+        ("dup_para_char_frac", config.max_duplicate_paragraph_characters),
+        ("dup_line_frac", config.max_duplicate_lines),
+        ("dup_line_char_frac", config.max_duplicate_line_characters),
+        *((f"top_{n}_gram", most) for n, most in config.top_ngrams),
+        *((f"duplicated_{n}_n_grams", most) for n, most in config.duplicate_ngrams),
+    ]
+    return [Rule("empty", "empty"), *(Rule(name, name, most=most) for name, most in limits)]
+
+
+def judge_repetition(text: Text, config: RepetitionConfig) -> Rejection | None:
+    return first_hit(measure_repetition(text, config), repetition_rules(config))
+
+
+def measure_quality(text: Text, config: QualityConfig) -> Scores:
+    words, content = text.words, text.text
+    solid, characters, letters = counting.solid_and_letters(words.ids, words.lengths, words.flags)
+    every, lines = max(1, len(words)), content.splitlines()
+    return {
+        "words": solid,
+        "mean_word_length": characters / max(1, solid),
+        "hashes": content.count("#") / every,
+        "ellipses": (content.count("...") + content.count("…")) / every,
+        "bullets": sum(line.lstrip().startswith(("•", "-")) for line in lines) / max(1, len(lines)),
+        "open_ends": sum(line.rstrip().endswith(("...", "…")) for line in lines) / max(1, len(lines)),
+        "alphabetic": letters / every,
+        "stop_words": words.distinct(config.stop_words),
+    }
+
+
+def quality_rules(config: QualityConfig) -> list[Rule]:
+    return [
+        Rule("words", "gopher_short_doc", least=config.min_words),
+        Rule("words", "gopher_long_doc", most=config.max_words),
+        Rule("mean_word_length", "gopher_below_avg_threshold", least=config.min_mean_word_length),
+        Rule("mean_word_length", "gopher_above_avg_threshold", most=config.max_mean_word_length),
+        Rule("hashes", "gopher_too_many_hashes", most=config.max_symbols_per_word),
+        Rule("ellipses", "gopher_too_many_ellipsis", most=config.max_symbols_per_word),
+        Rule("bullets", "gopher_too_many_bullets", most=config.max_bullet_lines),
+        Rule("open_ends", "gopher_too_many_end_ellipsis", most=config.max_ellipsis_lines),
+        Rule("alphabetic", "gopher_below_alpha_threshold", least=config.min_alphabetic_words),
+        Rule("stop_words", "gopher_enough_stop_words", least=config.min_stop_words),
+    ]
 
 
 def judge_quality(text: Text, config: QualityConfig) -> Rejection | None:
-    words, content = text.words, text.text
-    solid, characters, letters = counting.solid_and_letters(words.ids, words.lengths, words.flags)
-    if solid < config.min_words:
-        return Rejection("gopher_short_doc", solid, config.min_words)
-    if solid > config.max_words:
-        return Rejection("gopher_long_doc", solid, config.max_words)
-    mean = characters / max(1, solid)
-    if mean < config.min_mean_word_length:
-        return Rejection("gopher_below_avg_threshold", mean, config.min_mean_word_length)
-    if mean > config.max_mean_word_length:
-        return Rejection("gopher_above_avg_threshold", mean, config.max_mean_word_length)
-    every = max(1, len(words))
-    hashes, ellipses = content.count("#") / every, (content.count("...") + content.count("…")) / every
-    if hashes > config.max_symbols_per_word:
-        return Rejection("gopher_too_many_hashes", hashes, config.max_symbols_per_word)
-    if ellipses > config.max_symbols_per_word:
-        return Rejection("gopher_too_many_ellipsis", ellipses, config.max_symbols_per_word)
-    if rejection := _judge_lines(content.splitlines(), config):
-        return rejection
-    if letters / every < config.min_alphabetic_words:
-        return Rejection("gopher_below_alpha_threshold", letters / every, config.min_alphabetic_words)
-    stop_words = words.distinct(config.stop_words)
-    if stop_words < config.min_stop_words:
-        return Rejection("gopher_enough_stop_words", stop_words, config.min_stop_words)
-    return None
-
-
-def _judge_lines(lines: list[str], config: QualityConfig) -> Rejection | None:
-    every = max(1, len(lines))
-    bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines) / every
-    if bullets > config.max_bullet_lines:
-        return Rejection("gopher_too_many_bullets", bullets, config.max_bullet_lines)
-    open_ends = sum(line.rstrip().endswith(("...", "…")) for line in lines) / every
-    if open_ends > config.max_ellipsis_lines:
-        return Rejection("gopher_too_many_end_ellipsis", open_ends, config.max_ellipsis_lines)
-    return None
+    return first_hit(measure_quality(text, config), quality_rules(config))

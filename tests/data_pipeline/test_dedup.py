@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup.exact import exact_duplicates, text_digest
-from data_pipeline.dedup.minhash import MinHashConfig, MinHasher, components
+from data_pipeline.dedup import groups as spilled
+from data_pipeline.dedup.exact import text_digest
+from data_pipeline.dedup.groups import Groups, Spill
+from data_pipeline.dedup.minhash import MinHashConfig, MinHasher
 from data_pipeline.dedup.shingles import xxh64
-from data_pipeline.dedup.survivors import Candidates, keep_best
+from data_pipeline.dedup.survivors import keep_best
 
 WORDS = ["".join(letters) for letters in itertools.islice(itertools.product("abcdefgh", repeat=4), 3000)]
 
@@ -23,6 +28,18 @@ def variant(words: list[str], changes: int, generator: random.Random) -> list[st
     for place in generator.sample(range(len(copy)), changes):
         copy[place] = generator.choice(WORDS)
     return copy
+
+
+def components(keys: np.ndarray) -> np.ndarray:
+    """Group of each document whose bucket keys are a row of `keys`; 0 connects with nothing."""
+    groups = Groups(len(keys))
+    with tempfile.TemporaryDirectory() as folder:
+        for bucket, column in enumerate(keys.T):
+            spill = Spill(Path(folder) / str(bucket), len(keys))
+            rows = np.flatnonzero(column)
+            spill.add(column[rows], rows)
+            groups.connect(spill, np.ones(len(keys), bool))
+    return groups.numbers()
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
@@ -93,25 +110,66 @@ def test_components_join_documents_through_others() -> None:
     assert components(keys).tolist() == [0, 0, 0, 3, 4, 4]
 
 
+def test_groups_on_disk_are_those_of_memory_however_small_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a plain union-find, with files of 50 pairs."""
+    generator = np.random.default_rng(5)
+    keys = generator.integers(0, 4000, (2000, 3)).astype(np.uint64)
+    at_once = components(keys)
+    monkeypatch.setattr(spilled, "PART_BYTES", 50 * spilled.PAIR.itemsize)
+    monkeypatch.setattr(spilled, "HELD_BYTES", 1000)
+    spill = Spill(tmp_path / "spill", len(keys))
+    for start in range(0, len(keys), 7):
+        rows = np.arange(start, min(start + 7, len(keys)))
+        spill.add(keys[rows, 0], rows)
+    assert len(list((tmp_path / "spill").iterdir())) > 20
+    plain: dict[int, int] = {}
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        return row if parent[row] == row else root(parent[row])
+
+    for bucket in range(3):
+        plain.clear()
+        for row, key in enumerate(keys[:, bucket].tolist()):
+            if key and key in plain:
+                low, high = sorted((root(row), root(plain[key])))
+                parent[high] = low
+            plain.setdefault(key, row)
+    expected = [root(row) for row in range(len(keys))]
+    assert at_once.tolist() == components(keys).tolist() == expected
+    assert len(set(expected)) < 1500
+
+
 def test_the_longest_stays_then_the_smallest_id_in_any_order() -> None:
-    rows = [("b", 10, "f:1"), ("a", 10, "f:2"), ("c", 9, "f:3"), ("z", 5, "f:4"), ("z", 5, "f:5")]
-    groups = {"b": 0, "a": 0, "c": 0, "z": 1}
+    rows = [
+        ("b", 10, "f:1"),
+        ("a", 10, "f:2"),
+        ("c", 9, "f:3"),
+        ("z", 5, "f:4"),
+        ("z", 5, "f:5"),
+        ("y", 5, ""),
+    ]
+    groups = {"b": 0, "a": 0, "c": 0, "z": 1, "y": 2}
     for order in itertools.permutations(rows):
-        candidates = Candidates(
-            np.array([row[0] for row in order]),
-            np.array([row[1] for row in order]),
-            np.array([row[2] for row in order]),
+        asked: list[int] = []
+
+        def names(wanted: np.ndarray, order=order, asked=asked) -> list[tuple[str, str]]:  # type: ignore[no-untyped-def]
+            asked += wanted.tolist()
+            return [(order[row][0], order[row][2]) for row in wanted]
+
+        numbers, lengths = (
+            np.array([value(row) for row in order]) for value in (lambda r: groups[r[0]], lambda r: r[1])
         )
-        instead = keep_best(candidates, np.array([groups[row[0]] for row in order]))
+        instead = keep_best(numbers, lengths, names)
         kept = {order[row][2] for row in np.flatnonzero(instead < 0)}
-        assert kept == {"f:2", "f:4"}
+        assert kept == {"f:2", "f:4", ""}
         assert all(order[instead[row]][2] in kept for row in np.flatnonzero(instead >= 0))
+        assert {order[row][0] for row in asked} == {"a", "b", "z"}  # the lengths decide about the rest
 
 
 def test_exact_copies_differ_only_in_case_space_and_unicode_form() -> None:
     texts = ["A Café  by the\nriver", "a cafe\u0301 by the river", "a cafe by the river"]
-    digests = np.frombuffer(b"".join(map(text_digest, texts)), np.uint64).reshape(-1, 2)
-    lengths = np.array(list(map(len, texts)))
-    candidates = Candidates(np.array(["1", "2", "3"]), lengths, np.array(["", "", ""]))
-    instead = exact_duplicates(candidates, digests)
-    assert (instead >= 0).sum() == 1 and instead[2] == -1
+    first, second, other = map(text_digest, texts)
+    assert first == second != other

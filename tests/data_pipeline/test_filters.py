@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import HeadwaterError
-from data_pipeline.filters import c4, counting, fineweb, gopher, pii
+from data_pipeline.filters import c4, counting, decontaminate, fineweb, gopher, language, pii
 from data_pipeline.filters import text as text_module
 from data_pipeline.filters.c4 import C4Config
 from data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
@@ -21,7 +21,7 @@ from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig
 from data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from data_pipeline.filters.text import Text, vocabulary
 from data_pipeline.filters.url import UrlConfig, UrlFilter
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, first_hit
 from data_pipeline.normalise import normalise
 
 SENTENCE = (
@@ -184,13 +184,18 @@ def test_each_fineweb_rule_hits_what_it_is_for(text: str, expected: str | None) 
 
 
 def test_language_is_found_with_its_certainty_offline() -> None:
-    judge = LanguageFilter(LanguageConfig(languages=("en", "fr")))
-    assert judge(SENTENCE) == ("en", None)
-    assert judge("Le conseil municipal a voté mardi en faveur du projet de pont sur la rivière.")[0] == "fr"
-    language, rejection = judge("Der Stadtrat hat am Dienstag für den Bau der neuen Brücke gestimmt.")
-    assert language == "de" and rejection is not None and rejection.reason == "other_language"
-    uncertain = LanguageFilter(LanguageConfig(min_score=0.99))("la casa ok 12 xx the")[1]
-    assert uncertain is not None
+    measure = LanguageFilter().measure
+
+    def judged(text: str, **settings: object) -> str | None:
+        return reason(first_hit(measure(text), language.rules(LanguageConfig.model_validate(settings))))
+
+    assert measure(SENTENCE)["language"] == "en" and judged(SENTENCE) is None
+    french = "Le conseil municipal a voté mardi en faveur du projet de pont sur la rivière."
+    assert judged(french) == "other_language" and judged(french, languages=["en", "fr"]) is None
+    german = measure("Der Stadtrat hat am Dienstag für den Bau der neuen Brücke gestimmt.")
+    assert german["language"] == "de" and float(german["certainty"]) > 0.9
+    mixed = "la casa ok 12 xx the"
+    assert judged(mixed, languages=[measure(mixed)["language"]], min_score=0.99) == "uncertain_language"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +280,12 @@ def test_text_of_evaluation_sets_is_found_in_other_case_and_punctuation(tmp_path
     short = "Who wrote the first book about bees?"
     rows = [{"question": question, "choices": ["the long one", short]}, {"question": "What is it?"}]
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge = Decontaminator(DecontaminateConfig(sets=(str(tmp_path / "set.jsonl"),), min_words=7))
+    config = DecontaminateConfig(sets=(str(tmp_path / "set.jsonl"),), min_words=7)
+    measure = Decontaminator(config).measure
+
+    def judge(text: str) -> Rejection | None:
+        return first_hit(measure(text), decontaminate.rules(config))
+
     assert judge(SENTENCE * 5) is None
     assert judge(f"{SENTENCE} What is it? {SENTENCE}") is None
     found = judge(SENTENCE + question.upper().replace("?", " --") + SENTENCE)
