@@ -1,9 +1,9 @@
 """The stage `acquire`: reads every source of the recipe into Parquet parts of one schema.
 
 A unit of work is one input file (of folders: a group of files). Its worker streams the file and
-writes `documents/<unit>-<part>.parquet` as it goes; names and bytes depend on the input alone,
-so that a unit which was cut off is simply read again over what it left. What could not be read
-is in `unread/<unit>.parquet`: file, position, reason.
+writes `documents/<unit>-<part>.parquet` as it goes; names and bytes depend on the input alone. A
+unit that was cut off goes on in the middle of its file, after its last part (data_pipeline/parts.py).
+What could not be read is in `unread/<unit>.parquet`: file, position, reason.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from cluster.artifact import SCRATCH, Artifact
@@ -23,16 +21,11 @@ from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem
 from cluster.session import Session
 from cluster.stage import Stage, StageConfig
-from data_pipeline.documents import Document, to_table
-from data_pipeline.sources.items import UNREAD_SCHEMA, Unread, UnreadableFile
+from data_pipeline.documents import Document
+from data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
+from data_pipeline.sources.items import Unread, UnreadableFile
+from data_pipeline.sources.position import Position
 from data_pipeline.sources.spec import FileSource, Source
-
-DOCUMENTS, UNREAD = "documents", "unread"
-PART_BYTES = 32 << 20
-"""Content of a part, beside the limit on its documents: what a worker holds in memory."""
-UNREAD_ROWS = 100_000
-"""Rows of one unit's `unread` table; beyond them only the counts go on."""
-PROBLEMS_SHOWN = 5
 
 
 class AcquireConfig(StageConfig):
@@ -136,92 +129,21 @@ class ReadWorker:
 
         source = self._config.sources[unit["source"]]
         parts = PartWriter(self._output, unit["unit"], self._config.documents_per_part)
-        for path in unit["paths"]:
+        first, begin = parts.begin
+        for number, path in enumerate(unit["paths"][first:], first):
+            position = Position(begin if number == first else None)
+            parts.reading(number, position)
             before = parts.documents
             try:
-                for item in read_source(source, path):
+                for item in read_source(source, path, position):
                     if isinstance(item, Document):
                         parts.add(item)
                     else:
                         parts.reject(item)
             except UnreadableFile as error:
                 problem = Unread(path, error.position, error.reason, error.detail)
-                parts.reject(problem, unopened=parts.documents == before)
+                parts.reject(problem, unopened=parts.documents == before and position.begin is None)
         return parts.close()
-
-
-class PartWriter:
-    """Collects documents into parts of bounded size, and counts what was read and what was not."""
-
-    def __init__(self, output: Artifact, unit: str, documents_per_part: int) -> None:
-        self._output, self._unit, self._limit = output, unit, documents_per_part
-        self._held: list[Document] = []
-        self._held_bytes = 0
-        self._unread: list[Unread] = []
-        self._unopened: list[Unread] = []
-        self._files: list[dict[str, Any]] = []
-        self._reasons: collections.Counter[str] = collections.Counter()
-        self.documents = self._bytes = 0
-        self._drop_leftovers()
-
-    def add(self, document: Document) -> None:
-        size = len(document.html) if document.html is not None else len(document.text.encode())
-        if self._held and self._held_bytes + size > PART_BYTES:
-            self._flush()
-        self._held.append(document)
-        self._held_bytes += size
-        self.documents += 1
-        self._bytes += size
-        if len(self._held) == self._limit:
-            self._flush()
-
-    def reject(self, problem: Unread, unopened: bool = False) -> None:
-        self._reasons[problem.reason] += 1
-        if len(self._unread) < UNREAD_ROWS:
-            self._unread.append(problem)
-        if unopened:
-            self._unopened.append(problem)
-
-    def close(self) -> dict[str, Any]:
-        self._flush()
-        if self._unread:
-            rows = [_as_row(problem) for problem in self._unread]
-            with self._output.create(f"{UNREAD}/{self._unit}.parquet") as stream:
-                pq.write_table(pa.Table.from_pylist(rows, UNREAD_SCHEMA), stream, compression="zstd")
-        return {
-            "documents": self.documents,
-            "bytes": self._bytes,
-            "rejected": dict(sorted(self._reasons.items())),
-            "files": self._files,
-            "unopened": [_as_row(problem) for problem in self._unopened[:PROBLEMS_SHOWN]],
-            "problems": [_as_row(problem) for problem in self._unread[:PROBLEMS_SHOWN]],
-        }
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        name = f"{DOCUMENTS}/{self._unit}-{len(self._files):04d}.parquet"
-        with self._output.create(name) as stream:
-            pq.write_table(to_table(self._held), stream, compression="zstd")
-        self._files.append({"name": name, "documents": len(self._held), "bytes": self._held_bytes})
-        self._held, self._held_bytes = [], 0
-
-    def _drop_leftovers(self) -> None:
-        """Remove parts of an interrupted run: a URL may meanwhile serve fewer documents than it did."""
-        for folder in (DOCUMENTS, UNREAD):
-            for name in self._output.files(folder, ".parquet"):
-                if name.startswith(f"{folder}/{self._unit}"):
-                    fs, path = filesystem(self._output.path(name))
-                    fs.delete_file(path)
-
-
-def _as_row(problem: Unread) -> dict[str, str]:
-    return {
-        "file": problem.file,
-        "position": problem.position,
-        "reason": problem.reason,
-        "detail": problem.detail.encode("utf-8", "replace").decode()[:500],
-    }
 
 
 def _metrics(results: list[dict[str, Any]], files: int, session: Session) -> dict[str, Any]:

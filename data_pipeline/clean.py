@@ -24,13 +24,13 @@ from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline import funnel
-from data_pipeline.acquire import DOCUMENTS
 from data_pipeline.corpus import KEPT
 from data_pipeline.decide import DECISION_SCHEMA, Decisions
 from data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from data_pipeline.documents import Document, from_table, to_table
 from data_pipeline.funnel import StepCount
 from data_pipeline.measure import Measurer
+from data_pipeline.parts import DOCUMENTS
 from data_pipeline.scores import SCORES, Signer, read_scores, schema, score_row
 from data_pipeline.steps import CleanConfig
 

@@ -25,7 +25,7 @@ from cluster.errors import HeadwaterError
 from cluster.parallel import map_units
 from cluster.session import Session
 from cluster.stage import execute
-from data_pipeline.acquire import DOCUMENTS, Acquire, AcquireConfig
+from data_pipeline.acquire import Acquire, AcquireConfig
 from data_pipeline.clean import (
     DECISIONS,
     OF_A_REJECTED,
@@ -41,6 +41,7 @@ from data_pipeline.clean import (
 from data_pipeline.corpus import KEPT
 from data_pipeline.decide import Decisions
 from data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
+from data_pipeline.parts import DOCUMENTS
 from data_pipeline.scores import SCORES, read_scores
 from data_pipeline.steps import CleanConfig
 from data_pipeline.what_if import units_of

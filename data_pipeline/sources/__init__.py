@@ -9,6 +9,7 @@ from data_pipeline.sources.folder import read_folder_file
 from data_pipeline.sources.items import Unread
 from data_pipeline.sources.jsonl import read_jsonl
 from data_pipeline.sources.parquet import read_parquet
+from data_pipeline.sources.position import Mark, Position
 from data_pipeline.sources.spec import (
     FolderSource,
     JsonlSource,
@@ -31,16 +32,21 @@ __all__ = [
 ]
 
 
-def read_source(source: Source, path: str) -> Iterator[Document | Unread]:
-    """Documents of one input file, as they are read. Raises UnreadableFile where reading cannot go on."""
+def read_source(source: Source, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
+    """Documents of one input file, as they are read. Raises UnreadableFile where reading cannot go on.
+
+    `position` says where to begin, and while reading where the item just yielded begins.
+    """
     match source:
         case WarcSource():
-            return read_warc(source, path)
+            return read_warc(source, path, position)
         case JsonlSource():
-            return read_jsonl(source, path)
+            return read_jsonl(source, path, position)
         case ParquetSource():
-            return read_parquet(source, path)
+            return read_parquet(source, path, position)
         case FolderSource():
+            if position is not None:
+                position.mark = Mark(0, 0)  # a file is one document
             return read_folder_file(source, path)
         case WheelSource():
             return read_wheel(source)

@@ -9,23 +9,34 @@ from typing import Any
 from data_pipeline.documents import Document
 from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from data_pipeline.sources.lines import bounded_lines
-from data_pipeline.sources.opening import decompressed, open_input
+from data_pipeline.sources.opening import decompressed, mark_at, open_input
+from data_pipeline.sources.position import Position
 from data_pipeline.sources.spec import Columns, JsonlSource
 
 JSON_OVERHEAD = 4096
 """Bytes a line may have beside its longest allowed document (keys, URL, title)."""
 
 
-def read_jsonl(source: JsonlSource, path: str) -> Iterator[Document | Unread]:
+def read_jsonl(
+    source: JsonlSource, path: str, position: Position | None = None
+) -> Iterator[Document | Unread]:
+    position = position or Position()
     with open_input(path, source.max_download_bytes) as stream:
-        yield from json_lines(decompressed(stream), path, source.columns, source.max_document_bytes)
+        content = decompressed(stream, position.begin)
+        yield from json_lines(content, path, source.columns, source.max_document_bytes, position)
 
 
-def json_lines(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[Document | Unread]:
+def json_lines(
+    stream: Any, file: str, columns: Columns, limit: int, position: Position | None = None
+) -> Iterator[Document | Unread]:
     """Documents of an open stream; a bad line is named and the next one read."""
-    empty = True
-    for line in bounded_lines(stream, limit + JSON_OVERHEAD):
+    begin = position.begin if position else None
+    number, offset = (begin.number + 1, begin.offset) if begin else (1, 0)
+    empty = begin is None
+    for line in bounded_lines(stream, limit + JSON_OVERHEAD, number, offset):
         empty = False
+        if position is not None:
+            position.mark = mark_at(stream, line.offset, line.number - 1)
         place = f"line {line.number}, byte {line.offset}"
         if line.content is None:
             yield Unread(file, place, "too_large", f"a line of more than {limit:,} bytes")

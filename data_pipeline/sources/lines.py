@@ -19,13 +19,14 @@ class Line(NamedTuple):
     """With its line end; None for a line that is longer than the limit."""
 
 
-def bounded_lines(stream: Any, limit: int) -> Iterator[Line]:
+def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> Iterator[Line]:
     """Split a binary stream at newlines; a line of more than `limit` bytes is passed over, not kept.
+    `number` and `offset` are those of the line that the stream begins with.
 
     A stream that breaks off raises UnreadableFile("truncated") after the complete lines before that
     place; the incomplete line is not yielded.
     """
-    number, offset, held, too_long = 1, 0, bytearray(), 0
+    held, too_long = bytearray(), 0
     while True:
         try:
             chunk = stream.read(CHUNK_BYTES)

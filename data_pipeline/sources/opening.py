@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import tempfile
 import time
@@ -13,6 +14,7 @@ import zstandard
 
 from cluster.filesystem import filesystem
 from data_pipeline.sources.items import UnreadableFile
+from data_pipeline.sources.position import Mark
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 4
@@ -76,14 +78,21 @@ def storage_reason(error: OSError) -> str:
     return "unreadable"
 
 
-def decompressed(stream: Any) -> Any:
-    """The stream itself, or its content when it is gzip or zstd (told by its first bytes)."""
+def decompressed(stream: Any, begin: Mark | None = None) -> Any:
+    """The stream itself, or its content when it is gzip or zstd (by its first bytes), from `begin` on."""
     head = stream.read(4)
-    stream.seek(0)
     for magic, codec in CODECS.items():
         if head.startswith(magic):
-            return Unpacked(stream, codec)
+            stream.seek(begin.packed if begin else 0)
+            return Unpacked(stream, codec, begin)
+    stream.seek(begin.offset if begin else 0)
     return stream
+
+
+def mark_at(stream: Any, offset: int, number: int) -> Mark:
+    """The mark of an item that begins at an unpacked offset of a `decompressed` stream."""
+    packed, unpacked = stream.member_before(offset) if isinstance(stream, Unpacked) else (0, 0)
+    return Mark(offset, number, packed, unpacked)
 
 
 class Unpacked:
@@ -93,11 +102,23 @@ class Unpacked:
     OSError. (The usual readers raise at once, and lose what they had unpacked of their buffer.)
     """
 
-    def __init__(self, stream: Any, codec: Callable[[], Any]) -> None:
+    def __init__(self, stream: Any, codec: Callable[[], Any], begin: Mark | None = None) -> None:
         self._stream, self._codec = stream, codec
         self._member: Any = None
         self._packed = self._unpacked = b""
         self._damage = ""
+        self._packed_end, self._unpacked_end = (begin.packed, begin.unpacked) if begin else (0, 0)
+        self._members = collections.deque([(self._packed_end, self._unpacked_end)])
+        skip = begin.offset - begin.unpacked if begin else 0
+        while skip > 0 and (passed := len(self.read(min(skip, 1 << 20)))):
+            skip -= passed
+
+    def member_before(self, offset: int) -> tuple[int, int]:
+        """Where the last member begins that holds or precedes an unpacked offset: in the file, and unpacked.
+        Offsets asked for only grow."""
+        while len(self._members) > 1 and self._members[1][1] <= offset:
+            self._members.popleft()
+        return self._members[0]
 
     def read(self, size: int) -> bytes:
         pieces, length = [self._unpacked], len(self._unpacked)
@@ -114,6 +135,7 @@ class Unpacked:
         """Some more content; None at the end of the file."""
         if not self._packed:
             self._packed = self._stream.read(FILE_BYTES)
+            self._packed_end += len(self._packed)
             if not self._packed:
                 self._damage = "the compressed stream is cut off" if self._member is not None else ""
                 return None
@@ -122,12 +144,14 @@ class Unpacked:
             if not self._packed:
                 return b""
             self._member = self._codec()
+            self._members.append((self._packed_end - len(self._packed), self._unpacked_end))
         fed, self._packed = self._packed[:FEED_BYTES], self._packed[FEED_BYTES:]
         try:
             piece = self._member.decompress(fed)
         except (zlib.error, zstandard.ZstdError) as error:
             self._damage = f"the compressed stream is damaged: {error}"
             return b""
+        self._unpacked_end += len(piece)
         if self._member.eof:
             self._packed = self._member.unused_data + self._packed
             self._member = None

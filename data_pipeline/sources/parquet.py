@@ -10,12 +10,17 @@ import pyarrow.parquet as pq
 from data_pipeline.documents import Document
 from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from data_pipeline.sources.opening import open_input
+from data_pipeline.sources.position import Mark, Position
 from data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
 
 
-def read_parquet(source: ParquetSource, path: str) -> Iterator[Document | Unread]:
+def read_parquet(
+    source: ParquetSource, path: str, position: Position | None = None
+) -> Iterator[Document | Unread]:
+    position = position or Position()
+    wanted = position.begin.offset if position.begin else 0
     with open_input(path, source.max_download_bytes) as stream:
         try:
             table = pq.ParquetFile(stream)
@@ -23,16 +28,32 @@ def read_parquet(source: ParquetSource, path: str) -> Iterator[Document | Unread
             empty = stream.seek(0, 2) == 0
             raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
         columns = _columns(table.schema_arrow, source.columns)
-        row = 0
+        row, groups = _groups_from(table, wanted)
         try:
-            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
-                for values in batch.to_pylist():
+            for batch in table.iter_batches(
+                batch_size=ROWS_AT_ONCE, row_groups=groups, columns=columns, use_threads=False
+            ):
+                passed = min(batch.num_rows, max(0, wanted - row))
+                row += passed
+                for values in batch.slice(passed).to_pylist():
+                    position.mark = Mark(row, row)
                     place, row = f"row {row}", row + 1
                     yield document_from_row(values, source.columns, path, place, source.max_document_bytes)
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise UnreadableFile(
                 "truncated", f"breaks off or is damaged: {error}", f"after row {row - 1}"
             ) from error
+
+
+def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
+    """The row groups from the one with a row on, and the first row of that one."""
+    first = 0
+    for group in range(table.num_row_groups):
+        rows = table.metadata.row_group(group).num_rows
+        if first + rows > row:
+            return first, list(range(group, table.num_row_groups))
+        first += rows
+    return first, []
 
 
 def _columns(schema: pa.Schema, wanted: Columns) -> list[str]:

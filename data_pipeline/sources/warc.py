@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from data_pipeline.charset import decode_declared
 from data_pipeline.documents import Document, document_id
 from data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
-from data_pipeline.sources.opening import decompressed, open_input
+from data_pipeline.sources.opening import decompressed, mark_at, open_input
+from data_pipeline.sources.position import Mark, Position
 from data_pipeline.sources.spec import WarcSource
 
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
@@ -22,8 +23,8 @@ CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 class _Watched:
     """A stream that ends quietly where it is damaged, and remembers that: records before it are whole."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.offset, self.damage = stream, 0, ""
+    def __init__(self, stream: Any, offset: int) -> None:
+        self._stream, self.offset, self.damage = stream, offset, ""
 
     def read(self, size: int = 1 << 16) -> bytes:
         try:
@@ -44,18 +45,22 @@ class _Watched:
         """The opener closes it."""
 
 
-def read_warc(source: WarcSource, path: str) -> Iterator[Document | Unread]:
+def read_warc(source: WarcSource, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
     """Pages of the archive. A damaged one raises UnreadableFile("truncated") after its last whole record."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     wanted = (WarcRecordType.response, WarcRecordType.conversion)
-    number, place = 0, "record 1"
+    position = position or Position()
+    begin = position.begin or Mark(0, 0)
+    number, place = begin.number, f"record {begin.number + 1}"
     with open_input(path, source.max_download_bytes) as stream:
-        watched = _Watched(decompressed(stream))
+        content = decompressed(stream, position.begin)
+        watched = _Watched(content, begin.offset)
         try:
             for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
                 number += 1
                 place = f"record {number}, byte {record.stream_pos} uncompressed"
+                position.mark = mark_at(content, record.stream_pos, number - 1)
                 if record.record_type in wanted:
                     item = _read_record(record, source, path, place)
                     if isinstance(item, Unread) and item.reason == "truncated":
