@@ -1,10 +1,11 @@
-"""`headwater clean` on plain files, and `headwater explain` on what it made."""
+"""`headwater clean` on plain files, and `explain` and `funnel` on what it made."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,17 +21,18 @@ from cluster.store import Store
 from data_pipeline.explain import explain, token_places
 from data_pipeline.tokenize import Tokenize, TokenizeConfig
 from data_pipeline.tokenizer import TokenizerConfig, TrainTokenizer, load_encoder
-from headwater import corpus_commands
+from headwater import clean_command, corpus_commands
 from headwater.cli import app
 from headwater.recipe import load_clean
-from tests.data_pipeline.test_clean import article, write_corpus
+from tests.data_pipeline.corpora import article, write_corpus
 
 
 def call(*arguments: str | Path) -> str:
     """The command in this process, on the tests' Ray; what it prints."""
     screen = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_commands, "console", Console(file=screen, width=300))
+        for module in (clean_command, corpus_commands):
+            patch.setattr(module, "console", Console(file=screen, width=300))
         app(list(map(str, arguments)), standalone_mode=False)
     return screen.getvalue()
 
@@ -58,7 +60,7 @@ def cleaned(ray_cluster: None, pages: Path) -> Path:
 
 def test_any_files_become_kept_and_rejected(cleaned: Path) -> None:
     names = {path.name for path in cleaned.iterdir()}
-    assert names == {"kept", "rejected", "funnel.json", "funnel.png", "manifest.json"}
+    assert names == {"kept", "rejected", "scores", "funnel.json", "funnel.png", "manifest.json"}
     assert not Path(f"{cleaned}.work").exists()
     rejected = pq.read_table(cleaned / "rejected").to_pylist()
     assert {row["step"] for row in rejected} >= {"gopher_quality", "exact_dedup", "minhash_dedup"}
@@ -94,6 +96,38 @@ def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(
     kept = pq.read_table(out / "kept")
     found = sorted(zip(kept["id"].to_pylist(), kept["url"].to_pylist(), strict=True))
     assert found == [("x", "a"), ("y", "b")]
+
+
+def test_a_corpus_takes_in_files_and_forgets_sources(cleaned: Path, tmp_path: Path) -> None:
+    corpus = shutil.copytree(cleaned, tmp_path / "corpus")
+    more = [{"text": article(n), "url": f"https://new.example.net/{n}"} for n in range(400, 403)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    add = "clean", tmp_path / "more.jsonl", "--add", "-o", corpus
+    assert "49 of 55 documents kept" in call(*add)
+    assert "nothing to do" in call(*add)
+    assert "46 of 52 documents kept" in call("clean", "--forget", "new.example.net", "-o", corpus)
+    assert (corpus / "funnel.json").read_bytes() == (cleaned / "funnel.json").read_bytes()
+    with pytest.raises(HeadwaterError, match="--set with --add or --forget"):
+        call(*add, "--set", "c4.min_sentences=2")
+    with pytest.raises(HeadwaterError, match="no INPUT"):
+        call("clean", "-o", corpus)
+
+
+def test_the_funnel_under_other_limits_is_shown_without_changing_anything(
+    cleaned: Path, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in cleaned.rglob("*")}
+    shown = call("funnel", cleaned)
+    assert "gopher_quality" in shown and "would be kept" not in shown
+    fates = tmp_path / "fates.parquet"
+    looser = call("funnel", cleaned, "--set", "minhash_dedup.enabled=false", "--output", fates)
+    assert "47 documents would be kept (+1)" in looser
+    assert pq.read_table(fates)["step"].null_count == 47
+    with pytest.raises(HeadwaterError, match="did you mean min_words"):
+        call("funnel", cleaned, "--set", "gopher_quality.min_word=3")
+    with pytest.raises(HeadwaterError, match="no cleaned corpus here"):
+        call("funnel", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in cleaned.rglob("*")} == before
 
 
 def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) -> None:
