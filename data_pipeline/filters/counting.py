@@ -37,6 +37,17 @@ def hash_word(codes: np.ndarray) -> tuple[np.uint64, np.uint64]:
 
 
 @compiled
+def hash_words(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`hash_word` of many words, whose code points lie one behind the other: uint64 [n] each."""
+    values, powers = np.empty(len(lengths), np.uint64), np.empty(len(lengths), np.uint64)
+    start = 0
+    for word in range(len(lengths)):
+        values[word], powers[word] = hash_word(codes[start : start + lengths[word]])
+        start += lengths[word]
+    return values, powers
+
+
+@compiled
 def expand(chunks: np.ndarray, offsets: np.ndarray, words: np.ndarray) -> np.ndarray:
     """int32 [N]: the words of all chunks in order. Chunk c holds `words[offsets[c] : offsets[c + 1]]`."""
     size = 0

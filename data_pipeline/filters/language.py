@@ -13,8 +13,9 @@ from pydantic import Field
 from cluster.stage import StageConfig
 from data_pipeline.filters.verdict import Rule, Scores
 
-LOOKED_AT = 20_000
-"""Characters of a text that are looked at: the answer no longer changes after that."""
+LOOKED_AT = 4_000
+"""Characters of a text that are looked at: of 536 web pages and book chapters none was judged otherwise
+than by 20,000, at a quarter of the time."""
 
 
 class LanguageConfig(StageConfig):

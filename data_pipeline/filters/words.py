@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ AROUND = 16
 LONG, PIECE = 1000, 64
 """spaCy takes marks off a chunk one by one and looks at all of it each time: thousands of quotation marks
 would take minutes. A longer chunk of which a third are marks is tokenized in pieces of so many characters."""
+EASY = re.compile(r"([A-Za-z]+)([,!?;:)\"]|(?<=[a-z])\.)?")
+"""Spared the way through spaCy, which takes one such mark off, and nothing off letters alone."""
 MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
 NO_EDGES = (frozenset[str](), frozenset[str]())
 
@@ -77,6 +79,7 @@ class Vocabulary:
 
     def __init__(self) -> None:
         import spacy
+        from spacy.attrs import IS_PUNCT
         from spacy.tokenizer import Tokenizer
 
         language: Any = spacy.blank("en")
@@ -96,7 +99,9 @@ class Vocabulary:
         self._cases = frozenset(t.rules)
         self._pairs = self._pairs_of_special_cases()
         self._lefts, self._rights = (frozenset(side) for side in zip(*self._pairs, strict=True))
-        self._chunks = _Chunks(self._add)
+        self._ends_of_lefts, self._starts_of_rights = tuple(self._lefts), tuple(self._rights)
+        self._is_punct = language.vocab.lex_attr_getters[IS_PUNCT]
+        self._chunks: dict[str, int] = {}
         self.rows: dict[str, int] = {}
         self.names: list[str] = []
         self._edges: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -126,14 +131,19 @@ class Vocabulary:
     def words(self, text: str) -> WordIds:
         chunks = self.chunk_ids(text.split())
         if self.crosses(chunks):
-            strings = [token.text for token in self._tokenizer(text)]
-            rows = [self._row(word) for word in strings if word.strip()]
-            return WordIds(np.array(rows, np.int32), self)
+            strings = [token.text for token in self._tokenizer(text) if token.text.strip()]
+            self._add_words(strings)
+            return WordIds(np.fromiter(map(self.rows.__getitem__, strings), np.int32, len(strings)), self)
         return self._expand(chunks)
 
     def chunk_ids(self, chunks: list[str]) -> np.ndarray:
         """int32 [N], for pieces of text without white space."""
-        return np.fromiter(map(self._chunks.__getitem__, chunks), np.int32, len(chunks))
+        number_of = self._chunks.__getitem__
+        try:
+            return np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+        except KeyError:
+            self._add([chunk for chunk in dict.fromkeys(chunks) if chunk not in self._chunks])
+        return np.fromiter(map(number_of, chunks), np.int32, len(chunks))
 
     def crosses(self, chunks: np.ndarray) -> bool:
         """Somewhere spaCy makes other words of these chunks together than of each by itself."""
@@ -180,56 +190,71 @@ class Vocabulary:
         return self._byte_offsets.values, self._bytes.values
 
     # -- tables --------------------------------------------------------------------------------
-    def _add(self, chunk: str) -> int:
-        if len(chunk) > LONG and len(MARKS_TAKEN_OFF.findall(chunk)) > len(chunk) / 3:
-            pieces = [chunk[start : start + PIECE] for start in range(0, len(chunk), PIECE)]
-            tokens = plain = [token.text for piece in pieces for token in self._tokenizer(piece)]
-        elif chunk.isascii() and chunk.isalpha() and chunk not in self._cases:
-            tokens = plain = [chunk]  # no affix is made of letters alone: spared the way through spaCy
-        else:
-            tokens = [token.text for token in self._tokenizer(chunk)]
-            # What spaCy compares are the tokens before special cases: edges with and without are watched.
-            plain = [token.text for token in self._plain(chunk)]
-        for token in tokens:
-            self._of_chunks.append(self._row(token))
-        self._offsets.append(self._of_chunks.count)
-        first, last = frozenset((tokens[0], plain[0])), frozenset((tokens[-1], plain[-1]))
-        flags = LEFT * (not last.isdisjoint(self._lefts)) + RIGHT * (not first.isdisjoint(self._rights))
-        self._chunk_flags.append(flags)
-        self._edges.append((first, last) if flags else NO_EDGES)
-        self._chunk_texts.append(chunk)
-        return self._chunk_flags.count - 1
+    def _add(self, chunks: list[str]) -> None:
+        """Take in chunks that are new, each once."""
+        split: dict[str, tuple[list[str], list[str]]] = {}
+        hard = []
+        for chunk in chunks:
+            plain_word = EASY.fullmatch(chunk)
+            if plain_word and chunk not in self._cases and plain_word[1] not in self._cases:
+                tokens = list(filter(None, plain_word.groups()))
+                split[chunk] = tokens, tokens
+            elif len(chunk) > LONG and len(MARKS_TAKEN_OFF.findall(chunk)) > len(chunk) / 3:
+                pieces = [chunk[start : start + PIECE] for start in range(0, len(chunk), PIECE)]
+                tokens = [token.text for piece in pieces for token in self._tokenizer(piece)]
+                split[chunk] = tokens, tokens
+            else:
+                hard.append(chunk)
+        split.update((chunk, (tokens, tokens)) for chunk, tokens in _split_all(self._tokenizer, hard))
+        # What spaCy compares are the tokens before special cases: edges with and without are watched.
+        edged = [c for c in hard if c.endswith(self._ends_of_lefts) or c.startswith(self._starts_of_rights)]
+        split.update((chunk, (split[chunk][0], plain)) for chunk, plain in _split_all(self._plain, edged))
+        self._add_words(list(itertools.chain.from_iterable(tokens for tokens, _ in split.values())))
+        for chunk in chunks:
+            tokens, plain = split[chunk]
+            self._of_chunks.extend(np.fromiter((self.rows[token] for token in tokens), np.int32, len(tokens)))
+            self._offsets.append(self._of_chunks.count)
+            first, last = frozenset((tokens[0], plain[0])), frozenset((tokens[-1], plain[-1]))
+            flags = LEFT * (not last.isdisjoint(self._lefts)) + RIGHT * (not first.isdisjoint(self._rights))
+            self._chunks[chunk] = self._chunk_flags.count
+            self._chunk_flags.append(flags)
+            self._edges.append((first, last) if flags else NO_EDGES)
+            self._chunk_texts.append(chunk)
 
-    def _row(self, word: str) -> int:
-        row = self.rows.get(word)
-        if row is None:
-            row = self.rows[word] = len(self.names)
-            self.names.append(word)
-            self.lengths.append(len(word))
-            self.flags.append(
-                counting.SOLID * (not PUNCTUATION.issuperset(word))
-                + counting.LETTERS * any(map(str.isalpha, word))
-                + counting.ENDS * (word in self._enders)
-                + counting.MARK * self._language.vocab[word].is_punct
-            )
-            value, power = counting.hash_word(np.array(list(map(ord, word)), np.uint32))
-            self.hashes.append(value)
-            self.powers.append(power)
-            self._bytes.extend(word.encode("utf-8", "surrogatepass"))
-            self._byte_offsets.append(self._bytes.count)
-        return row
+    def _add_words(self, words: list[str]) -> None:
+        new = [word for word in dict.fromkeys(words) if word not in self.rows]
+        if not new:
+            return
+        self.rows.update(zip(new, itertools.count(len(self.names))))
+        self.names += new
+        lengths = np.fromiter(map(len, new), np.int32, len(new))
+        self.lengths.extend(lengths)
+        self.flags.extend(np.fromiter(map(self._flags_of, new), np.uint8, len(new)))
+        codes = np.frombuffer("".join(new).encode("utf-32-le", "surrogatepass"), np.uint32)
+        values, powers = counting.hash_words(codes, lengths)
+        self.hashes.extend(values)
+        self.powers.extend(powers)
+        encoded = [word.encode("utf-8", "surrogatepass") for word in new]
+        self._byte_offsets.extend(self._bytes.count + np.cumsum([len(data) for data in encoded]))
+        self._bytes.extend(np.frombuffer(b"".join(encoded), np.uint8))
+
+    def _flags_of(self, word: str) -> int:
+        return (
+            counting.SOLID * (not PUNCTUATION.issuperset(word))
+            + counting.LETTERS * any(map(str.isalpha, word))
+            + counting.ENDS * (word in self._enders)
+            + counting.MARK * self._is_punct(word)
+        )
 
 
-class _Chunks(dict[str, int]):
-    """Chunk → its number; one that is new is added."""
-
-    def __init__(self, add: object) -> None:
-        super().__init__()
-        self._add = add
-
-    def __missing__(self, chunk: str) -> int:
-        number = self[chunk] = self._add(chunk)  # type: ignore[operator]
-        return number
+def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each chunk with its own tokens, found in one go: a line end between them is a token of its own, so
+    that no special case matches across it."""
+    words = [token.text for token in tokenizer("\n".join(chunks))] if chunks else []
+    ends = [place for place, word in enumerate(words) if word == "\n"]
+    starts = itertools.chain([0], (end + 1 for end in ends))
+    for chunk, start, end in zip(chunks, starts, [*ends, len(words)], strict=False):
+        yield chunk, words[start:end]
 
 
 class _Growing:
@@ -243,14 +268,14 @@ class _Growing:
     def values(self) -> np.ndarray:
         return self._array[: self.count]
 
-    def append(self, value: int | np.integer[Any]) -> None:
+    def append(self, value: int) -> None:
         self._make_room(1)
         self._array[self.count] = value
         self.count += 1
 
-    def extend(self, values: bytes) -> None:
+    def extend(self, values: np.ndarray) -> None:
         self._make_room(len(values))
-        self._array[self.count : self.count + len(values)] = np.frombuffer(values, np.uint8)
+        self._array[self.count : self.count + len(values)] = values
         self.count += len(values)
 
     def _make_room(self, more: int) -> None:
