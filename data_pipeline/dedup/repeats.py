@@ -1,0 +1,146 @@
+"""Which windows occur twice in a corpus, and what has to be cut so that each stays once.
+
+An external sort over ranges of hashes: one range of all parts is in memory at a time, and what it finds is
+written to the scratch folder. Memory is bounded by `memory_bytes` (unless one window alone has more
+occurrences), plus 12 bytes a document and 4 KB a part. The result depends on the documents and their ranks,
+not on which part they are in, nor on the order or number of parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipeline.dedup.window_file import CELLS, WindowFile
+
+BYTES_PER_WINDOW = 100
+"""At most, of all arrays that stand beside each other while a range is compared."""
+SPAN_SCHEMA = pa.schema([("document", pa.int64()), ("first", pa.int64()), ("end", pa.int64())])
+"""Row of the document in its part; first word to be cut, and one past the last."""
+
+
+def ranks(ids: np.ndarray, places: np.ndarray, stays: np.ndarray | None = None) -> np.ndarray:
+    """int64 [N], each document's position in the order of (id, place where it was read); -1 where `stays`
+    (bool [N]) is False: such a document is gone already, and takes no part."""
+    order = np.lexsort((places, ids))
+    result = np.empty(len(order), np.int64)
+    result[order] = np.arange(len(order))
+    if stays is not None:
+        result[~stays] = -1
+    return result
+
+
+def find_repeats(
+    files: Sequence[WindowFile],
+    ranks: Sequence[np.ndarray],
+    span_words: int,
+    memory_bytes: int,
+    scratch: Path,
+) -> Iterator[pa.Table]:
+    """For each part in turn, the spans (SPAN_SCHEMA) to cut out of its documents: the words of every repeated
+    window's occurrences but the first in the document with the smallest rank. `ranks[p]` has one number
+    for each document of part p, no number twice but -1. `scratch` is an empty folder on a disk, in use
+    until the last part is given.
+    """
+    found: list[np.ndarray] = []
+    for number, (first, end) in enumerate(ranges(files, memory_bytes // BYTES_PER_WINDOW)):
+        repeated = _others(*_gather(files, ranks, first, end), files, ranks)
+        if len(repeated):
+            np.save(scratch / f"{number}.npy", repeated)
+            found.append(np.load(scratch / f"{number}.npy", mmap_mode="r"))
+    for part, file in enumerate(files):
+        yield _spans(_of_part(found, part), file.starts, span_words)
+
+
+def ranges(files: Sequence[WindowFile], windows: int) -> list[tuple[int, int]]:
+    """Cells [first, end) that hold at most so many windows together, or are single ones."""
+    sizes = np.zeros(CELLS, np.int64)
+    for file in files:
+        fences = file.fences.astype(np.int64)
+        sizes += fences[1:] - fences[:-1]
+    result, first, held = [], 0, 0
+    for cell, size in enumerate(sizes.tolist()):
+        if held and held + size > windows:
+            result.append((first, cell))
+            first, held = cell, 0
+        held += size
+    return [*result, (first, CELLS)]
+
+
+def _gather(
+    files: Sequence[WindowFile], ranks: Sequence[np.ndarray], first: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (uint64 [n]) and keys (uint64 [n]: part · 2^32 + place) of a range, of documents that stay."""
+    sizes = [int(file.fences[end]) - int(file.fences[first]) for file in files]
+    hashes, keys = np.empty(sum(sizes), np.uint64), np.empty(sum(sizes), np.uint64)
+    count = 0
+    for part, (file, rank) in enumerate(zip(files, ranks, strict=True)):
+        of_part, places = file.cells(first, end)
+        if (rank < 0).any():
+            stays = rank[_documents(file, places)] >= 0
+            of_part, places = of_part[stays], places[stays]
+        here = slice(count, count + len(places))
+        hashes[here], keys[here] = of_part, places
+        keys[here] |= np.uint64(part << 32)
+        count += len(places)
+    return hashes[:count], keys[:count]
+
+
+def _others(
+    hashes: np.ndarray, keys: np.ndarray, files: Sequence[WindowFile], ranks: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Keys (ascending) of the windows that occur elsewhere, without the occurrence of each that stays."""
+    order = np.argsort(hashes, kind="stable")
+    hashes, keys = hashes[order], keys[order]
+    del order
+    same = hashes[1:] == hashes[:-1]
+    repeated = np.zeros(len(hashes), bool)
+    repeated[1:] |= same
+    repeated[:-1] |= same
+    order = np.argsort(keys[repeated])
+    hashes, keys = hashes[repeated][order], keys[repeated][order]
+    rank, position = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    borders = np.searchsorted(keys, np.arange(len(files) + 1, dtype=np.uint64) << np.uint64(32)).tolist()
+    for part, (low, high) in enumerate(itertools.pairwise(borders)):
+        if high > low:
+            places = (keys[low:high] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            documents = _documents(files[part], places)
+            rank[low:high] = ranks[part][documents]
+            position[low:high] = places - files[part].starts[documents]
+    order = np.lexsort((position, rank, hashes))
+    first = np.ones(len(order), bool)
+    first[1:] = hashes[order[1:]] != hashes[order[:-1]]
+    return np.sort(keys[order[~first]])
+
+
+def _documents(file: WindowFile, places: np.ndarray) -> np.ndarray:
+    """Row in its part of the document that each window stands in."""
+    return np.searchsorted(file.starts, places, side="right") - 1
+
+
+def _of_part(found: Sequence[np.ndarray], part: int) -> np.ndarray:
+    """int64, ascending: the places in this part of what all ranges found."""
+    low, high = np.uint64(part << 32), np.uint64((part + 1) << 32)
+    pieces = [keys[slice(*np.searchsorted(keys, [low, high]).tolist())] for keys in found]
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *pieces]) - low).astype(np.int64)
+
+
+def _spans(places: np.ndarray, starts: np.ndarray, span_words: int) -> pa.Table:
+    """Windows that overlap or touch in one document, as one span."""
+    documents = np.searchsorted(starts, places, side="right") - 1
+    positions = places - starts[documents]
+    begins = np.ones(len(places), bool)
+    begins[1:] = (np.diff(documents) > 0) | (np.diff(positions) > span_words)
+    ends = np.roll(begins, -1)
+    columns = [documents[begins], positions[begins], positions[ends] + span_words]
+    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=SPAN_SCHEMA)
+
+
+def spans_of(table: pa.Table, document: int) -> np.ndarray:
+    """int64 [S, 2], what `substring.cut` takes: the spans of one document of the part."""
+    rows = slice(*np.searchsorted(table["document"].to_numpy(), [document, document + 1]).tolist())
+    return np.column_stack([table[name].to_numpy()[rows] for name in ("first", "end")])
