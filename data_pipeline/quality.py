@@ -1,0 +1,123 @@
+"""From files of good and of bad texts to the folder of a classifier.
+
+Texts are read as `clean` reads them: from the same kinds of files, HTML through the same extraction, in
+the same normal form.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
+from cluster.filesystem import list_files
+from cluster.versions import installed
+from data_pipeline.documents import Document
+from data_pipeline.extract import ExtractConfig, Extractor
+from data_pipeline.filters import linear
+from data_pipeline.filters.linear import MODEL, WEIGHTS, ModelCard
+from data_pipeline.filters.training import Examples, Report, TrainSettings, train
+from data_pipeline.filters.verdict import Rejection
+from data_pipeline.normalise import normalise
+from data_pipeline.sources import read_source
+from data_pipeline.sources.guess import sources_of
+from data_pipeline.sources.items import Unread, UnreadableFile
+from data_pipeline.sources.listing import input_files
+from data_pipeline.sources.spec import Columns
+
+VERSIONS = ("headwater", "numpy", "numba")
+REPORTED = 500
+"""Texts between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class QualityJob:
+    good: tuple[str, ...]
+    """Files, folders, globs, URLs, s3:// names."""
+    bad: tuple[str, ...]
+    output: str
+    """Folder of the model; a path or s3://."""
+    columns: Columns = field(default_factory=Columns)
+    """Of JSONL and Parquet."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
+
+
+def check_output(location: str, *, overwrite: bool) -> None:
+    """Raises HeadwaterError where something else than a model, or a model that is to stay, lies there."""
+    names = {info.base_name for info in list_files(location)}
+    if names - {MODEL, WEIGHTS}:
+        raise HeadwaterError(
+            "this folder holds files that are not ours", where=location, fix="give another --output"
+        )
+    if names and not overwrite:
+        raise HeadwaterError("a model is there already", where=location, fix="--overwrite replaces it")
+
+
+def train_model(job: QualityJob, reading: Report, training: Callable[[int], Report]) -> ModelCard:
+    """Read, train, write. `reading` is told how many texts were read; `training` is given how many there are
+    to look at, and returns what is told how far that is. Nothing is written unless all goes well."""
+    with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+        examples = Examples(Path(folder), job.settings)
+        counts: dict[str, int] = {}
+        unread = collections.Counter[str]()
+        for kind, inputs in (("good", job.good), ("bad", job.bad)):
+            before = sum(counts.values())
+            texts = _told(read_texts(inputs, job.columns, unread), before, f"{kind} texts", reading)
+            counts[kind] = examples.add(texts, good=kind == "good")
+            if not counts[kind]:
+                most = ", ".join(f"{reason} {number:,}" for reason, number in unread.most_common(3))
+                raise HeadwaterError(
+                    f"no {kind} text could be read" + (f": {most}" if most else ""),
+                    where=" ".join(inputs),
+                    fix="is --text-column right?",
+                )
+        trained = train(examples.table(), job.settings, training)
+    output = Artifact(job.output)
+    card = trained.card(
+        {name: {"inputs": list(getattr(job, name)), "texts": counts[name]} for name in counts}
+        | {"unread": dict(sorted(unread.items())), "settings": asdict(job.settings)},
+        installed(VERSIONS),
+    )
+    output.write_bytes(WEIGHTS, linear.to_bytes(trained.weights))
+    output.write_json(MODEL, card.model_dump())
+    return card
+
+
+def read_texts(inputs: tuple[str, ...], columns: Columns, unread: collections.Counter[str]) -> Iterator[str]:
+    """The texts of all files. What cannot be read is counted by reason; a file that cannot be opened, or
+    breaks off, raises HeadwaterError."""
+    with contextlib.closing(Extractor(ExtractConfig())) as extractor:
+        for source in sources_of(inputs, columns):
+            for file in input_files(source, source.kind):
+                try:
+                    for item in read_source(source, file.path):
+                        text = _text(item, extractor)
+                        if isinstance(text, str):
+                            yield normalise(text)
+                        else:
+                            unread[text.reason] += 1
+                except UnreadableFile as error:
+                    raise HeadwaterError(
+                        f"{error.reason.replace('_', ' ')}: {error.detail}",
+                        where=" ".join(filter(None, (file.path, error.position))),
+                    ) from error
+
+
+def _text(item: Document | Unread, extractor: Extractor) -> str | Unread | Rejection:
+    """The text of a document, extracted where it is HTML; else what says why there is none."""
+    if isinstance(item, Unread) or item.text or item.html is None:
+        return item.text if isinstance(item, Document) else item
+    found = extractor(item.html, item.url)
+    return found if isinstance(found, Rejection) else found[1]
+
+
+def _told(texts: Iterator[str], before: int, what: str, reading: Report) -> Iterator[str]:
+    for number, text in enumerate(texts, start=1):
+        yield text
+        if number % REPORTED == 0:
+            reading(before + number, what)
