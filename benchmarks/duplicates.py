@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.artifact import Artifact
-from data_pipeline.clean import write_table
 from data_pipeline.decide import Decisions
 from data_pipeline.scores import SCORES, read_scores, schema
 from data_pipeline.steps import CleanConfig
+from data_pipeline.tables import write_table
 
 ROWS = 10_000
 MIX = np.uint64(0x9E3779B97F4A7C15)

@@ -12,32 +12,36 @@ import collections
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cluster.artifact import SCRATCH, Artifact
+from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline import funnel
 from data_pipeline.corpus import KEPT
 from data_pipeline.decide import DECISION_SCHEMA, Decisions
+from data_pipeline.dedup.substring import SubstringConfig
 from data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from data_pipeline.documents import Document, from_table, to_table
+from data_pipeline.filters.verdict import Rejection
 from data_pipeline.funnel import StepCount
 from data_pipeline.measure import Measurer
 from data_pipeline.parts import DOCUMENTS
 from data_pipeline.scores import SCORES, Signer, read_scores, schema, score_row
+from data_pipeline.spans import STEP, Cutter, WindowWorker, find_spans
 from data_pipeline.steps import CleanConfig
+from data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
 
 __all__ = ["Clean", "CleanConfig"]
 
 REJECTED = "rejected"
-TEXTS, DECISIONS = f"{SCRATCH}/texts", f"{SCRATCH}/decisions"
 OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "text")
 
 REJECTED_SCHEMA = pa.schema([*DECISION_SCHEMA, *(DOCUMENT_SCHEMA.field(name) for name in OF_A_REJECTED)])
@@ -68,17 +72,24 @@ class Clean(Stage[CleanConfig]):
             "total": read.get("documents"),
             "unit_name": "documents",
         }
-        arguments = {"config": self.config, "output": output, "acquired": acquired}
+        arguments: dict[str, Any] = {"config": self.config, "output": output, "acquired": acquired}
         measured = map_units(
             session, output, "measure", units, MeasureWorker, worker_args=arguments, **progress
         )
         started = time.perf_counter()
         decisions = self._decide([unit["unit"] for unit in units], output)
         seconds = _seconds(measured) | {"decide": round(time.perf_counter() - started, 3)}
-        map_units(session, output, "write", units, WriteWorker, worker_args={"output": output}, **progress)
+        cutting = self.config.substring_dedup if self.config.substring_dedup.enabled else None
+        if cutting is not None:
+            arguments = {"config": cutting, "output": output}
+            map_units(session, output, "windows", units, WindowWorker, worker_args=arguments, **progress)
+            find_spans(output, [unit["unit"] for unit in units], cutting)
+        arguments = {"output": output, "cutting": cutting}
+        written = map_units(session, output, "write", units, WriteWorker, worker_args=arguments, **progress)
+        cuts = funnel.total([STEP] if cutting else [], (result["funnel"] for result in written))
         unread = read.get("rejected", {})
         more = {"unread": unread, "units": read.get("units"), "cpu_seconds": seconds}
-        return report(decisions, unread, output, session) | more
+        return report([*whole_funnel(decisions, unread), *cuts], decisions.replaced, output, session) | more
 
     def _decide(self, units: list[str], output: Artifact) -> Decisions:
         """What becomes of every document: one file of decisions for each unit."""
@@ -91,12 +102,11 @@ class Clean(Stage[CleanConfig]):
 
 
 def report(
-    decisions: Decisions, unread: Mapping[str, int], output: Artifact, session: Session
+    counts: list[StepCount], replaced: Mapping[str, int], output: Artifact, session: Session
 ) -> dict[str, Any]:
-    """Write and show the funnel; `unread` says what acquisition could not read, by reason."""
-    counts = whole_funnel(decisions, unread)
+    """Write and show the funnel, and how many personal identifiers of each kind were replaced."""
     rows = [count.row() for count in counts]
-    replaced = dict(sorted(decisions.replaced.items()))
+    replaced = dict(sorted(replaced.items()))
     output.write_json("funnel.json", {"steps": rows, "replaced": replaced})
     output.write_bytes("funnel.png", funnel.picture(counts))
     session.console.print(funnel.table(counts))
@@ -122,7 +132,7 @@ def report(
 
 
 def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCount]:
-    """The decisions' funnel below what acquisition read."""
+    """The decisions' funnel below what acquisition read; `unread` says what it could not, by reason."""
     read = decisions.counts[0]
     first = StepCount("acquire", read.documents_in + sum(unread.values()), read.documents_in)
     first.characters_in = first.characters_out = read.characters_in
@@ -161,29 +171,39 @@ class MeasureWorker:
 class WriteWorker:
     """Second pass over one part: kept and rejected documents, each in the order in which they were read."""
 
-    def __init__(self, output: Artifact) -> None:
-        self._output = output
+    def __init__(self, output: Artifact, cutting: SubstringConfig | None = None) -> None:
+        self._output, self._cutting = output, cutting
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         name = unit["unit"]
         texts = read_table(self._output, f"{TEXTS}/{name}.parquet")
         decisions = read_table(self._output, f"{DECISIONS}/{name}.parquet")
+        cuts = []
+        if self._cutting is not None:
+            cutter = Cutter(self._cutting, self._output, name)
+            texts, decisions = _cut(texts, decisions, cutter)
+            cuts = [cutter.count.row()]
         kept = pc.is_null(decisions["step"])
         rejected = pa.Table.from_arrays(
             [*decisions.columns, *texts.select(OF_A_REJECTED).columns], schema=REJECTED_SCHEMA
         )
         write_table(self._output, f"{KEPT}/{name}.parquet", texts.filter(kept))
         write_table(self._output, f"{REJECTED}/{name}.parquet", rejected.filter(pc.invert(kept)))
-        return {"documents": texts.num_rows}
+        return {"documents": texts.num_rows, "funnel": cuts}
 
 
-def read_table(artifact: Artifact, name: str) -> pa.Table:
-    return pq.read_table(pa.BufferReader(artifact.read_bytes(name)))
-
-
-def write_table(artifact: Artifact, name: str, table: pa.Table) -> None:
-    with artifact.create(name) as stream:
-        pq.write_table(table.combine_chunks(), stream, compression="zstd")
+def _cut(texts: pa.Table, decisions: pa.Table, cutter: Cutter) -> tuple[pa.Table, pa.Table]:
+    """Texts and decisions after repeated spans have been cut out of the kept ones."""
+    rows, kept = texts["text"].to_pylist(), pc.is_null(decisions["step"]).to_numpy()
+    fates = decisions.to_pylist()
+    for row, left in zip(np.flatnonzero(kept), cutter(texts["text"].filter(kept).to_pylist()), strict=True):
+        if isinstance(left, Rejection):
+            fates[row] = {"step": STEP, **asdict(left)}
+        else:
+            rows[row] = left
+    column = texts.column_names.index("text")
+    changed = texts.set_column(column, DOCUMENT_SCHEMA.field("text"), pa.array(rows, pa.large_string()))
+    return changed, pa.Table.from_pylist(fates, DECISION_SCHEMA)
 
 
 def stem(name: str) -> str:

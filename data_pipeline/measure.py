@@ -16,7 +16,9 @@ from data_pipeline.filters import c4, fineweb, gopher
 from data_pipeline.filters.decontaminate import Decontaminator
 from data_pipeline.filters.language import LanguageFilter
 from data_pipeline.filters.pii import redact
+from data_pipeline.filters.quality_classifier import QualityClassifier
 from data_pipeline.filters.text import Text
+from data_pipeline.filters.toxicity import Toxicity
 from data_pipeline.filters.url import UrlFilter
 from data_pipeline.filters.verdict import Rejection, Scores
 from data_pipeline.normalise import normalise
@@ -48,6 +50,10 @@ class Measurer:
         self._url = UrlFilter(config.url) if "url" in on else None
         self._decontaminator = Decontaminator(config.decontaminate) if "decontaminate" in on else None
         self._language = LanguageFilter() if "language" in on else None
+        self._classifier = (
+            QualityClassifier(config.quality_classifier) if "quality_classifier" in on else None
+        )
+        self._toxicity = Toxicity(config.toxicity) if "toxicity" in on else None
         self._text = Text("")
         self._steps: list[tuple[str, Step]] = [(name, getattr(self, f"_{name}_step")) for name in on]
         self.seconds = dict.fromkeys(on, 0.0)
@@ -128,6 +134,14 @@ class Measurer:
 
     def _fineweb_step(self, found: Measured) -> None:
         found.scores["fineweb"] = fineweb.measure(self._of(found.document), self._config.fineweb)
+
+    def _quality_classifier_step(self, found: Measured) -> None:
+        assert self._classifier is not None
+        found.scores["quality_classifier"] = self._classifier.measure(found.document.text)
+
+    def _toxicity_step(self, found: Measured) -> None:
+        assert self._toxicity is not None
+        found.scores["toxicity"] = self._toxicity.measure(found.document.text)
 
     def _decontaminate_step(self, found: Measured) -> None:
         assert self._decontaminator is not None

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.stage import StageConfig
 from data_pipeline.dedup.exact import ExactConfig
 from data_pipeline.dedup.minhash import MinHashConfig
+from data_pipeline.dedup.substring import SubstringConfig
 from data_pipeline.extract import ExtractConfig
 from data_pipeline.filters.c4 import C4Config
 from data_pipeline.filters.c4 import rules as c4_rules
@@ -19,11 +20,16 @@ from data_pipeline.filters.gopher import QualityConfig, RepetitionConfig, qualit
 from data_pipeline.filters.language import LanguageConfig
 from data_pipeline.filters.language import rules as language_rules
 from data_pipeline.filters.pii import PiiConfig
+from data_pipeline.filters.quality_classifier import QualityClassifierConfig
+from data_pipeline.filters.quality_classifier import rules as quality_classifier_rules
+from data_pipeline.filters.toxicity import ToxicityConfig
+from data_pipeline.filters.toxicity import rules as toxicity_rules
 from data_pipeline.filters.url import UrlConfig
 from data_pipeline.filters.verdict import Rule
 
 OWN_STEPS = (
-    "url", "extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "decontaminate",
+    "url", "extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb",
+    "quality_classifier", "toxicity", "decontaminate",
 )  # fmt: skip
 """Steps that look at a document by itself; what follows compares documents, or only rewrites them."""
 
@@ -33,6 +39,8 @@ RULES: dict[str, Callable[[Any], list[Rule]]] = {
     "gopher_quality": quality_rules,
     "c4": c4_rules,
     "fineweb": fineweb_rules,
+    "quality_classifier": quality_classifier_rules,
+    "toxicity": toxicity_rules,
     "decontaminate": decontaminate_rules,
 }
 """The rules of a step, from its settings. The other steps stop a document by themselves."""
@@ -55,6 +63,10 @@ class CleanConfig(StageConfig):
     """C4's rules."""
     fineweb: FineWebConfig = FineWebConfig()
     """FineWeb's rules."""
+    quality_classifier: QualityClassifierConfig = QualityClassifierConfig()
+    """A classifier trained on examples of yours."""
+    toxicity: ToxicityConfig = ToxicityConfig()
+    """Obscene and toxic text."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     """Text of evaluation sets."""
     exact_dedup: ExactConfig = ExactConfig()
@@ -63,6 +75,8 @@ class CleanConfig(StageConfig):
     """Near duplicates."""
     pii: PiiConfig = PiiConfig()
     """Personal identifiers are replaced; drops nothing."""
+    substring_dedup: SubstringConfig = SubstringConfig()
+    """Spans that are repeated across documents are cut out, of texts as they will be written."""
 
     def steps(self) -> list[str]:
         """Names of the steps that have something to do, in order. Extraction always has its place."""

@@ -27,16 +27,13 @@ from cluster.session import Session
 from cluster.stage import execute
 from data_pipeline.acquire import Acquire, AcquireConfig
 from data_pipeline.clean import (
-    DECISIONS,
     OF_A_REJECTED,
     REJECTED,
-    TEXTS,
     MeasureWorker,
     WriteWorker,
-    read_table,
     report,
     stem,
-    write_table,
+    whole_funnel,
 )
 from data_pipeline.corpus import KEPT
 from data_pipeline.decide import Decisions
@@ -44,6 +41,7 @@ from data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from data_pipeline.parts import DOCUMENTS
 from data_pipeline.scores import SCORES, read_scores
 from data_pipeline.steps import CleanConfig
+from data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
 from data_pipeline.what_if import units_of
 
 BASE, PLAN = f"{SCRATCH}/base.json", f"{SCRATCH}/plan.json"
@@ -84,7 +82,8 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
         session, corpus, "write", rewritten, WriteWorker, worker_args={"output": corpus}, unit_name="parts"
     )
     _forget_scores(corpus, change.forget)
-    metrics = report(decisions, unread, corpus, session) | {"unread": unread, "units": units}
+    counts = whole_funnel(decisions, unread)
+    metrics = report(counts, decisions.replaced, corpus, session) | {"unread": unread, "units": units}
     corpus.finish(
         base.model_copy(
             update={

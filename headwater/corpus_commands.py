@@ -111,11 +111,11 @@ def funnel(
     decisions = what_if(cleaned, changed_clean(made_with.model_dump(), set_ or [], "--set"))
     counts = whole_funnel(decisions, unread_of(cleaned))
     console.print(table(counts))
-    kept = counts[-1].documents_out
-    manifest = cleaned.manifest()
-    if set_ and manifest is not None:
-        difference = kept - manifest.metrics["documents_kept"]
-        console.print(f"{kept:,} documents would be kept ({difference:+,})", highlight=False)
+    if made_with.substring_dedup.enabled:
+        console.print("Not in it: substring_dedup, which looks at the texts.", highlight=False)
+    if set_:
+        kept, before = (found.counts[-1].documents_out for found in (decisions, what_if(cleaned, made_with)))
+        console.print(f"{kept:,} documents would be kept ({kept - before:+,})", highlight=False)
     if output is not None:
         with create(output) as stream:
             pq.write_table(decisions_table(cleaned, decisions), stream, compression="zstd")

@@ -20,14 +20,12 @@ ahead. A run that repeats itself is left with its period.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from cluster.stage import StageConfig
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rule
 from data_pipeline.hashed_words import HashedWords, exact, hashed_words, ngram_hashes
 
 WHITE_SPACE = re.compile(r"\s+")
@@ -35,8 +33,6 @@ WHITE_SPACE = re.compile(r"\s+")
 
 class SubstringConfig(StageConfig):
     """Repeated spans. Off by default: it takes text out of the middle of documents."""
-
-    THRESHOLDS: ClassVar[frozenset[str]] = frozenset({"min_words"})
 
     enabled: bool = False
     """On: spans that occur elsewhere are cut out."""
@@ -90,8 +86,6 @@ def _width(space: str) -> tuple[int, int]:
     return space.count("\n"), len(space)
 
 
-def verdict(scores: Mapping[str, float], config: SubstringConfig) -> Rejection | None:
+def rules(config: SubstringConfig) -> list[Rule]:
     """What was not cut passes, however short."""
-    if scores["words_cut"] and scores["words_left"] < config.min_words:
-        return Rejection("mostly_repeated", scores["words_left"], config.min_words)
-    return None
+    return [Rule("words_left", "mostly_repeated", least=config.min_words, since=("words_cut", 1))]

@@ -6,7 +6,6 @@ What is "good" is what the examples say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -14,13 +13,13 @@ from pydantic import Field
 from cluster.filesystem import join
 from cluster.stage import StageConfig
 from data_pipeline.filters.linear import MODEL, LinearModel
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rule, Scores
 
 
 class QualityClassifierConfig(StageConfig):
     """A classifier of your own. Without a model the step is passed over."""
 
-    THRESHOLDS: ClassVar[frozenset[str]] = frozenset({"min_score"})
+    limits: ClassVar[frozenset[str]] = frozenset({"min_score"})
 
     enabled: bool = True
     """Off: the step is passed over."""
@@ -39,17 +38,15 @@ class QualityClassifierConfig(StageConfig):
         return bool(self.model)
 
 
+def rules(config: QualityClassifierConfig) -> list[Rule]:
+    return [Rule("score", "low_score", least=config.min_score)]
+
+
 class QualityClassifier:
     """Loads the model once."""
 
     def __init__(self, config: QualityClassifierConfig) -> None:
         self._model = LinearModel.load(config.model)
 
-    def measure(self, text: str) -> dict[str, float]:
+    def measure(self, text: str) -> Scores:
         return {"score": self._model.score(text)}
-
-
-def verdict(scores: Mapping[str, float], config: QualityClassifierConfig) -> Rejection | None:
-    if scores["score"] < config.min_score:
-        return Rejection("low_score", scores["score"], config.min_score)
-    return None

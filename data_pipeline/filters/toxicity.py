@@ -11,7 +11,7 @@ misses needs examples: `headwater quality train clean.jsonl toxic.jsonl` makes a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from cluster.stage import StageConfig
 from data_pipeline.compiled import compiled
 from data_pipeline.filters.linear import MODEL, LinearModel
 from data_pipeline.filters.lists import read_list
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rule, Scores
 from data_pipeline.hashed_words import folded, hashed_words, ngram_hashes
 
 Language = Literal[
@@ -34,7 +34,7 @@ Language = Literal[
 class ToxicityConfig(StageConfig):
     """Obscene and toxic text. Without a list or a model the step is passed over."""
 
-    THRESHOLDS: ClassVar[frozenset[str]] = frozenset({"min_count", "max_share", "max_score"})
+    limits: ClassVar[frozenset[str]] = frozenset({"min_count", "max_share", "max_score"})
 
     enabled: bool = True
     """Off: the step is passed over."""
@@ -61,6 +61,14 @@ class ToxicityConfig(StageConfig):
         return bool(self.languages or self.files)
 
 
+def rules(config: ToxicityConfig) -> list[Rule]:
+    enough = "listed", float(config.min_count)
+    return [
+        Rule("share", "listed_words", most=config.max_share, since=enough),
+        Rule("score", "toxic_by_model", most=config.max_score),
+    ]
+
+
 class Toxicity:
     """Reads the lists and the model once."""
 
@@ -73,10 +81,10 @@ class Toxicity:
         self._listed = {n: np.array(sorted(listed[n]), np.uint64) for n in sorted(listed)}
         self._model = LinearModel.load(config.model) if config.model else None
 
-    def measure(self, text: str) -> dict[str, float]:
+    def measure(self, text: str) -> Scores:
         """`listed` occurrences and their `share` of the words where there are lists; `score` where there is a
         model. Words match whole, in any case; in Chinese, Japanese and Thai anywhere."""
-        scores: dict[str, float] = {}
+        scores: Scores = {}
         if self._listed:
             words = hashed_words(text, folded()).hashes
             longest = np.zeros(len(words), np.int64)
@@ -99,14 +107,6 @@ def _occurrences(longest: np.ndarray) -> int:
         count += longest[place] > 0
         place += max(1, longest[place])
     return count
-
-
-def verdict(scores: Mapping[str, float], config: ToxicityConfig) -> Rejection | None:
-    if "listed" in scores and scores["listed"] >= config.min_count and scores["share"] > config.max_share:
-        return Rejection("listed_words", scores["share"], config.max_share)
-    if "score" in scores and scores["score"] > config.max_score:
-        return Rejection("toxic_by_model", scores["score"], config.max_score)
-    return None
 
 
 def _entries(config: ToxicityConfig) -> Iterable[str]:

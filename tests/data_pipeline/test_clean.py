@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from data_pipeline.corpus import iter_texts, read_documents
 from data_pipeline.documents import SCHEMA
 from data_pipeline.extract import ExtractConfig, Extractor
 from data_pipeline.filters.verdict import Rejection
+from data_pipeline.update import Change, update
 from tests.data_pipeline.corpora import article, contents, rejected, run, write_corpus
 
 
@@ -127,6 +129,37 @@ def test_steps_can_be_switched_off(session: Session, tmp_path: Path) -> None:
     bare = run(session, tmp_path / "a.jsonl", 100, CleanConfig.model_validate(off))
     assert [row["step"] for row in bare.read_json("funnel.json")["steps"]] == ["acquire", "extract"]
     assert set(rejected(bare)) == {"u:empty"}
+
+
+def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(
+    session: Session, tmp_path: Path
+) -> None:
+    notice = article(900, 6)
+    rows = [{"text": f"{article(n)}\n\n{notice}", "url": f"u:{n}"} for n in range(6)]
+    rows += [{"text": f"{article(7, 1)} {notice}", "url": "u:mostly"}]
+    rows += [{"text": article(8).replace("the ", "damp "), "url": "u:listed"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.txt").write_text("damp\n")
+    config = CleanConfig.model_validate(
+        {
+            "toxicity": {"word_files": [str(tmp_path / "words.txt")]},
+            "substring_dedup": {"enabled": True, "span_words": 20},
+        }
+    )
+    cleaned = run(session, tmp_path / "a.jsonl", 3, config)
+    texts = "\n".join(iter_texts(cleaned))
+    assert texts.count(notice) == 1
+    assert all(article(n) in texts for n in range(6))
+    gone = {url: (row["step"], row["reason"]) for url, row in rejected(cleaned).items()}
+    assert gone.pop("u:listed") == ("toxicity", "listed_words")
+    assert set(gone.values()) <= {("substring_dedup", "mostly_repeated")}
+    *_, before, last = cleaned.read_json("funnel.json")["steps"]
+    assert (before["step"], last["step"]) == ("pii", "substring_dedup")
+    assert last["documents_in"] == before["documents_out"] == 7
+    assert last["documents_out"] == 7 - len(gone) == len(list(iter_texts(cleaned)))
+    assert last["characters_out"] == sum(map(len, iter_texts(cleaned))) < before["characters_out"]
+    with pytest.raises(HeadwaterError, match="what was cut out is gone"):
+        update(cleaned, Change(forget=("a.org",)), session)
 
 
 def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(

@@ -23,12 +23,17 @@ from data_pipeline.filters.linear import LinearModel
 from data_pipeline.filters.quality_classifier import (
     QualityClassifier,
     QualityClassifierConfig,
-    verdict,
+    rules,
 )
 from data_pipeline.filters.training import Examples, Table, TrainSettings
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, Scores, first_hit
 from data_pipeline.quality import QualityJob, check_output, train_model
 from data_pipeline.sources.spec import Columns
+
+
+def verdict(scores: Scores, config: QualityClassifierConfig) -> Rejection | None:
+    return first_hit(scores, rules(config))
+
 
 GOOD = [f"the river number {n} flows slowly past the old mill and the garden" for n in range(60)]
 BAD = [f"click here buy now {n} cheap pills free offer subscribe login" for n in range(60)]

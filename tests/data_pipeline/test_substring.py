@@ -17,12 +17,16 @@ from hypothesis import strategies as st
 from cluster.errors import HeadwaterError
 from data_pipeline.dedup import repeats, window_file
 from data_pipeline.dedup.repeats import find_repeats, ranks, spans_of
-from data_pipeline.dedup.substring import SubstringConfig, cut, verdict, windows, words
+from data_pipeline.dedup.substring import SubstringConfig, cut, rules, windows, words
 from data_pipeline.dedup.window_file import WindowFile, write_windows
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, Scores, first_hit
 from data_pipeline.hashed_words import exact, folded, hashed_words
 
 Spans = dict[str, list[tuple[int, int]]]
+
+
+def verdict(scores: Scores, config: SubstringConfig) -> Rejection | None:
+    return first_hit(scores, rules(config))
 
 
 def written(parts: list[list[tuple[str, str]]], n: int, folder: Path) -> list[WindowFile]:

@@ -13,9 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import HeadwaterError
-from data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, verdict
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, rules
+from data_pipeline.filters.verdict import Rejection, Scores, first_hit
 from tests.data_pipeline.test_quality_classifier import BAD, GOOD, trained
+
+
+def verdict(scores: Scores, config: ToxicityConfig) -> Rejection | None:
+    return first_hit(scores, rules(config))
+
 
 WORDS = ["mud", "Mud", "muddy", "pig", "dirty pig", "rock", "well", "a", ".", "-", "泥", "泥水"]
 
