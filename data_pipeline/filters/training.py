@@ -42,7 +42,7 @@ class TrainSettings:
     """Of the split and the order."""
     epochs: int = 10
     """Times that every text is looked at."""
-    learning_rate: float = 1.0
+    learning_rate: float = 3.0
     """AdaGrad's (Duchi et al. 2011)."""
     buckets: int = 1 << 20
     """Weights; more serve corpora of many millions of words better. A power of two."""

@@ -9,6 +9,7 @@ import random
 import tracemalloc
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -255,6 +256,18 @@ def test_a_file_that_is_cut_off_or_something_else_is_named(tmp_path: Path) -> No
     path.write_bytes(b"something else")
     with pytest.raises(HeadwaterError, match="not a file of windows"):
         WindowFile(str(path))
+
+
+def test_files_of_windows_may_lie_in_s3(tmp_path: Path, s3_server: str) -> None:
+    client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket="windows")
+    shared = " ".join(f"w{number}" for number in range(40))
+    parts = [[("a", f"one {shared}")], [("b", f"two {shared} three")]]
+    for file in written(parts, 10, tmp_path):
+        client.upload_file(file.location, "windows", Path(file.location).name)
+    files = [WindowFile(f"s3://windows/part-{number}.windows") for number in range(2)]
+    tables = find_repeats(files, [np.array([1]), np.array([0])], 10, 1 << 20, tmp_path)
+    assert [table.to_pylist() for table in tables] == [[{"document": 0, "first": 1, "end": 41}], []]
 
 
 def test_a_file_s_cells_are_its_sorted_windows(tmp_path: Path) -> None:
