@@ -80,7 +80,7 @@ def repeat(texts: list[str], megabytes: float, memory: int, folder: Path) -> Non
     ranked = np.split(ranks(names, names), range(PART, len(texts), PART))
     total = sum(file.windows for file in files)
     with measured("substring_dedup, find", total / 1e6, "M windows"):
-        tables = list(find_repeats(files, ranked, words, memory, folder))
+        tables = list(find_repeats(files, ranked, words, folder, memory))
     gone = 0.0
     with measured("substring_dedup, cut", megabytes, "MB"):
         for part, table in zip(parts, tables, strict=True):

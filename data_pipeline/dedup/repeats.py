@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from data_pipeline.dedup.window_file import CELLS, WindowFile
 
+MEMORY_BYTES = 1 << 30
 BYTES_PER_WINDOW = 100
 """At most, of all arrays that stand beside each other while a range is compared."""
 SPAN_SCHEMA = pa.schema([("document", pa.int64()), ("first", pa.int64()), ("end", pa.int64())])
@@ -38,8 +39,8 @@ def find_repeats(
     files: Sequence[WindowFile],
     ranks: Sequence[np.ndarray],
     span_words: int,
-    memory_bytes: int,
     scratch: Path,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[pa.Table]:
     """For each part in turn, the spans (SPAN_SCHEMA) to cut out of its documents: the words of every repeated
     window's occurrences but the first in the document with the smallest rank. `ranks[p]` has one number

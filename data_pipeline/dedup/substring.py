@@ -14,7 +14,8 @@ Words are what stands between white space, character for character: unlike token
 tokenizer, cuts never split one, and a span that is cut was literally the same elsewhere up to white
 space. (Chinese, Japanese, Thai and the like: characters.) What is cut always stays somewhere: the
 occurrence that stays may itself be cut by another window's, but only in favour of a place still further
-ahead. A run that repeats itself is left with its period.
+ahead. (A document that `verdict` then drops goes with what it kept: fewer than `min_words` words.) A run
+that repeats itself is left with its period.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ class SubstringConfig(StageConfig):
     """Shortest span that counts, in words."""
     min_words: int = Field(default=50, ge=0)
     """A document that was cut and has fewer words left is dropped."""
-    memory_mb: int = Field(default=1024, ge=1)
-    """What the process that compares all windows may use for them at a time."""
 
 
 def words(text: str) -> HashedWords:

@@ -45,7 +45,7 @@ def found_spans(parts: list[list[tuple[str, str]]], n: int, folder: Path, memory
     folder.mkdir(parents=True)
     ids = np.array([name for part in parts for name, _ in part])
     ranked = np.split(ranks(ids, ids), np.cumsum([len(part) for part in parts])[:-1])
-    tables = find_repeats(written(parts, n, folder), ranked, n, memory, folder)
+    tables = find_repeats(written(parts, n, folder), ranked, n, folder, memory)
     spans: Spans = {}
     for part, table in zip(parts, tables, strict=True):
         for row, (name, _) in enumerate(part):
@@ -185,7 +185,7 @@ def test_memory_stays_within_what_is_given_even_if_everything_is_repeated(tmp_pa
     of_parts = [np.array([part]) for part in range(4)]
     memory = 4_000_000  # comparing all 240,000 windows at once would take 20 MB
     tracemalloc.start()
-    spans = [table.num_rows for table in find_repeats(files, of_parts, 30, memory, tmp_path)]
+    spans = [table.num_rows for table in find_repeats(files, of_parts, 30, tmp_path, memory)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert spans[1:] == [1, 1, 1]
@@ -198,7 +198,7 @@ def test_documents_that_are_gone_take_no_part(tmp_path: Path) -> None:
     ids = np.array([name for name, _ in part])
     kept = ranks(ids, ids, np.array([False, True, True]))
     assert kept.tolist() == [-1, 1, 2]
-    [table] = find_repeats(written([part], 10, tmp_path), [kept], 10, 1 << 20, tmp_path)
+    [table] = find_repeats(written([part], 10, tmp_path), [kept], 10, tmp_path)
     assert table.to_pylist() == [{"document": 2, "first": 1, "end": 31}]
 
 
@@ -266,7 +266,7 @@ def test_files_of_windows_may_lie_in_s3(tmp_path: Path, s3_server: str) -> None:
     for file in written(parts, 10, tmp_path):
         client.upload_file(file.location, "windows", Path(file.location).name)
     files = [WindowFile(f"s3://windows/part-{number}.windows") for number in range(2)]
-    tables = find_repeats(files, [np.array([1]), np.array([0])], 10, 1 << 20, tmp_path)
+    tables = find_repeats(files, [np.array([1]), np.array([0])], 10, tmp_path)
     assert [table.to_pylist() for table in tables] == [[{"document": 0, "first": 1, "end": 41}], []]
 
 
