@@ -49,7 +49,7 @@ def find_spans(output: Artifact, units: list[str], config: SubstringConfig) -> N
     files = [WindowFile(output.path(_windows(unit))) for unit in units]
     of_parts = np.split(ranks(ids, places), borders)
     with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
-        found = find_repeats(files, of_parts, config.span_words, config.memory_mb << 20, Path(scratch))
+        found = find_repeats(files, of_parts, config.span_words, Path(scratch))
         for unit, spans in zip(units, found, strict=True):
             write_table(output, _spans(unit), spans)
 

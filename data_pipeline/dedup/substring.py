@@ -14,7 +14,7 @@ Words are what stands between white space, character for character: unlike token
 tokenizer, cuts never split one, and a span that is cut was literally the same elsewhere up to white
 space. (Chinese, Japanese, Thai and the like: characters.) What is cut always stays somewhere: the
 occurrence that stays may itself be cut by another window's, but only in favour of a place still further
-ahead. (A document that `verdict` then drops goes with what it kept: fewer than `min_words` words.) A run
+ahead. (A document that its rule then drops goes with what it kept: fewer than `min_words` words.) A run
 that repeats itself is left with its period.
 """
 
@@ -58,7 +58,7 @@ def windows(text: str, span_words: int) -> np.ndarray:
 
 
 def cut(text: str, spans: np.ndarray) -> tuple[str, dict[str, float]]:
-    """The text without these words, and the scores for `verdict`. `spans` is int64 [S, 2], first word and one
+    """The text without these words, and the scores for `rules`. `spans` is int64 [S, 2], first word and one
     past the last, in order and apart from each other. Where a span was, the widest break in and around it
     stays (paragraph, line, blank); nothing else of the text changes, but ends that were cut are
     stripped."""
