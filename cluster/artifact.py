@@ -15,15 +15,17 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow.fs as pafs
 from pydantic import BaseModel
 
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, is_remote, join, list_files
+from cluster.multipart import Multipart
 
 MANIFEST = "manifest.json"
 SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
@@ -120,16 +122,18 @@ class Artifact:
     # -- writing ---------------------------------------------------------------------------
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """Write one file that appears under its name only when the block ends without an error."""
-        fs, path = filesystem(self.path(name))
+        """Write one file that appears under its name only when the block ends without an error. What lay
+        there stays until then."""
         if is_remote(self.location):
-            with tempfile.SpooledTemporaryFile(max_size=64 << 20) as buffer:
-                yield buffer
-                buffer.seek(0)
-                with fs.open_output_stream(path) as remote:
-                    shutil.copyfileobj(buffer, remote, 8 << 20)
+            upload = Multipart(self.path(name))
+            try:
+                yield cast("IO[bytes]", upload)
+                upload.finish()
+            except BaseException:
+                upload.abandon()
+                raise
             return
-        target = Path(path)
+        target = Path(filesystem(self.path(name))[1])
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -203,6 +207,12 @@ class Artifact:
         manifest.files = self.record_files()
         self.write_json(MANIFEST, manifest.model_dump())
         self.delete_folder(SCRATCH)
+
+
+def create_file(location: str) -> AbstractContextManager[IO[bytes]]:
+    """`Artifact.create` for one file by itself, on a disk or in S3."""
+    folder, _, name = (location if is_remote(location) else filesystem(location)[1]).rpartition("/")
+    return Artifact(folder or "/").create(name)
 
 
 @dataclass(frozen=True)

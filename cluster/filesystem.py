@@ -7,24 +7,13 @@ other than Amazon's, as for boto3.
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
 from cluster.errors import HeadwaterError
-
-
-@functools.cache
-def _s3(endpoint: str | None, region: str | None) -> pafs.S3FileSystem:
-    settings: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
-    if endpoint:
-        scheme, _, host = endpoint.rpartition("://")
-        settings |= {"endpoint_override": host, "scheme": scheme or "https"}
-    if region:
-        settings["region"] = region
-    return pafs.S3FileSystem(**settings)
+from cluster.object_store import s3
 
 
 def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
@@ -32,7 +21,7 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     if location.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return _s3(endpoint, region), location.removeprefix("s3://").rstrip("/")
+        return s3(endpoint, region), location.removeprefix("s3://").rstrip("/")
     if "://" in location and not location.startswith("file://"):
         scheme = location.split("://")[0]
         raise HeadwaterError(

@@ -244,5 +244,5 @@ class MergeWorker:
         scores = read_scores(self._output, name, ["source", "url"])
         stays = ~matches(scores["url"].to_pylist(), self._forgotten)
         order = [places[source] for source in scores["source"].filter(pa.array(stays)).to_pylist()]
-        write_table(self._output, f"{TEXTS}/{name}.parquet", texts.take(order))
+        write_table(self._output, f"{TEXTS}/{name}.parquet", texts.take(pa.array(order, pa.int64())))
         return {"documents": len(order)}

@@ -14,7 +14,7 @@ from cluster.errors import readable, root_cause
 from headwater import k8s_command, quality_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
-from headwater.corpus_commands import explain
+from headwater.corpus_commands import explain, funnel
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -158,6 +158,7 @@ def show(
 
 app.command()(clean)
 app.command()(explain)
+app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
 app.command()(batch)
 app.command()(submit)

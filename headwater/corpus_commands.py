@@ -99,8 +99,7 @@ def funnel(
     kept scores: no text is read, nothing in DIR is changed."""
     import pyarrow.parquet as pq
 
-    from cluster.artifact import Artifact
-    from cluster.upload import create
+    from cluster.artifact import Artifact, create_file
     from data_pipeline.clean import whole_funnel
     from data_pipeline.funnel import table
     from data_pipeline.what_if import config_of, decisions_table, unread_of, what_if
@@ -117,6 +116,6 @@ def funnel(
         kept, before = (found.counts[-1].documents_out for found in (decisions, what_if(cleaned, made_with)))
         console.print(f"{kept:,} documents would be kept ({kept - before:+,})", highlight=False)
     if output is not None:
-        with create(output) as stream:
+        with create_file(output) as stream:
             pq.write_table(decisions_table(cleaned, decisions), stream, compression="zstd")
         console.print(f"[bold green]✓[/] every document's fate → {output}", highlight=False, soft_wrap=True)

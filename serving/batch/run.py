@@ -18,14 +18,13 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from cluster.artifact import Artifact
+from cluster.artifact import Artifact, create_file
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, is_remote, list_files
 from cluster.lock import exclusive
 from cluster.parallel import map_units
 from cluster.pool import Share
 from cluster.session import Session
-from cluster.upload import create
 from cluster.usage import NodeUsage, count_nodes
 from cluster.versions import recorded_versions
 from serving.batch.lines import Plan, plan
@@ -174,7 +173,7 @@ def _plan(job: Job, work: Artifact, session: Session) -> Plan:
 # -- the end -------------------------------------------------------------------------------------
 def _join(target: str, work: Artifact, folder: str, planned: Plan, results: Sequence[dict[str, Any]]) -> None:
     """One file from the units' files, in the input's order. A unit with no such records has no file."""
-    with create(target) as stream:
+    with create_file(target) as stream:
         for unit, result in zip(planned.units, results, strict=True):
             if result[folder]:
                 stream.write(work.read_bytes(f"{folder}/{unit['unit']}.jsonl"))

@@ -14,7 +14,7 @@ from cluster.artifact import Artifact
 from cluster.session import Session
 from cluster.stage import execute
 from data_pipeline.acquire import Acquire, AcquireConfig
-from data_pipeline.clean import Clean, CleanConfig, MeasureWorker, WriteWorker, report
+from data_pipeline.clean import Clean, CleanConfig, MeasureWorker, WriteWorker, report, whole_funnel
 
 VOCABULARY = """
 river council bridge school market harbour teacher doctor festival garden window letter engine
@@ -79,7 +79,8 @@ def run_here(session: Session, acquired: Artifact, config: CleanConfig, folder: 
         WriteWorker(output)(unit)
     manifest = acquired.manifest()
     assert manifest is not None
-    report(decisions, manifest.metrics["rejected"], output, session)
+    counts = whole_funnel(decisions, manifest.metrics["rejected"])
+    report(counts, decisions.replaced, output, session)
     return output
 
 

@@ -94,14 +94,14 @@ def test_a_missing_bucket_or_key_fails_with_its_name(s3_server: str, tmp_path: P
 
 
 def test_wrong_keys_are_no_permission(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster import filesystem
+    from cluster.object_store import s3
 
-    filesystem._s3.cache_clear()
+    s3.cache_clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     try:
         _, _, error = read_all("jsonl", "s3://corpus/web/a.jsonl")
     finally:
-        filesystem._s3.cache_clear()
+        s3.cache_clear()
     assert error is not None and error.reason == "no_permission"
 
 

@@ -1,74 +1,59 @@
-"""Write one file of any size that appears whole or not at all, on a disk or in S3.
+"""An object of S3 as a stream to write to: it appears whole with the last request, or not at all.
 
-On S3 it is sent in parts while it is written, so that neither memory nor disk holds it; only the last
-request makes it an object. (`Artifact.create` gathers a file first, which suits small ones.)
+It is sent in parts while it is written, so that neither memory nor disk holds it. Requests that the server
+turns away (503 SlowDown), or whose connection breaks, are repeated with growing pauses.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import Any
 
-from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote
 
+ATTEMPTS = 6
+"""Of each request, with pauses that double: about 20 s until an endpoint that is down is given up."""
 PART_BYTES = 16 << 20
 PARTS_OF_A_SIZE = 1000
 """S3 takes 10,000 parts: every thousand parts the next ones are twice as large, which suffices for 16 TB."""
 
 
-@contextlib.contextmanager
-def create(location: str) -> Iterator[IO[bytes]]:
-    """A stream to write to. What lies at the location stays until the block has ended without error."""
-    _, path = filesystem(location)
-    folder, _, name = path.rpartition("/")
-    if not is_remote(location):
-        with Artifact(folder or "/").create(name) as stream:
-            yield stream
-        return
-    bucket, _, key = path.partition("/")
-    upload = _Multipart(location, bucket, key)
-    try:
-        yield cast("IO[bytes]", upload)
-        upload.finish()
-    except BaseException:
-        upload.abandon()
-        raise
+class Multipart(io.RawIOBase):
+    """A multipart upload, or a single PUT below one part in size. It is an object after `finish`."""
 
-
-class _Multipart(io.RawIOBase):
-    """A multipart upload as a stream; below one part in size it is a single PUT."""
-
-    def __init__(self, location: str, bucket: str, key: str) -> None:
-        import boto3
-
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        self._s3: Any = boto3.session.Session().client("s3", region_name=region)
+    def __init__(self, location: str) -> None:
+        bucket, _, key = location.removeprefix("s3://").partition("/")
+        self._s3 = _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
         self._location, self._target = location, {"Bucket": bucket, "Key": key}
         self._held = bytearray()
         self._upload = ""
         self._parts: list[dict[str, Any]] = []
+        self._written = 0
 
     def writable(self) -> bool:
         return True
 
+    def tell(self) -> int:
+        return self._written
+
     def write(self, data: Any, /) -> int:
         view = memoryview(data)
         self._held += view
+        self._written += view.nbytes
         while len(self._held) >= (size := PART_BYTES << len(self._parts) // PARTS_OF_A_SIZE):
             self._send(bytes(self._held[:size]))
             del self._held[:size]
         return view.nbytes
 
     def finish(self) -> None:
-        with self._explained():
-            if not self._upload:
+        if not self._upload:
+            with self._explained():
                 self._s3.put_object(**self._target, Body=bytes(self._held))
-                return
+            return
         if self._held:
             self._send(bytes(self._held))
         with self._explained():
@@ -102,3 +87,16 @@ class _Multipart(io.RawIOBase):
             raise HeadwaterError(
                 f"cannot be written ({error})", where=self._location, fix="check bucket, keys and endpoint"
             ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _client(environment: tuple[tuple[str, str], ...]) -> Any:
+    """One while the settings in the environment stay the same: making one takes a tenth of a second."""
+    import boto3
+    from botocore.config import Config
+
+    settings = dict(environment)
+    region = settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION")
+    retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60)  # type: ignore[arg-type]
+    return boto3.session.Session().client("s3", region_name=region, config=config)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import upload
-from cluster.artifact import Artifact
+from cluster import multipart
+from cluster.artifact import Artifact, create_file
 from cluster.errors import HeadwaterError
 
 PART = 5 << 20  # the least that S3 takes
@@ -18,14 +18,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "disk":
         return str(tmp_path)
     request.getfixturevalue("s3_server")
-    monkeypatch.setattr(upload, "PART_BYTES", PART)
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
     return "s3://corpus/uploads"
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 5])
 def test_what_is_written_is_what_is_read(folder: str, pieces: int) -> None:
     content = [bytes([number]) * (PART // 2 + number) for number in range(pieces)]
-    with upload.create(f"{folder}/file{pieces}") as stream:
+    with create_file(f"{folder}/file{pieces}") as stream:
         for piece in content:
             stream.write(piece)
     assert Artifact(folder).read_bytes(f"file{pieces}") == b"".join(content)
@@ -34,7 +34,7 @@ def test_what_is_written_is_what_is_read(folder: str, pieces: int) -> None:
 @pytest.mark.parametrize("pieces", [1, 5])
 def test_a_file_whose_writing_fails_leaves_the_old_one(folder: str, pieces: int) -> None:
     Artifact(folder).write_bytes("file", b"old")
-    with pytest.raises(RuntimeError), upload.create(f"{folder}/file") as stream:
+    with pytest.raises(RuntimeError), create_file(f"{folder}/file") as stream:
         stream.write(b"new" * PART * pieces)
         raise RuntimeError("the process dies here")
     assert Artifact(folder).read_bytes("file") == b"old"
@@ -43,5 +43,5 @@ def test_a_file_whose_writing_fails_leaves_the_old_one(folder: str, pieces: int)
 def test_what_the_server_refuses_is_named(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     location = "s3://corpus/uploads/refused"
-    with pytest.raises(HeadwaterError, match=location), upload.create(location) as stream:
+    with pytest.raises(HeadwaterError, match=location), create_file(location) as stream:
         stream.write(b"something")
