@@ -38,20 +38,21 @@ class Store:
         probe = Artifact(self.location)
         name = f".write-check-{os.getpid()}"
         try:
-            if is_remote(self.location):
-                bucket = self._root.split("/")[0]
-                if self._fs.get_file_info(bucket).type == pafs.FileType.NotFound:
-                    raise HeadwaterError(
-                        "no such bucket", where=f"s3://{bucket}", fix="create it or correct `store`"
-                    )
-            probe.write_bytes(name, b"")
-            self._fs.delete_file(f"{self._root}/{name}")
-        except OSError as error:
+            bucket = self._root.split("/")[0]
+            missing = (
+                is_remote(self.location) and self._fs.get_file_info(bucket).type == pafs.FileType.NotFound
+            )
+            if not missing:
+                probe.write_bytes(name, b"")
+                self._fs.delete_file(f"{self._root}/{name}")
+        except (OSError, HeadwaterError) as error:
             raise HeadwaterError(
                 f"the store cannot be written ({error})",
                 where=self.location,
                 fix="check that it exists and that you may write to it",
             ) from error
+        if missing:
+            raise HeadwaterError("no such bucket", where=f"s3://{bucket}", fix="create it or correct `store`")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
