@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from pydantic import Field
 
 from cluster.artifact import SCRATCH, Artifact
@@ -20,20 +21,20 @@ from cluster.errors import HeadwaterError
 from cluster.parallel import map_units
 from cluster.session import Session
 from cluster.stage import Stage, StageConfig
-from data_pipeline import tokenizer as tokenizers
 from data_pipeline.chat_template import DOCUMENT_END, PADDING
 from data_pipeline.corpus import kept_files, read_documents
+from data_pipeline.encoder import Encoder
 from data_pipeline.shards import (
     INDEX,
     SPLITS,
     Split,
     TokenRows,
-    id_type,
     pack,
     unigram_bits_per_byte,
     write_shard,
 )
 from data_pipeline.split import document_fraction
+from data_pipeline.tokenizer import FOLDER
 
 COUNTS = f"{SCRATCH}/counts"
 TRAIN_COUNTS = "train-counts.npy"
@@ -82,14 +83,14 @@ class Tokenize(Stage[TokenizeConfig]):
                     where=corpus.location,
                     fix="read more documents, or set another `tokenize.validation_share`",
                 )
-        encoder = tokenizers.load_encoder(tokenizer.local(tokenizers.FOLDER))
+        encoder = Encoder(tokenizer.local(FOLDER))
         counts = sum(_read_array(output, f"{COUNTS}/{unit['unit']}.npy") for unit in units)
         _write_array(output, TRAIN_COUNTS, np.asarray(counts))
         index = {
             "row_length": self.config.row_length,
-            "vocab_size": encoder.get_vocab_size(),
-            "pad_id": tokenizers.special_id(encoder, PADDING),
-            "end_id": tokenizers.special_id(encoder, DOCUMENT_END),
+            "vocab_size": encoder.vocab_size,
+            "pad_id": encoder.special_id(PADDING),
+            "end_id": encoder.special_id(DOCUMENT_END),
             "splits": splits,
         }
         output.write_json(INDEX, index)
@@ -109,19 +110,19 @@ class PartEncoder:
     ) -> None:
         self.corpus, self.output = corpus, output
         self.row_length, self.validation_share = row_length, validation_share
-        self.encoder = tokenizers.load_encoder(tokenizer.local(tokenizers.FOLDER))
-        self.vocab_size = self.encoder.get_vocab_size()
+        self.encoder = Encoder(tokenizer.local(FOLDER))
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         texts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         documents: dict[Split, list[tuple[str, np.ndarray]]] = {split: [] for split in SPLITS}
         for batch in read_documents(self.corpus, ["id", "text"], files=[unit["file"]]):
-            identifiers, contents = (batch.column(name).to_pylist() for name in ("id", "text"))
-            encodings = self.encoder.encode_batch_fast(contents, add_special_tokens=False)
-            for identifier, content, encoding in zip(identifiers, contents, encodings, strict=True):
+            identifiers = batch.column("id").to_pylist()
+            sizes = pc.binary_length(batch.column("text")).to_pylist()
+            encoded = self.encoder.encode(batch.column("text").to_pylist())
+            for identifier, size, ids in zip(identifiers, sizes, encoded, strict=True):
                 split = split_of_pretraining(identifier, self.validation_share)
-                documents[split].append((identifier, np.array(encoding.ids, id_type(self.vocab_size))))
-                texts[split] += len(content.encode())
+                documents[split].append((identifier, ids))
+                texts[split] += size
         return {
             split: {"bytes": texts[split], **self._write(split, unit["unit"], documents[split])}
             for split in SPLITS
@@ -131,15 +132,15 @@ class PartEncoder:
         packed = pack(
             documents,
             self.row_length,
-            end_id=tokenizers.special_id(self.encoder, DOCUMENT_END),
-            pad_id=tokenizers.special_id(self.encoder, PADDING),
-            vocab_size=self.vocab_size,
+            end_id=self.encoder.special_id(DOCUMENT_END),
+            pad_id=self.encoder.special_id(PADDING),
+            vocab_size=self.encoder.vocab_size,
         )
         if split == "train":
-            counts = np.zeros(self.vocab_size, np.int64)
+            counts = np.zeros(self.encoder.vocab_size, np.int64)
             for _, ids in documents:
-                counts += np.bincount(ids, minlength=self.vocab_size)
-            counts[tokenizers.special_id(self.encoder, DOCUMENT_END)] += len(documents)
+                counts += np.bincount(ids, minlength=self.encoder.vocab_size)
+            counts[self.encoder.special_id(DOCUMENT_END)] += len(documents)
             _write_array(self.output, f"{COUNTS}/{part}.npy", counts)
         name = f"{part}.arrow"
         if len(packed.ids):
