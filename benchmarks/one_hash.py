@@ -1,0 +1,110 @@
+"""Many runs with other numbers of workers and something killed in each: do all leave the same bytes?
+
+    python -m benchmarks.one_hash RECIPE [--runs 20] [--seed 0] [--until tokenize]
+
+Each run has a store of its own and 1, 2 or 4 workers, on a Ray head of four CPUs. At a random moment a random
+worker or the driver is SIGKILLed; a killed driver's command is given again. In the end one SHA-256 covers
+every file of every artifact but its manifest, which tells when and with what versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.heads import Head, head
+
+KILLED_WITHIN = 0.9
+"""Share of an undisturbed run's time in which something is killed."""
+
+
+def content_hash(store: Path) -> str:
+    digest = hashlib.sha256()
+    for stage in ("acquire", "clean", "tokenizer", "tokenize"):
+        for path in sorted((store / stage).rglob("*")):
+            if path.is_file() and path.name != "manifest.json":
+                digest.update(str(path.relative_to(store)).encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def workers(ray: Head) -> list[psutil.Process]:
+    """Actors that have a part in their hands, or wait for one."""
+    below = psutil.Process(ray.process.pid).children(recursive=True)
+    return [process for process in below if "MapWorker" in "".join(_title(process))]
+
+
+def _title(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def one_run(ray: Head, command: list[str], victim: str, after: float) -> tuple[str, float]:
+    """What was killed, if it came to that, and the seconds until all was done."""
+    started = time.monotonic()
+    killed = "nothing"
+    while True:
+        driver = ray.command(*command)
+        while driver.poll() is None:
+            time.sleep(0.1)
+            if killed != "nothing" or time.monotonic() - started < after:
+                continue
+            found = workers(ray)
+            if victim == "worker" and found:
+                random.choice(found).kill()
+            elif victim == "driver":
+                driver.kill()
+            else:
+                continue  # a worker is wanted and none is there: as soon as there is one
+            killed = victim
+        output = driver.stdout.read() if driver.stdout else ""
+        if driver.returncode == 0:
+            return killed, time.monotonic() - started
+        if driver.returncode > 0 or killed != "driver":
+            raise subprocess.CalledProcessError(driver.returncode, command, output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("recipe")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", default="tokenize")
+    options = parser.parse_args()
+    random.seed(options.seed)
+    hashes: collections.Counter[str] = collections.Counter()
+    undisturbed = 0.0
+    with head(cpus=4) as ray:
+        for number in range(options.runs + 1):
+            folder = Path(tempfile.mkdtemp(prefix="one-hash-"))
+            count, victim = random.choice([1, 2, 4]), random.choice(["worker", "driver"])
+            after = random.uniform(0, KILLED_WITHIN) * undisturbed if number else float("inf")
+            command = ["run", options.recipe, "--until", options.until, "--address", ray.gcs]
+            command += ["--set", f"store={folder}", "--max-workers", str(count)]
+            killed, seconds = one_run(ray, command, victim, after)
+            undisturbed = undisturbed or seconds
+            found = content_hash(folder)
+            hashes[found] += 1
+            print(
+                f"{number:2}  {count} workers  {killed} killed after {min(after, seconds):5.1f} s  "
+                f"{seconds:5.1f} s  {found}",
+                flush=True,
+            )
+            shutil.rmtree(folder)
+    print(f"{options.runs} runs beside the first, {len(hashes)} hash{'es' * (len(hashes) > 1)}")
+    raise SystemExit(len(hashes) > 1)
+
+
+if __name__ == "__main__":
+    main()
