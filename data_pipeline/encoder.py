@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_pipeline.shards import id_type
+from data_pipeline.packing import id_type
 from data_pipeline.tokenizer import SPLIT_PATTERN, load_encoder, special_id
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Encoder:
         return special_id(self._exact, token)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, uint16 or uint32 (`shards.id_type`)."""
+        """The ids of each text, uint16 or uint32 (`packing.id_type`)."""
         if self._fast is None:
             encodings = self._exact.encode_batch_fast(texts, add_special_tokens=False)
             return [np.array(encoding.ids, self.dtype) for encoding in encodings]

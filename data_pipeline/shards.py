@@ -1,28 +1,21 @@
 """Token shards: the on-disk format of packed rows, and its memory-mapped reader.
 
-The documents of a part are laid end to end: `<|endoftext|> d1 <|endoftext|> d2 <|endoftext|> …`, and
-cut into rows of `row_length + 1` ids that share one id with the next row. With inputs `row[:-1]` and
-targets `row[1:]` every token of every document, and every end of a document, is a target exactly
-once, and each document is read after an end. What is left of a part's last row is `<|pad|>`; a
-padding target is not scored (`inputs_and_targets`).
-
 A shard is an uncompressed Arrow IPC file with one record batch: `ids` (fixed-size list of uint16, or
-uint32 above 65,536 ids), and per row the documents in it: `starts` and `document_ids`.
+uint32 above 65,536 ids), and per row the documents in it: `starts` and `document_ids`. How documents become
+rows is in `data_pipeline/packing.py`; whichever way, every token is a target once, a document begins after
+`<|endoftext|>`, and padding targets are not scored (`inputs_and_targets`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.lib.stride_tricks import sliding_window_view
 
 from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from data_pipeline.packing import PackedRows
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -31,68 +24,19 @@ IGNORED = -100
 """The target of a position that is not scored (torch's `cross_entropy` default `ignore_index`)."""
 
 
-@dataclass
-class PackedRows:
-    """The rows of one part. A row's documents are those with a token in it, in order."""
-
-    ids: np.ndarray
-    """[rows, row_length + 1], uint16 or uint32."""
-    documents: list[list[tuple[int, str]]]
-    """Per row: (start offset in the row, document id); 0 for one that began in an earlier row."""
-    padding: int
-    """Padding ids in the last row."""
-
-
-def id_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
-def pack(
-    documents: Sequence[tuple[str, Sequence[int] | np.ndarray]],
-    row_length: int,
-    *,
-    end_id: int,
-    pad_id: int,
-    vocab_size: int,
-) -> PackedRows:
-    """Lay documents (id, token ids) end to end and cut them into rows."""
-    lengths = np.array([len(ids) + 1 for _, ids in documents], np.int64)  # each with the end that closes it
-    starts = 1 + np.concatenate([[0], np.cumsum(lengths)[:-1]]) if documents else np.zeros(0, np.int64)
-    targets = int(lengths.sum())
-    rows = math.ceil(targets / row_length)
-    stream = np.full(rows * row_length + 1, pad_id, id_type(vocab_size))
-    stream[0] = end_id
-    for start, (_, tokens) in zip(starts, documents, strict=True):
-        stream[start : start + len(tokens)] = tokens
-        stream[start + len(tokens)] = end_id
-    windows = (
-        sliding_window_view(stream, row_length + 1) if rows else np.empty((0, row_length + 1), stream.dtype)
-    )
-    first = np.searchsorted(starts + lengths, np.arange(rows) * row_length, side="right")
-    after = np.searchsorted(starts, (np.arange(rows) + 1) * row_length, side="right")
-    inside = [
-        [(max(0, int(starts[d]) - row * row_length), documents[d][0]) for d in range(first[row], after[row])]
-        for row in range(rows)
-    ]
-    return PackedRows(windows[::row_length], inside, rows * row_length - targets)
-
-
 def write_shard(stream: IO[bytes], packed: PackedRows) -> None:
     """One record batch, so that a reader sees one array."""
-    count, width = packed.ids.shape
+    width = packed.ids.shape[1]
     values = pa.array(np.ascontiguousarray(packed.ids).reshape(-1))
+    offsets = pa.array(packed.offsets, pa.int32())
+    names = pa.array(packed.names, pa.string()).take(pa.array(packed.owners))
     batch = pa.record_batch(
         {
             "ids": pa.FixedSizeListArray.from_arrays(values, width),
-            "starts": pa.array(
-                [[start for start, _ in row] for row in packed.documents], pa.list_(pa.int32())
-            ),
-            "document_ids": pa.array(
-                [[d for _, d in row] for row in packed.documents], pa.list_(pa.string())
-            ),
+            "starts": pa.ListArray.from_arrays(offsets, pa.array(packed.starts, pa.int32())),
+            "document_ids": pa.ListArray.from_arrays(offsets, names),
         }
     )
-    assert batch.num_rows == count
     with pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 

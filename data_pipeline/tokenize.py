@@ -24,12 +24,12 @@ from cluster.stage import Stage, StageConfig
 from data_pipeline.chat_template import DOCUMENT_END, PADDING
 from data_pipeline.corpus import kept_files, read_documents
 from data_pipeline.encoder import Encoder
+from data_pipeline.packing import Packing, pack
 from data_pipeline.shards import (
     INDEX,
     SPLITS,
     Split,
     TokenRows,
-    pack,
     unigram_bits_per_byte,
     write_shard,
 )
@@ -42,10 +42,13 @@ TRAIN_COUNTS = "train-counts.npy"
 
 
 class TokenizeConfig(StageConfig):
-    """The shape of the rows, and which documents validate."""
+    """The shape of the rows, how documents fill them, and which documents validate."""
 
     row_length: int = Field(default=512, ge=2)
     """Tokens a row gives as inputs, and as targets: the model's context in pretraining."""
+    packing: Packing = "concatenate"
+    """`concatenate` pads next to nothing but cuts documents wherever a row is full; `best_fit` cuts only
+    those that are longer than a row, and pads what no document fits into."""
     validation_share: float = Field(default=0.02, gt=0, lt=1)
     """Share of the documents, chosen by the hash of their id, that pretraining only measures on."""
 
@@ -70,8 +73,7 @@ class Tokenize(Stage[TokenizeConfig]):
                 "corpus": corpus,
                 "tokenizer": tokenizer,
                 "output": output,
-                "row_length": self.config.row_length,
-                "validation_share": self.config.validation_share,
+                "config": self.config,
             },
             unit_name="parts",
         )
@@ -105,11 +107,9 @@ class PartEncoder:
         corpus: Artifact,
         tokenizer: Artifact,
         output: Artifact,
-        row_length: int,
-        validation_share: float,
+        config: TokenizeConfig,
     ) -> None:
-        self.corpus, self.output = corpus, output
-        self.row_length, self.validation_share = row_length, validation_share
+        self.corpus, self.output, self.config = corpus, output, config
         self.encoder = Encoder(tokenizer.local(FOLDER))
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class PartEncoder:
             sizes = pc.binary_length(batch.column("text")).to_pylist()
             encoded = self.encoder.encode(batch.column("text").to_pylist())
             for identifier, size, ids in zip(identifiers, sizes, encoded, strict=True):
-                split = split_of_pretraining(identifier, self.validation_share)
+                split = split_of_pretraining(identifier, self.config.validation_share)
                 documents[split].append((identifier, ids))
                 texts[split] += size
         return {
@@ -131,16 +131,15 @@ class PartEncoder:
     def _write(self, split: Split, part: str, documents: Sequence[tuple[str, np.ndarray]]) -> dict[str, Any]:
         packed = pack(
             documents,
-            self.row_length,
+            self.config.row_length,
             end_id=self.encoder.special_id(DOCUMENT_END),
             pad_id=self.encoder.special_id(PADDING),
             vocab_size=self.encoder.vocab_size,
+            packing=self.config.packing,
         )
         if split == "train":
-            counts = np.zeros(self.encoder.vocab_size, np.int64)
-            for _, ids in documents:
-                counts += np.bincount(ids, minlength=self.encoder.vocab_size)
-            counts[self.encoder.special_id(DOCUMENT_END)] += len(documents)
+            counts = np.bincount(packed.ids[:, 1:].reshape(-1), minlength=self.encoder.vocab_size)
+            counts[self.encoder.special_id(PADDING)] = 0
             _write_array(self.output, f"{COUNTS}/{part}.npy", counts)
         name = f"{part}.arrow"
         if len(packed.ids):
@@ -150,7 +149,7 @@ class PartEncoder:
             "name": name,
             "rows": len(packed.ids),
             "documents": len(documents),
-            "tokens": len(packed.ids) * self.row_length - packed.padding,
+            "tokens": len(packed.ids) * self.config.row_length - packed.padding,
             "padding": packed.padding,
         }
 

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cluster.artifact import SCRATCH, Artifact
 from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import execute
 from data_pipeline.corpus import read_documents
+from data_pipeline.packing import Packing, id_type, pack
 from data_pipeline.shards import (
     IGNORED,
     TokenRows,
-    id_type,
     inputs_and_targets,
-    pack,
     unigram_bits_per_byte,
     write_shard,
 )
@@ -30,36 +27,7 @@ from data_pipeline.tokenize import Tokenize, TokenizeConfig
 from data_pipeline.tokenizer import FOLDER, TokenizerConfig, TrainTokenizer, load_encoder
 from tests.data_pipeline.test_tokenizer import TEXTS, clean_artifact
 
-END, PAD, VOCABULARY = 0, 3, 50
-
-token_ids = st.lists(st.integers(4, VOCABULARY - 1), max_size=40)
-
-
-@settings(deadline=None)
-@given(st.lists(token_ids, max_size=12), st.integers(2, 16))
-def test_every_token_and_end_is_a_target_exactly_once_and_in_order(
-    texts: list[list[int]], length: int
-) -> None:
-    documents = [(f"d{number}", ids) for number, ids in enumerate(texts)]
-    packed = pack(documents, length, end_id=END, pad_id=PAD, vocab_size=VOCABULARY)
-    assert packed.ids.shape[1] == length + 1
-    inputs, targets = inputs_and_targets(packed.ids.astype(np.int64), PAD)
-    expected = [token for ids in texts for token in [*ids, END]]
-    assert targets[targets != IGNORED].tolist() == expected
-    assert inputs[targets != IGNORED].tolist() == [END, *expected][: len(expected)]
-    assert packed.padding == (targets == IGNORED).sum() < length
-
-
-@settings(deadline=None)
-@given(st.lists(token_ids, min_size=1, max_size=12), st.integers(2, 16))
-def test_a_row_names_the_documents_in_it_and_where_they_begin(texts: list[list[int]], length: int) -> None:
-    documents = [(f"d{number}", ids) for number, ids in enumerate(texts)]
-    packed = pack(documents, length, end_id=END, pad_id=PAD, vocab_size=VOCABULARY)
-    owner = [None, *(name for name, ids in documents for _ in range(len(ids) + 1))]
-    for row, inside in enumerate(packed.documents):
-        here = owner[row * length : (row + 1) * length + 1]
-        names = list(dict.fromkeys(name for name in here if name is not None))
-        assert inside == [(here.index(name), name) for name in names]
+END, PAD = 0, 3
 
 
 @pytest.mark.parametrize("vocabulary", [50, 1 << 16, (1 << 16) + 1])
@@ -121,10 +89,12 @@ def run_both(session: Session, corpus: Artifact, config: TokenizeConfig) -> tupl
     return tokenizer, rows
 
 
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
 def test_the_rows_spell_the_corpus_and_the_splits_share_no_document(
-    session: Session, corpus: Artifact
+    session: Session, corpus: Artifact, packing: Packing
 ) -> None:
-    tokenizer, output = run_both(session, corpus, TokenizeConfig(row_length=32, validation_share=0.1))
+    config = TokenizeConfig(row_length=32, validation_share=0.1, packing=packing)
+    tokenizer, output = run_both(session, corpus, config)
     manifest = output.manifest()
     assert manifest is not None
     encoder = load_encoder(tokenizer.local(FOLDER))
@@ -139,12 +109,18 @@ def test_the_rows_spell_the_corpus_and_the_splits_share_no_document(
         }
         _, targets = inputs_and_targets(rows.gather(np.arange(len(rows))), rows.pad_id)
         spelt = encoder.decode(targets[targets != IGNORED].tolist(), skip_special_tokens=False)
-        assert spelt == "".join(f"{text}<|endoftext|>" for text in texts.values())
+        expected = "".join(f"{text}<|endoftext|>" for text in texts.values())
+        if packing == "concatenate":
+            assert spelt == expected
+        else:
+            assert sorted(spelt) == sorted(expected)
         seen[split] = {name for row in range(len(rows)) for _, name in rows.documents(row)}
         assert seen[split] == set(texts)
         assert rows.bytes == sum(len(text.encode()) for text in texts.values())
         assert rows.tokens == rows.target_counts().sum() == manifest.metrics[f"{split}_tokens"]
         assert rows.document_count == len(texts)
+        padded = (targets == IGNORED).mean()
+        assert manifest.metrics[f"{split}_padded_share"] == pytest.approx(padded, abs=1e-6)
     assert not seen["train"] & seen["validation"]
     counts = np.load(output.local("train-counts.npy"))
     assert (counts == TokenRows(output, "train").target_counts()).all()
