@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 import pyarrow.fs as pafs
 from pydantic import BaseModel
 
+from cluster.cache import cache_folder, cached_file
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, is_remote, join, list_files
 from cluster.multipart import Multipart
@@ -102,22 +103,27 @@ class Artifact:
         """A path on this machine's disk for a file or folder: itself, or a cached copy from S3."""
         if not is_remote(self.location):
             return Path(filesystem(self.path(name))[1])
-        cache = Path(tempfile.gettempdir()) / f"headwater-cache-{os.getuid()}"
         fs, path = filesystem(self.path(name))
-        is_folder = fs.get_file_info(path).type == pafs.FileType.Directory
+        if fs.get_file_info(path).type != pafs.FileType.Directory:
+            return cached_file(self.path(name))
         # The listing is part of the name, so that what has changed is fetched again.
-        found = list_files(self.path(name)) if is_folder else [fs.get_file_info(path)]
-        listing = [(info.path, info.size, info.mtime_ns) for info in found]
-        target = cache / hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()[:24]
+        listing = [(info.path, info.size, info.mtime_ns) for info in list_files(self.path(name))]
+        digest = hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()
+        target = cache_folder() / digest[:24]
         if not target.exists():
             partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-            partial.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if is_folder:
-                partial.mkdir()  # copy_files makes the folders below it, not the first one
+            partial.mkdir()  # copy_files makes the folders below it, not the first one
             pafs.copy_files(path, str(partial), source_filesystem=fs)
             with contextlib.suppress(OSError):  # another process of this machine was first
                 partial.rename(target)
         return target
+
+    def local_file(self, name: str, record: FileRecord | None = None) -> Path:
+        """As `local`, of a file that the manifest has recorded: the store is asked for nothing else, and a
+        copy from S3 has the size and the checksum of the record."""
+        if record is None or not is_remote(self.location):
+            return self.local(name)
+        return cached_file(self.path(name), record.size, record.sha256)
 
     # -- writing ---------------------------------------------------------------------------
     @contextlib.contextmanager

@@ -8,12 +8,13 @@ rows is in `data_pipeline/packing.py`; whichever way, every token is a target on
 
 from __future__ import annotations
 
+import functools
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.artifact import Artifact
+from cluster.artifact import Artifact, FileRecord
 from cluster.errors import HeadwaterError
 from data_pipeline.packing import PackedRows
 
@@ -49,7 +50,10 @@ def inputs_and_targets(rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.nd
 
 
 class TokenRows:
-    """The rows of one split, read from memory-mapped shards. Cheap to send: it opens where it is used."""
+    """The rows of one split, read from memory-mapped shards. Cheap to send: it opens where it is used.
+
+    A shard in an object store is fetched to this machine's disk when one of its rows is first read.
+    """
 
     def __init__(self, artifact: Artifact, split: Split) -> None:
         self.artifact, self.split = artifact, split
@@ -108,6 +112,12 @@ class TokenRows:
         counts[self.pad_id] = 0
         return counts
 
+    @functools.cached_property
+    def _records(self) -> dict[str, FileRecord]:
+        """What the manifest says of each file; empty while the artifact is being made."""
+        manifest = self.artifact.manifest()
+        return {record.path: record for record in manifest.files} if manifest else {}
+
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} outside 0 … {len(self) - 1}")
@@ -116,7 +126,8 @@ class TokenRows:
 
     def _shard(self, number: int) -> tuple[np.ndarray, pa.RecordBatch]:
         if number not in self._open:
-            path = self.artifact.local(self.split) / self._shards[number]["name"]
+            name = f"{self.split}/{self._shards[number]['name']}"
+            path = self.artifact.local_file(name, self._records.get(name))
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             except (OSError, pa.ArrowInvalid) as error:
