@@ -24,13 +24,8 @@ run: $(VENV)/.installed  ## Raw news pages to a cited answer, on this machine
 serve: $(VENV)/.installed  ## Serve the model that `make run` made, with a chat page
 	@$(BIN)/headwater serve $(RECIPE)
 
-# Training over several hosts mostly waits, in networks of its own: it runs beside all other tests.
-HOSTS := tests/cluster/test_several_hosts.py
-
 test: $(VENV)/.installed-tests lint  ## Style, types, layers and all tests
-	@$(BIN)/python -m pytest $(HOSTS) >$(VENV)/hosts.log 2>&1 & hosts=$$!; \
-	$(BIN)/python -m pytest --ignore=$(HOSTS); all=$$?; \
-	wait $$hosts; alone=$$?; echo "$(HOSTS):"; cat $(VENV)/hosts.log; exit $$((all || alone))
+	@$(BIN)/python -m tests.together --logs $(VENV)
 
 lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
 	$(BIN)/ruff check .
