@@ -14,7 +14,6 @@ import collections
 import hashlib
 import random
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -72,7 +71,9 @@ def one_run(ray: Head, command: list[str], victim: str, after: float) -> tuple[s
         if driver.returncode == 0:
             return killed, time.monotonic() - started
         if driver.returncode > 0 or killed != "driver":
-            raise subprocess.CalledProcessError(driver.returncode, command, output)
+            raise SystemExit(
+                f"headwater {' '.join(command)} ended with {driver.returncode}:\n{output[-2000:]}"
+            )
 
 
 def main() -> None:
