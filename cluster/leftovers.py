@@ -40,10 +40,11 @@ def _end_orphans() -> int:
     from ray.util.state import list_actors
 
     alive = ("state", "=", "ALIVE")
-    cleaners = list_actors(filters=[("class_name", "=", CLEANER), alive], limit=LIMIT)
+    here = ray.get_runtime_context().gcs_address  # the machine may be part of other clusters, too
+    cleaners = list_actors(here, filters=[("class_name", "=", CLEANER), alive], limit=LIMIT)
     if not cleaners:
         return 0
-    controllers = list_actors(filters=[("class_name", "=", CONTROLLER), alive], limit=LIMIT)
+    controllers = list_actors(here, filters=[("class_name", "=", CONTROLLER), alive], limit=LIMIT)
     running = {actor.job_id for actor in controllers}
     orphans = [actor for actor in cleaners if actor.job_id not in running]
     ended = 0
