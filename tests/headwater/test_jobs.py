@@ -309,3 +309,9 @@ def test_doctor_examines_the_nodes_of_a_cluster(cluster: Head) -> None:
     code, output = cluster.run("doctor", "--address", cluster.gcs)
     assert code == 0, output
     assert re.search(r"✓ +node [0-9.]+ +2 CPUs.*same versions", output), output
+
+
+def test_a_run_keeps_to_its_cluster_where_the_machine_has_two(cluster: Head, recipe: Path) -> None:
+    with head():
+        code, output = cluster.run("run", str(recipe), "--until", "acquire", "--address", cluster.gcs)
+    assert code == 0, output
