@@ -9,6 +9,7 @@ rows is in `data_pipeline/packing.py`; whichever way, every token is a target on
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -69,6 +70,8 @@ class TokenRows:
         """UTF-8 bytes of the documents' text: what `tokens` spell, the ends not counted."""
         self.document_count: int = counts["documents"]
         self._shards: list[dict[str, Any]] = counts["shards"]
+        self.corpora: dict[str, range] = _corpora(self._shards)
+        """Row numbers of each corpus, where the recipe names several."""
         self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
         self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
 
@@ -139,6 +142,17 @@ class TokenRows:
             ids = batch.column("ids").values.to_numpy(zero_copy_only=True)
             self._open[number] = (ids.reshape(-1, self.row_length + 1), batch)
         return self._open[number]
+
+
+def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
+    """A corpus's shards lie next to each other, so its rows are one range."""
+    ranges: dict[str, range] = {}
+    end = 0
+    for shard in shards:
+        begin, end = end, end + shard["rows"]
+        if "corpus" in shard:
+            ranges[shard["corpus"]] = range(ranges.get(shard["corpus"], range(begin, end)).start, end)
+    return ranges
 
 
 def unigram_bits_per_byte(train_counts: np.ndarray, rows: TokenRows) -> float:

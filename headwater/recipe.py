@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cluster.errors import HeadwaterError
 from cluster.stage import StageConfig
@@ -56,6 +56,16 @@ class Recipe(StageConfig):
     serve: ServeConfig = ServeConfig()
     question: str = ""
     """Asked over HTTP when the run is complete, to show a cited answer. Empty: nothing is asked."""
+
+    @model_validator(mode="after")
+    def _mixture_names_corpora(self) -> Recipe:
+        names = [corpus.name for corpus in self.tokenize.corpora]
+        if unknown := sorted(self.pretrain.mixture.keys() - set(names)):
+            raise ValueError(
+                f"pretrain.mixture weighs {', '.join(unknown)}, "
+                f"but tokenize.corpora names {', '.join(names) or 'none'}"
+            )
+        return self
 
 
 def dial(depth: int) -> dict[str, Any]:
@@ -182,7 +192,7 @@ def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
             hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(sorted(valid))}"
             lines.append(f"{key}: no such key; {hint}")
         else:
-            lines.append(f"{key}: {fault['msg']}")
+            lines.append(f"{key}: {fault['msg']}" if key else fault["msg"])
     return "; ".join(lines)
 
 

@@ -8,6 +8,7 @@ walking), so a run resumes at any step, on any number of workers, with the batch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -48,8 +49,32 @@ def permutation(n: int, seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     return value.astype(np.int64)
 
 
+def derived_seed(seed: int, number: int) -> int:
+    """Seeds of several independent shuffles from one."""
+    return int(_mix(_mix(np.array([seed & _MASK], np.uint64)) + np.uint64(number))[0])
+
+
+class Plan(Protocol):
+    """Which rows make up the batch of each step."""
+
+    batch: int
+    """Rows in a global batch, over all workers and micro-batches."""
+
+    def indices(self, step: int) -> np.ndarray:
+        """The rows of a step's global batch, int64 [batch]."""
+        ...
+
+    def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """One worker's slice of the batch: in rank order the slices are the whole of it.
+
+        Their sizes differ by at most one row, so that every row counts once on any number of workers.
+        """
+        first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
+        return self.indices(step)[first:last]
+
+
 @dataclass(frozen=True)
-class BatchPlan:
+class BatchPlan(Plan):
     """The global batches of a run over `rows` rows; epochs follow each other without a gap."""
 
     rows: int
@@ -73,14 +98,6 @@ class BatchPlan:
             here = epochs == epoch
             chosen[here] = permutation(self.rows, self.seed, epoch, within[here])
         return chosen
-
-    def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """One worker's slice of the batch: in rank order the slices are the whole of it.
-
-        Their sizes differ by at most one row, so that every row counts once on any number of workers.
-        """
-        first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
-        return self.indices(step)[first:last]
 
     def epoch(self, step: int) -> float:
         """Passes over the data made before this step."""

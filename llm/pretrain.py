@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from cluster.artifact import Artifact, Folder
+from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline.shards import TokenRows, unigram_bits_per_byte
 from llm import trainer
-from llm.batches import BatchPlan
+from llm.batches import BatchPlan, Plan
 from llm.bits_per_byte import BitsPerByte
+from llm.mixture import MixturePlan
 from llm.model import ModelConfig, fresh_model, parameter_count
 from llm.objectives import NextToken
 from llm.train_config import RUNTIME_FIELDS, TrainConfig
@@ -25,13 +28,16 @@ class PretrainConfig(TrainConfig):
     """Settings of pretraining."""
 
     model: ModelConfig = ModelConfig()
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
+    named is left out. Empty: every row counts alike."""
 
 
 class PackedRows:
     """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding."""
 
-    def __init__(self, rows: TokenRows, batch: int, seed: int) -> None:
-        self.rows, self.plan = rows, BatchPlan(len(rows), batch, seed)
+    def __init__(self, rows: TokenRows, plan: Plan) -> None:
+        self.rows, self.plan = rows, plan
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
@@ -44,6 +50,35 @@ class PackedRows:
         return {}
 
 
+def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePlan:
+    """Which rows each step takes."""
+    if not config.mixture:
+        return BatchPlan(len(rows), config.batch, config.seed)
+    unknown = config.mixture.keys() - rows.corpora.keys()
+    if unknown:
+        raise HeadwaterError(
+            f"no corpus of the name {', '.join(sorted(unknown))}",
+            where=rows.artifact.location,
+            fix=f"`tokenize.corpora` names {', '.join(rows.corpora) or 'none'}",
+        )
+    chosen = [name for name in rows.corpora if name in config.mixture]
+    return MixturePlan(
+        tuple(rows.corpora[name] for name in chosen),
+        tuple(config.mixture[name] for name in chosen),
+        config.batch,
+        config.seed,
+    )
+
+
+def epochs(plan: BatchPlan | MixturePlan, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
+    """Metrics: passes over the rows, and over each corpus of a mixture."""
+    passes = {"epochs": config.steps * config.batch / len(rows)}
+    if isinstance(plan, MixturePlan):
+        chosen = [name for name in rows.corpora if name in config.mixture]
+        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(config.steps), strict=True)}
+    return passes
+
+
 class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
     inputs = ("tokenizer", "tokenize")
@@ -54,13 +89,14 @@ class Pretrain(Stage[PretrainConfig]):
         tokenizer = Folder(inputs["tokenizer"], "tokenizer")
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
+        plan = batch_plan(rows, config)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         history = trainer.train(
             TrainJob(
                 label="pretrain",
                 config=config,
                 objective=NextToken(),
-                source=PackedRows(rows, config.batch, config.seed),
+                source=PackedRows(rows, plan),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
                 output=output,
@@ -77,7 +113,7 @@ class Pretrain(Stage[PretrainConfig]):
             "bits_per_byte": final,
             "unigram_bits_per_byte": unigram,
             "parameters": exported_parameters(output),
-            "epochs": config.steps * config.batch / len(rows),
+            **epochs(plan, rows, config),
             **trainer.summary(history),
         }
 

@@ -14,6 +14,7 @@ from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import execute
 from data_pipeline.corpus import read_documents
+from data_pipeline.mixture import Corpus, Sorter
 from data_pipeline.packing import Packing, id_type, pack
 from data_pipeline.shards import (
     IGNORED,
@@ -172,3 +173,61 @@ def test_a_broken_shard_is_named(session: Session, corpus: Artifact) -> None:
     output.local("train/00000.arrow").write_bytes(b"ARROW1 and no more")
     with pytest.raises(HeadwaterError, match=r"00000\.arrow"):
         TokenRows(output, "train")[0]
+
+
+SOURCES = [f"/data/{'wiki' if n % 3 else 'news'}/file{n % 5}.jsonl:{n}" for n in range(len(TEXTS))]
+CORPORA = (Corpus(name="news", sources=("/data/news/*",)), Corpus(name="rest", sources=("*",)))
+
+
+def test_rows_of_named_corpora_are_kept_apart(session: Session, tmp_path: Path) -> None:
+    corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
+    config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA)
+    _, output = run_both(session, corpus, config)
+    of_document: dict[str, str] = {}
+    for batch in read_documents(corpus, ["id", "source"]):
+        of_document |= dict(zip(*(batch.column(name).to_pylist() for name in ("id", "source")), strict=True))
+    seen = set()
+    for split in ("train", "validation"):
+        rows = TokenRows(output, split)
+        assert list(rows.corpora) == ["news", "rest"]
+        assert [*rows.corpora["news"], *rows.corpora["rest"]] == list(range(len(rows)))
+        for name, members in rows.corpora.items():
+            documents = {document for row in members for _, document in rows.documents(row)}
+            assert {("/news/" in of_document[d]) == (name == "news") for d in documents} == {True}
+            seen |= documents
+        assert rows.tokens == rows.target_counts().sum()
+    assert seen == set(of_document)
+
+
+def test_a_document_in_no_corpus_is_named(session: Session, tmp_path: Path) -> None:
+    corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
+    config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[:1])
+    with pytest.raises(HeadwaterError, match=r"none of `tokenize\.corpora`.*") as caught:
+        run_both(session, corpus, config)
+    assert "/data/wiki/" in str(caught.value)
+
+
+def test_a_corpus_without_documents_is_named(session: Session, tmp_path: Path) -> None:
+    corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
+    config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[::-1])
+    with pytest.raises(HeadwaterError, match="no document is in the corpus news"):
+        run_both(session, corpus, config)
+
+
+def test_a_corpus_is_told_by_the_file_or_by_file_and_position() -> None:
+    sorter = Sorter(
+        [
+            Corpus(name="web", sources=("s3://b/web/*", "*.warc.gz")),
+            Corpus(name="pages", sources=("*/page?.html", "pack==1.0")),
+        ]
+    )
+    for source, name in {
+        "s3://b/web/x.html": "web",
+        "crawl/a.warc.gz:1024": "web",
+        "/d/page1.html": "pages",
+        "pack==1.0:3": "pages",
+    }.items():
+        assert sorter.corpus(source) == name
+    for source in ("/d/page.html", "s3://b/other/page.txt", ""):
+        with pytest.raises(HeadwaterError):
+            sorter.corpus(source)

@@ -47,7 +47,9 @@ TRICKY = [
 ]
 
 
-def clean_artifact(folder: Path, texts: list[str], part: int = 50) -> Artifact:
+def clean_artifact(
+    folder: Path, texts: list[str], part: int = 50, sources: list[str] | None = None
+) -> Artifact:
     """A finished `clean` artifact of these texts, in parts."""
     artifact = Artifact(str(folder), "clean", hashlib.sha256("".join(texts).encode()).hexdigest()[:16])
     for start in range(0, len(texts), part):
@@ -57,6 +59,7 @@ def clean_artifact(folder: Path, texts: list[str], part: int = 50) -> Artifact:
                 f"https://example.org/{start + i}",
                 "",
                 text,
+                source=sources[start + i] if sources else "",
             )
             for i, text in enumerate(texts[start : start + part])
         ]

@@ -49,6 +49,18 @@ def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> Non
     assert by_hand.pretrain.model.depth == 16
 
 
+def test_a_mixture_weighs_corpora_that_are_named() -> None:
+    corpora = {"corpora": [{"name": "web", "sources": ["*.warc.gz"]}, {"name": "rest", "sources": ["*"]}]}
+    raw = {"name": "x", "tokenize": corpora, "pretrain": {"mixture": {"web": 2, "rest": 1}}} | SOURCE
+    assert parse(raw, "test").pretrain.mixture == {"web": 2, "rest": 1}
+    for mixture in ({"wbe": 1}, {"web": 0}):
+        with pytest.raises(HeadwaterError, match=next(iter(mixture))):
+            parse(raw | {"pretrain": {"mixture": mixture}}, "test")
+    twice = {"corpora": corpora["corpora"][:1] * 2}
+    with pytest.raises(HeadwaterError, match="two corpora of one name"):
+        parse(raw | {"tokenize": twice, "pretrain": {}}, "test")
+
+
 def test_a_missing_file_and_one_that_is_no_mapping_are_named(tmp_path: Path) -> None:
     with pytest.raises(HeadwaterError, match=r"nowhere\.yaml: no such recipe"):
         load("nowhere.yaml")
