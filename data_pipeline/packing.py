@@ -77,6 +77,15 @@ def pack(
     return lay(stream, starts, lengths, names, row_length, pad_id)
 
 
+def document_positions(inputs: np.ndarray, end_id: int) -> np.ndarray:
+    """Places within the document, int64 [n, row_length]: an end is place 0 of what follows it.
+
+    Where the number does not rise by one, another document (or another rest of one) begins.
+    """
+    at = np.arange(inputs.shape[1])
+    return at - np.maximum.accumulate(np.where(inputs == end_id, at, 0), axis=1)
+
+
 def _concatenated_rows(
     stream: np.ndarray, starts: np.ndarray, lengths: np.ndarray, names: list[str], length: int, pad_id: int
 ) -> PackedRows:

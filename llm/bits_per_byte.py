@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline.packing import document_positions
 from data_pipeline.shards import TokenRows
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ class BitsPerByte:
     """Evaluation of a training job: the cost of the validation rows, shared out over the ranks.
 
     All scored targets (ends of documents included) in bits, over the UTF-8 bytes of the documents.
+    `separate_documents` as in pretraining: nothing of a row's other documents is seen.
     """
 
-    def __init__(self, rows: TokenRows, micro_batch: int) -> None:
-        self.rows, self.micro_batch = rows, micro_batch
+    def __init__(self, rows: TokenRows, micro_batch: int, *, separate_documents: bool = False) -> None:
+        self.rows, self.micro_batch, self.separate_documents = rows, micro_batch, separate_documents
 
     def __call__(self, worker: Worker) -> dict[str, float]:
         nats = 0.0
@@ -41,11 +43,15 @@ class BitsPerByte:
 
         from llm.objectives import token_losses
 
-        ids = torch.from_numpy(self.rows.gather(np.minimum(wanted, len(self.rows) - 1))).to(device)
+        rows = self.rows.gather(np.minimum(wanted, len(self.rows) - 1))
+        positions = None
+        if self.separate_documents:
+            positions = torch.from_numpy(document_positions(rows[:, :-1], self.rows.end_id)).to(device)
+        ids = torch.from_numpy(rows).to(device)
         inside = torch.from_numpy(wanted < len(self.rows)).to(device)
         scored = (ids[:, 1:] != self.rows.pad_id) & inside[:, None]
         with torch.no_grad():
-            return float((token_losses(model, ids) * scored).sum())
+            return float((token_losses(model, ids, positions=positions) * scored).sum())
 
     def of_model(self, model: object, device: torch.device) -> float:
         """The same for one whole model in this process."""

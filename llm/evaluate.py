@@ -18,6 +18,7 @@ from llm import report, trainer
 from llm.bits_per_byte import BitsPerByte
 from llm.conversations import HeadlineTask, headline_tasks
 from llm.examples import Examples
+from llm.pretrain import PretrainConfig
 from llm.rl.rollouts import Rollouts
 from llm.rl.stage import RlConfig, start_rollout_workers, stop_actors, total_reward
 
@@ -49,7 +50,8 @@ class Evaluate(Stage[EvaluateConfig]):
         bits = ray.remote(num_cpus=1, max_retries=3)(_bits_per_byte)
         accuracy = ray.remote(num_cpus=1, max_retries=3)(_pair_accuracies)
         bits_tasks = {
-            name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"]) for name in ("sft", "rl")
+            name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs["pretrain"])
+            for name in ("sft", "rl")
         }
         accuracy_task = accuracy.remote(inputs["reward"], self.config.pairs)
         with session.progress("evaluate", 5, "measurements") as shown:
@@ -129,14 +131,18 @@ class Evaluate(Stage[EvaluateConfig]):
         )
 
 
-def _bits_per_byte(model: Folder, tokenize: Artifact) -> float:
+def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> float:
+    """On the validation rows, with documents kept apart if they were in pretraining."""
     import torch
 
     from llm.model import saved_model
 
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    evaluation = BitsPerByte(TokenRows(tokenize, "validation"), 8)
+    manifest = pretrain.manifest()
+    assert manifest is not None, f"{pretrain.location} is an input, so it has finished"
+    separate = PretrainConfig.model_validate(manifest.config).separate_documents
+    evaluation = BitsPerByte(TokenRows(tokenize, "validation"), 8, separate_documents=separate)
     return evaluation.of_model(saved_model(model).eval().to(device), device)
 
 

@@ -27,7 +27,8 @@ class Objective(Protocol):
 class NextToken:
     """Cross-entropy of each next token, over the positions that `mask` marks (all, if there is none).
 
-    Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 where the token is to be learnt.
+    Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 where the token is to be learnt; optional
+    `positions` [B, L], which keep documents apart (`token_losses`).
     """
 
     def weight(self, batch: Batch) -> float:
@@ -36,7 +37,7 @@ class NextToken:
         return float(batch["ids"][:, 1:].numel())
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        losses_BL = token_losses(model, batch["ids"])
+        losses_BL = token_losses(model, batch["ids"], positions=batch.get("positions"))
         if "mask" in batch:
             losses_BL = losses_BL * batch["mask"][:, 1:]
         return losses_BL.sum(), {}
@@ -59,11 +60,17 @@ class BradleyTerry:
         return loss, {"accuracy": (chosen_B > rejected_B).float().sum()}
 
 
-def token_losses(model: Any, ids: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
-    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32."""
+def token_losses(
+    model: Any, ids: torch.Tensor, *, temperature: float = 1.0, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
+
+    `positions` [B, L] are places within documents: transformers restarts the rotary positions with them, and
+    where they do not rise by one it lets no attention through (with no attention mask and no cache).
+    """
     import torch.nn.functional as functional
 
-    logits_BLV = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+    logits_BLV = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits.float()
     if temperature != 1.0:
         logits_BLV = logits_BLV / temperature
     return functional.cross_entropy(logits_BLV.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(

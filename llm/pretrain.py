@@ -13,6 +13,7 @@ from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import Stage
+from data_pipeline.packing import document_positions
 from data_pipeline.shards import TokenRows, unigram_bits_per_byte
 from llm import trainer
 from llm.batches import BatchPlan, Plan
@@ -28,23 +29,32 @@ class PretrainConfig(TrainConfig):
     """Settings of pretraining."""
 
     model: ModelConfig = ModelConfig()
+    separate_documents: bool = False
+    """Attention does not cross from one document of a row to the next, and positions begin anew with each;
+    bits per byte are measured in the same way. Off, the model sees what stands before in the row."""
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
     named is left out. Empty: every row counts alike."""
 
 
 class PackedRows:
-    """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding."""
+    """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
 
-    def __init__(self, rows: TokenRows, plan: Plan) -> None:
-        self.rows, self.plan = rows, plan
+    With `separate_documents` also `positions` [B, L], by which no document sees another.
+    """
+
+    def __init__(self, rows: TokenRows, plan: Plan, *, separate_documents: bool = False) -> None:
+        self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         ids = self.rows.gather(self.plan.share(step, self.rank, self.world_size))
-        return {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
+        batch = {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
+        if self.separate_documents:
+            batch["positions"] = document_positions(ids[:, :-1], self.rows.end_id)
+        return batch
 
     def metrics(self) -> dict[str, float]:
         return {}
@@ -96,11 +106,13 @@ class Pretrain(Stage[PretrainConfig]):
                 label="pretrain",
                 config=config,
                 objective=NextToken(),
-                source=PackedRows(rows, plan),
+                source=PackedRows(rows, plan, separate_documents=config.separate_documents),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
                 output=output,
-                evaluate=BitsPerByte(validation, config.micro_batch),
+                evaluate=BitsPerByte(
+                    validation, config.micro_batch, separate_documents=config.separate_documents
+                ),
             ),
             session,
         )
