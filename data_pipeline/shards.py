@@ -72,6 +72,10 @@ class TokenRows:
         self._shards: list[dict[str, Any]] = counts["shards"]
         self.corpora: dict[str, range] = _corpora(self._shards)
         """Row numbers of each corpus, where the recipe names several."""
+        self.corpus_bytes: dict[str, int] = {
+            name: totals["bytes"] for name, totals in counts.get("corpora", {}).items()
+        }
+        """UTF-8 bytes of the documents of each."""
         self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
         self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
 

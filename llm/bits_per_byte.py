@@ -20,25 +20,33 @@ class BitsPerByte:
     """Evaluation of a training job: the cost of the validation rows, shared out over the ranks.
 
     All scored targets (ends of documents included) in bits, over the UTF-8 bytes of the documents.
-    `separate_documents` as in pretraining: nothing of a row's other documents is seen.
+    Where the recipe names corpora, also of each by itself. `separate_documents` as in pretraining: nothing
+    of a row's other documents is seen.
     """
 
     def __init__(self, rows: TokenRows, micro_batch: int, *, separate_documents: bool = False) -> None:
         self.rows, self.micro_batch, self.separate_documents = rows, micro_batch, separate_documents
 
     def __call__(self, worker: Worker) -> dict[str, float]:
-        nats = 0.0
+        nats = np.zeros(len(self.rows))
         stride = worker.world_size * self.micro_batch
         # Every rank makes the same number of passes: ZeRO-3 gathers parameters in each of them.
         for start in range(0, len(self.rows), stride):
             first = start + worker.rank * self.micro_batch
             wanted = np.arange(first, first + self.micro_batch)
-            nats += self.cost(worker.engine, wanted, worker.device)
-        (total,) = worker.total([nats])
-        return {"bits_per_byte": total / math.log(2) / max(1, self.rows.bytes)}
+            costs = self.costs(worker.engine, wanted, worker.device)
+            nats[wanted[wanted < len(self.rows)]] = costs[wanted < len(self.rows)]
+        corpora = {name: rows for name, rows in self.rows.corpora.items() if self.rows.corpus_bytes.get(name)}
+        total, *parts = worker.total(
+            [float(nats.sum()), *(float(nats[rows.start : rows.stop].sum()) for rows in corpora.values())]
+        )
+        measured = {"bits_per_byte": total / math.log(2) / max(1, self.rows.bytes)}
+        for name, part in zip(corpora, parts, strict=True):
+            measured[f"bits_per_byte_{name}"] = part / math.log(2) / self.rows.corpus_bytes[name]
+        return measured
 
-    def cost(self, model: object, wanted: np.ndarray, device: torch.device) -> float:
-        """Nats of the scored targets of the wanted rows; numbers past the last row count nothing."""
+    def costs(self, model: object, wanted: np.ndarray, device: torch.device) -> np.ndarray:
+        """Nats of the scored targets of each of the wanted rows; numbers past the last row cost nothing."""
         import torch
 
         from llm.objectives import token_losses
@@ -51,10 +59,11 @@ class BitsPerByte:
         inside = torch.from_numpy(wanted < len(self.rows)).to(device)
         scored = (ids[:, 1:] != self.rows.pad_id) & inside[:, None]
         with torch.no_grad():
-            return float((token_losses(model, ids, positions=positions) * scored).sum())
+            nats = (token_losses(model, ids, positions=positions) * scored).double().sum(1)
+        return nats.cpu().numpy()
 
     def of_model(self, model: object, device: torch.device) -> float:
         """The same for one whole model in this process."""
         steps = range(0, len(self.rows), self.micro_batch)
-        nats = sum(self.cost(model, np.arange(i, i + self.micro_batch), device) for i in steps)
-        return nats / math.log(2) / max(1, self.rows.bytes)
+        nats = sum(self.costs(model, np.arange(i, i + self.micro_batch), device).sum() for i in steps)
+        return float(nats) / math.log(2) / max(1, self.rows.bytes)
