@@ -1,0 +1,90 @@
+"""HTML to main text: trafilatura as it comes (with its fallbacks) against both settings of `extract`.
+
+    python -m benchmarks.extraction PAGES.parquet
+
+The file has a column of pages, `html` (bytes), and one of what a reader should see, `expected_html`. F1 is
+over bags of words (runs of letters and digits, in lower case), the mean over pages. All run in this process,
+page by page in turn; seconds of CPU time, median of three passes after one that is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import logging
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lxml.html
+import pyarrow.parquet as pq
+import trafilatura
+
+from data_pipeline.extract import ExtractConfig, main_text
+from data_pipeline.filters.verdict import Rejection
+
+PASSES = 3
+WORD = re.compile(r"\w+")
+
+
+def gold_text(html: str) -> str:
+    return " ".join(lxml.html.fromstring(html).itertext())
+
+
+def words(text: str) -> collections.Counter[str]:
+    return collections.Counter(WORD.findall(text.lower()))
+
+
+def f1(found: str, expected: str) -> float:
+    """2 · common / (found + expected), in words."""
+    a, b = words(found), words(expected)
+    return 2 * (a & b).total() / max(1, a.total() + b.total())
+
+
+def ours(config: ExtractConfig) -> Callable[[bytes], str]:
+    def extract(html: bytes) -> str:
+        result = main_text(html, "", config)
+        return "" if isinstance(result, Rejection) else result[1]
+
+    return extract
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("file", type=Path)
+    table = pq.read_table(parser.parse_args().file, columns=["html", "expected_html"])
+    logging.disable(logging.CRITICAL)
+    pages = table["html"].to_pylist()
+    expected = [gold_text(html) for html in table["expected_html"].to_pylist()]
+    engines: dict[str, Callable[[bytes], str]] = {
+        "trafilatura": lambda html: trafilatura.extract(html) or "",
+        "quality": ours(ExtractConfig(setting="quality")),
+        "fast": ours(ExtractConfig(setting="fast")),
+    }
+    megabytes = sum(map(len, pages)) / 1e6
+    print(f"{len(pages)} pages, {megabytes:.1f} MB")
+    found = {name: [extract(html) for html in pages] for name, extract in engines.items()}
+    spent: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(PASSES):
+        seconds = dict.fromkeys(engines, 0.0)
+        for html in pages:
+            for name, extract in engines.items():
+                started = time.process_time()
+                extract(html)
+                seconds[name] += time.process_time() - started
+        for name, value in seconds.items():
+            spent[name].append(value)
+    peer = statistics.median(spent["trafilatura"])
+    for name in engines:
+        median = statistics.median(spent[name])
+        score = statistics.mean(map(f1, found[name], expected))
+        print(
+            f"{name:<12} {megabytes / median:6.2f} MB/s  {len(pages) / median:6.1f} pages/s  "
+            f"{peer / median:5.2f}x  word F1 {score:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
