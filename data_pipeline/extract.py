@@ -35,6 +35,8 @@ class ExtractConfig(StageConfig):
     """`fast` leaves trafilatura out: some three times the speed, and more menus and comments in the texts."""
     repair: bool = True
     """Mend quotes and dashes that were lost in a wrong decoding."""
+    max_characters: int = Field(default=5_000_000, gt=0)
+    """A longer text is rejected, and only so much of it kept to look at. A novel has some 600,000."""
     max_html_bytes: int = Field(default=8_000_000, gt=0)
     """A longer page is not parsed."""
     max_elements: int = Field(default=200_000, gt=0)

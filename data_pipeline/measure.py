@@ -20,9 +20,12 @@ from data_pipeline.filters.quality_classifier import QualityClassifier
 from data_pipeline.filters.text import Text
 from data_pipeline.filters.toxicity import Toxicity
 from data_pipeline.filters.url import UrlFilter
-from data_pipeline.filters.verdict import Rejection, Scores
+from data_pipeline.filters.verdict import Refused, Rejection, Scores
 from data_pipeline.normalise import normalise
 from data_pipeline.steps import CleanConfig
+
+NORMALISED = 4
+"""A text so many times longer than it may be is too long whatever becomes of it in normal form."""
 
 
 @dataclass
@@ -62,7 +65,10 @@ class Measurer:
         found = Measured(document, {"read": len(document.text) or len(document.html or b"")}, {})
         for name, step in self._steps:
             started = time.perf_counter()
-            rejection = step(found)
+            try:
+                rejection = step(found)
+            except Refused as refused:
+                rejection = refused.rejection
             self.seconds[name] += time.perf_counter() - started
             if rejection is not None:
                 found.stop = name, rejection
@@ -101,9 +107,15 @@ class Measurer:
             if isinstance(extracted, Rejection):
                 return extracted
             title, text = title or extracted[0], extracted[1]
+        whole = len(text)
+        if whole > NORMALISED * config.max_characters:
+            text = text[: config.max_characters]
         text = normalise(text, config.repair)
+        found.document = replace(document, text=text[: config.max_characters])
         if not text:
             return Rejection("no_text")
+        if max(len(text), whole / NORMALISED) > config.max_characters:
+            return Rejection("too_long", whole, config.max_characters)
         title = normalise(title, config.repair).replace("\n", " ")
         found.document = replace(document, title=title, text=text)
         found.characters["extract"] = len(text)

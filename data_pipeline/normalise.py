@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 import unicodedata
 
+import numpy as np
+
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ud800-\udfff\ufeff]"
 )
+MARKS_ON_ONE = 30
+"""As many combining marks in a row as Unicode's Stream-Safe Text Format allows (UAX #15, section 13). NFC
+sorts them, in a time that is the square of their number."""
+LAST_PLANE_WITH_MARKS = 0x20000
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 LOST_MARK = re.compile(r'"\?(?=[^\s"?])')
@@ -23,12 +30,33 @@ QUOTE_REACH = 2000
 def normalise(text: str, repair: bool = True) -> str:
     """The text in normal form; `repair` also mends marks that were lost in a wrong decoding."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", without_heaps_of_marks(text))
     text = INVISIBLE.sub("", LINE_ENDS.sub("\n", text))
     if repair:
         text = repair_lost_marks(text)
-    text = "\n".join(SPACES.sub(" ", line).strip() for line in text.split("\n"))
+    text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
     return BLANK_LINES.sub("\n\n", text).strip()
+
+
+def without_heaps_of_marks(text: str) -> str:
+    """The text without the combining marks that follow `MARKS_ON_ONE` others in a row."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    places = np.flatnonzero(_combining()[codes])
+    if len(places) <= MARKS_ON_ONE:
+        return text
+    begins = np.diff(places, prepend=-2) > 1
+    order = np.arange(len(places))
+    in_a_row = order - np.maximum.accumulate(np.where(begins, order, 0))
+    left = np.delete(codes, places[in_a_row >= MARKS_ON_ONE])
+    return left.tobytes().decode("utf-32-le", "surrogatepass")
+
+
+@functools.cache
+def _combining() -> np.ndarray:
+    """bool [sys.maxunicode + 1]"""
+    table = np.zeros(sys.maxunicode + 1, bool)
+    table[[code for code in range(LAST_PLANE_WITH_MARKS) if unicodedata.combining(chr(code))]] = True
+    return table
 
 
 def repair_lost_marks(text: str) -> str:

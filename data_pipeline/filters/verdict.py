@@ -26,6 +26,14 @@ class Rejection:
     threshold: float | None = None
 
 
+class Refused(Exception):
+    """A text that is made to take forever; `rejection` says by what that was seen."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.reason)
+        self.rejection = rejection
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One reason to reject. Without a limit the score is a flag: above 0 rejects. NaN never rejects.

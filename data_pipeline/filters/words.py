@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,25 @@ import numpy as np
 
 from data_pipeline.filters import counting
 from data_pipeline.filters.marks import PUNCTUATION
+from data_pipeline.filters.verdict import Refused, Rejection
 
-LEFT, RIGHT = 1, 2
-"""Flags of a chunk: its last token begins, or its first token ends, a pair inside a special case."""
+LEFT, RIGHT, CUT = 1, 2, 4
+"""Flags of a chunk: its last token begins, or its first token ends, a pair inside a special case; it was cut
+into pieces."""
 AROUND = 16
 """Chunks on each side that are looked at together where such a pair meets. No special case is that long."""
 LONG, PIECE = 1000, 64
 """spaCy takes marks off a chunk one by one and looks at all of it each time: thousands of quotation marks
-would take minutes. A longer chunk of which a third are marks is tokenized in pieces of so many characters."""
+would take minutes. A longer chunk with very many marks is tokenized in pieces of so many characters."""
+HUGE = 20_000
+"""A longer chunk is cut whatever it holds."""
+HEAVY, BURDEN = 4_000_000, 20_000_000
+"""Marks times characters, about 0.1 µs each: a longer chunk is cut when it has more, and a text refused when
+its chunks have more together. Of 300 pages of C4 none has more than 1 % of that."""
+FEW_MARKS = 8
+"""Fewer in a chunk do not count."""
+LOOKS = 1000
+"""Places of one text where a pair that could belong together is looked at; from there on none does."""
 EASY = re.compile(r"([A-Za-z]+)([,!?;:)\"]|(?<=[a-z])\.)?")
 """Spared the way through spaCy, which takes one such mark off, and nothing off letters alone."""
 MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
@@ -108,7 +119,7 @@ class Vocabulary:
         self._chunk_texts: list[str] = []
         self._offsets, self._of_chunks = _Growing(np.int64), _Growing(np.int32)
         self._offsets.append(0)
-        self._chunk_flags = _Growing(np.uint8)
+        self._chunk_flags, self._burdens = _Growing(np.uint8), _Growing(np.int64)
         self.lengths, self.flags = _Growing(np.int32), _Growing(np.uint8)
         self.hashes, self.powers = _Growing(np.uint64), _Growing(np.uint64)
         self._bytes, self._byte_offsets = _Growing(np.uint8), _Growing(np.int64)
@@ -129,32 +140,49 @@ class Vocabulary:
 
     # -- words ---------------------------------------------------------------------------------
     def words(self, text: str) -> WordIds:
+        """Raises Refused for a text that is made to be slow to tokenize."""
         chunks = self.chunk_ids(text.split())
-        if self.crosses(chunks):
+        if self.crosses(chunks) and not self._any_long(chunks):
             strings = [token.text for token in self._tokenizer(text) if token.text.strip()]
             self._add_words(strings)
             return WordIds(np.fromiter(map(self.rows.__getitem__, strings), np.int32, len(strings)), self)
         return self._expand(chunks)
 
     def chunk_ids(self, chunks: list[str]) -> np.ndarray:
-        """int32 [N], for pieces of text without white space."""
+        """int32 [N], for pieces of text without white space. Raises Refused where they are too many marks."""
         number_of = self._chunks.__getitem__
         try:
-            return np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+            ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
         except KeyError:
-            self._add([chunk for chunk in dict.fromkeys(chunks) if chunk not in self._chunks])
-        return np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+            new = {chunk: 0 for chunk in chunks if chunk not in self._chunks}
+            for chunk in new:
+                new[chunk] = burden(chunk)
+            if any(new.values()):
+                _bear(sum(new.get(chunk, 0) for chunk in chunks))
+            self._add(new)
+            ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+        _bear(int(self._burdens.values[ids].sum()))
+        return ids
 
     def crosses(self, chunks: np.ndarray) -> bool:
         """Somewhere spaCy makes other words of these chunks together than of each by itself."""
+        seen: set[bytes] = set()
         for place in counting.candidates(chunks, self._chunk_flags.values, LEFT, RIGHT).tolist():
             lefts, rights = self._edges[chunks[place]][1], self._edges[chunks[place + 1]][0]
             if any((left, right) in self._pairs for left in lefts for right in rights):
                 near = chunks[max(0, place - AROUND) : place + AROUND]
+                if near.tobytes() in seen or self._any_long(near):
+                    continue
+                seen.add(near.tobytes())
                 together = [token.text for token in self._tokenizer(" ".join(self._texts(near)))]
                 if together != self._expand(near).strings():
                     return True
+                if len(seen) == LOOKS:
+                    return False
         return False
+
+    def _any_long(self, chunks: np.ndarray) -> bool:
+        return bool((self._chunk_flags.values[chunks] & CUT).any())
 
     def _expand(self, chunks: np.ndarray) -> WordIds:
         return WordIds(counting.expand(chunks, self._offsets.values, self._of_chunks.values), self)
@@ -174,7 +202,9 @@ class Vocabulary:
                 regular += chunks
                 ends.append(len(regular))
         ids = self.chunk_ids(regular)
-        if self.crosses(ids):  # rare: so the pairs need not be told from those across lines
+        if self.crosses(ids) and not self._any_long(
+            ids
+        ):  # rare: so the pairs need not be told from those across lines
             return sum(map(self._sentences_by_spacy, lines))
         counted = counting.sentences(
             ids, np.array(ends, np.int64), self._offsets.values, self._of_chunks.values, self.flags.values
@@ -190,8 +220,8 @@ class Vocabulary:
         return self._byte_offsets.values, self._bytes.values
 
     # -- tables --------------------------------------------------------------------------------
-    def _add(self, chunks: list[str]) -> None:
-        """Take in chunks that are new, each once."""
+    def _add(self, chunks: Mapping[str, int]) -> None:
+        """Take in chunks that are new, with the burden of each."""
         split: dict[str, tuple[list[str], list[str]]] = {}
         hard = []
         for chunk in chunks:
@@ -199,9 +229,10 @@ class Vocabulary:
             if plain_word and chunk not in self._cases and plain_word[1] not in self._cases:
                 tokens = list(filter(None, plain_word.groups()))
                 split[chunk] = tokens, tokens
-            elif len(chunk) > LONG and len(MARKS_TAKEN_OFF.findall(chunk)) > len(chunk) / 3:
+            elif _is_cut(chunk):
                 pieces = [chunk[start : start + PIECE] for start in range(0, len(chunk), PIECE)]
-                tokens = [token.text for piece in pieces for token in self._tokenizer(piece)]
+                known = {piece: [token.text for token in self._tokenizer(piece)] for piece in set(pieces)}
+                tokens = list(itertools.chain.from_iterable(map(known.__getitem__, pieces)))
                 split[chunk] = tokens, tokens
             else:
                 hard.append(chunk)
@@ -216,8 +247,10 @@ class Vocabulary:
             self._offsets.append(self._of_chunks.count)
             first, last = frozenset((tokens[0], plain[0])), frozenset((tokens[-1], plain[-1]))
             flags = LEFT * (not last.isdisjoint(self._lefts)) + RIGHT * (not first.isdisjoint(self._rights))
+            flags += CUT * _is_cut(chunk)
             self._chunks[chunk] = self._chunk_flags.count
             self._chunk_flags.append(flags)
+            self._burdens.append(chunks[chunk])
             self._edges.append((first, last) if flags else NO_EDGES)
             self._chunk_texts.append(chunk)
 
@@ -245,6 +278,24 @@ class Vocabulary:
             + counting.ENDS * (word in self._enders)
             + counting.MARK * self._is_punct(word)
         )
+
+
+def burden(chunk: str) -> int:
+    """What spaCy has to do for a chunk: for each of its marks, characters that it looks at."""
+    marks = 0 if chunk.isalnum() else len(MARKS_TAKEN_OFF.findall(chunk))
+    return 0 if marks < FEW_MARKS else marks * (PIECE if _is_cut(chunk) else len(chunk))
+
+
+def _is_cut(chunk: str) -> bool:
+    if not LONG < len(chunk) <= HUGE:
+        return len(chunk) > HUGE
+    marks = len(MARKS_TAKEN_OFF.findall(chunk))
+    return marks * 3 > len(chunk) or marks * len(chunk) > HEAVY
+
+
+def _bear(total: int) -> None:
+    if total > BURDEN:
+        raise Refused(Rejection("too_many_marks", total, BURDEN))
 
 
 def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[str]]]:
