@@ -29,6 +29,16 @@ PHONE = re.compile(
 )
 PHONE_DIGITS = range(8, 16)
 
+# What is in every match that counts, and is found much faster: without it the expression need not be tried.
+NUMBERS = re.compile(r"[\d(+][\d ().+-]{6}")
+FIRST_TO_LOOK_FOR = {
+    EMAIL: re.compile("@"),
+    CARD: re.compile(r"[2-6](?:[ -]?\d){12}"),
+    IPV4: re.compile(r"\.\d{1,3}\."),
+    IPV6: re.compile(":[0-9A-Fa-f]{0,4}:"),
+    PHONE: re.compile(r"\+[1-9]|[2-9]\d{2}[ .-]\d{4}"),
+}
+
 
 class PiiConfig(StageConfig):
     """Which identifiers are replaced."""
@@ -81,8 +91,9 @@ KINDS = (
 def redact(text: str, config: PiiConfig) -> tuple[str, dict[str, int]]:
     """The text with placeholders, and how many of each kind were put in."""
     counts: dict[str, int] = {}
+    numbers = NUMBERS.search(text) is not None
     for kind, patterns, placeholder, holds in KINDS:
-        if not getattr(config, kind) or (kind == "emails" and "@" not in text):
+        if not getattr(config, kind):
             continue
 
         def replace(match: re.Match[str], kind=kind, placeholder=placeholder, holds=holds) -> str:  # type: ignore[no-untyped-def]
@@ -92,5 +103,6 @@ def redact(text: str, config: PiiConfig) -> tuple[str, dict[str, int]]:
             return placeholder
 
         for pattern in patterns:
-            text = pattern.sub(replace, text)
+            if (numbers or pattern in (EMAIL, IPV6)) and FIRST_TO_LOOK_FOR[pattern].search(text):
+                text = pattern.sub(replace, text)
     return text, counts

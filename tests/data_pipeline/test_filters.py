@@ -219,6 +219,28 @@ def test_identifiers_are_replaced_and_other_numbers_are_not(text: str, expected:
     assert pii.redact(redacted, pii.PiiConfig()) == (redacted, {})
 
 
+IDENTIFIERS = st.sampled_from(
+    [
+        "8.8.8.8", "1.1.1.1", "::1", "2001:db8::1", "2606:4700::1111", "a@b.com", "x.y@z.co.uk",
+        "4111 1111 1111 1111", "5500-0000-0000-0004", "+44 20 7946 0958", "(212) 555-0123", "+4915123456789",
+    ]
+)  # fmt: skip
+NUMBERS_AND_MARKS = st.lists(IDENTIFIERS | st.text("0123456789 .:+-()@aF<٣", max_size=12), max_size=8)
+
+
+@settings(max_examples=500, deadline=None)
+@given(NUMBERS_AND_MARKS.map("".join) | NUMBERS_AND_MARKS.map(" ".join))
+def test_what_is_looked_for_first_changes_no_result(text: str) -> None:
+    expected, counts = text, collections.Counter[str]()
+    for kind, patterns, placeholder, holds in pii.KINDS:
+        for pattern in patterns:
+            found = [match for match in pattern.finditer(expected) if holds(match.group())]
+            for match in reversed(found):
+                expected = expected[: match.start()] + placeholder + expected[match.end() :]
+            counts.update([kind] * len(found))
+    assert pii.redact(text, pii.PiiConfig()) == (expected, dict(counts))
+
+
 def test_luhn_agrees_with_published_numbers() -> None:
     """The card brands' published test numbers are valid; a changed digit is not (ISO/IEC 7812-1)."""
     for number in ("4242424242424242", "378282246310005", "6011111111111117", "79927398713"):
