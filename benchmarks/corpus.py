@@ -29,7 +29,7 @@ from datatrove.utils.hashing import HashConfig
 from data_pipeline.dedup.minhash import MinHashConfig, MinHasher
 from data_pipeline.filters import c4, fineweb, gopher, text
 from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection
+from data_pipeline.filters.verdict import Rejection, first_hit
 
 PASSES = 3
 
@@ -56,16 +56,24 @@ def their_chain() -> Callable[[str], str | None]:
 def our_chain() -> Callable[[str], str | None]:
     repetition, quality = gopher.RepetitionConfig(), gopher.QualityConfig()
     c4_config, fineweb_config = c4.C4Config(), fineweb.FineWebConfig()
+    repetition_rules, quality_rules = gopher.repetition_rules(repetition), gopher.quality_rules(quality)
+    c4_rules, fineweb_rules = c4.rules(c4_config), fineweb.rules(fineweb_config)
+
+    def first(content: str) -> Rejection | None:
+        words = Text(content)
+        rejection = first_hit(gopher.measure_repetition(words, repetition), repetition_rules)
+        rejection = rejection or first_hit(gopher.measure_quality(words, quality), quality_rules)
+        if rejection:
+            return rejection
+        measured = c4.measure(content, c4_config)
+        if isinstance(measured, Rejection):
+            return measured
+        rewritten, scores = measured
+        words = words if rewritten == content else Text(rewritten)
+        return first_hit(scores, c4_rules) or first_hit(fineweb.measure(words, fineweb_config), fineweb_rules)
 
     def judge(content: str) -> str | None:
-        words = Text(content)
-        rejection = gopher.judge_repetition(words, repetition) or gopher.judge_quality(words, quality)
-        if rejection:
-            return rejection.reason
-        rewritten = c4.rewrite(content, c4_config)
-        if isinstance(rewritten, Rejection):
-            return rewritten.reason
-        rejection = fineweb.judge(words if rewritten == content else Text(rewritten), fineweb_config)
+        rejection = first(content)
         return rejection.reason if rejection else None
 
     return judge

@@ -112,6 +112,18 @@ def solid_and_letters(ids: np.ndarray, lengths: np.ndarray, flags: np.ndarray) -
 
 
 @compiled
+def distinct(ids: np.ndarray, rows: np.ndarray) -> int:
+    """How many of `rows`, each another one, are among the ids."""
+    found = 0
+    for row in rows:
+        for word in ids:
+            if word == row:
+                found += 1
+                break
+    return found
+
+
+@compiled
 def table_size(entries: int) -> int:
     """Slots of a hash table that stays at most half full: a power of two."""
     size = 4

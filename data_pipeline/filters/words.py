@@ -81,8 +81,8 @@ class WordIds:
 
     def distinct(self, words: Iterable[str]) -> int:
         """How many of these words occur."""
-        rows = (self.vocabulary.rows.get(word) for word in words)
-        return sum(row is not None and bool((self.ids == row).any()) for row in rows)
+        known = [row for word in words if (row := self.vocabulary.rows.get(word)) is not None]
+        return int(counting.distinct(self.ids, np.array(known, np.int32)))
 
 
 class Vocabulary:
@@ -113,6 +113,8 @@ class Vocabulary:
         self._ends_of_lefts, self._starts_of_rights = tuple(self._lefts), tuple(self._rights)
         self._is_punct = language.vocab.lex_attr_getters[IS_PUNCT]
         self._chunks: dict[str, int] = {}
+        self._asked: tuple[list[str], np.ndarray] = ([], np.zeros(0, np.int32))
+        """What was asked for last: C4 mostly asks for what Gopher's rules did, and comparing is quicker."""
         self.rows: dict[str, int] = {}
         self.names: list[str] = []
         self._edges: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -150,6 +152,8 @@ class Vocabulary:
 
     def chunk_ids(self, chunks: list[str]) -> np.ndarray:
         """int32 [N], for pieces of text without white space. Raises Refused where they are too many marks."""
+        if chunks == self._asked[0]:
+            return self._asked[1]
         number_of = self._chunks.__getitem__
         try:
             ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
@@ -162,6 +166,7 @@ class Vocabulary:
             self._add(new)
             ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
         _bear(int(self._burdens.values[ids].sum()))
+        self._asked = chunks, ids
         return ids
 
     def crosses(self, chunks: np.ndarray) -> bool:
