@@ -33,8 +33,20 @@ lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-tests  ## Measure (results are in docs/log.md)
+# Real data that lies beside the checkout; benchmarks that need it say so and are passed over where it is not.
+DATA ?= ../shared/data
+WEB := $(DATA)/web
+PAGES := $(WEB)/readability-130.parquet $(WEB)/pages-0.warc.gz $(WEB)/pages-1.warc.gz
+MEASURE = if [ -e $(DATA) ]; then $(BIN)/python -m benchmarks.$(1); else echo "passed over, no $(DATA): $(1)"; fi
+
+bench: $(VENV)/.installed-tests  ## Measure (results are in docs/log.md; DATA=FOLDER with real data)
 	$(BIN)/python -m benchmarks.checkpoint
+	$(BIN)/python -m benchmarks.duplicates
+	@$(call MEASURE,extraction $(WEB)/readability-130.parquet)
+	@$(call MEASURE,corpus $(DATA)/text/c4-300.jsonl)
+	@$(call MEASURE,chain $(PAGES))
+	@$(call MEASURE,quality_and_spans $(DATA)/text/c4-300.jsonl)
+	@$(call MEASURE,scaling $(PAGES) --copies 30)
 
 format: $(VENV)/.installed-tests  ## Put the code into the house format
 	$(BIN)/ruff check --fix .
