@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from cluster.errors import HeadwaterError
+from cluster.hub import SCHEME, hub
 from cluster.object_store import s3
 
 
@@ -22,10 +23,12 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return s3(endpoint, region), location.removeprefix("s3://").rstrip("/")
+    if location.startswith(SCHEME):
+        return hub(os.environ.get("HF_ENDPOINT")), location.removeprefix(SCHEME).rstrip("/")
     if "://" in location and not location.startswith("file://"):
         scheme = location.split("://")[0]
         raise HeadwaterError(
-            f"no such kind of storage: {scheme}://", where=location, fix="use a path or s3://"
+            f"no such kind of storage: {scheme}://", where=location, fix="use a path, s3:// or hf://datasets/"
         )
     path = location.removeprefix("file://")
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from cluster.artifact import SCRATCH, Artifact, Manifest
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote, list_files
+from cluster.filesystem import list_files
 from cluster.session import Session
 from cluster.stage import execute, locate
 from data_pipeline.acquire import Acquire, AcquireConfig
 from data_pipeline.clean import Clean, CleanConfig
-from data_pipeline.sources.listing import SUFFIXES
-from data_pipeline.sources.spec import Columns, Source
+from data_pipeline.sources.guess import sources_of
+from data_pipeline.sources.spec import Columns
 
 CLAIM = f"{SCRATCH}/key"
 """Written first: whose unfinished work an output is."""
@@ -29,7 +26,7 @@ CLAIM = f"{SCRATCH}/key"
 @dataclass(frozen=True)
 class CleanJob:
     inputs: Sequence[str]
-    """Files, folders, globs, URLs, s3:// names."""
+    """Files, folders, globs, URLs, s3:// and hf:// names."""
     output: str
     config: CleanConfig
     columns: Columns = field(default_factory=Columns)
@@ -39,7 +36,7 @@ class CleanJob:
 
     @property
     def acquire(self) -> AcquireConfig:
-        sources = tuple(_sources(self.inputs, self.columns))
+        sources = tuple(sources_of(self.inputs, self.columns))
         return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
 
     @property
@@ -90,32 +87,3 @@ def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
         )
     output.write_bytes(CLAIM, output.key.encode())
     return None
-
-
-def _sources(inputs: Sequence[str], columns: Columns) -> list[Source]:
-    """One source for each input and kind of file that it holds, told apart by the names' endings."""
-    found = []
-    for path in inputs:
-        for kind in _kinds(path):
-            entry: dict[str, object] = {"kind": kind, "paths": [path]}
-            if kind in ("jsonl", "parquet"):
-                entry["columns"] = columns
-            found.append(TypeAdapter(Source).validate_python(entry))
-    return found
-
-
-def _kinds(path: str) -> list[str]:
-    names = [path.partition("?")[0]]
-    if is_remote(path) and not path.lower().endswith(tuple(e for ends in SUFFIXES.values() for e in ends)):
-        names = [info.path for info in list_files(path)]
-    elif "://" not in path or path.startswith("file://"):
-        local = Path(filesystem(path)[1])
-        if local.is_dir():
-            names = [file.name for file in local.rglob("*") if file.is_file()]
-    kinds = [
-        kind for kind, endings in SUFFIXES.items() if any(name.lower().endswith(endings) for name in names)
-    ]
-    if not kinds:
-        endings = " ".join(ending for group in SUFFIXES.values() for ending in group)
-        raise HeadwaterError("no file of a kind that can be read", where=path, fix=f"known are {endings}")
-    return kinds

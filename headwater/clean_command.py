@@ -23,7 +23,7 @@ def clean(
         list[str] | None,
         typer.Argument(
             metavar="[INPUT…]",
-            help="WARC, WET, JSONL and Parquet files, folders of pages; paths, globs, http(s)://, s3://.",
+            help="WARC, WET, JSONL and Parquet files, folders of pages; paths, globs, http(s)://, s3://, hf://datasets/.",
         ),
     ] = None,
     *,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 from cluster.session import Session
 from cluster.store import Store
 from tests.s3 import s3_server as s3_server  # the fixture
+
+# The programs of the extra `tests` (weed, ray, headwater) lie beside this interpreter, on the PATH or not.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_pipeline.documents import Document, document_id
 from data_pipeline.sources.items import Unread, UnreadableFile
-from data_pipeline.sources.opening import is_url, open_input
+from data_pipeline.sources.opening import REMOTE, is_url, open_input
 from data_pipeline.sources.spec import FolderSource
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
@@ -50,4 +50,4 @@ def _url(source: FolderSource, path: str) -> str:
             if path.startswith(root.rstrip("/") + "/"):
                 return source.base_url.rstrip("/") + path.removeprefix(root.rstrip("/"))
         return f"{source.base_url.rstrip('/')}/{path.rsplit('/', 1)[-1]}"
-    return path if is_url(path) or path.startswith("s3://") else Path(path).absolute().as_uri()
+    return path if is_url(path) or path.startswith(REMOTE) else Path(path).absolute().as_uri()

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote, list_files
+from cluster.filesystem import filesystem, list_files
 from data_pipeline.sources.listing import SUFFIXES
+from data_pipeline.sources.opening import REMOTE
 from data_pipeline.sources.spec import (
     Columns,
     FolderSource,
@@ -22,7 +23,7 @@ Files = WarcSource | JsonlSource | ParquetSource | FolderSource
 
 
 def sources_of(inputs: Sequence[str], columns: Columns) -> list[Files]:
-    """One source for each input (path, folder, glob, URL, s3:// name) and kind of file that it holds."""
+    """One source for each input (path, folder, glob, URL, s3:// or hf:// name) and kind of file in it."""
     found: list[Files] = []
     for path in inputs:
         for kind in _kinds(path):
@@ -35,16 +36,15 @@ def sources_of(inputs: Sequence[str], columns: Columns) -> list[Files]:
 
 def _kinds(path: str) -> list[str]:
     names = [path.partition("?")[0] if "://" in path else path]
-    if is_remote(path) and not path.lower().endswith(tuple(e for ends in SUFFIXES.values() for e in ends)):
+    endings = tuple(ending for group in SUFFIXES.values() for ending in group)
+    if path.startswith(REMOTE) and not path.lower().endswith(endings):
         names = [info.path for info in list_files(path)]
     elif "://" not in path or path.startswith("file://"):
         local = Path(filesystem(path)[1])
         if local.is_dir():
             names = [file.name for file in local.rglob("*") if file.is_file()]
-    kinds = [
-        kind for kind, endings in SUFFIXES.items() if any(name.lower().endswith(endings) for name in names)
-    ]
+    kinds = [kind for kind, group in SUFFIXES.items() if any(name.lower().endswith(group) for name in names)]
     if not kinds:
-        endings = " ".join(ending for group in SUFFIXES.values() for ending in group)
-        raise HeadwaterError("no file of a kind that can be read", where=path, fix=f"known are {endings}")
+        fix = f"known are {' '.join(endings)}"
+        raise HeadwaterError("no file of a kind that can be read", where=path, fix=fix)
     return kinds

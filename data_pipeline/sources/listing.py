@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem, list_files
 from data_pipeline.sources.folder import HTML_SUFFIXES, TEXT_SUFFIXES
-from data_pipeline.sources.opening import is_url, storage_reason
+from data_pipeline.sources.opening import REMOTE, is_url, storage_reason
 from data_pipeline.sources.spec import FileSource, Source
 
 COMPRESSION = ("", ".gz", ".zst")
@@ -44,8 +44,8 @@ def input_files(source: FileSource, kind: str) -> list[InputFile]:
     for path in source.paths:
         if is_url(path):
             listed = [InputFile(path)]
-        elif path.startswith("s3://"):
-            listed = _on_s3(path, SUFFIXES[kind])
+        elif path.startswith(REMOTE):
+            listed = _remote(path, SUFFIXES[kind])
         else:
             listed = _on_disk(path, SUFFIXES[kind])
         found.update({file.path: file for file in listed if file.path not in found})
@@ -82,12 +82,13 @@ def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
     return [InputFile(str(name), (name.stat().st_size, name.stat().st_mtime_ns)) for name in names]
 
 
-def _on_s3(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
-    """What a bucket holds under a name. What cannot be listed stays as it is, for its reader to explain."""
+def _remote(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+    """What a bucket or dataset holds under a name. What cannot be listed stays, for its reader to explain."""
+    scheme = path.partition("://")[0]
     try:
         if any(mark in path for mark in "*?["):
             folder = path[: min(path.find(mark) for mark in "*?[" if mark in path)].rpartition("/")[0]
-            pattern = path.removeprefix("s3://")
+            pattern = path.partition("://")[2]
             infos = [info for info in list_files(folder) if fnmatch.fnmatch(info.path, pattern)]
         else:
             fs, inner = filesystem(path)
@@ -100,7 +101,7 @@ def _on_s3(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
         return [InputFile(path, (storage_reason(error),))]
     if not infos:
         return [InputFile(path, ("nothing",))]
-    return [InputFile(f"s3://{info.path}", (info.size, info.mtime_ns)) for info in infos]
+    return [InputFile(f"{scheme}://{info.path}", (info.size, info.mtime_ns)) for info in infos]
 
 
 def _wanted(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -29,6 +29,10 @@ FEED_BYTES = 1 << 11
 """Compressed bytes unpacked at once: bounds what a file of zeros can blow up to in memory."""
 
 
+REMOTE = ("s3://", "hf://")
+"""Beginnings of names that `cluster.filesystem` opens on other machines."""
+
+
 def is_url(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 

@@ -37,10 +37,11 @@ class SourceConfig(StageConfig):
 
 
 class FileSource(SourceConfig):
-    """Files on a disk, behind `http(s)://` or in `s3://`."""
+    """Files on a disk, behind `http(s)://` or in `s3://` or `hf://datasets/`."""
 
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files, folders, globs (`crawl/*.warc.gz`), `http(s)://` URLs or `s3://bucket/key` names."""
+    """Files, folders, globs (`crawl/*.warc.gz`), `http(s)://` URLs or `s3://bucket/key`
+    or `hf://datasets/owner/name/path` names."""
     max_download_bytes: int = Field(default=20_000 * MEGABYTE, gt=0)
     """A file behind `http(s)://` that turns out longer is refused."""
 

@@ -12,10 +12,13 @@ from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
 from data_pipeline.acquire import Acquire, AcquireConfig, ReadWorker, _units
 from data_pipeline.sources import read_source
+from data_pipeline.sources.guess import sources_of
 from data_pipeline.sources.items import UnreadableFile
-from data_pipeline.sources.listing import fingerprint, input_files
+from data_pipeline.sources.listing import InputFile, fingerprint, input_files
+from data_pipeline.sources.spec import Columns
 from tests.data_pipeline.conftest import WebServer
 from tests.data_pipeline.reading import read_all, source_of
+from tests.hub import REPOSITORY, hub
 
 
 def test_a_url_is_read(web_server: WebServer, jsonl_file: Path) -> None:
@@ -114,3 +117,28 @@ def test_a_wheel_that_pip_cannot_fetch_says_what_pip_said(monkeypatch: pytest.Mo
         list(read_source(source, "no-such-package==1.0"))
     assert caught.value.reason == "unreachable"
     assert "no-such-package" in caught.value.detail
+
+
+def test_files_of_a_dataset_are_listed_and_read(
+    tmp_path: Path, jsonl_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data/b.jsonl", "data/a.jsonl", "data/other.bin"):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_bytes(jsonl_file.read_bytes())
+    with hub(tmp_path / "hub") as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        folder = f"hf://datasets/{REPOSITORY}"
+        (source,) = sources_of([folder], Columns())
+        assert source.kind == "jsonl"
+        paths = [file.path for file in input_files(source, "jsonl")]
+        assert paths == [f"{folder}/data/a.jsonl", f"{folder}/data/b.jsonl"]
+        matching = source_of("jsonl", paths=[f"{folder}/data/a*"])
+        assert [file.path for file in input_files(matching, "jsonl")] == paths[:1]
+        assert len(read_all("jsonl", paths[0])[0]) == 10
+        for missing in ("hf://datasets/nobody/nothing/a.jsonl", f"{folder}/data/c.jsonl"):
+            assert isinstance(input_files(source_of("jsonl", paths=[missing]), "jsonl")[0], InputFile)
+            _, _, error = read_all("jsonl", missing)
+            assert error is not None and error.reason == "not_found"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    _, _, error = read_all("jsonl", paths[0])
+    assert error is not None and error.reason == "unreachable"
