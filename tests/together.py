@@ -16,8 +16,7 @@ from pathlib import Path
 
 HOSTS = "tests/cluster/test_several_hosts.py"
 GROUPS = {
-    "several hosts": [HOSTS],
-    "whole runs, jobs and commands": ["tests/headwater"],
+    "several hosts, whole runs, jobs and commands": [HOSTS, "tests/headwater"],
     "everything else": ["tests", f"--ignore={HOSTS}", "--ignore=tests/headwater"],
 }
 
