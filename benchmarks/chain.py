@@ -40,13 +40,14 @@ from benchmarks.pages import read_pages
 from data_pipeline import tokenizer as tokenizers
 from data_pipeline.chat_template import DOCUMENT_END, PADDING
 from data_pipeline.documents import Document
+from data_pipeline.encoder import Encoder
 from data_pipeline.extract import ExtractConfig, main_text
 from data_pipeline.filters import text as words
 from data_pipeline.filters.language import LanguageFilter
 from data_pipeline.filters.verdict import Rejection, first_hit
 from data_pipeline.measure import Measured, Measurer
+from data_pipeline.packing import id_type, pack
 from data_pipeline.scores import Signer
-from data_pipeline.shards import id_type, pack
 from data_pipeline.steps import CleanConfig
 
 PASSES, ROW_LENGTH = 3, 512
@@ -139,16 +140,30 @@ def theirs(folder: str) -> Callable[[list[Document], Clock], Texts]:
     return clean
 
 
-def rows(texts: Texts, encoder: Tokenizer) -> np.ndarray:
-    size = encoder.get_vocab_size()
-    encoded = encoder.encode_batch_fast([text for _, text in texts], add_special_tokens=False)
-    documents = [(name, np.array(e.ids, id_type(size))) for (name, _), e in zip(texts, encoded, strict=True)]
-    end, padding = (tokenizers.special_id(encoder, token) for token in (DOCUMENT_END, PADDING))
+class TheirEncoder:
+    """`tokenizers` with the methods of ours."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self.vocab_size = tokenizer, tokenizer.get_vocab_size()
+
+    def special_id(self, token: str) -> int:
+        return tokenizers.special_id(self._tokenizer, token)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, id_type(self.vocab_size)) for encoding in encodings]
+
+
+def rows(texts: Texts, encoder: Encoder | TheirEncoder) -> np.ndarray:
+    size = encoder.vocab_size
+    encoded = encoder.encode([text for _, text in texts])
+    documents = [(name, ids) for (name, _), ids in zip(texts, encoded, strict=True)]
+    end, padding = (encoder.special_id(token) for token in (DOCUMENT_END, PADDING))
     return pack(documents, ROW_LENGTH, end_id=end, pad_id=padding, vocab_size=size).ids
 
 
 def run(
-    clean: Callable[[list[Document], Clock], Texts], pages: list[Document], encoder: Tokenizer
+    clean: Callable[[list[Document], Clock], Texts], pages: list[Document], encoder: Encoder | TheirEncoder
 ) -> tuple[Clock, int, int]:
     """Seconds by step, documents that stay, and their rows."""
     clock = Clock()
@@ -181,12 +196,14 @@ def main() -> None:
     print(f"{len(pages)} pages, {sum(len(page.html or b'') for page in pages) / 1e6:.1f} MB")
     with tempfile.TemporaryDirectory() as folder:
         our, their = ours(options.setting), theirs(folder)
-        encoder = tokenizers.train((text for _, text in our(pages, Clock())), options.vocab_size, 2)
+        trained = tokenizers.train((text for _, text in our(pages, Clock())), options.vocab_size, 2)
+        trained.save(str(Path(folder) / "tokenizer.json"))
+        encoder, their_encoder = Encoder(folder), TheirEncoder(trained)
         words._current.clear()
         words.vocabulary()
         cold = run(our, pages, encoder)
-        run(their, pages[: len(pages) // 4], encoder)
-        peer = show("peers", [run(their, pages, encoder) for _ in range(PASSES)], len(pages))
+        run(their, pages[: len(pages) // 4], their_encoder)
+        peer = show("peers", [run(their, pages, their_encoder) for _ in range(PASSES)], len(pages))
         show("cold", [cold], len(pages))
         we = show("headwater", [run(our, pages, encoder) for _ in range(PASSES)], len(pages))
     print(f"{we / peer:.1f}x")
