@@ -74,7 +74,7 @@ def first_run(store: Path) -> str:
     assert "clean" not in finished(store)
     kill_in("pretrain", store)
     assert finished(store) == {"acquire", "clean", "tokenizer", "tokenize"}
-    done = subprocess.run(command(store), capture_output=True, text=True, timeout=580, check=False)
+    done = subprocess.run(command(store), capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
