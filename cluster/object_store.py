@@ -72,7 +72,7 @@ class PatientS3(pafs.FileSystemHandler):
         self._s3.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("all buckets at once are never deleted")
+        raise PermissionError("all buckets at once are never deleted")
 
     def delete_file(self, path: str) -> None:
         self._s3.delete_file(path)

@@ -10,12 +10,12 @@ import collections
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.artifact import SCRATCH, Artifact
 from data_pipeline.documents import Document, to_table
 from data_pipeline.sources.items import UNREAD_SCHEMA, Unread
 from data_pipeline.sources.position import Mark, Position
+from data_pipeline.tables import read_table, write_table
 
 DOCUMENTS, UNREAD = "documents", "unread"
 PART_BYTES = 32 << 20
@@ -91,8 +91,7 @@ class PartWriter:
             for number in range(len(self._files)):
                 name = self._noted_unread(number)
                 if self._output.exists(name):
-                    data = pa.BufferReader(self._output.read_bytes(name))
-                    self._unread += pq.read_table(data).to_pylist()
+                    self._unread += read_table(self._output, name).to_pylist()
         self._drop_leftovers()
         return (begun["path"], Mark(*begun["mark"])) if begun is not None else (0, None)
 
@@ -100,8 +99,7 @@ class PartWriter:
         if not self._held:
             return
         name = f"{DOCUMENTS}/{self._unit}-{len(self._files):04d}.parquet"
-        with self._output.create(name) as stream:
-            pq.write_table(to_table(self._held), stream, compression="zstd")
+        write_table(self._output, name, to_table(self._held))
         self._files.append({"name": name, "documents": len(self._held), "bytes": self._held_bytes})
         self._held, self._held_bytes = [], 0
 
@@ -129,8 +127,7 @@ class PartWriter:
         return f"{NOTED_UNREAD}/{self._unit}-{part:04d}.parquet"
 
     def _write_unread(self, name: str, rows: list[dict[str, str]]) -> None:
-        with self._output.create(name) as stream:
-            pq.write_table(pa.Table.from_pylist(rows, UNREAD_SCHEMA), stream, compression="zstd")
+        write_table(self._output, name, pa.Table.from_pylist(rows, UNREAD_SCHEMA))
 
     def _drop_leftovers(self) -> None:
         """Remove what an interrupted run wrote after its last note: a URL may serve other documents now."""

@@ -70,11 +70,11 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
     started = time.time()
     config = CleanConfig.model_validate(base.config)
     added, unread, units = _measure(corpus, change, config, base, session)
-    plan = _plan(corpus, config, change.forget, added)
-    changed = [{"unit": unit} for unit in plan["changed"]]
+    old = [unit for unit in units_of(corpus) if unit not in set(added)]
+    decisions = _decide(corpus, [*old, *added], config, change.forget)
+    changed = [{"unit": unit} for unit in _plan(corpus, old, config, change.forget, decisions)]
     merge = {"output": corpus, "forgotten": change.forget}
     map_units(session, corpus, "merge", changed, MergeWorker, worker_args=merge, unit_name="parts")
-    decisions = _decide(corpus, [*plan["old"], *added], config, change.forget)
     rewritten = [*changed, *({"unit": unit} for unit in added)]
     for unit in rewritten:
         write_table(corpus, f"{DECISIONS}/{unit['unit']}.parquet", decisions.of(unit["unit"]))
@@ -184,23 +184,19 @@ def _measure(
 
 
 def _plan(
-    corpus: Artifact, config: CleanConfig, forgotten: Sequence[str], added: list[str]
-) -> dict[str, Any]:
-    """The old parts, and those of them whose documents have another fate now, or fewer documents."""
+    corpus: Artifact, old: list[str], config: CleanConfig, forgotten: Sequence[str], after: Decisions
+) -> list[str]:
+    """The old parts whose documents have another fate now, or fewer documents; found once for a change."""
     if corpus.exists(PLAN):
-        plan: dict[str, Any] = corpus.read_json(PLAN)
-        return plan
-    old = [unit for unit in units_of(corpus) if unit not in set(added)]
+        return list(corpus.read_json(PLAN)["changed"])
     before = _decide(corpus, old, config, ())
-    after = _decide(corpus, [*old, *added], config, forgotten)
     changed = []
     for unit in old:
         stays = pa.array(~matches(_urls(corpus, unit), forgotten))
         if not before.of(unit).filter(stays).equals(after.of(unit)) or not pc.all(stays).as_py():
             changed.append(unit)
-    plan = {"old": old, "changed": changed}
-    corpus.write_json(PLAN, plan)
-    return plan
+    corpus.write_json(PLAN, {"changed": changed})
+    return changed
 
 
 def _decide(corpus: Artifact, units: list[str], config: CleanConfig, forgotten: Sequence[str]) -> Decisions:
