@@ -68,14 +68,12 @@ def token_losses(
     `positions` [B, L] are places within documents: transformers restarts the rotary positions with them, and
     where they do not rise by one it lets no attention through (with no attention mask and no cache).
     """
-    import torch.nn.functional as functional
+    from llm.kernels import cross_entropy
 
-    logits_BLV = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits.float()
+    logits_BLV = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits
     if temperature != 1.0:
-        logits_BLV = logits_BLV / temperature
-    return functional.cross_entropy(logits_BLV.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(
-        ids.shape[0], -1
-    )
+        logits_BLV = logits_BLV.float() / temperature
+    return cross_entropy(logits_BLV.flatten(0, 1), ids[:, 1:].flatten()).view(ids.shape[0], -1)
 
 
 def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

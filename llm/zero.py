@@ -91,9 +91,13 @@ def initialise_engine(
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
 
+    from llm.kernels import use_kernels
+
     # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
     # no compiler and reaches them all.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.cuda.is_available():
+        use_kernels(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
