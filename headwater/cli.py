@@ -75,7 +75,7 @@ def run(
             from headwater.show import publish_report
 
             card = publish_report(session.store, opened.name, artifacts["evaluate"])
-        if len(artifacts) < len(pipeline.NAMES):
+        if pipeline.NAMES[-1] not in artifacts:
             return
         if opened.question:
             _ask_once(opened, artifacts, session)

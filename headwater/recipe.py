@@ -21,6 +21,7 @@ from data_pipeline.acquire import AcquireConfig
 from data_pipeline.clean import CleanConfig
 from data_pipeline.tokenize import TokenizeConfig
 from data_pipeline.tokenizer import TokenizerConfig
+from llm.dpo import DpoConfig
 from llm.evaluate import EvaluateConfig
 from llm.pretrain import PretrainConfig
 from llm.reward import RewardConfig
@@ -30,7 +31,7 @@ from serving.config import ServeConfig
 from serving.retrieval.index import IndexConfig
 
 REFERENCE_DEPTH = 4
-LEARNING_RATES = {"pretrain": 3e-3, "sft": 1e-3, "reward": 3e-4, "rl": 1e-4}
+LEARNING_RATES = {"pretrain": 3e-3, "sft": 1e-3, "dpo": 1e-4, "reward": 3e-4, "rl": 1e-4}
 """Peak rates at the reference depth; the dial scales them with width^-0.5."""
 
 
@@ -49,6 +50,8 @@ class Recipe(StageConfig):
     tokenize: TokenizeConfig = TokenizeConfig()
     pretrain: PretrainConfig = PretrainConfig()
     sft: SftConfig = SftConfig()
+    dpo: DpoConfig | None = None
+    """Preference optimisation of the SFT model before RL. Without this section there is no such stage."""
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -100,6 +103,8 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
     """A mapping to a recipe, with what the dial derives under what the mapping sets."""
     depth = raw.get("depth", REFERENCE_DEPTH)
     derived = dial(depth) if isinstance(depth, int) and depth > 0 else {}
+    if raw.get("dpo") is None:
+        derived.pop("dpo", None)
     try:
         return Recipe.model_validate(_merge(derived, raw))
     except ValidationError as error:

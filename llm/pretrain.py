@@ -21,7 +21,7 @@ from llm.bits_per_byte import BitsPerByte
 from llm.mixture import MixturePlan
 from llm.model import ModelConfig, fresh_model, parameter_count
 from llm.objectives import NextToken
-from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from llm.trainer import TrainJob, Worker
 
 
@@ -32,6 +32,8 @@ class PretrainConfig(TrainConfig):
     separate_documents: bool = False
     """Attention does not cross from one document of a row to the next, and positions begin anew with each;
     bits per byte are measured in the same way. Off, the model sees what stands before in the row."""
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
     named is left out. Empty: every row counts alike."""
@@ -93,6 +95,7 @@ class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
     inputs = ("tokenizer", "tokenize")
     runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -105,7 +108,7 @@ class Pretrain(Stage[PretrainConfig]):
             TrainJob(
                 label="pretrain",
                 config=config,
-                objective=NextToken(),
+                objective=NextToken(config.z_loss),
                 source=PackedRows(rows, plan, separate_documents=config.separate_documents),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,

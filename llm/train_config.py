@@ -25,6 +25,10 @@ RUNTIME_FIELDS = frozenset(
 """Settings of TrainConfig that do not change what is trained: a run may go on with others."""
 
 
+OFF_FIELDS = frozenset({"z_loss"})
+"""Settings of training stages that do nothing at their default (`Stage.off_fields`)."""
+
+
 class TrainConfig(StageConfig):
     """Settings that every training stage shares."""
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from cluster.stage import Stage
+from headwater.pipeline import position, stages
 from headwater.recipe import load, parse
+from llm.rl.stage import starting_policy
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
@@ -47,6 +52,26 @@ def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> Non
     by_hand = parse({"name": "x", "depth": 16, "pretrain": {"learning_rate": 0.5}} | SOURCE, "test")
     assert by_hand.pretrain.learning_rate == 0.5
     assert by_hand.pretrain.model.depth == 16
+
+
+def test_a_dpo_section_puts_a_stage_between_sft_and_rl() -> None:
+    def chain(raw: dict[str, object]) -> list[Stage[Any]]:
+        return list(stages(parse({"name": "x"} | SOURCE | raw, "test")))
+
+    plain, with_dpo = chain({}), chain({"dpo": {"steps": 7}})
+    names = [stage.name for stage in with_dpo]
+    assert names[names.index("sft") + 1] == "dpo" and [n for n in names if n != "dpo"] == [
+        s.name for s in plain
+    ]
+    assert with_dpo[names.index("dpo")].config.steps == 7
+
+    artifacts = {name: Artifact(f"store/{name}/key") for name in names}
+    rl = next(stage for stage in with_dpo if stage.name == "rl")
+    assert starting_policy(rl.own_inputs(artifacts)) is artifacts["dpo"]
+    del artifacts["dpo"]
+    assert starting_policy(rl.own_inputs(artifacts)) is artifacts["sft"]
+    with pytest.raises(HeadwaterError, match="the recipe has no section `dpo`"):
+        position("dpo", 0, [stage.name for stage in plain])
 
 
 def test_a_mixture_weighs_corpora_that_are_named() -> None:

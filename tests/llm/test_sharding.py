@@ -22,7 +22,7 @@ import torch.distributed as dist
 from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
 from llm import checkpoint, zero
-from llm.objectives import BradleyTerry, NextToken, Objective
+from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
 from llm.rl.losses import ClippedPolicy
 from llm.train_config import TrainConfig
 from llm.trainer import BatchSource, TrainJob, Worker, train_step
@@ -49,6 +49,23 @@ class Pairs(Rows):
         }
 
 
+class JudgedPairs(Pairs):
+    """Pairs whose second halves are the answers, with log-probabilities of a reference model."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        pairs = super().batch(step)
+        count, length = pairs["chosen"].shape
+        answers = np.broadcast_to(np.arange(length) >= length // 2, (count, length)).astype(np.uint8)
+        return {
+            "chosen": pairs["chosen"],
+            "chosen_mask": answers,
+            "rejected": pairs["rejected"],
+            "rejected_mask": answers,
+            "reference_chosen": np.full(count, -70.0, np.float32),
+            "reference_rejected": -80.0 + pairs["chosen"][:, 0].astype(np.float32) / 30,
+        }
+
+
 class Answers(Rows):
     """Rows as if they had been sampled, good and bad ones by turns."""
 
@@ -72,6 +89,8 @@ def small_reward_model() -> torch.nn.Module:
 
 OBJECTIVES: dict[str, tuple[Objective, type[Rows], Callable[[], torch.nn.Module]]] = {
     "next token": (NextToken(), Rows, small_model),
+    "next token and z-loss": (NextToken(z_loss=1e-2), Rows, small_model),
+    "preferences": (PreferenceOptimisation(0.1), JudgedPairs, small_model),
     "pairs": (BradleyTerry(), Pairs, small_reward_model),
     "policy": (ClippedPolicy(0.2, 0.05, 1.0), Answers, small_model),
 }
