@@ -28,6 +28,7 @@ FILE_BYTES = 256 << 20
 """A rank's tensors are collected in host memory up to about this size, then written to a file."""
 
 WEIGHTS = "weights"  # the fp32 master copy
+AVERAGE = "average"  # its moving average, where one is kept (llm/averaging.py)
 MOMENTUM = "momentum_buffer"  # Muon's state
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
@@ -60,7 +61,7 @@ def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
         save_file(collected, folder / f"rank-{rank:05d}-{next(files):05d}.safetensors")
         collected.clear()
 
-    for run in _runs(engine):
+    for run in runs(engine):
         for kind, values in run.values.items() if run.written else ():
             collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().cpu()
             size += values.numel() * values.element_size()
@@ -91,17 +92,27 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
         )
     own = json.loads((folder / STATE).read_text())
     stored = _Stored(folder)
-    for run in _runs(engine):
+    for run in runs(engine):
         for kind, values in run.values.items():
             stored.read(run.parameter, kind, run.start, values)
-        if run.model is not None:
-            run.model.copy_(run.values[WEIGHTS])
+        to_model(run)
     for state in _optimizer_states(engine):
         state["step"].fill_(own["optimizer_steps"])
     _loss_scale(engine).update(own["loss_scale"])
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer.update_lp_params()  # the model's copy, from everybody's weights
+    spread_weights(engine)
     return dict(own["state"])
+
+
+def to_model(run: Run) -> None:
+    """Bring the model's own copy of a run's elements up to date with its weights, where this rank has it."""
+    if run.model is not None:
+        run.model.copy_(run.values[WEIGHTS])
+
+
+def spread_weights(engine: Any) -> None:
+    """The same where it needs everybody's weights (ZeRO 1 and 2); all ranks must call it."""
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer.update_lp_params()
 
 
 class _Stored:
@@ -134,10 +145,14 @@ class _Stored:
             )
 
 
-def _runs(engine: Any) -> Iterator[Run]:
+def runs(engine: Any) -> Iterator[Run]:
     """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
-    stage = engine.zero_optimization_stage()
-    yield from (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)[stage](engine)
+    held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
+    average = getattr(engine, "average", None)
+    for run in held[engine.zero_optimization_stage()](engine):
+        if average is not None and WEIGHTS in run.values:
+            run.values[AVERAGE] = average.values[run.parameter, run.start]
+        yield run
 
 
 def _replicated(engine: Any) -> Iterator[Run]:

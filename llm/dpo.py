@@ -1,7 +1,8 @@
-"""The dpo stage: direct preference optimisation of the SFT model, on the pairs that the reward model learns from.
+"""The dpo stage: direct preference optimisation of the SFT model.
 
-What the SFT model itself gives every answer is computed once, before training, and lies beside the
-encoded pairs: no second model sits in memory, and it is the same for any number of workers.
+Its pairs are those that the reward model learns from. What the SFT model itself gives every answer is
+computed once, before training, and lies beside the encoded pairs: no second model sits in memory, and it is
+the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import PreferenceOptimisation, answer_logprobs
 from llm.pairs import PairConfig, gather_pairs
 from llm.preferences import Preference, rankings_fingerprint
-from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from llm.trainer import TrainJob, Worker
 from llm.zero import resolve_precision, torch_dtype
 
@@ -38,7 +39,7 @@ PAIRS_PER_UNIT = 512
 """Pairs that a worker gives reference log-probabilities to at a time."""
 
 
-class DpoConfig(PairConfig):
+class DpoConfig(PairConfig, FineTuneConfig):
     """Settings of direct preference optimisation."""
 
     learning_rate: float = 1e-4
@@ -194,7 +195,7 @@ class Dpo(Stage[DpoConfig]):
                 config=config,
                 objective=PreferenceOptimisation(config.beta),
                 source=train,
-                load_model=functools.partial(model.saved_model, sft),
+                load_model=functools.partial(model.saved_model, sft, config.lora),
                 tokenizer=tokenizer_folder,
                 output=output,
                 evaluate=HeldoutPairs(AnswerBatches(output, "heldout", 1, 0, pad_id), config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster.stage import StageConfig
+from llm.lora import LoraConfig, quantisation
 
 if TYPE_CHECKING:
     import torch
@@ -111,13 +112,16 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
     return initialise(hf_config(model, len(opened), opened), seed)
 
 
-def saved_model(folder: Folder) -> torch.nn.Module:
-    """A model that an earlier stage exported, in fp32."""
+def saved_model(folder: Folder, adapters: LoraConfig | None = None) -> torch.nn.Module:
+    """A model that an earlier stage exported, in fp32; or in 4 bits, where its adapters' settings say so."""
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        str(folder.local()), dtype=torch.float32, local_files_only=True
+        str(folder.local()),
+        dtype=torch.float32,
+        local_files_only=True,
+        quantization_config=quantisation(adapters),
     )
 
 

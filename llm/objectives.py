@@ -29,8 +29,8 @@ class NextToken:
 
     Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 where the token is to be learnt; optional
     `positions` [B, L], which keep documents apart (`token_logits`).
-    `z_loss` × log²Z of each such position is added (PaLM, Chowdhery et al. 2022, section 5, with 1e-4): it keeps
-    the softmax's normaliser Z near 1, and logits from drifting in low precision.
+    `z_loss` × log²Z of each such position is added (PaLM, Chowdhery et al. 2022, section 5, with 1e-4):
+    it keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
     """
 
     def __init__(self, z_loss: float = 0.0) -> None:
@@ -73,9 +73,9 @@ class PreferenceOptimisation:
     """DPO: -log sigmoid(β × how much more than the reference the model prefers the chosen answer).
 
     Rafailov et al. 2023, equation 7, with log-probabilities summed over each answer's tokens.
-    Batch: `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the answer's
-    tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities of the answers under the model that
-    training started from, in nats.
+    Batch: `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the
+    answer's tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities of the answers under the
+    model that training started from, in nats.
     """
 
     def __init__(self, beta: float) -> None:

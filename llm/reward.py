@@ -19,7 +19,7 @@ from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import BradleyTerry
 from llm.pairs import PairConfig, gather_pairs
 from llm.preferences import Preference, rankings_fingerprint
-from llm.train_config import RUNTIME_FIELDS
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS
 from llm.trainer import TrainJob, Worker
 
 COLUMNS = ("chosen", "rejected")
@@ -60,6 +60,7 @@ class Reward(Stage[RewardConfig]):
     name = "reward"
     inputs = ("clean", "tokenizer", "sft")
     runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return rankings_fingerprint(session.store) if self.config.rankings else {}

@@ -21,7 +21,7 @@ from llm.batches import BatchPlan
 from llm.chat import encode_conversations
 from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import NextToken
-from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from llm.trainer import TrainJob, Worker
 
 MAKERS = {
@@ -30,7 +30,7 @@ MAKERS = {
 }
 
 
-class SftConfig(TrainConfig):
+class SftConfig(FineTuneConfig):
     """Settings of supervised fine-tuning."""
 
     learning_rate: float = 1e-3
@@ -149,7 +149,9 @@ class Sft(Stage[SftConfig]):
                 config=config,
                 objective=NextToken(config.z_loss),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id),
-                load_model=functools.partial(model.saved_model, Folder(inputs["pretrain"], "model")),
+                load_model=functools.partial(
+                    model.saved_model, Folder(inputs["pretrain"], "model"), config.lora
+                ),
                 tokenizer=tokenizer,
                 output=output,
                 evaluate=Heldout(heldout, config.micro_batch, pad_id) if len(heldout) else None,

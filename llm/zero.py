@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator, model_validator
+
 from cluster.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -20,15 +22,50 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
 
 
+Device = Literal["none", "cpu", "nvme"]
+
+
 class ZeroConfig(StageConfig):
     """How training state is sharded over the workers (Rajbhandari et al. 2019)."""
 
     stage: Literal[0, 1, 2, 3] = 2
     """0 replicates; 1 shards optimizer state; 2 gradients too; 3 parameters too."""
-    offload_optimizer: bool = False
-    """Keep optimizer state in host memory (GPU workers)."""
+    offload_optimizer: Device = "none"
+    """Where optimizer state is kept: on the worker's device, in its host's memory (Ren et al. 2021), or on a
+    disk in it (stage 3; Rajbhandari et al. 2021)."""
+    offload_parameters: Device = "none"
+    """The same for the parameters themselves, at stage 3."""
+    nvme_path: str = ""
+    """Folder on a fast disk of every host, for `nvme`."""
     bucket_elements: int = 50_000_000
     """Elements of one reduce or all-gather; smaller saves memory, larger saves latency."""
+
+    @field_validator("offload_optimizer", mode="before")
+    @classmethod
+    def _as_a_switch(cls, value: object) -> object:
+        return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _what_can_be_offloaded(self) -> ZeroConfig:
+        places = {self.offload_optimizer, self.offload_parameters}
+        if self.offload_parameters != "none" and self.stage < 3:
+            raise ValueError("offload_parameters needs stage 3: only there are parameters sharded")
+        if self.offload_optimizer != "none" and self.stage < 1:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if "nvme" in places and (self.stage < 3 or not self.nvme_path):
+            raise ValueError("nvme needs stage 3 and `nvme_path`")
+        return self
+
+
+class Fp16Config(StageConfig):
+    """How losses are scaled in fp16, so that small gradients do not vanish (Micikevicius et al. 2018)."""
+
+    loss_scale: float = 0.0
+    """A fixed scale; 0 looks for the largest that does not overflow."""
+    initial_scale_power: int = 16
+    """The search begins at 2 to this power."""
+    scale_window: int = 1000
+    """Steps without overflow after which the scale is doubled."""
 
 
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
@@ -51,7 +88,14 @@ def torch_dtype(precision: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
 
 
 def deepspeed_config(
-    zero: ZeroConfig, precision: str, *, micro_batch: int, accumulation: int, world_size: int, clip: float
+    zero: ZeroConfig,
+    precision: str,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    world_size: int,
+    clip: float,
+    fp16: Fp16Config | None = None,
 ) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` reads."""
     stage: dict[str, Any] = {
@@ -62,8 +106,11 @@ def deepspeed_config(
         "overlap_comm": False,
         "stage3_param_persistence_threshold": 0,
     }
-    if zero.offload_optimizer:
-        stage["offload_optimizer"] = {"device": "cpu"}
+    if zero.offload_optimizer != "none":
+        stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
+    if zero.offload_parameters != "none":
+        stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
+    fp16 = fp16 or Fp16Config()
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -71,12 +118,21 @@ def deepspeed_config(
         "gradient_clipping": clip,
         "zero_optimization": stage,
         "bf16": {"enabled": precision == "bf16"},
-        "fp16": {"enabled": precision == "fp16"},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": fp16.loss_scale,
+            "initial_scale_power": fp16.initial_scale_power,
+            "loss_scale_window": fp16.scale_window,
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
+    return {"device": device} | ({"nvme_path": nvme_path} if device == "nvme" else {})
 
 
 def initialise_engine(
@@ -86,6 +142,7 @@ def initialise_engine(
     optimizer: Optimizer,
     weight_decay: float,
     betas: tuple[float, float],
+    eager: bool = True,
 ) -> Any:
     """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
 
@@ -108,7 +165,7 @@ def initialise_engine(
     groups = [group for group in groups if group["params"]]
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     if optimizer == "muon":
-        if not torch.cuda.is_available():
+        if eager and not torch.cuda.is_available():
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
         settings = {"lr": 0.0, "momentum": 0.95, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.

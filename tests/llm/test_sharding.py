@@ -21,10 +21,10 @@ import torch.distributed as dist
 
 from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
-from llm import checkpoint, zero
+from llm import checkpoint, training_engine
 from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
 from llm.rl.losses import ClippedPolicy
-from llm.train_config import TrainConfig
+from llm.train_config import FineTuneConfig
 from llm.trainer import BatchSource, TrainJob, Worker, train_step
 from llm.zero import ZeroConfig
 from tests.llm.models import small_model
@@ -97,12 +97,12 @@ OBJECTIVES: dict[str, tuple[Objective, type[Rows], Callable[[], torch.nn.Module]
 
 
 def make(
-    optimizer: str, stage: int, *, objective: str = "next token", micro_batch: int = 2
+    optimizer: str, stage: int, *, objective: str = "next token", micro_batch: int = 2, **more: Any
 ) -> tuple[TrainJob, Worker]:
     """A job on the ranks of this group, and this rank's worker with a fresh engine."""
     minimised, rows, model = OBJECTIVES[objective]
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    config = TrainConfig(
+    config = FineTuneConfig(
         steps=STEPS,
         batch=8,  # three workers share it unevenly
         micro_batch=micro_batch,
@@ -111,21 +111,9 @@ def make(
         precision="fp32",
         optimizer=optimizer,  # type: ignore[arg-type]
         learning_rate=3e-3,
+        **more,
     )
-    engine = zero.initialise_engine(
-        copy.deepcopy(model()),
-        zero.deepspeed_config(
-            config.zero,
-            "fp32",
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size,
-            clip=config.clip if optimizer == "adamw" else 0.0,
-        ),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-    )
+    engine = training_engine.build(copy.deepcopy(model()), config, world_size)
     nowhere = Artifact("/nowhere")
     source: BatchSource = rows(8)
     job = TrainJob("test", config, minimised, source, model, Folder(nowhere, "model"), nowhere)

@@ -1,0 +1,170 @@
+"""Adapters, averages and savings of memory: one trajectory at every ZeRO stage, and across a checkpoint.
+
+On ranks without Ray, as in `test_sharding.py`, whose jobs these are.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llm import checkpoint, lora, zero
+from llm.averaging import decay_at
+from llm.lora import LoraConfig
+from llm.trainer import Worker, train_step
+from tests.llm.models import small_model
+from tests.llm.ranks import on_ranks
+from tests.llm.test_sharding import make, record, save, whole
+
+STEPS, SAVED_AT = 5, 3
+DECAY = 0.5
+ADAPTERS = LoraConfig(rank=4, alpha=8)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adapters and average": {"lora": ADAPTERS, "ema_decay": DECAY},
+    "average": {"ema_decay": DECAY},
+    "activations computed twice": {"activation_checkpointing": True},
+    "plain": {},
+}
+
+
+def on_two(folder: Path) -> None:
+    """Every variant at every stage from the start; those with state of their own leave a checkpoint."""
+    for variant, settings in VARIANTS.items():
+        for stage in range(4):
+            job, worker = make("adamw", stage, micro_batch=1, **settings)
+            name, losses = f"{variant}-{stage}", []
+            for step in range(STEPS):
+                losses.append(train_step(job, worker, step)["loss"])
+                if step + 1 == SAVED_AT:
+                    save(worker, folder / name, {"losses": losses, "step": SAVED_AT})
+            record(folder / f"{name}.json", losses)
+            keep_end(worker, folder / f"{name}.pt", average="ema_decay" in settings)
+
+
+def on_one(folder: Path) -> None:
+    """The same on a single rank: from the start, and from each checkpoint at another stage."""
+    for variant, settings in VARIANTS.items():
+        job, worker = make("adamw", 0, micro_batch=8, **settings)
+        visited, losses = [], []
+        for step in range(STEPS):
+            losses.append(train_step(job, worker, step)["loss"])
+            visited.append(trained(worker))
+        record(folder / f"{variant}.json", losses)
+        torch.save(visited, folder / f"{variant}-visited.pt")
+        keep_end(worker, folder / f"{variant}.pt", average="ema_decay" in settings)
+        for stage in range(4):
+            job, worker = make("adamw", (stage + 1) % 4, micro_batch=4, **settings)
+            state = checkpoint.load(worker.engine, folder / f"{variant}-{stage}")
+            rest = [train_step(job, worker, step)["loss"] for step in range(state["step"], STEPS)]
+            record(folder / f"{variant}-{stage}-resumed.json", state["losses"] + rest)
+            keep_end(worker, folder / f"{variant}-{stage}-resumed.pt", average="ema_decay" in settings)
+    export(folder)
+
+
+def export(folder: Path) -> None:
+    """On one rank: adapters merged into a plain folder, and the logits of the model they were trained in."""
+    job, worker = make("adamw", 3, micro_batch=8, lora=ADAPTERS)
+    for step in range(2):
+        train_step(job, worker, step)
+    ids = torch.from_numpy(job.source.batch(0)["ids"])
+    worker.engine.module.eval()
+    with torch.no_grad():
+        torch.save((ids, worker.engine(input_ids=ids, use_cache=False).logits), folder / "logits.pt")
+    with zero.gathered(worker.engine) as module:
+        (folder / "merged").mkdir()
+        lora.save_merged(module, folder / "merged")
+    torch.save(worker.weights(), folder / "weights.pt")
+
+
+def trained(worker: Worker) -> dict[str, torch.Tensor]:
+    with zero.gathered(worker.engine) as module:
+        return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def keep_end(worker: Worker, path: Path, *, average: bool) -> None:
+    """The weights that would be exported."""
+    if average:
+        worker.engine.average.install()
+    weights = trained(worker)
+    if worker.rank == 0:
+        torch.save(weights, path)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("settings")
+    on_ranks(2, on_two, folder)
+    on_ranks(1, on_one, folder)
+    return folder
+
+
+def losses(path: Path) -> list[float]:
+    return list(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_trajectory_at_every_zero_stage_and_across_a_checkpoint(ran: Path, variant: str) -> None:
+    alone, end = losses(ran / f"{variant}.json"), torch.load(ran / f"{variant}.pt")
+    assert alone[-1] < alone[0] - 0.02  # it does learn
+    for stage in range(4):
+        for name in (f"{variant}-{stage}", f"{variant}-{stage}-resumed"):
+            np.testing.assert_allclose(losses(ran / f"{name}.json"), alone, rtol=1e-5, err_msg=name)
+            found = torch.load(ran / f"{name}.pt")
+            assert found.keys() == end.keys()
+            for parameter, values in end.items():
+                torch.testing.assert_close(found[parameter], values, rtol=1e-3, atol=3e-5)
+
+
+def test_activations_that_are_computed_twice_change_no_loss(ran: Path) -> None:
+    plain = losses(ran / "plain.json")
+    np.testing.assert_allclose(losses(ran / "activations computed twice.json"), plain, rtol=1e-6)
+    np.testing.assert_allclose(losses(ran / "average.json"), plain, rtol=1e-6)
+
+
+def test_the_average_is_that_of_the_weights_of_every_step(ran: Path) -> None:
+    averages = dict(small_model().named_parameters())
+    for step, weights in enumerate(torch.load(ran / "average-visited.pt")):
+        kept = decay_at(step, DECAY)
+        assert kept == [1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14][step]
+        averages = {name: kept * averages[name] + (1 - kept) * values for name, values in weights.items()}
+    assert decay_at(1_000_000, DECAY) == DECAY
+    for name, values in torch.load(ran / "average.pt").items():
+        torch.testing.assert_close(values, averages[name].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_holds_the_adapters_and_nothing_that_is_frozen(ran: Path) -> None:
+    for stage in range(4):
+        stored = whole(ran / f"adapters and average-{stage}")
+        assert stored and all(".lora_" in name for name in stored)
+        kinds = {name.rsplit("/", 1)[1] for name in stored}
+        assert kinds == {"weights", "average", "exp_avg", "exp_avg_sq"}
+
+
+def test_merged_adapters_give_the_logits_of_the_model_that_was_trained(ran: Path) -> None:
+    ids, expected = torch.load(ran / "logits.pt")
+    merged = AutoModelForCausalLM.from_pretrained(ran / "merged")
+    assert type(merged) is type(small_model())
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+    own = dict(merged.named_parameters())
+    rollouts = torch.load(ran / "weights.pt", weights_only=False)
+    assert rollouts.keys() == own.keys()  # what an engine's load_weights takes
+    for name, values in rollouts.items():
+        torch.testing.assert_close(torch.from_numpy(values), own[name].detach())
+    assert any((own[n] != p).any() for n, p in small_model().named_parameters() if "q_proj" in n)
+
+
+def test_the_adapter_alone_can_be_put_on_the_model_again(ran: Path) -> None:
+    from peft import PeftModel
+
+    ids, expected = torch.load(ran / "logits.pt")
+    again = PeftModel.from_pretrained(copy.deepcopy(small_model()), str(ran / "merged" / "adapter")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
