@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import HeadwaterError
 from llm import zero
 from llm.averaging import Average
 from llm.lora import with_adapters
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
-    """The DeepSpeed engine around a model that is equal on every rank; all ranks must call it."""
+    """The DeepSpeed engine around a model that is equal on every rank; all ranks must call it.
+
+    Raises HeadwaterError for settings that this host has not the means for.
+    """
+    precision = zero.resolve_precision(config.precision)
+    check_means(config.zero, precision)
     if isinstance(config, FineTuneConfig) and config.lora:
         model = with_adapters(model, config.lora, config.seed)
     model.train()  # a model that was read from a folder is not, and would ignore the next line
@@ -24,7 +30,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         model,
         zero.deepspeed_config(
             config.zero,
-            zero.resolve_precision(config.precision),
+            precision,
             micro_batch=config.micro_batch,
             accumulation=config.accumulation(world_size),
             world_size=world_size,
@@ -41,6 +47,23 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     if config.ema_decay is not None:
         Average(engine, config.ema_decay)
     return engine
+
+
+def check_means(sharding: zero.ZeroConfig, precision: str) -> None:
+    """Refuse what only GPUs can do, and disks without asynchronous access, before DeepSpeed fails on them."""
+    import torch
+
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")
+    if "nvme" in (sharding.offload_optimizer, sharding.offload_parameters):
+        from deepspeed.ops.op_builder import AsyncIOBuilder
+
+        if not AsyncIOBuilder().is_compatible(verbose=False):
+            raise HeadwaterError(
+                "state cannot be kept on a disk here: DeepSpeed's asynchronous access to it needs libaio",
+                where="zero.offload_optimizer, zero.offload_parameters",
+                fix="install libaio-dev and a C++ compiler on every host, or choose `cpu`",
+            )
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from llm import checkpoint, lora, zero
 from llm.averaging import decay_at
 from llm.lora import LoraConfig
-from llm.trainer import Worker, train_step
+from llm.trainer import TrainJob, Worker, train_step
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
 from tests.llm.test_sharding import make, record, save, whole
@@ -30,15 +30,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adapters and average": {"lora": ADAPTERS, "ema_decay": DECAY},
     "average": {"ema_decay": DECAY},
     "activations computed twice": {"activation_checkpointing": True},
+    "state in host memory": {},
     "plain": {},
 }
+STAGES = {name: (1, 2, 3) if name == "state in host memory" else (0, 1, 2, 3) for name in VARIANTS}
+
+
+def made(variant: str, stage: int, micro_batch: int) -> tuple[TrainJob, Worker]:
+    """This rank's worker with the settings of a variant."""
+    settings = VARIANTS[variant]
+    if variant == "state in host memory" and stage:
+        parameters = "cpu" if stage == 3 else "none"
+        settings = {
+            "zero": {"stage": stage, "offload_optimizer": "cpu", "offload_parameters": parameters},
+        }
+    return make("adamw", stage, micro_batch=micro_batch, **settings)
 
 
 def on_two(folder: Path) -> None:
     """Every variant at every stage from the start; those with state of their own leave a checkpoint."""
     for variant, settings in VARIANTS.items():
-        for stage in range(4):
-            job, worker = make("adamw", stage, micro_batch=1, **settings)
+        for stage in STAGES[variant]:
+            job, worker = made(variant, stage, micro_batch=2)
             name, losses = f"{variant}-{stage}", []
             for step in range(STEPS):
                 losses.append(train_step(job, worker, step)["loss"])
@@ -51,7 +64,7 @@ def on_two(folder: Path) -> None:
 def on_one(folder: Path) -> None:
     """The same on a single rank: from the start, and from each checkpoint at another stage."""
     for variant, settings in VARIANTS.items():
-        job, worker = make("adamw", 0, micro_batch=8, **settings)
+        job, worker = made(variant, 0, micro_batch=8)
         visited, losses = [], []
         for step in range(STEPS):
             losses.append(train_step(job, worker, step)["loss"])
@@ -59,13 +72,28 @@ def on_one(folder: Path) -> None:
         record(folder / f"{variant}.json", losses)
         torch.save(visited, folder / f"{variant}-visited.pt")
         keep_end(worker, folder / f"{variant}.pt", average="ema_decay" in settings)
-        for stage in range(4):
-            job, worker = make("adamw", (stage + 1) % 4, micro_batch=4, **settings)
+        for stage in STAGES[variant]:
+            job, worker = made(variant, (stage + 1) % 4, micro_batch=4)
             state = checkpoint.load(worker.engine, folder / f"{variant}-{stage}")
             rest = [train_step(job, worker, step)["loss"] for step in range(state["step"], STEPS)]
             record(folder / f"{variant}-{stage}-resumed.json", state["losses"] + rest)
             keep_end(worker, folder / f"{variant}-{stage}-resumed.pt", average="ema_decay" in settings)
     export(folder)
+    count_passes(folder)
+
+
+def count_passes(folder: Path) -> None:
+    """How often a micro-batch goes through a layer's feed-forward part in a step."""
+    passes = {}
+    for variant in ("plain", "activations computed twice"):
+        job, worker = made(variant, 0, micro_batch=8)
+        calls: list[int] = []
+        worker.engine.module.model.layers[0].mlp.register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        train_step(job, worker, 0)
+        passes[variant] = len(calls)
+    (folder / "passes.json").write_text(json.dumps(passes))
 
 
 def export(folder: Path) -> None:
@@ -113,7 +141,7 @@ def losses(path: Path) -> list[float]:
 def test_one_trajectory_at_every_zero_stage_and_across_a_checkpoint(ran: Path, variant: str) -> None:
     alone, end = losses(ran / f"{variant}.json"), torch.load(ran / f"{variant}.pt")
     assert alone[-1] < alone[0] - 0.02  # it does learn
-    for stage in range(4):
+    for stage in STAGES[variant]:
         for name in (f"{variant}-{stage}", f"{variant}-{stage}-resumed"):
             np.testing.assert_allclose(losses(ran / f"{name}.json"), alone, rtol=1e-5, err_msg=name)
             found = torch.load(ran / f"{name}.pt")
@@ -125,6 +153,7 @@ def test_one_trajectory_at_every_zero_stage_and_across_a_checkpoint(ran: Path, v
 def test_activations_that_are_computed_twice_change_no_loss(ran: Path) -> None:
     plain = losses(ran / "plain.json")
     np.testing.assert_allclose(losses(ran / "activations computed twice.json"), plain, rtol=1e-6)
+    assert json.loads((ran / "passes.json").read_text()) == {"plain": 1, "activations computed twice": 2}
     np.testing.assert_allclose(losses(ran / "average.json"), plain, rtol=1e-6)
 
 

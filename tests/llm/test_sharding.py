@@ -26,7 +26,6 @@ from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimis
 from llm.rl.losses import ClippedPolicy
 from llm.train_config import FineTuneConfig
 from llm.trainer import BatchSource, TrainJob, Worker, train_step
-from llm.zero import ZeroConfig
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
 from tests.llm.rows import Rows
@@ -102,17 +101,17 @@ def make(
     """A job on the ranks of this group, and this rank's worker with a fresh engine."""
     minimised, rows, model = OBJECTIVES[objective]
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    config = FineTuneConfig(
-        steps=STEPS,
-        batch=8,  # three workers share it unevenly
-        micro_batch=micro_batch,
-        workers=world_size,
-        zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
-        precision="fp32",
-        optimizer=optimizer,  # type: ignore[arg-type]
-        learning_rate=3e-3,
-        **more,
-    )
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "batch": 8,  # three workers share it unevenly
+        "micro_batch": micro_batch,
+        "workers": world_size,
+        "zero": {"stage": stage},
+        "precision": "fp32",
+        "optimizer": optimizer,
+        "learning_rate": 3e-3,
+    }
+    config = FineTuneConfig(**(settings | more))
     engine = training_engine.build(copy.deepcopy(model()), config, world_size)
     nowhere = Artifact("/nowhere")
     source: BatchSource = rows(8)
