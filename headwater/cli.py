@@ -15,6 +15,7 @@ from headwater import k8s_command, quality_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
 from headwater.corpus_commands import explain, funnel
+from headwater.dial_command import dial
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -160,6 +161,7 @@ app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
+app.command()(dial)
 app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
