@@ -22,6 +22,7 @@ RUNTIME_FIELDS = frozenset(
         "cpus_per_worker",
         "zero",
         "activation_checkpointing",
+        "sequence_parallel",
         "torch_compile",
         "checkpoint_every",
         "max_failures",
@@ -91,9 +92,13 @@ class TrainConfig(StageConfig):
         """What the cluster must have room for."""
         return self.workers if self.min_workers is None else self.min_workers
 
+    def workers_a_row(self) -> int:
+        """How many workers share every sequence."""
+        return 1
+
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a step on every worker, set by the largest share of the batch."""
-        largest_share = -(-self.batch // world_size)
+        largest_share = -(-self.batch // (world_size // self.workers_a_row()))
         return -(-largest_share // self.micro_batch)
 
 

@@ -217,7 +217,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     for micro, counts in micro_batches:
         loss, extra = job.objective.loss_sum(engine, micro)
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
-        engine.backward(loss * (counts * worker.world_size * len(micro_batches) / weight))
+        engine.backward(loss * (counts * engine.gradient_divisor * len(micro_batches) / weight))
         engine.step()
         for name, value in {"loss": loss, **extra}.items():
             sums[name] = sums.get(name, 0.0) + counts * float(value.detach())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HeadwaterError
+from llm import sequence_parallel as sequences
 from llm import zero
 from llm.averaging import Average
 from llm.lora import with_adapters
@@ -26,6 +27,8 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     model.train()  # a model that was read from a folder is not, and would ignore the next line
     if config.activation_checkpointing:
         checkpoint_activations(model)
+    sharing = config.workers_a_row()
+    groups = sequences.exchange_in_attention(model, sharing, config.micro_batch)
     engine = zero.initialise_engine(
         model,
         zero.deepspeed_config(
@@ -33,7 +36,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
             precision,
             micro_batch=config.micro_batch,
             accumulation=config.accumulation(world_size),
-            world_size=world_size,
+            world_size=world_size // sharing,
             clip=config.clip if config.optimizer == "adamw" else 0.0,
             fp16=config.fp16,
         ),
@@ -41,7 +44,9 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         weight_decay=config.weight_decay,
         betas=config.betas,
         eager=not config.torch_compile,
+        groups=groups,
     )
+    engine.gradient_divisor = sequences.gradient_divisor(engine, world_size, sharing)
     if config.torch_compile:
         engine.compile()
     if config.ema_decay is not None:

@@ -135,20 +135,8 @@ def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
     return {"device": device} | ({"nvme_path": nvme_path} if device == "nvme" else {})
 
 
-def initialise_engine(
-    model: torch.nn.Module,
-    config: dict[str, Any],
-    *,
-    optimizer: Optimizer,
-    weight_decay: float,
-    betas: tuple[float, float],
-    eager: bool = True,
-) -> Any:
-    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
-
-    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both.
-    """
+def start() -> None:
+    """Have DeepSpeed join the group of workers, in the way that suits this host's hardware."""
     import torch
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -157,13 +145,35 @@ def initialise_engine(
     # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
     # no compiler and reaches them all.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def initialise_engine(
+    model: torch.nn.Module,
+    config: dict[str, Any],
+    *,
+    optimizer: Optimizer,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eager: bool = True,
+    groups: Any = None,
+) -> Any:
+    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
+
+    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
+    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `llm.sequence_parallel`.
+    """
+    import torch
+
+    start()
+    import deepspeed
+
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    decays = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    decays = [group for group in decays if group["params"]]
     if optimizer == "muon":
         if eager and not torch.cuda.is_available():
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
@@ -172,10 +182,10 @@ def initialise_engine(
         zero = config["zero_optimization"]
         zero = zero | {"reduce_scatter": zero["stage"] < 3}
         config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=config, mpu=groups)
     else:
-        adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+        adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
     return engine
 
 

@@ -92,7 +92,7 @@ def count_passes(folder: Path) -> None:
     for variant in ("plain", "activations computed twice"):
         job, worker = made(variant, 0, micro_batch=8)
         calls: list[int] = []
-        worker.engine.module.model.layers[0].mlp.register_forward_hook(
+        worker.engine.module.model.layers[0].mlp.register_forward_pre_hook(
             lambda *_, calls=calls: calls.append(1)
         )
         train_step(job, worker, 0)
