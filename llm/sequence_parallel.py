@@ -69,12 +69,3 @@ def exchange_in_attention(model: Any, size: int, micro_batch: int) -> Any:
         seq_length_is_variable=True,
         disable_in_eval=True,
     )
-
-
-def gradient_divisor(engine: Any, world_size: int, size: int) -> int:
-    """What DeepSpeed divides the sum of all workers' gradients by.
-
-    It means to divide by the number of groups. Where ZeRO-3 scatters gradients it divides by that of workers.
-    """
-    scatters = engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()
-    return world_size if scatters else world_size // size

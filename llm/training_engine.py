@@ -46,7 +46,6 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         eager=not config.torch_compile,
         groups=groups,
     )
-    engine.gradient_divisor = sequences.gradient_divisor(engine, world_size, sharing)
     if config.torch_compile:
         engine.compile()
     if config.ema_decay is not None:

@@ -186,7 +186,22 @@ def initialise_engine(
     else:
         adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
+    engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
+
+
+def _gradient_divisor(engine: Any, groups: Any) -> int:
+    """What DeepSpeed divides the sum of all workers' gradients by.
+
+    It means to divide by the number of groups that share rows. Where ZeRO-3 scatters gradients it divides by
+    that of workers all the same.
+    """
+    import torch.distributed as dist
+
+    workers = dist.get_world_size()
+    if groups is None or (engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()):
+        return workers
+    return workers // int(groups.get_sequence_parallel_world_size())
 
 
 def set_learning_rate(engine: Any, rate: float, muon_rate: float) -> None:

@@ -70,8 +70,11 @@ def followed(job: TrainJob, worker: Worker, steps: range = range(STEPS)) -> list
 
     if engine.zero_optimization_stage() == 0:
         engine.step = measured_step
-    records = [train_step(job, worker, step) for step in steps]
-    return [(record["loss"], record["gradient_norm"] or seen[0]) for record in records]
+    figures = []
+    for step in steps:
+        record = train_step(job, worker, step)
+        figures.append((record["loss"], record["gradient_norm"] or seen[0]))
+    return figures
 
 
 def forget_exchange() -> None:
