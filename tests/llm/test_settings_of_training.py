@@ -15,10 +15,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llm import checkpoint, lora, zero
+from cluster.errors import HeadwaterError
+from llm import checkpoint, lora, training_engine, zero
 from llm.averaging import decay_at
 from llm.lora import LoraConfig
 from llm.trainer import TrainJob, Worker, train_step
+from llm.zero import ZeroConfig
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
 from tests.llm.test_sharding import make, record, save, whole
@@ -202,3 +204,32 @@ def test_the_adapter_alone_can_be_put_on_the_model_again(ran: Path) -> None:
     again = PeftModel.from_pretrained(copy.deepcopy(small_model()), str(ran / "merged" / "adapter")).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_this_host_has_not_the_means_for_is_refused_by_name() -> None:
+    with pytest.raises(HeadwaterError, match=r"quantise: nf4: 4-bit matrices need a GPU"):
+        lora.quantisation(LoraConfig(quantise="nf4"))
+    assert lora.quantisation(None) is lora.quantisation(ADAPTERS) is None
+    with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
+        training_engine.check_means(ZeroConfig(), "fp16")
+    with pytest.raises(HeadwaterError, match=r"lora\.targets: no adapter can be put on this model"):
+        lora.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("query",)), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"stage": 2, "offload_parameters": "cpu"}, "needs stage 3"),
+        ({"stage": 0, "offload_optimizer": "cpu"}, "needs stage 1, 2 or 3"),
+        ({"stage": 3, "offload_optimizer": "nvme"}, "`nvme_path`"),
+        ({"stage": 2, "offload_optimizer": "nvme", "nvme_path": "/nvme"}, "needs stage 3"),
+    ],
+)
+def test_offloading_that_no_stage_knows_is_refused(settings: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        ZeroConfig(**settings)
+
+
+def test_offloading_as_a_switch_still_means_the_hosts_memory() -> None:
+    assert ZeroConfig.model_validate({"offload_optimizer": True}).offload_optimizer == "cpu"
+    assert ZeroConfig.model_validate({"offload_optimizer": False}).offload_optimizer == "none"
