@@ -195,7 +195,7 @@ class Dpo(Stage[DpoConfig]):
                 config=config,
                 objective=PreferenceOptimisation(config.beta),
                 source=train,
-                load_model=functools.partial(model.saved_model, sft, config.lora),
+                load_model=functools.partial(model.saved_model, sft, config.lora, config.precision),
                 tokenizer=tokenizer_folder,
                 output=output,
                 evaluate=HeldoutPairs(AnswerBatches(output, "heldout", 1, 0, pad_id), config)

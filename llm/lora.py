@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cluster.errors import HeadwaterError
 from cluster.stage import StageConfig
+from llm.zero import Precision, resolve_precision, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -34,24 +35,22 @@ class LoraConfig(StageConfig):
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the matrices that get one: all of a layer's, as Dettmers et al. 2023 found needed."""
     quantise: Literal["none", "nf4"] = "none"
-    """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes on a GPU."""
+    """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes."""
 
 
-def quantisation(config: LoraConfig | None) -> Any:
+def quantisation(config: LoraConfig | None, precision: Precision) -> Any:
     """What transformers is to load the frozen model with; None for its own precision.
 
-    Raises HeadwaterError where 4-bit matrices cannot be had.
+    Products with the 4-bit matrices are made in the `precision` of training. Raises HeadwaterError where
+    bitsandbytes is not installed.
     """
     if config is None or config.quantise == "none":
         return None
-    import torch
-
-    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
-        lacking = "no GPU here" if importlib.util.find_spec("bitsandbytes") else "no bitsandbytes installed"
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise HeadwaterError(
-            f"4-bit matrices need a GPU and bitsandbytes; there is {lacking}",
+            "4-bit matrices need bitsandbytes, which is not installed",
             where="lora.quantise: nf4",
-            fix="`quantise: none`, or run where there are both (`pip install bitsandbytes`)",
+            fix="pip install 'headwater[qlora]', or `quantise: none`",
         )
     from transformers import BitsAndBytesConfig
 
@@ -59,7 +58,7 @@ def quantisation(config: LoraConfig | None) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch_dtype(resolve_precision(precision)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.stage import StageConfig
 from llm.lora import LoraConfig, quantisation
+from llm.zero import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -133,8 +134,13 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
     return initialise(hf_config(model, len(opened), opened), seed)
 
 
-def saved_model(folder: Folder, adapters: LoraConfig | None = None) -> torch.nn.Module:
-    """A model that an earlier stage exported, in fp32; or in 4 bits, where its adapters' settings say so."""
+def saved_model(
+    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32"
+) -> torch.nn.Module:
+    """A model that an earlier stage exported, in fp32.
+
+    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -142,7 +148,7 @@ def saved_model(folder: Folder, adapters: LoraConfig | None = None) -> torch.nn.
         str(folder.local()),
         dtype=torch.float32,
         local_files_only=True,
-        quantization_config=quantisation(adapters),
+        quantization_config=quantisation(adapters, precision),
     )
 
 

@@ -150,7 +150,7 @@ class Sft(Stage[SftConfig]):
                 objective=NextToken(config.z_loss),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id),
                 load_model=functools.partial(
-                    model.saved_model, Folder(inputs["pretrain"], "model"), config.lora
+                    model.saved_model, Folder(inputs["pretrain"], "model"), config.lora, config.precision
                 ),
                 tokenizer=tokenizer,
                 output=output,

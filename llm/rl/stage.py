@@ -172,7 +172,10 @@ class Rl(Stage[RlConfig]):
                     objective=ClippedPolicy(config.policy_clip, config.kl, config.temperature),
                     source=source,
                     load_model=functools.partial(
-                        model.saved_model, Folder(starting_policy(inputs), "model"), config.lora
+                        model.saved_model,
+                        Folder(starting_policy(inputs), "model"),
+                        config.lora,
+                        config.precision,
                     ),
                     tokenizer=tokenizer,
                     output=output,

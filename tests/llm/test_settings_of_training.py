@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
+from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
 from llm import checkpoint, lora, training_engine, zero
 from llm.averaging import decay_at
 from llm.lora import LoraConfig
+from llm.model import ModelConfig, hf_config, initialise, saved_model
 from llm.trainer import TrainJob, Worker, train_step
 from llm.zero import ZeroConfig
-from tests.llm.models import small_model
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import save_model, small_model
 from tests.llm.ranks import on_ranks
 from tests.llm.test_sharding import make, record, save, whole
 
@@ -206,10 +210,41 @@ def test_the_adapter_alone_can_be_put_on_the_model_again(ran: Path) -> None:
         torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def quantised(folder: Path) -> None:
+    """Adapters beside 4-bit matrices, at ZeRO 0 on one rank or 3 on two; one rank merges them."""
+    config = LoraConfig(rank=4, quantise="nf4")
+    model = saved_model(Folder(Artifact(str(folder)), "model"), config, "fp32")
+    alone = dist.get_world_size() == 1
+    job, worker = make("adamw", 0 if alone else 3, micro_batch=4, lora=config, model=lambda: model)
+    found = [train_step(job, worker, step)["loss"] for step in range(3)]
+    record(folder / f"on-{worker.world_size}.json", found)
+    if alone:
+        ids = torch.from_numpy(job.source.batch(0)["ids"])
+        worker.engine.module.eval()
+        with torch.no_grad():
+            torch.save((ids, worker.engine(input_ids=ids, use_cache=False).logits), folder / "logits.pt")
+        lora.save_merged(worker.engine.module, folder / "merged")
+
+
+def test_adapters_beside_matrices_of_4_bits_are_trained_and_merged_at_any_stage(tmp_path: Path) -> None:
+    tokenizer = chat_tokenizer()
+    start = initialise(hf_config(ModelConfig(depth=2, width=128, context=64), len(tokenizer), tokenizer), 0)
+    save_model(tmp_path, start)
+    (tmp_path / "merged").mkdir()
+    for ranks in (1, 2):
+        on_ranks(ranks, quantised, tmp_path)
+    alone = losses(tmp_path / "on-1.json")
+    assert len(set(alone)) == 3
+    np.testing.assert_allclose(losses(tmp_path / "on-2.json"), alone, rtol=1e-5)
+    ids, expected = torch.load(tmp_path / "logits.pt")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-3)
+        assert (start(input_ids=ids).logits - expected).abs().max() > 0.01  # they were in 4 bits
+
+
 def test_what_this_host_has_not_the_means_for_is_refused_by_name() -> None:
-    with pytest.raises(HeadwaterError, match=r"quantise: nf4: 4-bit matrices need a GPU"):
-        lora.quantisation(LoraConfig(quantise="nf4"))
-    assert lora.quantisation(None) is lora.quantisation(ADAPTERS) is None
+    assert lora.quantisation(None, "fp32") is lora.quantisation(ADAPTERS, "fp32") is None
     with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
         training_engine.check_means(ZeroConfig(), "fp16")
     with pytest.raises(HeadwaterError, match=r"lora\.targets: no adapter can be put on this model"):

@@ -96,10 +96,16 @@ OBJECTIVES: dict[str, tuple[Objective, type[Rows], Callable[[], torch.nn.Module]
 
 
 def make(
-    optimizer: str, stage: int, *, objective: str = "next token", micro_batch: int = 2, **more: Any
+    optimizer: str,
+    stage: int,
+    *,
+    objective: str = "next token",
+    micro_batch: int = 2,
+    model: Any = None,
+    **more: Any,
 ) -> tuple[TrainJob, Worker]:
     """A job on the ranks of this group, and this rank's worker with a fresh engine."""
-    minimised, rows, model = OBJECTIVES[objective]
+    minimised, rows, usual_model = OBJECTIVES[objective]
     rank, world_size = dist.get_rank(), dist.get_world_size()
     settings: dict[str, Any] = {
         "steps": STEPS,
@@ -112,10 +118,11 @@ def make(
         "learning_rate": 3e-3,
     }
     config = FineTuneConfig(**(settings | more))
-    engine = training_engine.build(copy.deepcopy(model()), config, world_size)
+    start = model() if model else copy.deepcopy(usual_model())
+    engine = training_engine.build(start, config, world_size)
     nowhere = Artifact("/nowhere")
     source: BatchSource = rows(8)
-    job = TrainJob("test", config, minimised, source, model, Folder(nowhere, "model"), nowhere)
+    job = TrainJob("test", config, minimised, source, usual_model, Folder(nowhere, "model"), nowhere)
     worker = Worker(rank, world_size, engine, engine.device)
     source.open(worker)
     return job, worker
