@@ -6,6 +6,7 @@ read again from where it came from. What leaves training has them merged into th
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,8 +124,11 @@ def save_merged(module: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     base = module.get_base_model()
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):  # what is saved is not quantised
+        del config.quantization_config
     with torch.device("meta"):
-        plain = type(base)(base.config)
+        plain = type(base)(config)
     plain.load_state_dict(whole_weights(module), strict=False, assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder)
