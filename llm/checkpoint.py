@@ -9,6 +9,7 @@ more memory than training does, and what was cut up for two workers is put toget
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import defaultdict
@@ -41,7 +42,8 @@ class Run:
     parameter: str
     start: int
     values: dict[str, torch.Tensor]
-    """Kind → flat view into the engine's own memory: writing to it sets the state."""
+    """Kind → flat view into the engine's own memory: writing to it sets the state. Good until the next run is
+    asked for."""
     written: bool = True
     """Whether this rank is the one that writes them, where several hold the same."""
     model: torch.Tensor | None = None
@@ -63,7 +65,8 @@ def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
 
     for run in runs(engine):
         for kind, values in run.values.items() if run.written else ():
-            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().cpu()
+            # A copy on CPUs, too: what comes from a disk is only here until the next group comes.
+            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().to("cpu", copy=True)
             size += values.numel() * values.element_size()
         if size >= FILE_BYTES:
             flush()
@@ -212,22 +215,34 @@ def _partitioned_parameters(engine: Any) -> Iterator[Run]:
 
     optimizer = engine.optimizer
     for index, group in enumerate(optimizer.fp16_groups):
-        flat = optimizer.fp32_partitioned_groups_flat[index]
-        state = _state(engine, flat, group[0])
-        offset = 0
-        for parameter in group:
-            size = parameter.partition_numel()
-            start = size * dist.get_rank()
-            inside = min(size, parameter.ds_numel - start)
-            if inside > 0:
-                held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
-                yield Run(
-                    engine.param_names[parameter],
-                    start,
-                    {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
-                    model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
-                )
-            offset += size
+        with _in_memory(optimizer, index):
+            flat = optimizer.fp32_partitioned_groups_flat[index]
+            state = _state(engine, flat, group[0])
+            offset = 0
+            for parameter in group:
+                size = parameter.partition_numel()
+                start = size * dist.get_rank()
+                inside = min(size, parameter.ds_numel - start)
+                if inside > 0:
+                    held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
+                    yield Run(
+                        engine.param_names[parameter],
+                        start,
+                        {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
+                        model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
+                    )
+                offset += size
+
+
+@contextlib.contextmanager
+def _in_memory(optimizer: Any, group: int) -> Iterator[None]:
+    """A group's weights and optimizer state, which may be on a disk (`zero.offload_optimizer: nvme`)."""
+    away = optimizer._swappable_optimizer_subgroup(group)
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_in(group)
+    yield
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_out(group)
 
 
 def _uses_muon(parameter: Any) -> bool:

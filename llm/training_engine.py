@@ -59,6 +59,12 @@ def check_means(sharding: zero.ZeroConfig, precision: str) -> None:
 
     if precision == "fp16" and not torch.cuda.is_available():
         raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")
+    if sharding.offload_parameters == "nvme" and precision == "fp32":
+        raise HeadwaterError(
+            "DeepSpeed's buffers for parameters on a disk lose bits of fp32",
+            where="zero.offload_parameters",
+            fix="choose `precision: bf16`, or keep them in host memory with `cpu`",
+        )
     if "nvme" in (sharding.offload_optimizer, sharding.offload_parameters):
         from deepspeed.ops.op_builder import AsyncIOBuilder
 

@@ -247,6 +247,9 @@ def test_what_this_host_has_not_the_means_for_is_refused_by_name() -> None:
     assert lora.quantisation(None, "fp32") is lora.quantisation(ADAPTERS, "fp32") is None
     with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
         training_engine.check_means(ZeroConfig(), "fp16")
+    on_disk = ZeroConfig(stage=3, offload_parameters="nvme", nvme_path="/nvme")
+    with pytest.raises(HeadwaterError, match="lose bits of fp32"):
+        training_engine.check_means(on_disk, "fp32")
     with pytest.raises(HeadwaterError, match=r"lora\.targets: no adapter can be put on this model"):
         lora.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("query",)), 0)
 
