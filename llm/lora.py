@@ -78,6 +78,11 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
         target_modules=list(config.targets),
         task_type="CAUSAL_LM",
     )
+    for layer in model.modules():
+        # bitsandbytes would lay 4-bit matrices out anew in the first evaluation on a CPU with AVX-512, which
+        # neither the next training step nor merging expects.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
