@@ -227,6 +227,7 @@ def quantised(folder: Path) -> None:
 
 
 def test_adapters_beside_matrices_of_4_bits_are_trained_and_merged_at_any_stage(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     tokenizer = chat_tokenizer()
     start = initialise(hf_config(ModelConfig(depth=2, width=128, context=64), len(tokenizer), tokenizer), 0)
     save_model(tmp_path, start)
