@@ -28,6 +28,7 @@ HELD_OUT = 500
 GOAL, MINUTES = 1.776, 5.0
 
 PRETRAIN: dict[str, Any] = {
+    "model": {"tie_embeddings": False, "zero_outputs": True},
     "steps": 400,
     "batch": 8,
     "micro_batch": 4,
@@ -35,9 +36,11 @@ PRETRAIN: dict[str, Any] = {
     "zero": {"stage": 1},
     "optimizer": "muon",
     "learning_rate": 6.0e-3,
+    "embedding_learning_rate": 0.1,
     "muon_learning_rate": 0.02,
-    "decay_share": 0.6,
     "warmup_share": 0.02,
+    "decay_share": 0.6,
+    "final_share": 0.0,
     "evaluate_every": 100_000,
     "checkpoint_every": 200,
 }

@@ -36,6 +36,9 @@ class ModelConfig(StageConfig):
     """Positions the model can see."""
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
+    """The output head is the table of input embeddings."""
+    zero_outputs: bool = False
+    """Begin with layers that add nothing: the projections into the residual stream are zero (nanochat)."""
 
     def resolved_width(self) -> int:
         return self.width or HEAD_WIDTH * self.depth
@@ -106,11 +109,11 @@ def flops_per_token(config: Qwen3Config, row_length: int) -> int:
     return 6 * matrices + attention
 
 
-def initialise(config: Qwen3Config, seed: int) -> torch.nn.Module:
+def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
     """A model with fresh weights in fp32, the same for a seed on every rank.
 
     Weights are normal with deviation 0.02; the projections that write into the residual stream are
-    scaled down by sqrt(2 × layers) (GPT-2, Radford et al. 2019).
+    scaled down by sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`.
     """
     import torch
     from transformers import Qwen3ForCausalLM
@@ -118,7 +121,7 @@ def initialise(config: Qwen3Config, seed: int) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
-        scale = (2 * config.num_hidden_layers) ** -0.5
+        scale = 0.0 if zero_outputs else (2 * config.num_hidden_layers) ** -0.5
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -131,7 +134,7 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
     from transformers import AutoTokenizer
 
     opened: Any = AutoTokenizer.from_pretrained(str(tokenizer.local()), local_files_only=True)
-    return initialise(hf_config(model, len(opened), opened), seed)
+    return initialise(hf_config(model, len(opened), opened), seed, zero_outputs=model.zero_outputs)
 
 
 def saved_model(

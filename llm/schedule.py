@@ -14,14 +14,14 @@ def learning_rate(
     warmup_share: float,
     decay_share: float,
     shape: Literal["wsd", "cosine", "constant"] = "wsd",
+    floor: float = 0.1,
 ) -> float:
     """Rate for a step counted from 0.
 
     All shapes rise linearly over the first `warmup_share` of the steps. `wsd` then stays at the peak
-    and falls linearly to a tenth over the last `decay_share` (MiniCPM, Hu et al. 2024); `cosine` falls
-    to a tenth along half a cosine (Loshchilov and Hutter 2016); `constant` stays.
+    and falls linearly to `floor` of it over the last `decay_share` (MiniCPM, Hu et al. 2024); `cosine` falls
+    to `floor` along half a cosine (Loshchilov and Hutter 2016); `constant` stays.
     """
-    floor = 0.1
     warmup = max(1, round(warmup_share * steps))
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -31,7 +31,7 @@ RUNTIME_FIELDS = frozenset(
 """Settings of TrainConfig that do not change what is trained: a run may go on with others."""
 
 
-OFF_FIELDS = frozenset({"z_loss", "ema_decay", "lora", "fp16"})
+OFF_FIELDS = frozenset({"z_loss", "ema_decay", "lora", "fp16", "embedding_learning_rate", "final_share"})
 """Settings of training stages that do nothing at their default (`Stage.off_fields`)."""
 
 
@@ -70,10 +70,15 @@ class TrainConfig(StageConfig):
     """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
     learning_rate: float = 3e-3
     """AdamW's peak rate."""
+    embedding_learning_rate: float | None = None
+    """AdamW's peak rate for the input embeddings, `learning_rate` unless given. A row of them moves only when
+    its token occurs, and is in no product of matrices: it bears a far higher rate (nanochat: 0.3)."""
     muon_learning_rate: float = 0.02
     """Muon's peak rate, in units of the spectral norm of an update."""
     warmup_share: float = 0.05
     decay_share: float = 0.4
+    final_share: float = Field(default=0.1, ge=0, le=1)
+    """What the rates have fallen to at the end, as a share of the peak."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

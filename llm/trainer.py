@@ -211,8 +211,15 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         warmup_share=config.warmup_share,
         decay_share=config.decay_share,
         shape=config.schedule,
+        floor=config.final_share,
     )
-    zero.set_learning_rate(engine, config.learning_rate * share, config.muon_learning_rate * share)
+    lookup = config.embedding_learning_rate
+    zero.set_learning_rate(
+        engine,
+        config.learning_rate * share,
+        config.muon_learning_rate * share,
+        None if lookup is None else lookup * share,
+    )
     sums: dict[str, float] = {"loss": 0.0}
     for micro, counts in micro_batches:
         loss, extra = job.objective.loss_sum(engine, micro)

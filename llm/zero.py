@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
+EMBEDDINGS = "embeddings"
+"""How the optimizer's group of the input embeddings is named."""
 
 
 Device = Literal["none", "cpu", "nvme"]
@@ -169,8 +171,10 @@ def initialise_engine(
     import deepspeed
 
     parameters = [p for p in model.parameters() if p.requires_grad]
+    lookup = _input_embeddings(model)
     decays = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2 and p is not lookup], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p is lookup], "weight_decay": weight_decay, "name": EMBEDDINGS},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     decays = [group for group in decays if group["params"]]
@@ -204,10 +208,23 @@ def _gradient_divisor(engine: Any, groups: Any) -> int:
     return workers // int(groups.get_sequence_parallel_world_size())
 
 
-def set_learning_rate(engine: Any, rate: float, muon_rate: float) -> None:
-    """`rate` is AdamW's; the groups that Muon updates get `muon_rate`."""
+def _input_embeddings(model: Any) -> Any:
+    """The weights that tokens are looked up in."""
+    layer = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return getattr(layer, "weight", None)
+
+
+def set_learning_rate(
+    engine: Any, rate: float, muon_rate: float, embedding_rate: float | None = None
+) -> None:
+    """`rate` is AdamW's, `embedding_rate` the input embeddings'; groups that Muon updates get `muon_rate`."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = muon_rate if group.get("use_muon") else rate
+        if group.get("use_muon"):
+            group["lr"] = muon_rate
+        elif group.get("name", "").startswith(EMBEDDINGS):
+            group["lr"] = rate if embedding_rate is None else embedding_rate
+        else:
+            group["lr"] = rate
 
 
 @contextlib.contextmanager
