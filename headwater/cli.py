@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import readable, root_cause
-from headwater import k8s_command, quality_command
+from headwater import k8s_command, quality_command, trace_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
 from headwater.corpus_commands import explain, funnel
@@ -160,6 +160,7 @@ app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
+app.add_typer(trace_command.app, name="trace")
 app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")

@@ -10,18 +10,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
 
 Example = Mapping[str, Sequence[int]]
 
 
-def write_examples(output: Artifact, name: str, examples: Sequence[Example], columns: Iterable[str]) -> None:
-    """One Arrow IPC file of one record batch; each column holds a list of integers per example."""
+ORIGINS = "origins"
+
+
+def write_examples(
+    output: Artifact,
+    name: str,
+    examples: Sequence[Example],
+    columns: Iterable[str],
+    origins: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """One Arrow IPC file of one record batch; each column holds a list of integers per example.
+
+    `origins` are what each example was made from: ids of documents, or a file and a line of it.
+    """
     table = {
         column: pa.array([list(example[column]) for example in examples], pa.list_(pa.int32()))
         for column in columns
     }
+    if origins is not None:
+        table[ORIGINS] = pa.array([list(of_one) for of_one in origins], pa.list_(pa.string()))
     batch = pa.record_batch(table)
     with output.create(name) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
@@ -54,6 +70,25 @@ class Examples:
         values = self.table.column(column)
         return [np.asarray(values[int(i)].values) for i in indices]
 
+    def origins(self, index: int) -> list[str]:
+        """What an example was made from; HeadwaterError where that was not yet written down."""
+        return list(self._origins()[index].as_py())
+
+    def made_from(self, origin: str) -> list[int]:
+        """The examples that were made from a document (or line) by itself or with others."""
+        column = self._origins()
+        hits = pc.equal(pc.list_flatten(column), origin)
+        return sorted(set(pc.list_parent_indices(column).filter(hits).to_pylist()))
+
+    def _origins(self) -> pa.ChunkedArray:
+        if ORIGINS not in self.table.column_names:
+            raise HeadwaterError(
+                "these examples do not tell what they were made from: an earlier version wrote them",
+                where=self.artifact.path(self.folder),
+                fix="make them anew: headwater run RECIPE --from STAGE",
+            )
+        return self.table.column(ORIGINS).combine_chunks()
+
 
 def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> np.ndarray:
     """Ragged integers → [n, longest], filled on the right."""
@@ -62,3 +97,8 @@ def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> 
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
     return padded
+
+
+def describe_examples(examples: Examples, indices: np.ndarray) -> list[str]:
+    """One line an example: what it was made from, and its number."""
+    return [f"{', '.join(examples.origins(int(i)))} (example {i})" for i in indices]

@@ -23,7 +23,7 @@ from llm.batches import BatchPlan
 from llm.chat import decode_answer, encode_conversation, encode_prompt
 from llm.conversations import HeadlineTask, headline_tasks, split_of
 from llm.engine import Sampling, pool
-from llm.examples import Example, Examples, pad, write_examples
+from llm.examples import Example, Examples, describe_examples, pad, write_examples
 from llm.objectives import BradleyTerry
 from llm.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
 from llm.train_config import RUNTIME_FIELDS, TrainConfig
@@ -60,6 +60,10 @@ class PairBatches:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the pairs of a step's global batch were made from, one line each."""
+        return describe_examples(self.examples, self.plan.indices(step))
 
 
 def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
@@ -130,7 +134,8 @@ class Reward(Stage[RewardConfig]):
         for name, pairs in kinds.items():
             examples: list[Example] = [encode_pair(tokenizer, pair, config.max_length) for pair in pairs]
             if examples:
-                write_examples(output, f"{name}.arrow", examples, COLUMNS)
+                origins = [pair.origins for pair in pairs]
+                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins)
         return {name: len(pairs) for name, pairs in kinds.items()}
 
     def _against_model(
@@ -151,7 +156,7 @@ class Reward(Stage[RewardConfig]):
         for task, completion in zip(tasks, completions, strict=True):
             answer = decode_answer(tokenizer, completion.ids)
             if answer and answer != task.reference:
-                pairs.append(Preference(task.prompt, task.reference, answer, "model"))
+                pairs.append(Preference(task.prompt, task.reference, answer, "model", (task.document_id,)))
         return pairs
 
 
