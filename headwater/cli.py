@@ -15,6 +15,7 @@ from headwater import k8s_command, quality_command, trace_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
 from headwater.corpus_commands import explain, funnel
+from headwater.export_command import export
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -161,6 +162,7 @@ app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
 app.add_typer(trace_command.app, name="trace")
+app.command()(export)
 app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
