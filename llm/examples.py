@@ -26,6 +26,7 @@ def write_examples(
     name: str,
     examples: Sequence[Example],
     columns: Iterable[str],
+    *,
     origins: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """One Arrow IPC file of one record batch; each column holds a list of integers per example.

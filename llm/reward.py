@@ -135,7 +135,7 @@ class Reward(Stage[RewardConfig]):
             examples: list[Example] = [encode_pair(tokenizer, pair, config.max_length) for pair in pairs]
             if examples:
                 origins = [pair.origins for pair in pairs]
-                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins)
+                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
         return {name: len(pairs) for name, pairs in kinds.items()}
 
     def _against_model(

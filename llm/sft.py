@@ -64,7 +64,9 @@ class ConversationEncoder:
             )
             examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
             origins = [[talks[number][0]] for number in encoded.kept]
-            write_examples(self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"), origins)
+            write_examples(
+                self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"), origins=origins
+            )
             counts |= {name: len(examples), f"{name}_shortened": encoded.shortened}
         return counts
 

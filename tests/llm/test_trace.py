@@ -172,7 +172,9 @@ def test_a_pair_names_both_articles_that_its_answers_head(tmp_path: Path) -> Non
         assert [headlines[origin] for origin in pair.origins] == [pair.chosen, pair.rejected]
     output = Artifact(str(tmp_path))
     encoded = [{"chosen": [1], "rejected": [2]} for _ in pairs]
-    write_examples(output, "train/corpus.arrow", encoded, ("chosen", "rejected"), [p.origins for p in pairs])
+    write_examples(
+        output, "train/corpus.arrow", encoded, ("chosen", "rejected"), origins=[p.origins for p in pairs]
+    )
     described = PairBatches(Examples(output, "train"), batch=4, seed=0, pad_id=PAD).describe(0)
     assert len(described) == 4 and all(line.startswith("d") and ", d" in line for line in described)
 
