@@ -2,7 +2,7 @@
 
     python -m benchmarks.invariance [--steps 50] [--objective NAME …] [--optimizer adamw muon]
 
-ZeRO 0-3 × 1, 2 and 4 workers × micro-batches of 1, 2 and 8 × both layouts of the rows, each against one worker
+ZeRO 0-3 × 1, 2 and 4 workers × micro-batches of 1, 2 and 8 × both layouts of rows, each against one worker
 without sharding, and each of 1, 2 and 4 workers a second time. Prints the largest relative deviation of any
 step's loss in fp32; ends with 1 where one is above 1e-5, or where the second time differs in a bit.
 """

@@ -30,9 +30,7 @@ def trajectories() -> Trajectories:
 def test_every_loss_is_that_of_one_worker_with_nothing_cut_up(case: Case, trajectories: Trajectories) -> None:
     reference = trajectories[Case(case.objective)]
     assert len(set(reference)) == len(reference) == 50
-    assert np.mean(reference[-8:]) < 0.95 * np.mean(
-        reference[:8]
-    )  # it learns: a frozen model would pass, too
+    assert np.mean(reference[-8:]) < 0.95 * np.mean(reference[:8])  # a frozen model would pass as well
     assert deviation(trajectories[case], reference) < TOLERANCE
 
 
