@@ -221,7 +221,7 @@ def _shares(output: Path) -> list[Share]:
 
 
 def same_documents(shares: list[Share], alone: list[Share]) -> bool:
-    """Whether each share is its part of the undisturbed run's batch, and every step's batch was whole once."""
+    """Whether each share is its part of the undisturbed run's batch, and each step was whole once."""
     batches: dict[int, list[list[str]]] = defaultdict(list)
     for share in sorted(alone, key=lambda share: (share.step, share.rank)):
         batches[share.step] += share.documents

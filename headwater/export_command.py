@@ -57,21 +57,17 @@ def _artifact(store: str, source: str) -> Artifact:
 def _of_recipe(path: Path, overrides: list[str] | None, stage: str) -> Artifact:
     from cluster.errors import HeadwaterError
     from cluster.session import Session
-    from cluster.stage import locate
     from cluster.store import Store
     from headwater import pipeline
     from headwater.options import open_recipe
 
     recipe = open_recipe(path, overrides)
-    last = pipeline.position(stage, 0)
-    artifacts: dict[str, Artifact] = {}
     with Session(Store(recipe.store), console=console) as session:
-        for each in list(pipeline.stages(recipe))[: last + 1]:
-            artifacts[each.name] = locate(each, artifacts, session)
-    if artifacts[stage].manifest() is None:
+        _, artifact = pipeline.located(recipe, session, stage)[stage]
+    if artifact.manifest() is None:
         raise HeadwaterError(
             f"stage {stage} has not finished",
-            where=artifacts[stage].location,
+            where=artifact.location,
             fix="headwater run the recipe first, or name another --stage",
         )
-    return artifacts[stage]
+    return artifact

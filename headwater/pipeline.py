@@ -106,6 +106,16 @@ def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
     return artifacts
 
 
+def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:
+    """The stages up to `last` and where their artifacts are or will be; HeadwaterError for no stage."""
+    artifacts: dict[str, Artifact] = {}
+    found = {}
+    for stage in list(stages(recipe))[: position(last, 0) + 1]:
+        artifacts[stage.name] = locate(stage, artifacts, session)
+        found[stage.name] = (stage, artifacts[stage.name])
+    return found
+
+
 def position(name: str | None, default: int) -> int:
     """Where a stage stands in the order; HeadwaterError for a name that is none."""
     if name is None:

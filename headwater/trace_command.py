@@ -141,7 +141,9 @@ def _open(
     from cluster.errors import HeadwaterError
     from cluster.store import Store
     from headwater.options import open_recipe
+    from llm.trace import check_stage
 
+    check_stage(artifact.partition("/")[0] if artifact else stage)
     if recipe is not None and artifact is not None:
         raise HeadwaterError("both a recipe and an artifact are given", fix="leave one of them out")
     if recipe is not None:
@@ -159,28 +161,24 @@ def _open(
 
 
 def _of_recipe(recipe: Recipe, stage: str) -> Trained:
-    """The stage as the recipe has it; what comes before it has to be finished."""
+    """The stage as the recipe has it; what it is made from has to be finished."""
     from cluster.errors import HeadwaterError
     from cluster.session import Session
-    from cluster.stage import locate
     from cluster.store import Store
     from headwater import pipeline
 
-    last = pipeline.position(stage, 0)
-    artifacts: dict[str, Artifact] = {}
     with Session(Store(recipe.store), console=console) as session:
-        for number, each in enumerate(pipeline.stages(recipe)):
-            artifacts[each.name] = locate(each, artifacts, session)
-            if number == last:
-                inputs = {name: artifacts[name] for name in each.inputs}
-                return Trained(each, inputs, artifacts[stage], artifacts["clean"])
-            if artifacts[each.name].manifest() is None:
-                raise HeadwaterError(
-                    f"{each.name} has not finished, so the batches of {stage} are not known yet",
-                    where=artifacts[each.name].location,
-                    fix="headwater run the recipe first; give the --set of that run",
-                )
-    raise AssertionError("every stage has a place in the order")
+        found = pipeline.located(recipe, session, stage)
+    made, output = found[stage]
+    for name in made.inputs:
+        _, artifact = found[name]
+        if artifact.manifest() is None:
+            raise HeadwaterError(
+                f"{name} has not finished, so the batches of {stage} are not known yet",
+                where=artifact.location,
+                fix="headwater run the recipe first; give the --set of that run",
+            )
+    return Trained(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
 
 
 def _of_artifact(store: Store, stage: str, key: str) -> Trained:
@@ -191,7 +189,6 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
     from headwater import pipeline
     from headwater.recipe import Recipe
 
-    pipeline.position(stage, 0)
     output = store.artifact(stage, key)
     manifest = output.manifest()
     assert manifest is not None

@@ -128,11 +128,16 @@ READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] 
 
 def reading(stage: str, config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
     """Raises HeadwaterError for a stage that does not train, or has not come so far."""
+    check_stage(stage)
+    return READINGS[stage](config, inputs, output)
+
+
+def check_stage(stage: str) -> None:
+    """Raises HeadwaterError for a stage that does not train."""
     if stage not in READINGS:
         raise HeadwaterError(
             f"{stage} does not train in steps", fix=f"one of {', '.join(READINGS)} can be traced"
         )
-    return READINGS[stage](config, inputs, output)
 
 
 def check_step(step: int, steps: int) -> None:
