@@ -61,7 +61,9 @@ class Examples:
             readers = [
                 pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(local.glob(self.pattern))
             ]
-            self._table = pa.concat_tables([reader.read_all() for reader in readers])
+            self._table = pa.concat_tables(
+                [reader.read_all() for reader in readers], promote_options="default"
+            )
         return self._table
 
     def __len__(self) -> int:
@@ -73,22 +75,25 @@ class Examples:
 
     def origins(self, index: int) -> list[str]:
         """What an example was made from; HeadwaterError where that was not yet written down."""
-        return list(self._origins()[index].as_py())
+        found = self.table.column(ORIGINS)[index].as_py() if ORIGINS in self.table.column_names else None
+        if found is None:
+            raise self._unnamed()
+        return list(found)
 
     def made_from(self, origin: str) -> list[int]:
         """The examples that were made from a document (or line) by itself or with others."""
-        column = self._origins()
+        if ORIGINS not in self.table.column_names:
+            raise self._unnamed()
+        column = self.table.column(ORIGINS).combine_chunks()
         hits = pc.equal(pc.list_flatten(column), origin)
         return sorted(set(pc.list_parent_indices(column).filter(hits).to_pylist()))
 
-    def _origins(self) -> pa.ChunkedArray:
-        if ORIGINS not in self.table.column_names:
-            raise HeadwaterError(
-                "these examples do not tell what they were made from: an earlier version wrote them",
-                where=self.artifact.path(self.folder),
-                fix="make them anew: headwater run RECIPE --from STAGE",
-            )
-        return self.table.column(ORIGINS).combine_chunks()
+    def _unnamed(self) -> HeadwaterError:
+        return HeadwaterError(
+            "these examples do not tell what they were made from: an earlier version wrote them",
+            where=self.artifact.path(self.folder),
+            fix="make them anew: headwater run RECIPE --from STAGE",
+        )
 
 
 def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> np.ndarray:
