@@ -106,5 +106,7 @@ def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> 
 
 
 def describe_examples(examples: Examples, indices: np.ndarray) -> list[str]:
-    """One line an example: what it was made from, and its number."""
+    """One line an example: what it was made from, where that is known, and its number."""
+    if ORIGINS not in examples.table.column_names:
+        return [f"example {i}" for i in indices]
     return [f"{', '.join(examples.origins(int(i)))} (example {i})" for i in indices]

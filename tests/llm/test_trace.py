@@ -184,6 +184,8 @@ def test_examples_of_an_earlier_version_say_that_they_cannot_tell(tmp_path: Path
     write_examples(output, "train/corpus.arrow", [{"chosen": [1], "rejected": [2]}], ("chosen", "rejected"))
     with pytest.raises(HeadwaterError, match="earlier version"):
         Examples(output, "train").origins(0)
+    # A loss that is not a number must not end in an error about something else.
+    assert PairBatches(Examples(output, "train"), batch=1, seed=0, pad_id=PAD).describe(0) == ["example 0"]
 
 
 def test_visits_come_in_the_order_of_the_steps() -> None:
