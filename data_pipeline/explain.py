@@ -60,7 +60,7 @@ def kept_documents(
     """id → columns (WHAT) of the kept documents among these; `parts` names the only files to look into,
     without folder and ending, as a shard's name has them."""
     wanted = pa.array(sorted(set(identifiers)), pa.string())
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in corpus.files(KEPT, ".parquet"):
         if parts is not None and PurePosixPath(name).stem not in parts:
             continue

@@ -70,7 +70,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has come as far as its token rows; pretrain is not even begun."""
     folder = tmp_path_factory.mktemp("traced")
     (folder / "a.jsonl").write_text('{"text": "one"}\n')
-    source = {"type": "jsonl", "paths": [str(folder / "a.jsonl")]}
+    source = {"kind": "jsonl", "paths": [str(folder / "a.jsonl")]}
     raw = {
         "name": "traced",
         "store": str(folder / "store"),
