@@ -66,7 +66,7 @@ def test_the_visits_of_a_row_are_those_that_a_scan_of_all_steps_finds(
     assert [visit.epoch for visit in found] == list(range(len(found)))  # once in each
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=4)
 @given(seeds, st.integers(0, 69))
 def test_the_visits_of_a_row_of_a_mixture_are_those_of_a_scan_over_more_than_a_block(
     seed: int, row: int
