@@ -106,7 +106,7 @@ def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, st
         workers=workers,
         zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
         precision="fp32",
-        cpus_per_worker=1.0,
+        cpus_per_worker=0.5,
         checkpoint_every=5,
         max_failures=1_000,
     )
