@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from headwater.options import SetOption, StoreOption, console
 
@@ -71,10 +71,10 @@ def trace_step(
     lines = [
         {
             "in batch": part.place,
-            "document": known.get(part.origin, {}).get("url") or part.origin,
-            "id": part.origin,
             "row": part.where,
             "ids": part.span,
+            "id": part.origin,
+            "document": known.get(part.origin, {}).get("url") or part.origin,
         }
         for part in parts
     ]
@@ -233,13 +233,13 @@ def _show(lines: list[dict[str, Any]], title: str, as_json: bool) -> None:
         for line in lines:
             console.print(json.dumps(line, ensure_ascii=False), highlight=False, markup=False, soft_wrap=True)
         return
-    table = Table(title=title, title_justify="left", box=None)
+    console.print(f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True)
     used = [name for name in lines[0] if any(line[name] != "" for line in lines)]
-    for name in used:
-        numeric = isinstance(lines[0][name], int)
-        table.add_column(
-            name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in ("row", "ids")
-        )
-    for line in lines:
-        table.add_row(*(str(line[name]) for name in used))
-    console.print(table, highlight=False, markup=False)
+    if all(line.get("document") == line.get("id") for line in lines):
+        used = [name for name in used if name != "document"]
+    cells = [used, *([str(line[name]) for name in used] for line in lines)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(used))]
+    for number, row in enumerate(cells):  # never folded: a line of the list is a line of the screen
+        shown = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        style = "dim" if number == 0 else ""
+        console.print(f"  {shown}", style=style, highlight=False, markup=False, soft_wrap=True)
