@@ -108,12 +108,15 @@ def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
 
 def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:
     """The stages up to `last` and where their artifacts are or will be; HeadwaterError for no stage."""
+    position(last, 0)
     artifacts: dict[str, Artifact] = {}
     found = {}
-    for stage in list(stages(recipe))[: position(last, 0) + 1]:
+    for stage in stages(recipe):
         artifacts[stage.name] = locate(stage, artifacts, session)
         found[stage.name] = (stage, artifacts[stage.name])
-    return found
+        if stage.name == last:
+            return found
+    raise HeadwaterError(f"the recipe has no stage {last}", where=recipe.name, fix="give it a section")
 
 
 def position(name: str | None, default: int) -> int:

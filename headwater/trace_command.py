@@ -183,7 +183,7 @@ def _of_recipe(recipe: Recipe, stage: str) -> Trained:
 
 def _of_artifact(store: Store, stage: str, key: str) -> Trained:
     """From what the manifest says of its settings and inputs."""
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     from cluster.errors import HeadwaterError
     from headwater import pipeline
@@ -193,9 +193,9 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
     manifest = output.manifest()
     assert manifest is not None
     made = next(each for each in pipeline.STAGES if each.name == stage)
-    settings: Any = Recipe.model_fields[stage].annotation
+    settings: TypeAdapter[Any] = TypeAdapter(Recipe.model_fields[stage].annotation)
     try:
-        config = settings.model_validate(manifest.config)
+        config = settings.validate_python(manifest.config)
     except ValidationError as error:
         raise HeadwaterError(
             f"its settings are of another version of Headwater ({error.error_count()} keys differ)",
