@@ -193,9 +193,9 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
     manifest = output.manifest()
     assert manifest is not None
     made = next(each for each in pipeline.STAGES if each.name == stage)
-    settings: TypeAdapter[Any] = TypeAdapter(Recipe.model_fields[stage].annotation)
+    settings: Any = Recipe.model_fields[stage].annotation
     try:
-        config = settings.validate_python(manifest.config)
+        config = TypeAdapter(settings).validate_python(manifest.config)
     except ValidationError as error:
         raise HeadwaterError(
             f"its settings are of another version of Headwater ({error.error_count()} keys differ)",
