@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -50,6 +52,22 @@ def explain(corpus: Artifact, wanted: str) -> list[Fate]:
             hit = pc.or_(pc.equal(table["id"], wanted), pc.equal(table["url"], wanted))
             fates += [Fate(folder == KEPT, name, row) for row in table.filter(hit).to_pylist()]
     return fates
+
+
+def kept_documents(
+    corpus: Artifact, identifiers: Collection[str], parts: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """id → columns (WHAT) of the kept documents among these; `parts` names the only files to look into,
+    without folder and ending, as a shard's name has them."""
+    wanted = pa.array(sorted(set(identifiers)), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for name in corpus.files(KEPT, ".parquet"):
+        if parts is not None and PurePosixPath(name).stem not in parts:
+            continue
+        fs, path = filesystem(corpus.path(name))
+        table = pq.read_table(path, columns=list(WHAT), filesystem=fs)
+        found |= {row["id"]: row for row in table.filter(pc.is_in(table["id"], wanted)).to_pylist()}
+    return found
 
 
 def token_places(rows: Artifact, document_id: str) -> list[TokenPlace]:

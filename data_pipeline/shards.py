@@ -111,6 +111,17 @@ class TokenRows:
             zip(batch.column("starts")[row].as_py(), batch.column("document_ids")[row].as_py(), strict=True)
         )
 
+    def place(self, index: int) -> tuple[str, int]:
+        """Where a row lies: the shard's file in the artifact, and the row in it."""
+        shard, row = self._place(index)
+        return f"{self.split}/{self._shards[shard]['name']}", row
+
+    def index(self, shard: str, row: int) -> int:
+        """The number of a row of a shard: `place` inverted."""
+        names = [f"{self.split}/{known['name']}" for known in self._shards]
+        number = names.index(shard)
+        return int(self._ends[number] - self._shards[number]["rows"]) + row
+
     def target_counts(self) -> np.ndarray:
         """How often each id is a scored target: int64 [vocab_size]."""
         counts = np.zeros(self.vocab_size, np.int64)

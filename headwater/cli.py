@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import readable, root_cause
-from headwater import k8s_command, quality_command
+from headwater import k8s_command, quality_command, trace_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
 from headwater.corpus_commands import explain, funnel
 from headwater.dial_command import dial
+from headwater.export_command import export
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -162,6 +163,8 @@ app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
 app.command()(dial)
+app.add_typer(trace_command.app, name="trace")
+app.command()(export)
 app.command()(batch)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")

@@ -114,6 +114,19 @@ def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
     return artifacts
 
 
+def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:
+    """The stages up to `last` and where their artifacts are or will be; HeadwaterError for no stage."""
+    position(last, 0)
+    artifacts: dict[str, Artifact] = {}
+    found = {}
+    for stage in stages(recipe):
+        artifacts[stage.name] = locate(stage, artifacts, session)
+        found[stage.name] = (stage, artifacts[stage.name])
+        if stage.name == last:
+            return found
+    raise HeadwaterError(f"the recipe has no stage {last}", where=recipe.name, fix="give it a section")
+
+
 def position(name: str | None, default: int, names: Sequence[str] = NAMES) -> int:
     """Where a stage stands in the order; HeadwaterError for a name that is none."""
     if name is None:

@@ -32,18 +32,34 @@ def _round_keys(seed: int, epoch: int) -> np.ndarray:
 
 def permutation(n: int, seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     """Where a shuffle of `range(n)` puts each index: int64, a bijection for every (seed, epoch)."""
-    index = np.asarray(index)
-    if index.size and (index.min() < 0 or index.max() >= n):
+    return _walk(n, seed, epoch, index, inverse=False)
+
+
+def inverse_permutation(n: int, seed: int, epoch: int, value: np.ndarray) -> np.ndarray:
+    """Which index `permutation` puts at each value: the same network with its rounds undone, last first.
+
+    Cycle walking inverts itself: the way back from a value passes the same values above n.
+    """
+    return _walk(n, seed, epoch, value, inverse=True)
+
+
+def _walk(n: int, seed: int, epoch: int, start: np.ndarray, *, inverse: bool) -> np.ndarray:
+    start = np.asarray(start)
+    if start.size and (start.min() < 0 or start.max() >= n):
         raise IndexError(f"index outside range({n})")
     half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     keys = _round_keys(seed, epoch)
-    value = index.astype(np.uint64)
+    value = start.astype(np.uint64)
     walking = np.ones(value.shape, bool)
     while walking.any():  # the network permutes 4**half_bits < 4n values: walk on until back below n
         left, right = value[walking] >> shift, value[walking] & mask
-        for key in keys:
-            left, right = right, left ^ (_mix(right + key) & mask)
+        if inverse:
+            for key in keys[::-1]:
+                left, right = right ^ (_mix(left + key) & mask), left
+        else:
+            for key in keys:
+                left, right = right, left ^ (_mix(right + key) & mask)
         value[walking] = (left << shift) | right
         walking = value >= n
     return value.astype(np.int64)
@@ -54,6 +70,18 @@ def derived_seed(seed: int, number: int) -> int:
     return int(_mix(_mix(np.array([seed & _MASK], np.uint64)) + np.uint64(number))[0])
 
 
+@dataclass(frozen=True, order=True)
+class Visit:
+    """A row in the batch of a step."""
+
+    step: int
+    place: int
+    """In the batch, from 0."""
+    epoch: int
+    """Passes that were complete before: over all rows, or over those of its corpus in a mixture."""
+    row: int
+
+
 class Plan(Protocol):
     """Which rows make up the batch of each step."""
 
@@ -62,6 +90,10 @@ class Plan(Protocol):
 
     def indices(self, step: int) -> np.ndarray:
         """The rows of a step's global batch, int64 [batch]."""
+        ...
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row: `indices` inverted, without looking at the steps."""
         ...
 
     def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
@@ -98,6 +130,16 @@ class BatchPlan(Plan):
             here = epochs == epoch
             chosen[here] = permutation(self.rows, self.seed, epoch, within[here])
         return chosen
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row, in order."""
+        found = []
+        for epoch in range(-(-steps * self.batch // self.rows)):
+            within = inverse_permutation(self.rows, self.seed, epoch, np.array([row]))
+            position = epoch * self.rows + int(within[0])
+            if position < steps * self.batch:
+                found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+        return found
 
     def epoch(self, step: int) -> float:
         """Passes over the data made before this step."""

@@ -49,6 +49,8 @@ class EncodedConversations:
 
     conversations: list[tuple[list[int], list[int]]]
     """(ids, loss mask) of each, in the order given."""
+    kept: list[int]
+    """Number of each among those given."""
     shortened: int
     """Conversations whose prompt or answer was cut to fit."""
     dropped: int
@@ -82,14 +84,15 @@ def encode_conversations(
     tokenizer: PreTrainedTokenizerFast, conversations: Iterable[Sequence[Message]], max_length: int
 ) -> EncodedConversations:
     """Encode many; those with nothing to learn are dropped and counted."""
-    encoded = EncodedConversations([], 0, 0)
-    for messages in conversations:
+    encoded = EncodedConversations([], [], 0, 0)
+    for number, messages in enumerate(conversations):
         ids, mask = encode_conversation(tokenizer, messages)
         if len(ids) > max_length:
             encoded.shortened += 1
             ids, mask = encode_conversation(tokenizer, messages, max_length)
         if any(mask):
             encoded.conversations.append((ids, mask))
+            encoded.kept.append(number)
         else:
             encoded.dropped += 1
     return encoded

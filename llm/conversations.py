@@ -138,6 +138,11 @@ def headline_tasks(
 
 def read_conversations(location: str) -> Iterator[Conversation]:
     """`{"messages": [...]}` lines of a file on disk or s3 (.gz and .zst too); a broken line is named."""
+    return (conversation for _, conversation in numbered_conversations(location))
+
+
+def numbered_conversations(location: str) -> Iterator[tuple[int, Conversation]]:
+    """The same, with the number of each one's line, from 1."""
     fs, path = filesystem(location)
     try:
         stream = fs.open_input_stream(path)
@@ -150,7 +155,7 @@ def read_conversations(location: str) -> Iterator[Conversation]:
         try:
             for number, line in enumerate(_lines(stream), start=1):
                 if line.strip():
-                    yield _parse_line(line, f"{location}:{number}")
+                    yield number, _parse_line(line, f"{location}:{number}")
         except OSError as error:
             raise HeadwaterError(
                 f"cannot be read on ({error})",

@@ -24,7 +24,8 @@ from data_pipeline.tokenizer import load_tokenizer
 from llm import model, trainer
 from llm.batches import BatchPlan
 from llm.chat import encode_conversation, encode_prompt
-from llm.examples import Example, Examples, pad, write_examples
+from llm.examples import Example, Examples, describe_examples, pad, write_examples
+from llm.kernels import use_kernels
 from llm.objectives import PreferenceOptimisation, answer_logprobs
 from llm.pairs import PairConfig, gather_pairs
 from llm.preferences import Preference, rankings_fingerprint
@@ -71,6 +72,10 @@ class AnswerBatches:
     def metrics(self) -> dict[str, float]:
         return {}
 
+    def describe(self, step: int) -> list[str]:
+        """What the pairs of a step's global batch were made from, one line each."""
+        return describe_examples(self.pairs, self.plan.indices(step))
+
 
 def answer_arrays(pairs: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
     """`chosen`, `rejected` [B, L]: prompt and answer; and their masks [B, L], 1 on the answers."""
@@ -104,6 +109,8 @@ class ReferenceScorer:
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         dtype = torch_dtype(resolve_precision(config.precision))
         self.model = model.saved_model(sft).to(self.device, dtype).eval()
+        if self.device.type == "cpu":
+            use_kernels(self.model)  # as in training
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -223,11 +230,15 @@ class Dpo(Stage[DpoConfig]):
         config, counts = self.config, {}
         kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
         for name, pairs in kinds.items():
-            encoded = (encode_answers(tokenizer, pair, config.max_length) for pair in pairs)
-            examples: list[Example] = [example for example in encoded if example]
+            examples: list[Example] = []
+            origins = []
+            for pair in pairs:
+                if example := encode_answers(tokenizer, pair, config.max_length):
+                    examples.append(example)
+                    origins.append(pair.origins)
             counts[name] = len(examples)
             if examples:
-                write_examples(output, f"{name}.arrow", examples, COLUMNS)
+                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
         return counts
 
 

@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.artifact import Artifact
+from cluster.errors import HeadwaterError
 
 Example = Mapping[str, Sequence[float]]
+
+
+ORIGINS = "origins"
 
 
 def write_examples(
@@ -22,10 +27,17 @@ def write_examples(
     examples: Sequence[Example],
     columns: Iterable[str],
     values: pa.DataType | None = None,
+    *,
+    origins: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """One Arrow IPC file of one record batch; each column holds a list per example, of int32 or `values`."""
+    """One Arrow IPC file of one record batch; each column holds a list per example, of int32 or `values`.
+
+    `origins` are what each example was made from: ids of documents, or a file and a line of it.
+    """
     kind = pa.list_(values or pa.int32())
     table = {column: pa.array([list(example[column]) for example in examples], kind) for column in columns}
+    if origins is not None:
+        table[ORIGINS] = pa.array([list(of_one) for of_one in origins], pa.list_(pa.string()))
     batch = pa.record_batch(table)
     with output.create(name) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
@@ -48,7 +60,9 @@ class Examples:
             readers = [
                 pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(local.glob(self.pattern))
             ]
-            self._table = pa.concat_tables([reader.read_all() for reader in readers])
+            self._table = pa.concat_tables(
+                [reader.read_all() for reader in readers], promote_options="default"
+            )
         return self._table
 
     def __len__(self) -> int:
@@ -58,6 +72,28 @@ class Examples:
         values = self.table.column(column)
         return [np.asarray(values[int(i)].values) for i in indices]
 
+    def origins(self, index: int) -> list[str]:
+        """What an example was made from; HeadwaterError where that was not yet written down."""
+        found = self.table.column(ORIGINS)[index].as_py() if ORIGINS in self.table.column_names else None
+        if found is None:
+            raise self._unnamed()
+        return list(found)
+
+    def made_from(self, origin: str) -> list[int]:
+        """The examples that were made from a document (or line) by itself or with others."""
+        if ORIGINS not in self.table.column_names:
+            raise self._unnamed()
+        column = self.table.column(ORIGINS).combine_chunks()
+        hits = pc.equal(pc.list_flatten(column), origin)
+        return sorted(set(pc.list_parent_indices(column).filter(hits).to_pylist()))
+
+    def _unnamed(self) -> HeadwaterError:
+        return HeadwaterError(
+            "these examples do not tell what they were made from: an earlier version wrote them",
+            where=self.artifact.path(self.folder),
+            fix="make them anew: headwater run RECIPE --from STAGE",
+        )
+
 
 def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> np.ndarray:
     """Ragged integers → [n, longest], filled on the right."""
@@ -66,3 +102,10 @@ def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> 
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
     return padded
+
+
+def describe_examples(examples: Examples, indices: np.ndarray) -> list[str]:
+    """One line an example: what it was made from, where that is known, and its number."""
+    if ORIGINS not in examples.table.column_names:
+        return [f"example {i}" for i in indices]
+    return [f"{', '.join(examples.origins(int(i)))} (example {i})" for i in indices]

@@ -9,13 +9,14 @@ epoch of a corpus visits each of its rows once, and nothing is counted that woul
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.errors import HeadwaterError
-from llm.batches import Plan, derived_seed, permutation
+from llm.batches import Plan, Visit, derived_seed, inverse_permutation, permutation
 
 BLOCK = 1 << 16
 """Positions in a block: weights are kept to within 1/131,072 of the whole."""
@@ -60,6 +61,26 @@ class MixturePlan(Plan):
                 now = epochs == epoch
                 chosen[mine[now]] = rows.start + permutation(len(rows), seed, epoch, at[now])
         return chosen
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row, in order; never, where it is in none of the corpora."""
+        number = next((n for n, rows in enumerate(self.corpora) if row in rows), None)
+        if number is None:
+            return []
+        rows, quotas, found = self.corpora[number], quotas_of(self.weights), []
+        for epoch in itertools.count():
+            at = inverse_permutation(
+                len(rows), derived_seed(self.seed, 1 + number), epoch, np.array([row - rows.start])
+            )
+            block, rank = divmod(epoch * len(rows) + int(at[0]), quotas[number])
+            if block * BLOCK >= steps * self.batch:
+                break
+            owners, _ = _block(quotas, self.seed, block)
+            position = block * BLOCK + int(np.flatnonzero(owners == number)[rank])
+            if position >= steps * self.batch:  # its later epochs are later still
+                break
+            found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+        return found
 
     def epochs(self, step: int) -> list[float]:
         """Passes over each corpus made before this step, by its weight."""

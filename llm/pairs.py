@@ -70,5 +70,5 @@ def _against_model(
     for task, completion in zip(tasks, completions, strict=True):
         answer = decode_answer(tokenizer, completion.ids)
         if answer and answer != task.reference:
-            pairs.append(Preference(task.prompt, task.reference, answer, "model"))
+            pairs.append(Preference(task.prompt, task.reference, answer, "model", (task.document_id,)))
     return pairs

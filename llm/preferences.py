@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,19 +36,24 @@ class Preference:
     rejected: str
     source: str
     """Who or what judged: `headline`, `model`, or the `source` of a person's ranking."""
+    origins: tuple[str, ...] = field(default=(), compare=False)
+    """Ids of the documents that it was made from, or the file of the ranking."""
 
 
 def headline_pairs(documents: Iterable[Document], seed: int) -> list[Preference]:
     """For each article with a headline: that one against the headline of another, drawn by the seed."""
-    conversations = [made for made in map(headline_conversation, documents) if made is not None]
+    made = [(document["id"], headline_conversation(document)) for document in documents]
+    named = [(name, conversation) for name, conversation in made if conversation is not None]
+    conversations = [conversation for _, conversation in named]
     headlines = [conversation[-1]["content"] for conversation in conversations]
     pairs = []
     random = np.random.default_rng(seed)
     for number, conversation in enumerate(conversations):
         shift = 1 + int(random.integers(max(1, len(headlines) - 1)))
-        other = headlines[(number + shift) % len(headlines)]
+        opposite = (number + shift) % len(headlines)
+        other, both = headlines[opposite], (named[number][0], named[opposite][0])
         if other != headlines[number]:  # the same headline twice tells nothing
-            pairs.append(Preference(conversation[:-1], headlines[number], other, "headline"))
+            pairs.append(Preference(conversation[:-1], headlines[number], other, "headline", both))
     return pairs
 
 
@@ -86,7 +91,8 @@ def read_rankings(store: Store, bad: dict[str, str] | None = None) -> list[Prefe
     found = []
     for name in folder.files(suffix=".json"):
         try:
-            found.append(_to_preference(json.loads(folder.read_bytes(name))))
+            preference = _to_preference(json.loads(folder.read_bytes(name)))
+            found.append(replace(preference, origins=(f"{RANKINGS}/{name}",)))
         except (HeadwaterError, ValueError) as error:
             faults[folder.path(name)] = (
                 error.what if isinstance(error, HeadwaterError) else f"not JSON: {error}"

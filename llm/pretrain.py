@@ -21,6 +21,7 @@ from llm.bits_per_byte import BitsPerByte
 from llm.mixture import MixturePlan
 from llm.model import ModelConfig, fresh_model, parameter_count, shape_of
 from llm.objectives import NextToken
+from llm.passages import passages
 from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from llm.trainer import TrainJob, Worker
 
@@ -81,6 +82,10 @@ class PackedRows:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def describe(self, step: int) -> list[str]:
+        """The documents in a step's global batch: id, shard, row, and where in the row."""
+        return [str(passage) for passage in passages(self.rows, self.plan, step)]
 
 
 def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePlan:

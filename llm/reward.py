@@ -15,7 +15,7 @@ from data_pipeline.tokenizer import load_tokenizer
 from llm import model, trainer
 from llm.batches import BatchPlan
 from llm.chat import encode_conversation
-from llm.examples import Example, Examples, pad, write_examples
+from llm.examples import Example, Examples, describe_examples, pad, write_examples
 from llm.objectives import BradleyTerry
 from llm.pairs import PairConfig, gather_pairs
 from llm.preferences import Preference, rankings_fingerprint
@@ -45,6 +45,10 @@ class PairBatches:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the pairs of a step's global batch were made from, one line each."""
+        return describe_examples(self.examples, self.plan.indices(step))
 
 
 def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
@@ -105,7 +109,8 @@ class Reward(Stage[RewardConfig]):
         for name, pairs in kinds.items():
             examples: list[Example] = [encode_pair(tokenizer, pair, config.max_length) for pair in pairs]
             if examples:
-                write_examples(output, f"{name}.arrow", examples, COLUMNS)
+                origins = [pair.origins for pair in pairs]
+                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
         return {name: len(pairs) for name, pairs in kinds.items()}
 
 

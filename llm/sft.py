@@ -19,7 +19,7 @@ from data_pipeline.tokenizer import load_tokenizer
 from llm import conversations, model, trainer
 from llm.batches import BatchPlan
 from llm.chat import encode_conversations
-from llm.examples import Example, Examples, pad, write_examples
+from llm.examples import Example, Examples, describe_examples, pad, write_examples
 from llm.objectives import NextToken
 from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from llm.trainer import TrainJob, Worker
@@ -53,17 +53,23 @@ class ConversationEncoder:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         if "part" in unit:
-            split: dict[str, list[conversations.Conversation]] = {"train": [], "heldout": []}
+            split: dict[str, list[tuple[str, conversations.Conversation]]] = {"train": [], "heldout": []}
             for document in iter_documents(self.clean, files=[unit["part"]]):
                 made = [MAKERS[kind](document) for kind in self.config.make]
-                split[conversations.split_of(document["id"])] += [talk for talk in made if talk]
+                split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
         else:
-            split = {"train": list(conversations.read_conversations(unit["file"])), "heldout": []}
+            lines = conversations.numbered_conversations(unit["file"])
+            split = {"train": [(f"{unit['file']}:{n}", talk) for n, talk in lines], "heldout": []}
         counts: dict[str, int] = {}
         for name, talks in split.items():
-            encoded = encode_conversations(self.tokenizer, talks, self.config.max_length)
+            encoded = encode_conversations(
+                self.tokenizer, [talk for _, talk in talks], self.config.max_length
+            )
             examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
-            write_examples(self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"))
+            origins = [[talks[number][0]] for number in encoded.kept]
+            write_examples(
+                self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"), origins=origins
+            )
             counts |= {name: len(examples), f"{name}_shortened": encoded.shortened}
         return counts
 
@@ -86,6 +92,10 @@ class ConversationBatches:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the conversations of a step's global batch were made from, one line each."""
+        return describe_examples(self.examples, self.plan.indices(step))
 
 
 class Heldout:

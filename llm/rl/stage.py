@@ -99,6 +99,10 @@ class RolloutBatches:
     def metrics(self) -> dict[str, float]:
         return self.last
 
+    def describe(self, step: int) -> list[str]:
+        """The documents of the prompts that a step's answers were sampled to."""
+        return [self.tasks[i].document_id for i in self.plan.indices(step)]
+
     def evaluate(self, worker: Worker) -> dict[str, float]:
         """Reward on this rank's share of the held-out prompts, one answer each, the same draws each time."""
         mine = self.heldout[worker.rank :: worker.world_size]

@@ -1,0 +1,289 @@
+"""A run that is killed again and again: does it end as one that nobody touched?
+
+    python -m benchmarks.interrupted [--kills 20] [--seed 0] [--steps 60]
+
+A small training job goes through Ray Train on a head of four CPUs, once undisturbed on two workers. Then runs
+are disturbed until there have been so many kills: at random moments a random worker, or the driver, is
+SIGKILLed; a killed driver's command is given again. Every other run keeps its two workers and its ZeRO stage
+and must have the same losses bit by bit; in the rest each new driver has the next of 4, 2 and 3 workers and
+the other of ZeRO 1 and 3, and the losses must be within 1e-5. In all of them every worker writes down the
+documents of each row that it is given: they have to be its share of the undisturbed run's, step by step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from cluster.artifact import Artifact
+from data_pipeline.packing import pack
+from data_pipeline.shards import TokenRows, write_shard
+from llm.batches import BatchPlan
+from llm.pretrain import PackedRows
+from llm.trainer import read_history
+from tests.cluster.heads import ROOT, Head, head
+from tests.llm.models import save_model
+
+BATCH, LENGTH, END, PAD = 12, 48, 0, 3
+UNCHANGED = [(2, 2)]
+CHANGING = [(4, 1), (2, 3), (3, 1), (4, 3), (2, 1), (3, 3)]
+"""Workers and ZeRO stage of a run's first driver, the second, and so on."""
+KILLS_PER_RUN = 4
+TOLERANCE = 1e-5
+
+
+class Recorded(PackedRows):
+    """Packed rows; each worker writes down which documents it was given, before they are trained on."""
+
+    def __init__(self, rows: TokenRows, plan: BatchPlan, folder: str) -> None:
+        super().__init__(rows, plan)
+        self.folder = folder
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        mine = self.plan.share(step, self.rank, self.world_size).tolist()
+        documents = [[name for _, name in self.rows.documents(row)] for row in mine]
+        line = {"step": step, "rank": self.rank, "world_size": self.world_size, "documents": documents}
+        with (Path(self.folder) / f"{os.getpid()}.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        return super().batch(step)
+
+
+def write_inputs(folder: Path) -> None:
+    """Rows of made-up documents, and the model that every run starts from."""
+    generator = np.random.default_rng(0)
+    documents = [
+        (f"https://news.example/{n}", generator.integers(5, 300, generator.integers(5, 90)))
+        for n in range(400)
+    ]
+    packed = pack(documents, LENGTH, end_id=END, pad_id=PAD, vocab_size=400)
+    artifact = Artifact(str(folder / "tokenize"))
+    with artifact.create("train/0.arrow") as stream:
+        write_shard(stream, packed)
+    split = {
+        "tokens": 1,
+        "bytes": 1,
+        "documents": 400,
+        "shards": [{"name": "0.arrow", "rows": len(packed.ids)}],
+    }
+    index = {"row_length": LENGTH, "vocab_size": 400, "pad_id": PAD, "end_id": END}
+    artifact.write_json("rows.json", index | {"splits": {"train": split}})
+    save_model(folder)
+
+
+def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, stage: int) -> None:
+    """The driver's process: one training job to its end, from wherever it stands."""
+    import functools
+
+    from cluster.artifact import Folder
+    from cluster.session import Session
+    from cluster.store import Store
+    from llm.model import saved_model
+    from llm.objectives import NextToken
+    from llm.train_config import TrainConfig
+    from llm.trainer import TrainJob, train
+    from llm.zero import ZeroConfig
+
+    rows = TokenRows(Artifact(str(inputs / "tokenize")), "train")
+    config = TrainConfig(
+        steps=steps,
+        batch=BATCH,
+        micro_batch=2,
+        workers=workers,
+        zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
+        precision="fp32",
+        cpus_per_worker=0.5,
+        checkpoint_every=5,
+        max_failures=1_000,
+    )
+    model = Folder(Artifact(str(inputs)), "model")
+    with Session(Store(str(output)), address=address) as session:
+        job = TrainJob(
+            label="interrupted",
+            config=config,
+            objective=NextToken(),
+            source=Recorded(rows, BatchPlan(len(rows), BATCH, seed=1), str(output)),
+            load_model=functools.partial(saved_model, model),
+            tokenizer=model,
+            output=Artifact(str(output / "run")),
+        )
+        train(job, session)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker was given for one step, as it wrote it down."""
+
+    step: int
+    rank: int
+    world_size: int
+    documents: list[list[str]]
+    """Of each of its rows."""
+
+
+@dataclass
+class Run:
+    """What was done to a run, and what came out."""
+
+    killed: Counter[str]
+    drivers: list[tuple[int, int]]
+    seconds: float
+    losses: list[float]
+    shares: list[Share]
+
+
+def one_run(
+    ray: Head, inputs: Path, steps: int, settings: Iterator[tuple[int, int]], kills: int, pause: float
+) -> Run:
+    output = Path(tempfile.mkdtemp(prefix="interrupted-"))
+    started, killed, drivers = time.monotonic(), Counter[str](), []
+    while True:
+        workers, stage = next(settings)
+        drivers.append((workers, stage))
+        driver = _driver(ray, inputs, output, steps, workers, stage)
+        dead = _disturb(ray, driver, killed, kills, pause)
+        if driver.returncode == 0:
+            break
+        if not dead:
+            said = (output / "driver.log").read_text()[-3000:]
+            raise SystemExit(f"the driver ended with {driver.returncode}:\n{said}")
+    records = read_history(Artifact(str(output / "run")))
+    assert [record["step"] for record in records] == list(range(steps))
+    run = Run(killed, drivers, time.monotonic() - started, [r["loss"] for r in records], _shares(output))
+    shutil.rmtree(output)
+    return run
+
+
+def _driver(
+    ray: Head, inputs: Path, output: Path, steps: int, workers: int, stage: int
+) -> subprocess.Popen[bytes]:
+    arguments = [str(inputs), str(output), ray.gcs, str(steps), str(workers), str(stage)]
+    with (output / "driver.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.interrupted", "--drive", *arguments],
+            env=ray.environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _disturb(
+    ray: Head, driver: subprocess.Popen[bytes], killed: Counter[str], kills: int, pause: float
+) -> bool:
+    """Kill until the driver has ended or there have been enough; tells whether the driver was killed."""
+    victim, due = random.choice(["worker", "driver"]), time.monotonic() + random.uniform(0, pause)
+    while driver.poll() is None:
+        time.sleep(0.1)
+        if killed.total() >= kills or time.monotonic() < due:
+            continue
+        if victim == "driver":
+            driver.kill()
+            driver.wait()
+            killed["driver"] += 1
+            return True
+        if found := _workers(ray):  # else as soon as there is one
+            random.choice(found).kill()
+            killed["worker"] += 1
+            victim, due = random.choice(["worker", "driver"]), time.monotonic() + random.uniform(0, pause)
+    return False
+
+
+def _workers(ray: Head) -> list[psutil.Process]:
+    """Processes that train."""
+    found = []
+    for process in psutil.Process(ray.process.pid).children(recursive=True):
+        try:
+            if "TrainWorker" in "".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _shares(output: Path) -> list[Share]:
+    lines = [line for path in output.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [Share(**json.loads(line)) for line in lines]
+
+
+def same_documents(shares: list[Share], alone: list[Share]) -> bool:
+    """Whether each share is its part of the undisturbed run's batch, and each step was whole once."""
+    batches: dict[int, list[list[str]]] = defaultdict(list)
+    for share in sorted(alone, key=lambda share: (share.step, share.rank)):
+        batches[share.step] += share.documents
+    ranks: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for share in shares:
+        first, last = (BATCH * (share.rank + more) // share.world_size for more in (0, 1))
+        if share.documents != batches[share.step][first:last]:
+            return False
+        ranks[share.step, share.world_size].add(share.rank)
+    whole = {step for (step, world_size), seen in ranks.items() if len(seen) == world_size}
+    return whole == set(batches)
+
+
+def main() -> None:
+    if "--drive" in sys.argv:
+        inputs, output, address, *numbers = sys.argv[sys.argv.index("--drive") + 1 :]
+        drive(Path(inputs), Path(output), address, *map(int, numbers))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    inputs = Path(tempfile.mkdtemp(prefix="interrupted-inputs-"))
+    write_inputs(inputs)
+    killed, failed, number = Counter[str](), 0, 0
+    with head(cpus=4, PYTHONPATH=str(ROOT)) as ray:
+        alone = one_run(ray, inputs, options.steps, itertools.cycle(UNCHANGED), 0, 0.0)
+        print(
+            f"undisturbed  2 workers, ZeRO 2  {alone.seconds:5.1f} s  loss {alone.losses[-1]:.6f}", flush=True
+        )
+        while killed.total() < options.kills:
+            changing = number % 2 == 1
+            settings = CHANGING if changing else UNCHANGED
+            left = min(KILLS_PER_RUN, options.kills - killed.total())
+            run = one_run(ray, inputs, options.steps, itertools.cycle(settings), left, alone.seconds)
+            killed += run.killed
+            number += 1
+            failed += not _judge(number, run, alone, changing)
+    shutil.rmtree(inputs)
+    print(
+        f"{number} runs, {killed['worker']} workers and {killed['driver']} drivers killed; "
+        f"{failed} did not end as the undisturbed one"
+    )
+    raise SystemExit(failed > 0)
+
+
+def _judge(number: int, run: Run, alone: Run, changing: bool) -> bool:
+    far = float(np.max(np.abs(np.array(run.losses) / np.array(alone.losses) - 1)))
+    same = run.losses == alone.losses
+    documents = same_documents(run.shares, alone.shares)
+    drivers = " → ".join(f"{workers}/ZeRO {stage}" for workers, stage in run.drivers)
+    print(
+        f"{number:2}  killed {run.killed['worker']} workers, {run.killed['driver']} drivers  "
+        f"{run.seconds:5.1f} s  "
+        f"documents {'the same' if documents else 'OTHERS'}, losses "
+        f"{'the same bits' if same else f'within {far:.1e}'}  {drivers}",
+        flush=True,
+    )
+    return documents and (far < TOLERANCE if changing else same)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The invariance contract, whole: 50 steps of every objective under every way of cutting a run up.
+
+    python -m benchmarks.invariance [--steps 50] [--objective NAME …] [--optimizer adamw muon]
+
+ZeRO 0-3 × 1, 2 and 4 workers × micro-batches of 1, 2 and 8 × both layouts of rows, each against one worker
+without sharding, and each of 1, 2 and 4 workers a second time. Prints the largest relative deviation of any
+step's loss in fp32; ends with 1 where one is above 1e-5, or where the second time differs in a bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from dataclasses import replace
+
+from tests.llm.trajectories import OBJECTIVES, STEPS, TOLERANCE, Case, deviation, losses
+
+WORKERS, MICRO_BATCHES = (1, 2, 4), (1, 2, 8)
+
+
+def cases(objectives: list[str], optimizers: list[str]) -> list[Case]:
+    """The first of each objective and optimizer is what the others are held against."""
+    grid = itertools.product(objectives, optimizers, range(4), WORKERS, MICRO_BATCHES, (False, True))
+    whole = [
+        Case(objective, stage, workers, micro_batch, joined, optimizer)
+        for objective, optimizer, stage, workers, micro_batch, joined in grid
+    ]
+    again = [replace(case, attempt=1) for case in whole if case.micro_batch == 2 and case.joined]
+    return whole + again
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--objective", nargs="*", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--optimizer", nargs="*", choices=["adamw", "muon"], default=["adamw"])
+    options = parser.parse_args()
+    started = time.monotonic()
+    found = {}
+    worst, other_bits = 0.0, 0
+    for case, trajectory in losses(cases(options.objective, options.optimizer), options.steps):
+        found[case] = trajectory
+        if case.attempt:
+            same = trajectory == found[replace(case, attempt=0)]
+            other_bits += not same
+            print(f"{case!s:<72} again: {'the same bits' if same else 'OTHER BITS'}", flush=True)
+            continue
+        reference = found[Case(case.objective, optimizer=case.optimizer)]
+        far = deviation(trajectory, reference)
+        worst = max(worst, far)
+        print(f"{case!s:<72} {far:.1e}{'  TOO FAR' if far > TOLERANCE else ''}", flush=True)
+    print(
+        f"{len(found)} runs of {options.steps} steps in {time.monotonic() - started:.0f} s; "
+        f"largest deviation {worst:.1e}; {other_bits} repeated with other bits"
+    )
+    raise SystemExit(worst > TOLERANCE or other_bits > 0)
+
+
+if __name__ == "__main__":
+    main()
