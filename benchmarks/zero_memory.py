@@ -1,0 +1,113 @@
+"""Does ZeRO really shard? Bytes of parameters, gradients and optimizer state per worker, held and by the formula.
+
+    python -m benchmarks.zero_memory [--depth 4] [--workers 1,2,4] [--precision fp32,bf16] [--optimizer adamw,muon]
+
+Every case trains two steps of the real loop on that many processes of this machine over gloo and counts what each
+engine holds between the two micro-batches of a third; the worker that keeps most is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llm import zero
+from llm.memory import StateBytes, largest_state, state_bytes, weights_of
+from llm.model import ModelConfig, hf_config, initialise
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.ranks import on_ranks
+
+PARTS = ("parameters", "gradients", "optimizer")
+
+
+def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> tuple[StateBytes, int]:
+    """What this rank's engine holds in the middle of the third step, and the bytes of all other tensors."""
+    world_size = dist.get_world_size()
+    engine = zero.initialise_engine(
+        model,
+        zero.deepspeed_config(
+            zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
+            precision,
+            micro_batch=1,
+            accumulation=2,
+            world_size=world_size,
+            clip=1.0 if optimizer == "adamw" else 0.0,
+        ),
+        optimizer=optimizer,  # type: ignore[arg-type]
+        weight_decay=0.1,
+        betas=(0.9, 0.95),
+    )
+    zero.set_learning_rate(engine, 1e-3, 0.02)
+    ids = torch.arange(5, 21)[None]
+    for micro_batch in range(5):
+        loss = engine(input_ids=ids, labels=ids, use_cache=False).loss
+        engine.backward(loss)
+        if micro_batch < 4:
+            engine.step()
+        del loss
+    found = state_bytes(engine)
+    engine.destroy()
+    return found
+
+
+def on_this_rank(folder: str, depth: int, cases: list[tuple[int, str, str]]) -> None:
+    tokenizer = chat_tokenizer()
+    model = initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, tokenizer), 0)
+    rows: list[Any] = []
+    for stage, precision, optimizer in cases:
+        found, others = held(copy.deepcopy(model), stage, precision, optimizer)
+        rows.append([found.parameters, found.gradients, found.optimizer, others])
+    Path(folder, f"{dist.get_rank()}.json").write_text(json.dumps(rows))
+
+
+def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> list[StateBytes]:
+    """Of each case (stage, precision, optimizer) the state of the worker that keeps most."""
+    with tempfile.TemporaryDirectory() as folder:
+        on_ranks(world_size, on_this_rank, folder, depth, cases)
+        ranks = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+    states = [[StateBytes(*rank[case][:3]) for rank in ranks] for case in range(len(cases))]
+    return [max(state, key=lambda one: one.total) for state in states]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--optimizer", default="adamw,muon")
+    parser.add_argument("--stages", default="0,1,2,3")
+    options = parser.parse_args()
+    stages = [int(stage) for stage in options.stages.split(",")]
+    cases = list(itertools.product(stages, options.precision.split(","), options.optimizer.split(",")))
+    with torch.device("meta"):
+        model = initialise(hf_config(ModelConfig(depth=options.depth, context=64), 4096, chat_tokenizer()), 0)
+    weights = weights_of(model)
+    print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker that keeps most")
+    print("| ZeRO | workers | type | optimizer | parameters | gradients | optimizer state | worst |")
+    print("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")
+    for world_size in map(int, options.workers.split(",")):
+        measured = measure(world_size, options.depth, cases)
+        for (stage, precision, optimizer), state in zip(cases, measured, strict=True):
+            formula = largest_state(
+                weights,
+                zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
+                world_size=world_size,
+                precision=precision,
+                optimizer=optimizer,  # type: ignore[arg-type]
+            )
+            pairs = [(getattr(state, part), getattr(formula, part)) for part in PARTS]
+            cells = " | ".join(f"{m / 1e6:.2f} ({f / 1e6:.2f})" for m, f in pairs)
+            worst = max(abs(m / f - 1) for m, f in pairs)
+            print(f"| {stage} | {world_size} | {precision} | {optimizer} | {cells} | {worst:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
