@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from llm import zero
-from llm.memory import StateBytes, largest_state, state_bytes, weights_of
+from llm.memory import StateBytes, Weight, largest_state, state_bytes, weights_of
 from llm.model import ModelConfig, hf_config, initialise
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
@@ -77,6 +77,14 @@ def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> l
     return [max(state, key=lambda one: one.total) for state in states]
 
 
+def meta_weights(depth: int) -> list[Weight]:
+    """The tensors of the model that is measured, without their memory."""
+    with torch.device("meta"):
+        return weights_of(
+            initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, chat_tokenizer()), 0)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--depth", type=int, default=4)
@@ -87,9 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     stages = [int(stage) for stage in options.stages.split(",")]
     cases = list(itertools.product(stages, options.precision.split(","), options.optimizer.split(",")))
-    with torch.device("meta"):
-        model = initialise(hf_config(ModelConfig(depth=options.depth, context=64), 4096, chat_tokenizer()), 0)
-    weights = weights_of(model)
+    weights = meta_weights(options.depth)
     print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker that keeps most")
     print("| ZeRO | workers | type | optimizer | parameters | gradients | optimizer state | worst |")
     print("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")

@@ -158,13 +158,13 @@ def _partitioned_groups(
 def _partitioned_parameters(
     weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
 ) -> StateBytes:
-    part = sum(-(-weight.size // world_size) for weight in weights)
-    moments = sum(
-        _moments(group, optimizer) * -(-weight.size // world_size)
-        for group in groups_of(weights, optimizer)
-        for weight in group
-    )
-    return StateBytes(element * part, element * part, FP32 * (part + moments))
+    parameters = held = 0
+    for group in groups_of(weights, optimizer):
+        part = sum(-(-weight.size // world_size) for weight in group)
+        parameters += element * part
+        held += FP32 * part
+        held += element * part if _moments(group, optimizer) == 1 else 2 * FP32 * part
+    return StateBytes(parameters, parameters, held)
 
 
 def state_bytes(engine: Any) -> tuple[StateBytes, int]:
