@@ -1,9 +1,10 @@
-"""Does ZeRO really shard? Bytes of parameters, gradients and optimizer state per worker, held and by the formula.
+"""Does ZeRO really shard? Bytes of parameters, gradients and optimizer state per worker, and the formula's.
 
-    python -m benchmarks.zero_memory [--depth 4] [--workers 1,2,4] [--precision fp32,bf16] [--optimizer adamw,muon]
+    python -m benchmarks.zero_memory [--depth 6] [--workers 1,2,4] [--precision fp32,bf16]
+                                     [--optimizer adamw,muon] [--stages 0,1,2,3]
 
-Every case trains two steps of the real loop on that many processes of this machine over gloo and counts what each
-engine holds between the two micro-batches of a third; the worker that keeps most is shown.
+Every case trains two steps on that many processes of this machine over gloo and counts what each engine
+holds between the two micro-batches of a third; the worker that keeps most is shown, the formula in brackets.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def meta_weights(depth: int) -> list[Weight]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--optimizer", default="adamw,muon")

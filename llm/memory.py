@@ -1,10 +1,11 @@
 """Bytes of training state on one worker: by the formulas of ZeRO, and as an engine really holds them.
 
-The formulas are those of Rajbhandari et al. 2019 (section 3 and 5): with Ψ parameters of b bytes and N workers,
-parameters cost bΨ, gradients bΨ, the optimizer its fp32 copy of the weights and its moments (K = 12 bytes a
-parameter with AdamW); stage 1 divides the last by N, stage 2 the gradients too, stage 3 all. What they leave out
-and DeepSpeed does is counted as well: padding, matrices that lie on the border of two workers, and Muon, which
-keeps one moment of the hidden matrices instead of two, whole where it needs whole matrices.
+The formulas are those of Rajbhandari et al. 2019 (sections 3 and 5): with Ψ parameters of b bytes and N
+workers, parameters cost bΨ, gradients bΨ, the optimizer its fp32 copy of the weights and its moments (12
+bytes a parameter with AdamW); stage 1 divides the last by N, stage 2 the gradients too, stage 3 all. What
+they leave out and DeepSpeed does is counted as well: padding, matrices that lie on the border of two
+workers, and Muon, which keeps one moment of the hidden matrices instead of two, whole where it needs whole
+matrices.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def largest_state(
 
 
 def groups_of(weights: Sequence[Weight], optimizer: Optimizer) -> list[list[Weight]]:
-    """The optimizer's groups, each of which ZeRO 1 and 2 make one flat vector of (`zero.initialise_engine`)."""
+    """The optimizer's groups (`zero.initialise_engine`); ZeRO 1 and 2 make one flat vector of each."""
     matrices = [weight for weight in weights if len(weight.shape) >= 2]
     vectors = [weight for weight in weights if len(weight.shape) < 2]
     if optimizer == "muon":

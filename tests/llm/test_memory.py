@@ -39,11 +39,10 @@ def test_a_model_of_seven_and_a_half_billion_on_64_workers_takes_what_the_paper_
     assert formula(weights, stage, 64, "bf16", "adamw").total / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_engines_hold_within_a_tenth_of_the_formula(world_size: int) -> None:
-    measured = measure(world_size, 1, CASES)
+def test_engines_hold_within_a_tenth_of_the_formula() -> None:
+    measured = measure(2, 1, CASES)
     for (stage, precision, optimizer), held in zip(CASES, measured, strict=True):
-        expected = formula(meta_weights(1), stage, world_size, precision, optimizer)  # type: ignore[arg-type]
+        expected = formula(meta_weights(1), stage, 2, precision, optimizer)  # type: ignore[arg-type]
         for part in ("parameters", "gradients", "optimizer"):
             assert getattr(held, part) == pytest.approx(getattr(expected, part), rel=0.1), (stage, part)
 
