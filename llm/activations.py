@@ -1,9 +1,9 @@
-"""Memory that one pass through a model takes beside the training state: activations and what comes and goes.
+"""Memory that one pass through a model takes beside the training state: activations, and what comes and goes.
 
-Forward and backward are run on tensors without memory (torch's FakeTensor), through the objective that will be
-minimised, and every block that an operation makes is counted while it lives. The peak grows linearly with
-rows and with layers, so four small passes tell that of any model. On tensors without memory transformers makes
-the attention mask that it leaves away on others: the figures are some 3 to 6 % above those of a real pass.
+Forward and backward are run on tensors without memory (torch's FakeTensor), through the objective that will
+be minimised, and every block that an operation makes is counted while it lives. The peak grows linearly with
+rows and with layers, so four small passes tell that of any model. On tensors without memory transformers
+makes the attention mask that it leaves away on others: the figures are 3 to 6 % above those of a real pass.
 """
 
 from __future__ import annotations
