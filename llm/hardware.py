@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.errors import HeadwaterError
 from cluster.stage import StageConfig
 
 TABLE = Path(__file__).with_name("hardware.yaml")
 MFU = (0.33, 0.38, 0.46)
-"""Shares of the peak that training reaches, low, assumed and high: torchtitan publishes 33-39 % for Llama 3 on
-H100s (docs of its release, bf16 and FSDP2), nanochat 46 % for its depth-20 model on eight."""
+"""Shares of the peak that training reaches, low, assumed and high: torchtitan publishes 33-39 % for Llama 3
+on H100s (bf16, FSDP2), nanochat 46 % for its depth-20 model on eight of them."""
 
 
 class Gpu(StageConfig):
@@ -56,7 +56,7 @@ def read_table(prices: Path | None = None) -> dict[str, Gpu]:
         own = _read(prices)
         rows |= {name: rows.get(name, {}) | row for name, row in own.items()}
     try:
-        return {name: Gpu.model_validate(row) for name, row in rows.items()}
+        return TypeAdapter(dict[str, Gpu]).validate_python(rows)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise HeadwaterError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,8 @@ from llm.activations import activations, pass_peak
 from llm.model import ModelConfig, hf_config
 from llm.objectives import NextToken
 
-SHAPE = hf_config(ModelConfig(depth=5, width=64, context=256), 512, SimpleNamespace(eos_token_id=0, pad_token_id=0))  # type: ignore[arg-type]  # fmt: skip
+IDS: Any = SimpleNamespace(eos_token_id=0, pad_token_id=0)
+SHAPE = hf_config(ModelConfig(depth=5, width=64, context=256), 512, IDS)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
