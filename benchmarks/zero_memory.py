@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import itertools
 import json
 import tempfile
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from llm import zero
-from llm.memory import StateBytes, Weight, largest_state, state_bytes, weights_of
+from llm.memory import StateBytes, Weight, largest_state, other_bytes, state_bytes, weights_of
 from llm.model import ModelConfig, hf_config, initialise
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
@@ -30,12 +31,17 @@ PARTS = ("parameters", "gradients", "optimizer")
 
 
 def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> tuple[StateBytes, int]:
-    """What this rank's engine holds in the middle of the third step, and the bytes of all other tensors."""
+    """What this rank's engine holds in the middle of the third step, and the bytes of all other tensors.
+
+    The bucket through which gradients are exchanged is made small: it has the size that the recipe gives it.
+    """
+    gc.collect()
+    before = other_bytes({p.untyped_storage().data_ptr() for p in model.parameters()})
     world_size = dist.get_world_size()
     engine = zero.initialise_engine(
         model,
         zero.deepspeed_config(
-            zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
+            zero.ZeroConfig(stage=stage, bucket_elements=10_000),  # type: ignore[arg-type]
             precision,
             micro_batch=1,
             accumulation=2,
@@ -54,9 +60,10 @@ def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> 
         if micro_batch < 4:
             engine.step()
         del loss
-    found = state_bytes(engine)
+    state, seen = state_bytes(engine)
+    others = other_bytes(seen) - before
     engine.destroy()
-    return found
+    return state, others
 
 
 def on_this_rank(folder: str, depth: int, cases: list[tuple[int, str, str]]) -> None:
@@ -69,13 +76,17 @@ def on_this_rank(folder: str, depth: int, cases: list[tuple[int, str, str]]) -> 
     Path(folder, f"{dist.get_rank()}.json").write_text(json.dumps(rows))
 
 
-def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> list[StateBytes]:
-    """Of each case (stage, precision, optimizer) the state of the worker that keeps most."""
+def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> list[tuple[StateBytes, int]]:
+    """Of each case (stage, precision, optimizer) the state of the worker that keeps most, and the most that
+    tensors of other kinds took on any."""
     with tempfile.TemporaryDirectory() as folder:
         on_ranks(world_size, on_this_rank, folder, depth, cases)
         ranks = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
-    states = [[StateBytes(*rank[case][:3]) for rank in ranks] for case in range(len(cases))]
-    return [max(state, key=lambda one: one.total) for state in states]
+    by_case = [[rank[case] for rank in ranks] for case in range(len(cases))]
+    return [
+        (max((StateBytes(*row[:3]) for row in rows), key=lambda state: state.total), max(r[3] for r in rows))
+        for rows in by_case
+    ]
 
 
 def meta_weights(depth: int) -> list[Weight]:
@@ -98,11 +109,11 @@ def main() -> None:
     cases = list(itertools.product(stages, options.precision.split(","), options.optimizer.split(",")))
     weights = meta_weights(options.depth)
     print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker that keeps most")
-    print("| ZeRO | workers | type | optimizer | parameters | gradients | optimizer state | worst |")
-    print("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")
+    table("ZeRO", "workers", "type", "optimizer", *PARTS, "worst", "other tensors")
+    table(*["---"] * (len(PARTS) + 6))
     for world_size in map(int, options.workers.split(",")):
         measured = measure(world_size, options.depth, cases)
-        for (stage, precision, optimizer), state in zip(cases, measured, strict=True):
+        for (stage, precision, optimizer), (state, others) in zip(cases, measured, strict=True):
             formula = largest_state(
                 weights,
                 zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
@@ -111,9 +122,13 @@ def main() -> None:
                 optimizer=optimizer,  # type: ignore[arg-type]
             )
             pairs = [(getattr(state, part), getattr(formula, part)) for part in PARTS]
-            cells = " | ".join(f"{m / 1e6:.2f} ({f / 1e6:.2f})" for m, f in pairs)
+            cells = (f"{m / 1e6:.2f} ({f / 1e6:.2f})" for m, f in pairs)
             worst = max(abs(m / f - 1) for m, f in pairs)
-            print(f"| {stage} | {world_size} | {precision} | {optimizer} | {cells} | {worst:.1%} |")
+            table(stage, world_size, precision, optimizer, *cells, f"{worst:.1%}", f"{others / 1e6:.2f}")
+
+
+def table(*cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|")
 
 
 if __name__ == "__main__":

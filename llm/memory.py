@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.zero import Optimizer, ZeroConfig
 
 if TYPE_CHECKING:
     import torch
+
+    from llm.trainer import Worker
 
 FP32 = 4
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -84,7 +87,7 @@ def state_formula(
     """What a rank keeps. `precision` is fp32, bf16 or fp16."""
     rules = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     state = rules[zero.stage](weights, zero.stage, world_size, ELEMENT_BYTES[precision], optimizer, rank)
-    if not zero.offload_optimizer or zero.stage == 0:
+    if zero.offload_optimizer not in (True, "cpu", "nvme") or zero.stage == 0:
         return state
     # ZeRO-Offload (Ren et al. 2021): fp32 weights and moments lie with the host, and the gradients for them.
     part = sum(weight.size for weight in weights) // world_size * FP32
@@ -168,17 +171,21 @@ def _partitioned_parameters(
     return StateBytes(parameters, parameters, held)
 
 
-def state_bytes(engine: Any) -> tuple[StateBytes, int]:
-    """What a DeepSpeed engine holds, every block of memory once; and the bytes of all other live tensors."""
+def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
+    """What a DeepSpeed engine holds, every block of memory once; and those blocks' addresses."""
     seen: set[int] = set()
     parameters, gradients, held = (
         _count(tensors, seen)
         for tensors in (_parameters(engine), _gradients(engine), _optimizer_tensors(engine))
     )
+    return StateBytes(parameters, gradients, held), seen
+
+
+def other_bytes(seen: set[int]) -> int:
+    """Bytes of all live tensors whose blocks are not among those: what `state_bytes` did not find."""
     import torch
 
-    others = (found for found in gc.get_objects() if issubclass(type(found), torch.Tensor))
-    return StateBytes(parameters, gradients, held), _count(others, seen)
+    return _count((found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)), seen)
 
 
 def _count(tensors: Iterable[Any], seen: set[int]) -> int:
@@ -226,3 +233,38 @@ def _optimizer_tensors(engine: Any) -> Iterator[Any]:
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+class WithMemory:
+    """An evaluation of a training job that also reports memory, of the worker that has most (bytes).
+
+    `state_bytes` are the parameters and optimizer state that its engine holds, `peak_bytes` the most that its
+    process has had resident (its GPU, where there is one, had allocated).
+    """
+
+    def __init__(self, evaluate: Callable[[Worker], dict[str, float]]) -> None:
+        self.evaluate = evaluate
+
+    def __call__(self, worker: Worker) -> dict[str, float]:
+        state, _ = state_bytes(worker.engine)
+        figures = self.evaluate(worker)
+        own = [0.0] * (2 * worker.world_size)
+        own[2 * worker.rank : 2 * worker.rank + 2] = state.parameters + state.optimizer, peak_bytes(worker)
+        everybody = worker.total(own)  # each has put its own into its place
+        return figures | {"state_bytes": max(everybody[::2]), "peak_bytes": max(everybody[1::2])}
+
+
+def peak_bytes(worker: Worker) -> int:
+    """The most memory that this worker has had: of its GPU, else resident in its process."""
+    import torch
+
+    if worker.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(worker.device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.Process().memory_info().rss)
