@@ -29,6 +29,7 @@ from headwater.options import (
     open_recipe,
     open_session,
 )
+from headwater.plan_command import plan
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -161,6 +162,7 @@ app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
 app.command()(batch)
+app.command()(plan)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
 app.command()(status)

@@ -1,14 +1,15 @@
-"""A short measurement on the machine at hand: what a step, a start, a checkpoint and an evaluation really take.
+"""A short measurement on the machine at hand: what a step, a start, a checkpoint, an evaluation really take.
 
-The real loop runs a few steps of the recipe's shape on as many workers as it says, on rows of random ids, through
-Ray Train and DeepSpeed. What is measured is kept in the store under what it depends on, and found there again by
-`headwater plan` and by the run itself.
+The real loop runs a few steps of the recipe's shape on as many workers as it says, on rows of random ids,
+through Ray Train and DeepSpeed. What is measured is kept in the store under what it depends on, and found
+there again by `headwater plan` and by the run itself.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -43,8 +44,7 @@ WARM = 2
 """Steps that do not count: the first ones allocate, and make their kernels."""
 PLACES = "plans"
 """Folder of the store."""
-DECIDES = [
-    "model",
+DECIDES = {
     "batch",
     "micro_batch",
     "workers",
@@ -54,7 +54,7 @@ DECIDES = [
     "precision",
     "optimizer",
     "separate_documents",
-]
+}
 """Settings of pretraining on which time and memory of a step depend."""
 
 
@@ -122,7 +122,7 @@ class StampedRows(PackedRows):
 
 def place(config: PretrainConfig, shape: Qwen3Config, row_length: int, address: str | None) -> str:
     """The name of the file that a measurement for these settings has in the store."""
-    settings = config.model_dump(mode="json", include=set(DECIDES))
+    settings = config.model_dump(mode="json", include=DECIDES)
     decides = {"settings": settings, "shape": shape.to_dict(), "row_length": row_length}
     machine = address or f"{platform.node()} {os.cpu_count()}"
     text = json.dumps([decides, machine], sort_keys=True, default=str)
@@ -218,7 +218,7 @@ def from_history(history: Sequence[dict[str, float]], started: float, ended: flo
     warming = sum(max(0.0, record["seconds"] - step) for record in history[:WARM])
     between = [
         after["ended_at"] - after["seconds"] - before["ended_at"]
-        for before, after in zip(history, history[1:], strict=False)
+        for before, after in itertools.pairwise(history)
     ]
     saved = [between[k - 1] for k in range(CHECKPOINT_EVERY, len(history), CHECKPOINT_EVERY)]
     nothing = min(between)
