@@ -30,6 +30,7 @@ from headwater.options import (
     open_session,
 )
 from headwater.plan_command import plan
+from headwater.scaling_command import scaling
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -163,6 +164,7 @@ app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
 app.command()(batch)
 app.command()(plan)
+app.command()(scaling)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
 app.command()(status)

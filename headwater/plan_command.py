@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -26,14 +27,14 @@ def plan(
     recipe: RecipeArgument,
     gpus: Annotated[
         str | None,
-        typer.Option(metavar="8xH100", help="Plan for so many of these GPUs, not for this machine."),
+        typer.Option(metavar="8xH100", help="Plan for these GPUs, not for this machine."),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(min=0, metavar="DOLLARS", help="What model and how many tokens this buys.")
     ] = None,
     prices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your prices and GPUs, in the form of llm/hardware.yaml."),
+        typer.Option(metavar="FILE", help="Your prices and GPUs, as in llm/hardware.yaml."),
     ] = None,
     mfu: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Share of the GPUs' peak that training will reach.")
@@ -74,8 +75,8 @@ def plan(
     _show(made)
     if bought is not None:
         console.print(
-            f"\n[bold]${bought.dollars:,.0f} buys[/] {bought.hours:.1f} h of {made.target}, {bought.flops:.2g} "
-            f"FLOPs; parameters and tokens by {bought.rule}:",
+            f"\n[bold]${bought.dollars:,.0f} buys[/] {bought.hours:.1f} h of {made.target}, "
+            f"{bought.flops:.2g} FLOPs; parameters and tokens by {bought.rule}:",
             highlight=False,
         )
         _show(bought.plan)
@@ -166,8 +167,8 @@ def _show(made: Plan) -> None:
         lines.append(
             (
                 "loss",
-                f"{made.loss.mean:.3f} bits per byte ({made.loss.low:.3f} to {made.loss.high:.3f}), by the law of "
-                f"{made.loss.runs} runs, {made.loss.reach:.3g} times the largest of them",
+                f"{made.loss.mean:.3f} bits per byte ({made.loss.low:.3f} to {made.loss.high:.3f}), by the "
+                f"law of {made.loss.runs} runs, {made.loss.reach:.3g} times the largest of them",
             )
         )
     for name, text in lines:
@@ -178,24 +179,23 @@ def _show(made: Plan) -> None:
 
 
 def _memory_table(rows: list[Memory]) -> Table:
-    table = Table(title="memory of one worker", title_justify="left")
-    for column in ("ZeRO", "micro-batch", "parameters", "gradients", "optimizer", "on the host"):
-        table.add_column(column, justify="right")
-    for column in ("working", "reserved", "in all", "fits"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title="one worker's memory in MB", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for column in ("ZeRO", "rows", "weights", "grads", "optim", "on host", "passes", "libs", "all", "fits"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
+        sizes = (row.parameters, row.gradients, row.optimizer, row.host, row.working, row.reserved, row.total)
         table.add_row(
-            f"{row.zero}{' + offload' if row.offload else ''}",
+            f"{row.zero}{' host' if row.offload else ''}",
             str(row.micro_batch),
-            *(_size(part) for part in (row.parameters, row.gradients, row.optimizer)),
-            _size(row.host) if row.host else "",
-            *(_size(part) for part in (row.working, row.reserved, row.total)),
+            *(f"{size / 1e6:,.0f}" if size else "" for size in sizes),
             "yes" if row.fits else "no",
         )
     return table
 
 
 def _size(count: float) -> str:
-    from headwater.show import bytes_text
-
-    return bytes_text(count)
+    """Two digits after the point from MB on: a plan is compared with what was measured."""
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
+    return f"{count / unit:,.2f} {name}"

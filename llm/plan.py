@@ -53,6 +53,9 @@ class Work:
     def tokens(self) -> int:
         return self.config.steps * self.config.batch * self.row_length
 
+    def parameters(self) -> int:
+        return parameter_count(self.shape())
+
     def shape(self) -> Qwen3Config:
         special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no figure depends on them
         return hf_config(self.config.model, self.vocab_size, special)
@@ -134,7 +137,7 @@ def plan_here(
     """
     config, shape = work.config, work.shape()
     precision = resolve_precision(config.precision)
-    parts = _Parts.of(work, shape, precision)
+    parts = _Parts.of(work, shape, precision, on_gpus=bool(config.gpus_per_worker))
     notes = []
     reserved = PROCESS_BYTES
     if measured is None:
@@ -181,7 +184,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
     the largest micro-batch."""
     config, shape = work.config, work.shape()
     precision = "bf16" if config.precision == "auto" else config.precision
-    parts = _Parts.of(work, shape, precision)
+    parts = _Parts.of(work, shape, precision, on_gpus=True)
     share = max(1, -(-config.batch // machine.count))
     device = machine.gpu.memory_gb * 1e9
     reserved = RESERVED_BYTES + RESERVED_SHARE * device
@@ -251,14 +254,16 @@ class _Parts:
     passes: Activations
     precision: str
     config: PretrainConfig
+    on_gpus: bool
 
     @classmethod
-    def of(cls, work: Work, shape: Qwen3Config, precision: str) -> _Parts:
+    def of(cls, work: Work, shape: Qwen3Config, precision: str, *, on_gpus: bool) -> _Parts:
         import torch
 
         with torch.device("meta"):
             weights = weights_of(initialise(shape, 0))
-        return cls(weights, activations(shape, work.row_length, precision), precision, work.config)
+        passes = activations(shape, work.row_length, precision)
+        return cls(weights, passes, precision, work.config, on_gpus)
 
     def memory(
         self, zero: ZeroConfig, workers: int, rows: int, reserved: float, device: float | None
@@ -272,7 +277,7 @@ class _Parts:
             optimizer=self.config.optimizer,
         )
         size = sum(weight.size for weight in self.weights)
-        bucket = min(zero.bucket_elements, size) if zero.stage and device else 0
+        bucket = zero.bucket_elements if zero.stage and self.on_gpus else 0  # a CPU's is never all touched
         exchanged = ELEMENT_BYTES[self.precision] * bucket * (2 if zero.stage == 3 else 1)
         stepping = FP32 * size // (workers if zero.stage else 1) if not state.host else 0
         working = max(self.passes.of(rows) + exchanged, stepping) if rows else exchanged
