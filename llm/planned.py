@@ -22,8 +22,9 @@ PLAN = "plan.json"
 def write_plan(
     config: PretrainConfig, rows: TokenRows, validation_rows: int, output: Artifact, session: Session
 ) -> Plan:
-    """By formulas, with the times that `headwater plan` has measured here and the law that `headwater
-    scaling` has fitted to these tokens, where they have. A run that goes on keeps the plan that it began with."""
+    """By formulas; with the times that `headwater plan` has measured here, and the law that `headwater
+    scaling` has fitted to these tokens, where they have. A run that goes on keeps the plan it began with.
+    """
     from llm.calibrate import place, read_calibration
     from llm.plan import Plan, Work, plan_here
 
@@ -54,14 +55,12 @@ def compared(plan: Plan, history: Sequence[dict[str, float]], seconds: float | N
     last, measured = history[-1], plan.seconds is not None
     steps = statistics.median(record["seconds"] for record in history)
     rows = [
-        _row(
-            "weights and optimizer state of a worker, MB", plan.state_bytes / 1e6, last["state_bytes"] / 1e6
-        ),
+        _row("a worker's weights and optimizer, MB", plan.state_bytes / 1e6, last["state_bytes"] / 1e6),
         _row("seconds a step", plan.step_seconds, steps),
         _row("seconds in all", plan.seconds, seconds),
     ]
     if measured:  # without it the libraries' share is a guess
-        peak = _row("peak memory of a worker, MB", plan.peak_bytes / 1e6, last["peak_bytes"] / 1e6)
+        peak = _row("a worker's memory at its peak, MB", plan.peak_bytes / 1e6, last["peak_bytes"] / 1e6)
         rows.insert(1, peak)
     if plan.loss is not None:
         loss = _row("validation, bits per byte", plan.loss.mean, last["bits_per_byte"])
