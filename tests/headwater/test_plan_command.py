@@ -18,9 +18,8 @@ from llm.scaling import ScalingConfig
 from llm.scaling_law import FittedLaw, Law, Point
 
 QUICKSTART = str(Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml")
-LAW = FittedLaw(
-    Law(1.0, 30.0, 20.0, 0.3, 0.25), (Law(1.0, 30.0, 20.0, 0.3, 0.25),), 0.01, (Point(1e6, 1e6, 3.0),)
-)
+LAW = Law(1.0, 30.0, 20.0, 0.3, 0.25)
+FITTED = FittedLaw(LAW, (LAW,), 0.01, (Point(1e6, 1e6, 3.0),))
 
 
 def plan(*options: str) -> str:

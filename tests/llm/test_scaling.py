@@ -17,9 +17,8 @@ from llm.scaling import LAW, PLOT, Scaling, ScalingConfig
 from llm.scaling_law import FittedLaw, Law
 
 TRUE = Law(1.0, 60.0, 40.0, 0.35, 0.3)
-CONFIG = ScalingConfig(
-    pretrain=PretrainConfig(steps=400, batch=8, model=ModelConfig(depth=4)), depths=(1, 2, 3), steps=(50, 100, 400)
-)  # fmt: skip
+WHOLE = PretrainConfig(steps=400, batch=8, model=ModelConfig(depth=4))
+CONFIG = ScalingConfig(pretrain=WHOLE, depths=(1, 2, 3), steps=(50, 100, 400))
 
 
 def test_finished_runs_are_found_and_become_a_law_that_a_later_run_finds(tmp_path: Path) -> None:
@@ -27,7 +26,7 @@ def test_finished_runs_are_found_and_become_a_law_that_a_later_run_finds(tmp_pat
     inputs = {name: store.artifact(name, "0" * 16) for name in Scaling.inputs}
     nothing = {"tokens": 1, "bytes": 1, "documents": 1, "shards": []}
     index = {"row_length": 64, "vocab_size": 300, "pad_id": 0, "end_id": 1}
-    inputs["tokenize"].write_json("index.json", index | {"splits": {"train": nothing, "validation": nothing}})
+    inputs["tokenize"].write_json("rows.json", index | {"splits": {"train": nothing, "validation": nothing}})
     keys = {name: artifact.key for name, artifact in inputs.items()}
     for depth in CONFIG.depths:
         for steps in CONFIG.steps:
