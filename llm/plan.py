@@ -156,15 +156,16 @@ def plan_here(
         for stage in range(4)
     ]
     chosen = table[config.zero.stage]
+    each = f"{config.cpus_per_worker:g} CPUs"
+    if config.gpus_per_worker:
+        each = f"{config.gpus_per_worker:g} GPUs"
     seconds = measured.seconds(config, work.validation_rows) if measured else None
     if measured and not work.validation_rows:
         notes.append("The corpus is not tokenized yet: evaluations are not in the time.")
     return _plan(
         work,
         shape,
-        target=f"{config.workers} workers of {config.cpus_per_worker:g} CPUs"
-        if not config.gpus_per_worker
-        else f"{config.workers} workers of {config.gpus_per_worker:g} GPUs",
+        target=f"{config.workers} workers with {each}",
         precision=precision,
         workers=config.workers,
         zero=config.zero.stage,
@@ -194,7 +195,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         zero = ZeroConfig.model_validate(keys)
         table.append(parts.largest(zero, machine.count, share, reserved, device))
     notes = []
-    chosen = max(table, key=lambda memory: (min(memory.micro_batch, share), not memory.offload, -memory.zero))
+    chosen = max(table, key=lambda row: (row.fits, row.micro_batch, not row.offload, -row.zero))
     if not chosen.fits:
         notes.append(f"Not one row fits a {machine.name} at any ZeRO stage: more GPUs, or a smaller model.")
     if config.batch % machine.count:
@@ -281,7 +282,8 @@ class _Parts:
         exchanged = ELEMENT_BYTES[self.precision] * bucket * (2 if zero.stage == 3 else 1)
         stepping = FP32 * size // (workers if zero.stage else 1) if not state.host else 0
         working = max(self.passes.of(rows) + exchanged, stepping) if rows else exchanged
-        total = state.device + working + round(reserved)
+        held = state.device if self.on_gpus else state.total  # a CPU worker is its own host
+        total = held + working + round(reserved)
         return Memory(
             zero=zero.stage,
             offload=bool(state.host),
