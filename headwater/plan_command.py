@@ -80,8 +80,15 @@ def plan(
             highlight=False,
         )
         _show(bought.plan)
-        keys = {"depth": bought.plan.depth, "pretrain.batch": bought.plan.batch}
-        keys |= {"pretrain.steps": bought.plan.steps, "pretrain.micro_batch": bought.plan.micro_batch}
+        keys = {
+            "depth": bought.plan.depth,
+            "pretrain.batch": bought.plan.batch,
+            "pretrain.steps": bought.plan.steps,
+            "pretrain.micro_batch": bought.plan.micro_batch,
+            "pretrain.zero.stage": bought.plan.zero,
+            "pretrain.workers": bought.plan.workers,
+            "pretrain.gpus_per_worker": 1,
+        }
         chosen = " ".join(f"--set {key}={value}" for key, value in keys.items())
         console.print(f"  [cyan]{chosen}[/]", highlight=False, soft_wrap=True)
 
@@ -152,7 +159,7 @@ def _show(made: Plan) -> None:
         ),
         (
             "memory",
-            f"{_size(made.peak_bytes)} a worker, {_size(made.state_bytes)} of it training state at rest",
+            f"{_size(made.peak_bytes)} a worker, {_size(made.state_bytes)} of it weights and optimizer",
         ),
     ]
     if made.seconds is not None and made.step_seconds is not None:
@@ -179,8 +186,14 @@ def _show(made: Plan) -> None:
 
 
 def _memory_table(rows: list[Memory]) -> Table:
+    unit, name = (1e9, "GB") if max(row.total for row in rows) >= 1e10 else (1e6, "MB")
+    digits = 2 if unit == 1e9 else 1
     table = Table(
-        title="one worker's memory in MB", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=f"one worker's memory, {name}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for column in ("ZeRO", "rows", "weights", "grads", "optim", "on host", "passes", "libs", "all", "fits"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -189,7 +202,7 @@ def _memory_table(rows: list[Memory]) -> Table:
         table.add_row(
             f"{row.zero}{' host' if row.offload else ''}",
             str(row.micro_batch),
-            *(f"{size / 1e6:,.0f}" if size else "" for size in sizes),
+            *(f"{size / unit:,.{digits}f}" if size else "" for size in sizes),
             "yes" if row.fits else "no",
         )
     return table
