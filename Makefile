@@ -24,7 +24,7 @@ run: $(VENV)/.installed  ## Raw news pages to a cited answer, on this machine
 serve: $(VENV)/.installed  ## Serve the model that `make run` made, with a chat page
 	@$(BIN)/headwater serve $(RECIPE)
 
-test: $(VENV)/.installed-tests lint  ## Style, types, layers and all tests
+test: $(VENV)/.installed-tests  ## Style, types, layers and all tests
 	@$(BIN)/python -m tests.together --logs $(VENV)
 
 lint: $(VENV)/.installed-tests  ## Style, types and import layers alone

@@ -1,9 +1,9 @@
-"""All tests, in groups that run beside each other: most of them wait for processes to start.
+"""All checks, in groups that run beside each other: most tests wait for processes to start.
 
     python -m tests.together [--logs DIR]
 
-Each group is a pytest of its own, with a Ray cluster of its own. The last one's output is shown as it comes,
-the others' when they have ended.
+Style, types and layers are a group; the others are a pytest each, with a Ray cluster of its own. The last
+one's output is shown as it comes, the others' when they have ended.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from pathlib import Path
 
 HOSTS = "tests/cluster/test_several_hosts.py"
 BESIDE = [HOSTS, "tests/headwater"]
+PYTEST = [sys.executable, "-m", "pytest", "--durations=8"]
 GROUPS = {
-    "several hosts, whole runs, jobs and commands": BESIDE,
-    "everything else": ["tests", *(f"--ignore={path}" for path in BESIDE)],  # the other group runs these
+    "style, types and layers": ["make", "--no-print-directory", "lint"],
+    "several hosts, whole runs, jobs and commands": [*PYTEST, *BESIDE],
+    "everything else": [*PYTEST, "tests", *(f"--ignore={path}" for path in BESIDE)],  # another runs these
 }
 
 
 @dataclass
 class Group:
     name: str
-    arguments: list[str]
+    command: list[str]
     log: Path | None
     """None: the screen."""
 
     def __post_init__(self) -> None:
         output = self.log.open("wb") if self.log else None
-        command = [sys.executable, "-m", "pytest", "--durations=8", *self.arguments]
-        self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(self.command, stdout=output, stderr=subprocess.STDOUT)
 
     def end(self) -> bool:
         """Wait, show what has not been seen yet, and say whether all passed."""
         passed = self.process.wait() == 0
         if self.log:
-            print(f"\n-- {self.name}: {' '.join(self.arguments)}\n{self.log.read_text(errors='replace')}")
+            print(f"\n-- {self.name}: {' '.join(self.command)}\n{self.log.read_text(errors='replace')}")
         return passed
 
 
