@@ -121,10 +121,18 @@ def _on_this_machine(
 ) -> Plan:
     import psutil  # type: ignore[import-untyped]
 
+    from cluster.errors import HeadwaterError
     from cluster.store import Store
     from llm.calibrate import calibrate, place, read_calibration
     from llm.plan import plan_here
 
+    on_gpus = bool(recipe.pretrain.gpus_per_worker)
+    if on_gpus and address is None and not _has_gpus():
+        raise HeadwaterError(
+            "this recipe trains on GPUs, and here are none",
+            where="pretrain.gpus_per_worker",
+            fix="give --gpus",
+        )
     shape = work.shape()
     measured = read_calibration(Store(recipe.store), place(recipe.pretrain, shape, work.row_length, address))
     if measured is None and measure:
@@ -135,10 +143,15 @@ def _on_this_machine(
                 measured = calibrate(recipe.pretrain, shape, work.row_length, session)
         finally:
             console.quiet = was_quiet
-    on_gpus = bool(recipe.pretrain.gpus_per_worker)
     known = address is None and not on_gpus
     each = psutil.virtual_memory().total / recipe.pretrain.workers if known else None
     return plan_here(work, measured, law, each)
+
+
+def _has_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _show(made: Plan) -> None:

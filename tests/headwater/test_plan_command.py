@@ -67,6 +67,7 @@ def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measur
         (("--budget", "5"), "give --gpus"),
         (("--gpus", "8xH10"), "did you mean"),
         (("--prices", "no.yaml"), "no such"),
+        (("--set", "pretrain.gpus_per_worker=1"), "here are none"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
