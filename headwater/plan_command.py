@@ -128,11 +128,8 @@ def _on_this_machine(
 
     on_gpus = bool(recipe.pretrain.gpus_per_worker)
     if on_gpus and address is None and not _has_gpus():
-        raise HeadwaterError(
-            "this recipe trains on GPUs, and here are none",
-            where="pretrain.gpus_per_worker",
-            fix="give --gpus",
-        )
+        what = "this recipe trains on GPUs, and here are none"
+        raise HeadwaterError(what, where="pretrain.gpus_per_worker", fix="give --gpus")
     shape = work.shape()
     measured = read_calibration(Store(recipe.store), place(recipe.pretrain, shape, work.row_length, address))
     if measured is None and measure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from llm.scaling_law import FittedLaw
 
 PLAN = "plan.json"
+
+
+class PlanAhead:
+    """The plan of a pretraining that starts, made in a thread beside the start of its workers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """The arguments are those of `write_plan`, the session last."""
+        self.session: Session = arguments[-1]
+        self._plan = ThreadPoolExecutor(1).submit(write_plan, *arguments)
+
+    def beside(self, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
+        """Rows for the report (`compared`). Without a plan a model that is trained is not lost: none are."""
+        if error := self._plan.exception():
+            self.session.say(f"no plan to compare with: {type(error).__name__}: {error}")
+            return []
+        return compared(self._plan.result(), history, seconds)
 
 
 def write_plan(
@@ -50,18 +67,17 @@ def newest_law(store: Store, tokenize_key: str) -> FittedLaw | None:
 def compared(plan: Plan, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
     """Rows of the report: what was expected, between which bounds, and what came.
 
-    `seconds` is the stage's wall time, None for a run that was interrupted on the way.
+    `seconds` is the stage's wall time, None for a run that was interrupted on the way. The peak is left out
+    where nothing was measured: the libraries' part in it would be a guess.
     """
-    last, measured = history[-1], plan.seconds is not None
-    steps = statistics.median(record["seconds"] for record in history)
+    last = history[-1]
+    state, peak = (last[name] / 1e6 if name in last else None for name in ("state_bytes", "peak_bytes"))
     rows = [
-        _row("a worker's weights and optimizer, MB", plan.state_bytes / 1e6, last["state_bytes"] / 1e6),
-        _row("seconds a step", plan.step_seconds, steps),
+        _row("a worker's weights and optimizer, MB", plan.state_bytes / 1e6, state),
+        _row("a worker's memory at its peak, MB", plan.peak_bytes / 1e6 if plan.seconds else None, peak),
+        _row("seconds a step", plan.step_seconds, statistics.median(record["seconds"] for record in history)),
         _row("seconds in all", plan.seconds, seconds),
     ]
-    if measured:  # without it the libraries' share is a guess
-        peak = _row("a worker's memory at its peak, MB", plan.peak_bytes / 1e6, last["peak_bytes"] / 1e6)
-        rows.insert(1, peak)
     if plan.loss is not None:
         loss = _row("validation, bits per byte", plan.loss.mean, last["bits_per_byte"])
         rows.append(loss | {"low": plan.loss.low, "high": plan.loss.high})

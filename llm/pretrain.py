@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from llm.memory import WithMemory
 from llm.mixture import MixturePlan
 from llm.model import ModelConfig, fresh_model, parameter_count
 from llm.objectives import NextToken
-from llm.planned import compared, write_plan
+from llm.planned import PlanAhead
 from llm.train_config import RUNTIME_FIELDS, TrainConfig
 from llm.trainer import TrainJob, Worker
 
@@ -106,7 +105,7 @@ class Pretrain(Stage[PretrainConfig]):
         plan = batch_plan(rows, config)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
-        ahead = ThreadPoolExecutor(1).submit(write_plan, config, rows, len(validation), output, session)
+        ahead = PlanAhead(config, rows, len(validation), output, session)
         history = trainer.train(
             TrainJob(
                 label="pretrain",
@@ -134,7 +133,7 @@ class Pretrain(Stage[PretrainConfig]):
             "parameters": exported_parameters(output),
             **epochs(plan, rows, config),
             **trainer.summary(history),
-            "planned": compared(ahead.result(), history, seconds),
+            "planned": ahead.beside(history, seconds),
         }
 
 
