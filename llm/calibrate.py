@@ -214,7 +214,7 @@ def matrix_peak(config: PretrainConfig, device: Any, seconds: float = 0.3, side:
 
 def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:
     """A calibration from the records of its steps and the times (seconds of the clock) around them."""
-    step = statistics.median(record["seconds"] for record in history[WARM:])
+    step = statistics.mean(record["seconds"] for record in history[WARM:])
     warming = sum(max(0.0, record["seconds"] - step) for record in history[:WARM])
     between = [
         after["ended_at"] - after["seconds"] - before["ended_at"]
