@@ -42,6 +42,7 @@ MEASURE = if [ -e $(DATA) ]; then $(BIN)/python -m benchmarks.$(1); else echo "p
 bench: $(VENV)/.installed-tests  ## Measure (results are in docs/log.md; DATA=FOLDER with real data)
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.duplicates
+	$(BIN)/python -m benchmarks.zero_memory
 	@$(call MEASURE,extraction $(WEB)/readability-130.parquet)
 	@$(call MEASURE,corpus $(DATA)/text/c4-300.jsonl)
 	@$(call MEASURE,chain $(PAGES))

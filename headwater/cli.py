@@ -31,6 +31,8 @@ from headwater.options import (
     open_recipe,
     open_session,
 )
+from headwater.plan_command import plan
+from headwater.scaling_command import scaling
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -166,6 +168,8 @@ app.command()(dial)
 app.add_typer(trace_command.app, name="trace")
 app.command()(export)
 app.command()(batch)
+app.command()(plan)
+app.command()(scaling)
 app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
 app.command()(status)

@@ -126,6 +126,7 @@ class Evaluate(Stage[EvaluateConfig]):
             rl_reward=_points(histories["rl"], "reward_model"),
             rl_verifiable=_points(histories["rl"], "verified"),
             rl_kl=_points(histories["rl"], "kl"),
+            planned=[report.Planned(**row) for row in _metrics(inputs["pretrain"]).get("planned", [])],
             samples=_samples(answers),
             stages=[report.StageRecord(m.stage, m.key, m.seconds, m.inputs) for m in manifests],
             machine={"system": platform.platform(), "processor": platform.machine()},

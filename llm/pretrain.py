@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.artifact import Artifact, Folder
+from cluster.artifact import SCRATCH, Artifact, Folder
 from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import Stage
@@ -18,10 +19,12 @@ from data_pipeline.shards import TokenRows, unigram_bits_per_byte
 from llm import sequence_parallel, trainer
 from llm.batches import BatchPlan, Plan
 from llm.bits_per_byte import BitsPerByte
+from llm.memory import WithMemory
 from llm.mixture import MixturePlan
 from llm.model import ModelConfig, fresh_model, parameter_count, shape_of
 from llm.objectives import NextToken
 from llm.passages import passages
+from llm.planned import PlanAhead
 from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from llm.trainer import TrainJob, Worker
 
@@ -139,6 +142,8 @@ class Pretrain(Stage[PretrainConfig]):
             row_length=rows.row_length,
         )
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
+        began, goes_on = time.monotonic(), output.exists(SCRATCH)
+        ahead = PlanAhead(config, rows, len(validation), output, session)
         history = trainer.train(
             TrainJob(
                 label="pretrain",
@@ -153,12 +158,13 @@ class Pretrain(Stage[PretrainConfig]):
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
                 output=output,
-                evaluate=BitsPerByte(
-                    validation, config.micro_batch, separate_documents=config.separate_documents
+                evaluate=WithMemory(
+                    BitsPerByte(validation, config.micro_batch, separate_documents=config.separate_documents)
                 ),
             ),
             session,
         )
+        seconds = None if goes_on else time.monotonic() - began
         final = history[-1]["bits_per_byte"]
         session.say(
             f"loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f} nats a token; "
@@ -170,6 +176,7 @@ class Pretrain(Stage[PretrainConfig]):
             "parameters": exported_parameters(output),
             **epochs(plan, rows, config),
             **trainer.summary(history),
+            "planned": ahead.beside(history, seconds),
         }
 
 

@@ -68,6 +68,18 @@ class StageRecord:
     """Input stage → key of the artifact that was read."""
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What pretraining was expected to take or come to, and what it did."""
+
+    name: str
+    planned: float
+    actual: float
+    low: float | None = None
+    """The interval that was given with it."""
+    high: float | None = None
+
+
 @dataclass
 class Report:
     """Everything on the card. Only the title is needed."""
@@ -95,6 +107,7 @@ class Report:
     """Verifiable reward, mean of an iteration."""
     rl_kl: Points = ()
     """KL to the SFT model, nats a token."""
+    planned: list[Planned] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
@@ -151,6 +164,8 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
             "## Training",
             *_picture(plots, "losses", "Losses of pretraining, fine-tuning and reward model"),
         ]
+    if report.planned:
+        parts += ["## Planned and actual", _planned_table(report.planned)]
     if "reward" in plots:
         parts += [
             "## Reinforcement learning",
@@ -184,6 +199,17 @@ def _funnel_table(funnel: Sequence[FunnelStep]) -> str:
         dropped = ", ".join(f"{name} {count:,}" for name, count in reasons if count)
         rows.append([step.name, f"{step.documents:,}", f"{sum(step.reasons.values()):,}", dropped])
     return _table(["step", "documents left", "dropped", "for"], rows, "lrrl")
+
+
+def _planned_table(planned: Sequence[Planned]) -> str:
+    rows = []
+    for row in planned:
+        bounds = ""
+        if row.low is not None and row.high is not None:
+            bounds = f" ({_figure(row.low)} to {_figure(row.high)})"
+        apart = f"{row.actual / row.planned - 1:+.1%}" if row.planned else ""
+        rows.append([row.name, _figure(row.planned) + bounds, _figure(row.actual), apart])
+    return _table(["pretraining", "planned", "actual", "apart"], rows, "lrrr")
 
 
 def _stage_table(stages: Sequence[StageRecord]) -> str:

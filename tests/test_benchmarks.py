@@ -85,7 +85,10 @@ def test_classifier_list_and_repeats_are_measured(
     assert lines[-1].endswith("words cut") and " 0 words cut" not in lines[-1]
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "duplicates", "interrupted", "invariance", "scaling"])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint", "duplicates", "interrupted", "invariance", "learning", "scaling", "zero_memory"],
+)
 def test_the_others_are_in_step_with_what_they_measure(name: str) -> None:
     """They take too long to run here; a name that is gone shows when they are loaded."""
     assert importlib.import_module(f"benchmarks.{name}").__doc__

@@ -100,6 +100,7 @@ def test_the_report_card_and_its_pictures_are_in_the_runs_folder(first_run: str,
     for picture in ("funnel.png", "losses.png", "reward.png"):
         assert picture in card
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert "## Planned and actual" in card and "weights and optimizer, MB" in card
     assert json.loads((folder / "report.json").read_text())["metrics"]
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from llm.report import FunnelStep, Metric, Report, Sample, StageRecord, duration, to_markdown, write_report
+from llm.report import (
+    FunnelStep,
+    Metric,
+    Planned,
+    Report,
+    Sample,
+    StageRecord,
+    duration,
+    to_markdown,
+    write_report,
+)
 
 
 def full_report() -> Report:
@@ -41,6 +51,10 @@ def full_report() -> Report:
         rl_reward=[(i, -0.1 + 1.4 * (1 - math.exp(-i / 8)) + 0.1 * math.sin(i)) for i in range(20)],
         rl_verifiable=[(i, 0.3 + 0.4 * (1 - math.exp(-i / 9)) + 0.03 * math.cos(i * 2)) for i in range(20)],
         rl_kl=[(i, 0.004 * i + 0.003 * math.sin(i)) for i in range(20)],
+        planned=[
+            Planned("seconds in all", 120.0, 126.0),
+            Planned("validation, bits per byte", 2.1, 2.0312, 2.0, 2.2),
+        ],
         samples=[
             Sample(
                 "Write a headline: the council voted",
@@ -76,6 +90,8 @@ def test_the_card_holds_tables_pictures_samples_and_lineage(tmp_path: Path) -> N
         "before RL  (reward -1.00) Bridge the the",
         "| clean | `fedcba9876543210` | acquire `01234567` | 33.0 s |",
         "| all |  |  | 45.3 s |",
+        "| seconds in all | 120 | 126 | +5.0% |",
+        "| validation, bits per byte | 2.1 (2 to 2.2) | 2.031 | -3.3% |",
         "| torch | 2.13.0 |",
     ):
         assert expected in text, expected

@@ -1,0 +1,135 @@
+"""Does ZeRO really shard? Bytes of parameters, gradients and optimizer state per worker, and the formula's.
+
+    python -m benchmarks.zero_memory [--depth 6] [--workers 1,2,4] [--precision fp32,bf16]
+                                     [--optimizer adamw,muon] [--stages 0,1,2,3]
+
+Every case trains two steps on that many processes of this machine over gloo and counts what each engine
+holds between the two micro-batches of a third; the worker that keeps most is shown, the formula in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llm import zero
+from llm.memory import StateBytes, Weight, largest_state, other_bytes, state_bytes, weights_of
+from llm.model import ModelConfig, hf_config, initialise
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.ranks import on_ranks
+
+PARTS = ("parameters", "gradients", "optimizer")
+
+
+def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> tuple[StateBytes, int]:
+    """What this rank's engine holds in the middle of the third step, and the bytes of all other tensors.
+
+    The bucket through which gradients are exchanged is made small: it has the size that the recipe gives it.
+    """
+    gc.collect()
+    before = other_bytes({p.untyped_storage().data_ptr() for p in model.parameters()})
+    world_size = dist.get_world_size()
+    engine = zero.initialise_engine(
+        model,
+        zero.deepspeed_config(
+            zero.ZeroConfig(stage=stage, bucket_elements=10_000),  # type: ignore[arg-type]
+            precision,
+            micro_batch=1,
+            accumulation=2,
+            world_size=world_size,
+            clip=1.0 if optimizer == "adamw" else 0.0,
+        ),
+        optimizer=optimizer,  # type: ignore[arg-type]
+        weight_decay=0.1,
+        betas=(0.9, 0.95),
+    )
+    zero.set_learning_rate(engine, 1e-3, 0.02)
+    ids = torch.arange(5, 21)[None]
+    for micro_batch in range(5):
+        loss = engine(input_ids=ids, labels=ids, use_cache=False).loss
+        engine.backward(loss)
+        if micro_batch < 4:
+            engine.step()
+        del loss
+    state, seen = state_bytes(engine)
+    others = other_bytes(seen) - before
+    engine.destroy()
+    return state, others
+
+
+def on_this_rank(folder: str, depth: int, cases: list[tuple[int, str, str]]) -> None:
+    tokenizer = chat_tokenizer()
+    model = initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, tokenizer), 0)
+    rows: list[Any] = []
+    for stage, precision, optimizer in cases:
+        found, others = held(copy.deepcopy(model), stage, precision, optimizer)
+        rows.append([found.parameters, found.gradients, found.optimizer, others])
+    Path(folder, f"{dist.get_rank()}.json").write_text(json.dumps(rows))
+
+
+def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> list[tuple[StateBytes, int]]:
+    """Of each case (stage, precision, optimizer) the state of the worker that keeps most, and the most that
+    tensors of other kinds took on any."""
+    with tempfile.TemporaryDirectory() as folder:
+        on_ranks(world_size, on_this_rank, folder, depth, cases)
+        ranks = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+    by_case = [[rank[case] for rank in ranks] for case in range(len(cases))]
+    return [
+        (max((StateBytes(*row[:3]) for row in rows), key=lambda state: state.total), max(r[3] for r in rows))
+        for rows in by_case
+    ]
+
+
+def meta_weights(depth: int) -> list[Weight]:
+    """The tensors of the model that is measured, without their memory."""
+    with torch.device("meta"):
+        return weights_of(
+            initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, chat_tokenizer()), 0)
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--optimizer", default="adamw,muon")
+    parser.add_argument("--stages", default="0,1,2,3")
+    options = parser.parse_args()
+    stages = [int(stage) for stage in options.stages.split(",")]
+    cases = list(itertools.product(stages, options.precision.split(","), options.optimizer.split(",")))
+    weights = meta_weights(options.depth)
+    print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker that keeps most")
+    table("ZeRO", "workers", "type", "optimizer", *PARTS, "worst", "other tensors")
+    table(*["---"] * (len(PARTS) + 6))
+    for world_size in map(int, options.workers.split(",")):
+        measured = measure(world_size, options.depth, cases)
+        for (stage, precision, optimizer), (state, others) in zip(cases, measured, strict=True):
+            formula = largest_state(
+                weights,
+                zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
+                world_size=world_size,
+                precision=precision,
+                optimizer=optimizer,  # type: ignore[arg-type]
+            )
+            pairs = [(getattr(state, part), getattr(formula, part)) for part in PARTS]
+            cells = (f"{m / 1e6:.2f} ({f / 1e6:.2f})" for m, f in pairs)
+            worst = max(abs(m / f - 1) for m, f in pairs)
+            table(stage, world_size, precision, optimizer, *cells, f"{worst:.1%}", f"{others / 1e6:.2f}")
+
+
+def table(*cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|")
+
+
+if __name__ == "__main__":
+    main()

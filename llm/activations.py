@@ -1,0 +1,124 @@
+"""Memory that one pass through a model takes beside the training state: activations, and what comes and goes.
+
+Forward and backward are run on tensors without memory (torch's FakeTensor), through the objective that will
+be minimised, and every block that an operation makes is counted while it lives. The peak grows linearly with
+rows and with layers, so four small passes tell that of any model. On tensors without memory transformers
+makes the attention mask that it leaves away on others: the figures are 3 to 6 % above those of a real pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from llm.objectives import NextToken, Objective
+
+DEPTHS = (2, 3)
+"""Layers of the passes that are made; rows 1 and 2."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Peak bytes of a micro-batch's pass, forward and backward, without parameters and their gradients."""
+
+    fixed: float
+    per_row: float
+
+    def of(self, rows: int) -> int:
+        return round(self.fixed + rows * self.per_row)
+
+    def most_rows(self, room: int) -> int:
+        """The largest micro-batch that fits so many bytes; 0 where none does."""
+        return max(0, int((room - self.fixed) // self.per_row))
+
+
+def activations(
+    config: Any, row_length: int, precision: str, objective: Objective | None = None
+) -> Activations:
+    """Of rows of `row_length` tokens through a model of a transformers config."""
+    from torch._subclasses import FakeTensorMode
+
+    further = (config.num_hidden_layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    peaks = []
+    for rows in (1, 2):
+        with FakeTensorMode():
+            shallow, deep = (
+                pass_peak(_with_layers(config, depth), rows, row_length, precision, objective or NextToken())
+                for depth in DEPTHS
+            )
+        peaks.append(shallow + further * (deep - shallow))
+    return Activations(fixed=2 * peaks[0] - peaks[1], per_row=peaks[1] - peaks[0])
+
+
+def _with_layers(config: Any, depth: int) -> Any:
+    changed = copy.deepcopy(config)
+    changed.num_hidden_layers = depth
+    if getattr(changed, "layer_types", None):
+        changed.layer_types = list(changed.layer_types[:1]) * depth
+    return changed
+
+
+def pass_peak(config: Any, rows: int, row_length: int, precision: str, objective: Objective) -> int:
+    """Of a pass that is made: without any memory in FakeTensorMode, else with a real model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for parameter in model.parameters():  # gradients are part of the state, and ZeRO takes them away at once
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    ids = torch.zeros((rows, row_length + 1), dtype=torch.int64)
+    batch = {"ids": ids, "mask": torch.ones((rows, row_length + 1), dtype=torch.uint8)}
+    with _living_blocks()() as living:
+        loss, _ = objective.loss_sum(model, batch)
+        loss.backward()
+    return int(living.peak)
+
+
+def _drop_gradient(parameter: Any) -> None:
+    parameter.grad = None
+
+
+@functools.cache
+def _living_blocks() -> type[Any]:
+    """The class that counts (made here, so that importing this file does not import torch)."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class LivingBlocks(TorchDispatchMode):
+        """Sums the memory of all that operations make, for as long as it lives."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = self.peak = 0
+            self.known: dict[int, Any] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            before = {
+                tensor.untyped_storage()._cdata
+                for tensor in tree_leaves((args, kwargs))
+                if isinstance(tensor, torch.Tensor)
+            }
+            for tensor in tree_leaves(made):
+                if isinstance(tensor, torch.Tensor):
+                    storage = tensor.untyped_storage()
+                    if storage._cdata not in before and storage._cdata not in self.known:
+                        self._add(storage)
+            return made
+
+        def _add(self, storage: Any) -> None:
+            identity, size = storage._cdata, storage.nbytes()
+            self.known[identity] = weakref.finalize(storage, self._remove, identity, size)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+        def _remove(self, identity: int, size: int) -> None:
+            self.known.pop(identity, None)
+            self.now -= size
+
+    return LivingBlocks

@@ -1,0 +1,177 @@
+"""How the loss falls with parameters N and tokens D: L(N, D) = E + A / N^α + B / D^β.
+
+Form and fit are those of Hoffmann et al. 2022 (Chinchilla, section 3.3 and appendix D.2): Huber loss with
+δ = 0.001 on the difference of logarithms, minimised from many starts (by Levenberg-Marquardt, which takes a
+twentieth of L-BFGS's time). The interval of a prediction comes from refits to the law's own values with the
+residuals dealt out anew (bootstrap of residuals), since a handful of runs cannot spare any of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+DELTA = 1e-3
+STARTS = tuple(itertools.product((0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (-1.0, 0.5), (0.3, 0.7), (0.3, 0.7)))
+"""Of log A, log B, log E, α, β."""
+STEPS = 200
+EXPONENTS = (0.01, 2.0)
+"""Between which α and β are looked for."""
+REFITS = 100
+CHINCHILLA = 20.0
+"""Tokens a parameter that Hoffmann et al. 2022 found best at every budget, about."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """Its five numbers; the loss is in whatever unit was fitted."""
+
+    e: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        return float(self.e + self.a * parameters**-self.alpha + self.b * tokens**-self.beta)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A prediction, and where nine of ten refits put it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run came to."""
+
+    parameters: float
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """A law with the refits that tell how sure it is."""
+
+    law: Law
+    refits: tuple[Law, ...]
+    spread: float
+    """Standard deviation of the runs about the law, of log loss."""
+    points: tuple[Point, ...]
+
+    def predict(self, parameters: float, tokens: float) -> Interval:
+        losses = np.array([law.loss(parameters, tokens) for law in self.refits])
+        low, high = np.quantile(losses, (0.05, 0.95))
+        noise = math.exp(1.645 * self.spread)  # a run scatters about its law besides
+        mean = self.law.loss(parameters, tokens)
+        return Interval(mean, min(mean, float(low)) / noise, max(mean, float(high)) * noise)
+
+    def reach(self, parameters: float, tokens: float) -> float:
+        """How many times further this is than the furthest run, in FLOPs (6ND)."""
+        return parameters * tokens / max(point.parameters * point.tokens for point in self.points)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> FittedLaw:
+        return cls(
+            Law(**data["law"]),
+            tuple(Law(**law) for law in data["refits"]),
+            data["spread"],
+            tuple(Point(**point) for point in data["points"]),
+        )
+
+
+def fit(points: Sequence[Point], *, refits: int = REFITS, seed: int = 0) -> FittedLaw:
+    """The law of some runs, at least six of them, that differ in parameters and in tokens."""
+    if len(points) < 6 or len({p.parameters for p in points}) < 2 or len({p.tokens for p in points}) < 2:
+        raise ValueError("a law of five numbers needs six runs of two sizes and two lengths")
+    sizes, tokens, losses = (
+        np.log([getattr(p, n) for p in points]) for n in ("parameters", "tokens", "loss")
+    )
+    best = _best(sizes, tokens, losses, STARTS)
+    fitted = _logs(best, sizes, tokens)
+    residuals = losses - fitted
+    freedom = math.sqrt(len(points) / (len(points) - 5))  # five numbers have taken their share of the scatter
+    generator = np.random.default_rng(seed)
+    laws = []
+    for _ in range(refits):
+        dealt = fitted + freedom * generator.choice(residuals, len(points))
+        laws.append(_law(_best(sizes, tokens, dealt, (tuple(best),))))
+    spread = float(residuals.std() * freedom)
+    return FittedLaw(_law(best), tuple(laws), spread, tuple(points))
+
+
+def _law(numbers: np.ndarray) -> Law:
+    a, b, e, alpha, beta = (float(number) for number in numbers)
+    return Law(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
+
+
+def _logs(numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    a, b, e, alpha, beta = numbers
+    terms = np.stack([a - alpha * sizes, b - beta * tokens, np.full_like(sizes, e)])
+    return np.logaddexp.reduce(terms)
+
+
+def _best(
+    sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray, starts: Sequence[Sequence[float]]
+) -> np.ndarray:
+    """log A, log B, log E, α, β: the lowest place that is reached from any start."""
+    reached = [_descend(np.array(start), sizes, tokens, losses) for start in starts]
+    return min(reached, key=lambda place: place[0])[1]
+
+
+def _descend(
+    numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Levenberg-Marquardt on the Huber loss, its weights renewed at every step; exponents by their logs."""
+    numbers = numbers.copy()
+    numbers[3:] = np.log(numbers[3:])
+    value, residuals, slopes = _huber(numbers, sizes, tokens, losses)
+    damping = 1e-2
+    for _ in range(STEPS):
+        weights = np.minimum(1.0, DELTA / np.maximum(np.abs(residuals), 1e-300))[:, None]
+        curvature, slope = slopes.T @ (weights * slopes), (weights * slopes).T @ residuals
+        steep = np.diag(damping * (np.diag(curvature) + 1e-12))
+        there = numbers - np.clip(np.linalg.lstsq(curvature + steep, slope, rcond=None)[0], -2, 2)
+        there[3:] = np.clip(there[3:], *np.log(EXPONENTS))
+        tried = _huber(there, sizes, tokens, losses)
+        if tried[0] < value:  # not so where it is not a number
+            done = value - tried[0] < 1e-12 * value
+            numbers, (value, residuals, slopes), damping = there, tried, max(damping / 5, 1e-12)
+            if done:
+                break
+        elif damping > 1e12:
+            break
+        else:
+            damping *= 5
+    numbers[3:] = np.exp(numbers[3:])
+    return value, numbers
+
+
+def _huber(
+    numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The loss that is minimised, the residuals [n], and what they change by [n, 5]."""
+    a, b, e = numbers[:3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        alpha, beta = np.exp(numbers[3:])
+        terms = np.stack([a - alpha * sizes, b - beta * tokens, np.full_like(sizes, e)])
+        logs = np.logaddexp.reduce(terms)
+        shares = np.exp(terms - logs)
+        residuals = logs - losses
+        far = np.abs(residuals)
+        value = np.where(far < DELTA, residuals**2 / 2, DELTA * (far - DELTA / 2)).sum()
+    slopes = np.stack([*shares, -alpha * sizes * shares[0], -beta * tokens * shares[1]], axis=1)
+    return float(value), residuals, slopes

@@ -1,0 +1,30 @@
+"""What a pass without memory says is what a real one takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llm.activations import activations, pass_peak
+from llm.model import ModelConfig, hf_config
+from llm.objectives import NextToken
+
+IDS: Any = SimpleNamespace(eos_token_id=0, pad_token_id=0)
+SHAPE = hf_config(ModelConfig(depth=5, width=64, context=256), 512, IDS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_small_passes_without_memory_tell_the_peak_of_a_real_one(precision: str) -> None:
+    predicted = activations(SHAPE, 128, precision)
+    for rows in (1, 5):
+        real = pass_peak(SHAPE, rows, 128, precision, NextToken())
+        assert real <= predicted.of(rows) <= 1.12 * real
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+    predicted = activations(SHAPE, 64, "bf16")
+    rows = predicted.most_rows(10**8)
+    assert predicted.of(rows) <= 10**8 < predicted.of(rows + 1)
+    assert predicted.most_rows(1000) == 0
