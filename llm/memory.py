@@ -49,6 +49,12 @@ class Weight:
         return len(self.shape) >= 2 and not any(word in self.name.lower() for word in ("embed", "lm_head"))
 
 
+    @property
+    def lookup(self) -> bool:
+        """Whether tokens are looked up in it: it has a learning rate of its own, and so a group."""
+        return self.name.endswith("embed_tokens.weight")
+
+
 @dataclass(frozen=True)
 class StateBytes:
     """What one worker keeps between two micro-batches of a step, in bytes."""
@@ -109,12 +115,13 @@ def largest_state(
 
 def groups_of(weights: Sequence[Weight], optimizer: Optimizer) -> list[list[Weight]]:
     """The optimizer's groups (`zero.initialise_engine`); ZeRO 1 and 2 make one flat vector of each."""
-    matrices = [weight for weight in weights if len(weight.shape) >= 2]
+    lookup = [weight for weight in weights if weight.lookup]
+    matrices = [weight for weight in weights if len(weight.shape) >= 2 and not weight.lookup]
     vectors = [weight for weight in weights if len(weight.shape) < 2]
     if optimizer == "muon":
-        groups = [[w for w in matrices if w.hidden], [w for w in matrices if not w.hidden], vectors]
+        groups = [[w for w in matrices if w.hidden], [w for w in matrices if not w.hidden], lookup, vectors]
     else:
-        groups = [matrices, vectors]
+        groups = [matrices, lookup, vectors]
     return [group for group in groups if group]
 
 
