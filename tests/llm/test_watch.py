@@ -1,7 +1,8 @@
-"""Who is slow is told from who waits."""
+"""Who is slow is told from who waits, and a notice is answered once."""
 
 from __future__ import annotations
 
+from llm.preemption import Notice
 from llm.watch import WINDOW, Pace, doing, stragglers
 
 WAITING = """Thread 0x1 (most recent call first):
@@ -44,3 +45,12 @@ def test_stacks_tell_waiting_for_others_from_work() -> None:
     assert doing(WAITING) == "waiting for the others"
     assert doing(READING) == "in gather (shards.py line 80)"
     assert doing('Thread 0x1:\n  File "/lib/threading.py", line 331 in wait') == "not in a step"
+
+
+def test_a_notice_is_answered_once_however_many_ranks_hear_of_it_and_when() -> None:
+    notice = Notice()
+    assert notice.new([0.0, 0.0]) == ""
+    assert notice.new([0.0, 1.0]) == "rank 1 was sent SIGTERM"
+    assert notice.new([2.0, 1.0]) == "a host of the group is drained"
+    assert notice.new([2.0, 2.0]) == ""  # the other rank has heard of the drain, too
+    assert notice.new([1.0, 2.0]) == "rank 0 was sent SIGTERM"
