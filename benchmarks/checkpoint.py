@@ -49,6 +49,7 @@ def measure(depth: int, folder: Path) -> None:
         own.mkdir(exist_ok=True)
         seconds = {
             "step": clock(partial(step, engine)),
+            "copy, for which alone training stops": clock(partial(copy, engine)),
             "save": clock(partial(checkpoint.save, engine, own, {})),
             "load": clock(partial(checkpoint.load, engine, own)),
             "DeepSpeed save": clock(partial(engine.save_checkpoint, theirs, "state")),
@@ -58,6 +59,10 @@ def measure(depth: int, folder: Path) -> None:
             size = sum(path.stat().st_size for path in own.iterdir()) / 1e6
             shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
             print(f"{parameters / 1e6:.1f} M, {optimizer}, ZeRO {stage}, {size:.0f} MB: {shown}", flush=True)
+
+
+def copy(engine: Any) -> None:
+    list(checkpoint.pieces(engine, copied=True))
 
 
 def step(engine: Any) -> None:

@@ -58,7 +58,7 @@ def last_checkpoint(record: Record, now: float) -> str:
     units = 0
     for info in list_files(scratch):
         folders = [part for part in info.path.split("/") if part.startswith("checkpoint_")]
-        if folders:
+        if folders and info.path.endswith("/whole.json"):
             modified = (info.mtime_ns or 0) / 1e9
             checkpoints[folders[0]] = max(checkpoints.get(folders[0], 0.0), modified)
         elif info.path.endswith(".json") and "/train/" not in info.path:

@@ -13,11 +13,12 @@ import contextlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
 
 if TYPE_CHECKING:
@@ -52,34 +53,69 @@ class Run:
 
 def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
     """Write this rank's share of weights and optimizer state; rank 0 writes `state` (JSON) as well."""
-    import torch.distributed as dist
-    from safetensors.torch import save_file
+    write(pieces(engine), Artifact(str(folder)), own_state(engine, state))
 
-    rank = dist.get_rank()
+
+def pieces(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """A copy of this rank's share in host memory, in dictionaries of about FILE_BYTES."""
     collected: dict[str, torch.Tensor] = {}
-    size, files = 0, itertools.count()
-
-    def flush() -> None:
-        save_file(collected, folder / f"rank-{rank:05d}-{next(files):05d}.safetensors")
-        collected.clear()
-
+    size = 0
     for run in runs(engine):
         for kind, values in run.values.items() if run.written else ():
-            # A copy on CPUs, too: what comes from a disk is only here until the next group comes.
-            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().to("cpu", copy=True)
-            size += values.numel() * values.element_size()
+            held = values.detach().to("cpu", copy=True)
+            collected[f"{run.parameter}/{kind}/{run.start}"] = held
+            size += held.numel() * held.element_size()
         if size >= FILE_BYTES:
-            flush()
-            size = 0
+            yield collected
+            collected, size = {}, 0
     if collected:
-        flush()
+        yield collected
+
+
+def own_state(engine: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """What is saved beside the tensors: `state`, and what the optimizer itself counts."""
+    return {
+        "format": FORMAT,
+        "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
+        "loss_scale": {name: value for name, value in _loss_scale(engine).items() if name in LOSS_SCALE},
+        "state": state,
+    }
+
+
+def write(share: Iterable[dict[str, torch.Tensor]], folder: Artifact, own: dict[str, Any]) -> int:
+    """Write what `pieces` and `own_state` returned, each file whole or not at all; returns the bytes.
+
+    Touches neither engine nor process group: it may run in another thread than training.
+    """
+    import torch.distributed as dist
+
+    rank, written = dist.get_rank(), 0
+    for number, tensors in enumerate(share):
+        with folder.create(f"rank-{rank:05d}-{number:05d}.safetensors") as stream:
+            written += _write_tensors(tensors, stream)
     if rank == 0:
-        own = {
-            "format": FORMAT,
-            "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
-            "loss_scale": {name: value for name, value in _loss_scale(engine).items() if name in LOSS_SCALE},
-        }
-        (folder / STATE).write_text(json.dumps(own | {"state": state}))
+        text = json.dumps(own).encode()
+        folder.write_bytes(STATE, text)
+        written += len(text)
+    return written
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
+    """The format of safetensors, from where the tensors lie: the library would copy all of them first,
+    holding the lock that training needs."""
+    import torch
+
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+    header, end = {}, 0
+    for name, values in tensors.items():
+        begin, end = end, end + values.numel() * values.element_size()
+        header[name] = {"dtype": names[values.dtype], "shape": [values.numel()], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for values in tensors.values():
+        stream.write(values.contiguous().view(torch.uint8).numpy().data)
+    return 8 + len(text) + end
 
 
 def load(engine: Any, folder: Path) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Evaluate(Stage[EvaluateConfig]):
             metrics=_metric_rows(inputs, measured),
             funnel=_funnel(inputs["clean"]),
             pretrain_loss=_points(histories["pretrain"], "loss"),
+            pretrain_speed=_points(histories["pretrain"], "tokens_per_second"),
             validation_bits_per_byte=_points(histories["pretrain"], "bits_per_byte"),
             unigram_bits_per_byte=_metrics(inputs["pretrain"])["unigram_bits_per_byte"],
             sft_loss=_points(histories["sft"], "loss"),
@@ -193,6 +194,7 @@ def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> li
     rows = [
         report.Metric("documents_kept", clean.get("documents_kept")),
         report.Metric("parameters", pretrain["parameters"]),
+        report.Metric("mfu", pretrain.get("median_mfu")),
         report.Metric(
             "bits_per_byte",
             measured["bits_per_byte"]["pretrain"],

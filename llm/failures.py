@@ -7,7 +7,9 @@ not room enough.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, Work
 
 from cluster.errors import HeadwaterError, root_cause
 from llm.train_config import TrainConfig
+
+CAUSE_SECONDS = 2.0
+"""Ray looks after its workers every half second, and takes the first failure that it sees for the cause."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,17 @@ class Witness(UserCallback):
 
     def _say(self, line: str) -> None:
         self.board.say.remote(f"{self.label}: {line}")
+
+
+@contextlib.contextmanager
+def cause_first() -> Iterator[None]:
+    """A rank that has lost its connection holds its tongue until Ray can have seen who is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_loss(error):
+            time.sleep(CAUSE_SECONDS)
+        raise
 
 
 def describe(failures: Mapping[int, BaseException], places: list[Place], alive: Collection[str]) -> str:

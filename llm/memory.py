@@ -48,7 +48,6 @@ class Weight:
         """Whether Muon updates it: a matrix that is neither embedding nor head (DeepSpeed's own rule)."""
         return len(self.shape) >= 2 and not any(word in self.name.lower() for word in ("embed", "lm_head"))
 
-
     @property
     def lookup(self) -> bool:
         """Whether tokens are looked up in it: it has a learning rate of its own, and so a group."""

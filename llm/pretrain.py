@@ -161,6 +161,7 @@ class Pretrain(Stage[PretrainConfig]):
                 evaluate=WithMemory(
                     BitsPerByte(validation, config.micro_batch, separate_documents=config.separate_documents)
                 ),
+                judged_by="bits_per_byte",
             ),
             session,
         )

@@ -8,10 +8,12 @@ from typing import Any
 
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
+from llm.preemption import heed_sigterm
+
 
 class _OnRaysNetwork(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        worker_group.execute(use_rays_network)
+        worker_group.execute(prepare_process)
         super().on_start(worker_group, backend_config)
 
 
@@ -21,6 +23,12 @@ class ProcessGroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         return _OnRaysNetwork
+
+
+def prepare_process() -> None:
+    """What a worker's main thread has to do before its training thread starts."""
+    use_rays_network()
+    heed_sigterm()
 
 
 def use_rays_network() -> None:

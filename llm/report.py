@@ -92,6 +92,8 @@ class Report:
     """First the documents read (no reasons), then one entry a step."""
     pretrain_loss: Points = ()
     """Training loss in nats a token."""
+    pretrain_speed: Points = ()
+    """Tokens a second over all workers."""
     validation_bits_per_byte: Points = ()
     unigram_bits_per_byte: float | None = None
     sft_loss: Points = ()
@@ -128,6 +130,8 @@ MEANINGS = {
     "verifiable_reward": "Mean of the reward that is computed, not learnt, over answers to held-out prompts.",
     "kl": "How far the policy has moved from the SFT model, in nats a token.",
     "parameters": "Trained weights of the model.",
+    "mfu": "FLOPs that the model needs over what its workers' matrix products could reach in pretraining, "
+    "median of the steps.",
     "documents_kept": "Documents left after cleaning.",
 }
 
@@ -162,7 +166,9 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
     if "losses" in plots:
         parts += [
             "## Training",
-            *_picture(plots, "losses", "Losses of pretraining, fine-tuning and reward model"),
+            *_picture(
+                plots, "losses", "Losses of pretraining, fine-tuning and reward model; speed of pretraining"
+            ),
         ]
     if report.planned:
         parts += ["## Planned and actual", _planned_table(report.planned)]

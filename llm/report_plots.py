@@ -64,11 +64,12 @@ def draw(folder: Path, report: Report) -> dict[str, str]:
 
 
 def losses_figure(report: Report) -> Figure | None:
-    """Panels, as far as there is data: pretraining loss, bits per byte, fine-tuning, reward model."""
+    """Panels, as far as there is data: pretraining loss, bits per byte, fine-tuning, reward model, speed."""
     wanted = [bool(report.pretrain_loss), bool(report.validation_bits_per_byte)]
     wanted += [
         bool(report.sft_loss or report.sft_heldout_loss),
         bool(report.reward_loss or report.reward_accuracy),
+        bool(report.pretrain_speed),
     ]
     if not any(wanted):
         return None
@@ -100,6 +101,10 @@ def losses_figure(report: Report) -> Figure | None:
         _curve(panel, report.reward_accuracy, GREEN, "held-out accuracy", markers=True)
         _level(panel, math.log(2), "loss of a coin, ln 2")
         _legend(panel)
+    if wanted[4]:
+        panel = next(panels)
+        _titled(panel, "Pretraining: speed", "tokens a second")
+        _curve(panel, report.pretrain_speed, BLUE, "all workers")
     return figure
 
 

@@ -165,6 +165,7 @@ class Sft(Stage[SftConfig]):
                 tokenizer=tokenizer,
                 output=output,
                 evaluate=Heldout(heldout, config.micro_batch, pad_id) if len(heldout) else None,
+                judged_by="heldout_loss" if len(heldout) else None,
             ),
             session,
         )

@@ -10,6 +10,7 @@ from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import StageConfig
 from llm.lora import LoraConfig
+from llm.metrics import TrackConfig, check_packages
 from llm.zero import Fp16Config, Optimizer, Precision, ZeroConfig
 
 RUNTIME_FIELDS = frozenset(
@@ -25,6 +26,12 @@ RUNTIME_FIELDS = frozenset(
         "sequence_parallel",
         "torch_compile",
         "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+        "background_checkpoints",
+        "on_nan",
+        "nan_limit",
+        "track",
         "max_failures",
     }
 )
@@ -89,6 +96,20 @@ class TrainConfig(StageConfig):
     seed: int = 0
     checkpoint_every: int = 50
     """Steps between checkpoints: at most so many are lost when a process dies."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """The newest so many are kept while training goes on; none once the stage has finished."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best evaluation too, and export it as `best/` at the end beside the last
+    one, which is `model/`."""
+    background_checkpoints: bool = True
+    """Write checkpoints beside training. Costs a second copy of this worker's training state in host memory
+    while one is written; off, training stands still meanwhile."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What to do when a loss or gradient norm is not finite. No update is made with it in any case: `skip`
+    goes on with the next step, `rollback` from the last checkpoint, leaving that step out on the way."""
+    nan_limit: int = 5
+    """Such steps in a row, or returns to one checkpoint, beyond which the run stops all the same."""
+    track: TrackConfig = TrackConfig()
     evaluate_every: int = 50
     max_failures: int = 3
     """Losses of workers or hosts that are answered by a restart from the last checkpoint."""
@@ -126,6 +147,7 @@ def check(config: TrainConfig, session: Session) -> None:
             f"a batch of {config.batch} sequences leaves some of {config.workers} workers without one",
             fix="raise `batch` or lower `workers`",
         )
+    check_packages(config.track)
     if session.grows:  # nodes come when they are asked for; what is missing is said while waiting
         return
     workers, cpus = config.fewest_workers(), session.cpus()

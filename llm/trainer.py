@@ -8,89 +8,41 @@ and a step number, and a run goes on from it, on as many workers as there are, a
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import SCRATCH, Artifact, Folder
+from cluster.artifact import SCRATCH
 from cluster.errors import HeadwaterError
 from cluster.filesystem import filesystem
 from cluster.logs import Context
 from cluster.session import Session
 from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
-from llm import checkpoint, lora, training_engine, zero
-from llm.objectives import Batch, Objective
+from llm import lora, not_finite, training_engine, zero
+from llm.checkpoints import Checkpoints, due, score_of
+from llm.job import BatchSource as BatchSource
+from llm.job import StopTraining, TrainJob, Worker
+from llm.metrics import Recorder, RunRecorder, batch_flops, read_history, resident_mb
+from llm.metrics import summary as summary
+from llm.not_finite import NotFinite
+from llm.objectives import Batch
+from llm.peak import peak
+from llm.preemption import Notice
 from llm.schedule import learning_rate
-from llm.train_config import TrainConfig, check
+from llm.train_config import check
+from llm.watch import SHARE_OF_TIMEOUT, Pace, Stopwatch, Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-HISTORY = "metrics.jsonl"
-
-
-class BatchSource(Protocol):
-    """Where batches come from. Pickled to every worker; `open` runs there once."""
-
-    def open(self, worker: Worker) -> None: ...
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This worker's share of the step's global batch, sequences along the first axis."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Sums or means that the source itself wants in the step's record (same on all ranks)."""
-        ...
-
-
-@dataclass
-class TrainJob:
-    """All that a worker needs to know, sent to it once."""
-
-    label: str
-    config: TrainConfig
-    objective: Objective
-    source: BatchSource
-    load_model: Callable[[], torch.nn.Module]
-    """Builds the starting model, equal on every rank."""
-    tokenizer: Folder
-    """Its tokenizer files are copied beside the exported model."""
-    output: Artifact
-    evaluate: Callable[[Worker], dict[str, float]] | None = None
-    """Called on every rank every `evaluate_every` steps and at the end; same result on all ranks."""
-    board: Any = None
-
-
-@dataclass
-class Worker:
-    """One rank's view of a running job: what sources and evaluations may use."""
-
-    rank: int
-    world_size: int
-    engine: Any
-    device: torch.device
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def total(self, values: list[float]) -> list[float]:
-        """Sums over all ranks."""
-        import torch
-        import torch.distributed as dist
-
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor.tolist()
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Whole parameters as fp32 arrays, by name; every rank must call it."""
-        with zero.gathered(self.engine) as module:
-            return {name: p.cpu().numpy().copy() for name, p in lora.whole_weights(module).items()}
+LOOK_EVERY = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+"""How soon Ray Train's controller notices a loss, a notice or the end; 2 s where nobody says otherwise."""
+DONE = f"{SCRATCH}/exported"
+"""There once model and history are whole: on S3 the files of a folder do not appear at once."""
 
 
 def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
@@ -99,17 +51,24 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     Writes `model/` (a Hugging Face folder) and `metrics.jsonl` to the job's output.
     Raises HeadwaterError when the cluster is too small or training fails for good.
     """
-    if job.output.exists("model/config.json") and job.output.exists(HISTORY):
+    if job.output.exists(DONE):
         return read_history(job.output)
     config = job.config
     check(config, session)
+    if config.keep_best and job.judged_by is None:
+        raise HeadwaterError(
+            f"{job.label} has no evaluation to call a checkpoint the best by",
+            where="keep_best",
+            fix="leave it out",
+        )
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from llm.failures import Witness, final_error
     from llm.process_group import ProcessGroupConfig
 
+    os.environ.setdefault(*LOOK_EVERY)
     fs, path = filesystem(job.output.path(f"{SCRATCH}/train"))
     workers = config.workers if config.min_workers is None else (config.min_workers, config.workers)
     resources = {"CPU": config.cpus_per_worker}
@@ -117,7 +76,7 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
         resources["GPU"] = config.gpus_per_worker
     with session.remote_progress(job.label, config.steps, "steps") as job.board:
         trainer = TorchTrainer(
-            _worker_loop,
+            _worker_loop,  # type: ignore[arg-type]  # it may return something
             train_loop_config={"job": job, "context": Context.here()},
             torch_config=ProcessGroupConfig(
                 backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
@@ -133,12 +92,11 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
                 storage_path=path,
                 storage_filesystem=fs,
                 failure_config=FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
             ),
         )
         try:
-            trainer.fit()
+            result = trainer.fit()
         except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
             raise KeyboardInterrupt from error
         except TrainingFailedError as error:
@@ -147,19 +105,18 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
             if final is error:
                 raise
             raise final from None
+    reason = getattr(result, "return_value", None)  # typed as in the API before this one
+    if isinstance(reason, StopTraining):
+        raise reason
     return read_history(job.output)
 
 
-def read_history(output: Artifact) -> list[dict[str, float]]:
-    """One record a step: loss, learning rate, gradient norm, tokens a second, evaluations."""
-    return [json.loads(line) for line in output.read_bytes(HISTORY).splitlines()]
-
-
-def _worker_loop(arguments: dict[str, Any]) -> None:
-    """Runs on every worker."""
+def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
+    """Runs on every worker. Returns why it ended before the last step, if it did for good."""
     import ray.train
     import torch
 
+    from llm.failures import cause_first
     from llm.process_group import limit_waiting
 
     arguments["context"].enter()
@@ -172,26 +129,101 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     engine = training_engine.build(job.load_model(), config, world_size)
     limit_waiting(engine, config.collective_timeout_s)
     worker = Worker(rank, world_size, engine, engine.device)
-    start = _restore(worker)
-    ray.train.report({"joined": {"host": ray.util.get_node_ip_address(), "node": _node_id()}, "step": start})
+    worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
+    (worker.peak,) = worker.total([peak(zero.resolve_precision(config.precision), engine.device)])
+    checkpoints = Checkpoints(job, worker)
+    start = checkpoints.restore()
+    host = ray.util.get_node_ip_address()
+    node = str(ray.get_runtime_context().get_node_id())
+    ray.train.report({"joined": {"host": host, "node": node}, "step": start})
     if rank == 0:
         job.board.report.remote(start, resumed=start)
     job.source.open(worker)
-    for step in range(start, config.steps):
-        record = train_step(job, worker, step)
-        last = step + 1 == config.steps
-        if last and config.ema_decay is not None:
-            engine.average.install()
-        if job.evaluate and (last or (step + 1) % config.evaluate_every == 0):
-            engine.module.eval()
-            record |= job.evaluate(worker)
-            engine.module.train()
-        worker.history.append(record)
-        if rank == 0:
-            job.board.report.remote(step + 1, f"loss {record['loss']:.3f}")
-        if not last and (step + 1) % config.checkpoint_every == 0:
-            _checkpoint(worker, record)
-    _export(job, worker)
+    with (
+        Watchdog(worker, job.output, SHARE_OF_TIMEOUT * config.collective_timeout_s) as watchdog,
+        cause_first(),
+    ):
+        try:
+            run_steps(job, worker, checkpoints, start, watchdog)
+        except StopTraining as reason:
+            return reason
+    export(job, worker, checkpoints, lambda: ray.train.report({"exported": True}))
+    checkpoints.close()
+    return None
+
+
+def run_steps(
+    job: TrainJob, worker: Worker, checkpoints: Checkpoints, start: int, watchdog: Watchdog
+) -> None:
+    """All steps from `start` on, with what happens between them. The same on every rank."""
+    config, engine = job.config, worker.engine
+    trouble, notice, pace = NotFinite(job, worker), Notice(), Pace()
+    worker.tell = lambda: (notice.told(), checkpoints.landed())
+    step = start
+    with recording(job, worker) as recorder:
+        watchdog.beat(step)
+        while step < config.steps:
+            warning = ""
+            if step in trouble.passed_over:
+                record = trouble.passed_over[step]
+            else:
+                record = train_step(job, worker, step)
+                own_seconds, told, landed = zip(*worker.heard, strict=True)
+                checkpoints.note_landed(landed)
+                name_slow(worker, pace.add(own_seconds))
+                warning = notice.new(told)
+                if "skipped" not in record:
+                    trouble.fine()
+                elif not (engine.fp16_enabled() and math.isfinite(record["loss"])):  # no matter of its scale
+                    back = checkpoints.newest() if config.on_nan == "rollback" else None
+                    if trouble.met(record, back) and back is not None:
+                        step = checkpoints.load(back)
+                        watchdog.beat(step)
+                        recorder.go_back(worker.history)
+                        continue
+            step += 1
+            watchdog.beat(step)
+            if step == config.steps and config.ema_decay is not None:
+                engine.average.install()
+            if job.evaluate and (step == config.steps or step % config.evaluate_every == 0):
+                record |= evaluate(job.evaluate, worker)
+                watchdog.beat(step)
+            worker.history.append(record)
+            recorder.add(record)
+            score = score_of(record, job.judged_by)
+            if step == config.steps:
+                break
+            if warning or due(config, step, worker.history, job.judged_by):
+                checkpoints.save(step, score=score)
+            if warning:
+                checkpoints.settle()
+                if worker.rank == 0:
+                    worker.say(f"{warning}: a checkpoint of step {step} is safe")
+        checkpoints.settle()
+
+
+def evaluate(function: Callable[[Worker], dict[str, float]], worker: Worker) -> dict[str, float]:
+    worker.engine.module.eval()
+    figures = function(worker)
+    worker.engine.module.train()
+    return figures
+
+
+def recording(job: TrainJob, worker: Worker) -> Recorder:
+    """Where rank 0's records go; the other ranks' go nowhere."""
+    if worker.rank:
+        return Recorder()
+    return RunRecorder(job.output, job.config.track, job.label, worker.history, job.board)
+
+
+def name_slow(worker: Worker, slow: list[tuple[int, float]]) -> None:
+    """Whoever has become slow says so itself: it knows where it is."""
+    import ray
+
+    for rank, times in slow:
+        if rank == worker.rank:
+            host = ray.util.get_node_ip_address()
+            worker.say(f"rank {rank} ({host}) is slow: {times:.1f} times the others' time for its own share")
 
 
 def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
@@ -203,7 +235,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     micro_batches = _split(arrays, config.accumulation(worker.world_size), worker.device)
     (weight,) = worker.total([sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)])
     if weight == 0:
-        raise HeadwaterError("no token or pair of this batch has a say in the loss", where=f"step {step}")
+        raise StopTraining("no token or pair of this batch has a say in the loss", where=f"step {step}")
     share = learning_rate(
         step,
         config.steps,
@@ -220,35 +252,59 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         config.muon_learning_rate * share,
         None if lookup is None else lookup * share,
     )
-    sums: dict[str, float] = {"loss": 0.0}
-    for micro, counts in micro_batches:
-        loss, extra = job.objective.loss_sum(engine, micro)
-        # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
-        engine.backward(loss * (counts * engine.gradient_divisor * len(micro_batches) / weight))
-        engine.step()
+    sums: dict[str, Any] = {"loss": 0.0}
+    own = Stopwatch(worker.device, config.zero.stage)
+    for number, (micro, counts) in enumerate(micro_batches, 1):
+        with own:
+            loss, extra = job.objective.loss_sum(engine, micro)
         for name, value in {"loss": loss, **extra}.items():
-            sums[name] = sums.get(name, 0.0) + counts * float(value.detach())
-    if config.ema_decay is not None:
+            sums[name] = sums.get(name, 0.0) + counts * value.detach().double()
+        scale = counts * engine.gradient_divisor * len(micro_batches) / weight
+        if number == len(micro_batches):
+            totals = exchange(worker, arrays, sums, waited, own.seconds())
+            if not math.isfinite(totals["loss"]):
+                scale = math.nan  # a bad loss makes a bad gradient: all ranks will refuse the update
+        # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
+        engine.backward(loss * scale)
+        if number < len(micro_batches):
+            engine.step()
+    applied, norm = not_finite.take_step(engine)
+    if applied and config.ema_decay is not None:
         engine.average.update(step)
-    names = sorted(sums)
-    tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
-    *totals, all_tokens = worker.total([*(sums[name] for name in names), float(tokens)])
-    record = {name: total / weight for name, total in zip(names, totals, strict=True)}
-    if not math.isfinite(record["loss"]):
-        raise HeadwaterError(
-            f"the loss is {record['loss']}", where=f"{job.label} step {step}", fix="lower `learning_rate`"
-        )
     seconds = time.perf_counter() - started
-    return {
+    record = {
         "step": step,
-        **record,
+        **{name: totals[name] / weight for name in sorted(sums)},
         "learning_rate": config.learning_rate * share,
-        "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-        "tokens_per_second": all_tokens / seconds,
+        "gradient_norm": norm,
+        "tokens_per_second": totals["tokens"] / seconds,
         "seconds": seconds,
-        "data_wait": waited,
+        "data_wait": totals["data_wait"],
+        "memory_mb": totals["memory_mb"],
         **job.source.metrics(),
     }
+    if totals["flops"]:
+        record["mfu"] = totals["flops"] / seconds / worker.peak
+    return record if applied else record | {"skipped": 1.0}
+
+
+def exchange(
+    worker: Worker, arrays: dict[str, np.ndarray], sums: dict[str, Any], waited: float, own_seconds: float
+) -> dict[str, float]:
+    """What all ranks must know of a step once their forward passes are made: sums, and the most memory and
+    waiting of any of them. Fills `worker.heard`."""
+    said = {
+        "data_wait": waited,
+        "memory_mb": resident_mb(worker.device),
+        "tokens": float(sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)),
+        "flops": batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0,
+        **{name: float(sums[name]) for name in sorted(sums)},
+    }
+    everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])
+    worker.heard = [rank[len(said) :] for rank in everybody]
+    by_name = {name: [rank[place] for rank in everybody] for place, name in enumerate(said)}
+    most = ("data_wait", "memory_mb")
+    return {name: max(values) if name in most else sum(values) for name, values in by_name.items()}
 
 
 def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> list[tuple[Batch, bool]]:
@@ -269,61 +325,29 @@ def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> 
     return micro_batches
 
 
-def _node_id() -> str:
-    import ray
+def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callable[[], None]) -> None:
+    """Rank 0 writes the Hugging Face folder, and one of the best state if that is wanted and not the last.
 
-    return str(ray.get_runtime_context().get_node_id())
-
-
-def _restore(worker: Worker) -> int:
-    """Load the last checkpoint, if there is one; returns the step to go on with."""
-    import ray.train
-
-    stored = ray.train.get_checkpoint()
-    if stored is None:
-        return 0
-    with stored.as_directory() as folder:
-        state = checkpoint.load(worker.engine, Path(folder))
-    worker.history = state["history"]
-    return int(state["step"])
-
-
-def _checkpoint(worker: Worker, record: dict[str, float]) -> None:
-    """Every rank adds its shard; Ray Train keeps the checkpoint only when all have arrived."""
-    import ray.train
-
-    with tempfile.TemporaryDirectory(prefix="headwater-checkpoint-") as folder:
-        state = {"step": int(record["step"]) + 1, "history": worker.history}
-        checkpoint.save(worker.engine, Path(folder), state)
-        ray.train.report(dict(record), checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _export(job: TrainJob, worker: Worker) -> None:
-    """Rank 0 writes the Hugging Face folder and the history; the others wait in Ray Train's report.
-
-    That may last longer than an exchange between ranks: there is no time limit on it.
+    The others wait meanwhile, for which an exchange between ranks has too short a time limit.
     """
-    import ray.train
+    _export_folder(job, worker, "model")
+    wait()
+    best = checkpoints.best() if job.config.keep_best else None
+    final = score_of(worker.history[-1], job.judged_by)
+    if best is not None and best.score is not None and (final is None or best.score < final):
+        checkpoints.load(best)
+        _export_folder(job, worker, "best")
+        wait()
+    if worker.rank == 0:
+        job.output.write_json(DONE, {"steps": job.config.steps})
 
+
+def _export_folder(job: TrainJob, worker: Worker, name: str) -> None:
     with zero.gathered(worker.engine) as module:
         if worker.rank == 0:
-            with job.output.create_folder("model") as folder:
+            with job.output.create_folder(name) as folder:
                 if lora.is_adapted(module):
                     lora.save_merged(module, Path(folder))
                 else:
                     module.save_pretrained(folder)
                 save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)
-            lines = "".join(json.dumps(record) + "\n" for record in worker.history)
-            job.output.write_bytes(HISTORY, lines.encode())
-    ray.train.report({"done": True})
-
-
-def summary(history: list[dict[str, float]]) -> dict[str, float]:
-    """What the manifest keeps of a history."""
-    speeds = sorted(record["tokens_per_second"] for record in history)
-    return {
-        "steps": len(history),
-        "first_loss": history[0]["loss"],
-        "final_loss": history[-1]["loss"],
-        "median_tokens_per_second": speeds[len(speeds) // 2],
-    }

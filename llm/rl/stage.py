@@ -184,6 +184,7 @@ class Rl(Stage[RlConfig]):
                     tokenizer=tokenizer,
                     output=output,
                     evaluate=source.evaluate if len(heldout) >= config.workers else None,
+                    judged_by="-heldout_reward" if len(heldout) >= config.workers else None,
                 ),
                 session,
             )

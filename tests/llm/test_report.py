@@ -41,6 +41,7 @@ def full_report() -> Report:
             FunnelStep("quality", 3402, {"too_few_words": 310, "few_stop_words": 50, "bullets": 28}),
             FunnelStep("near duplicates", 3311, {"near_duplicate": 91}),
         ],
+        pretrain_speed=[(s, 12_000 + 500 * math.sin(s)) for s in steps],
         pretrain_loss=[(s, 8.3 * math.exp(-s / 90) + 3.9 + 0.2 * math.sin(s * 1.7)) for s in steps],
         validation_bits_per_byte=[(s, 3.2 * math.exp(-s / 110) + 1.95) for s in range(0, 401, 50)],
         unigram_bits_per_byte=3.4121,

@@ -1,0 +1,72 @@
+"""The most floating-point operations a second that one worker could do: what MFU is measured against.
+
+Known for data-centre GPUs from their makers' data sheets (dense 16-bit matrix units); elsewhere the rate
+of a short square matrix product, in the precision and with the threads of training.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+KNOWN = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "MI300X": 1307e12,
+}
+"""Part of `torch.cuda.get_device_name` → dense FLOP/s in bf16 (fp16 before Ampere), without sparsity."""
+SECONDS = 0.15
+"""How long a product is repeated for a measurement; the fastest one counts."""
+
+
+def known(name: str) -> float | None:
+    """The data sheet's figure for a GPU; the longest of the names that fit is the most specific."""
+    fitting = [part for part in KNOWN if part in name]
+    return KNOWN[max(fitting, key=len)] if fitting else None
+
+
+def measured(dtype: torch.dtype, device: torch.device, side: int = 1024) -> float:
+    """FLOP/s of the best of several products of two `side` × `side` matrices."""
+    import torch
+
+    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    for number in range(1000):
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        finished = time.perf_counter()
+        if number:  # the first one makes its kernel
+            best = min(best, finished - started)
+            if finished > end:
+                break
+    return 2 * side**3 / best
+
+
+def peak(precision: str, device: torch.device) -> float:
+    """FLOP/s of one worker in a training precision (`bf16`, `fp16`, `fp32`)."""
+    import torch
+
+    if device.type == "cuda" and precision != "fp32":
+        figure = known(torch.cuda.get_device_name(device))
+        if figure is not None:
+            return figure
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return measured(dtypes[precision], device)

@@ -1,0 +1,83 @@
+"""The training loop on ranks of `on_ranks`, without Ray: as the workers of Ray Train run it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch.distributed as dist
+
+from cluster.artifact import Artifact, Folder
+from llm import zero
+from llm.checkpoints import Checkpoints
+from llm.job import BatchSource, TrainJob, Worker
+from llm.objectives import NextToken, Objective
+from llm.train_config import TrainConfig
+from llm.trainer import export, run_steps
+from llm.watch import SHARE_OF_TIMEOUT, Watchdog
+from tests.llm.models import small_model
+
+NOWHERE = Folder(Artifact("/nowhere"), "model")
+
+
+class Screen:
+    """A board that is no actor: what is said to it goes to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.report = SimpleNamespace(remote=lambda *_, **__: None)
+
+    def say(self, line: str) -> None:
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+def run_job(
+    folder: Path | str,
+    source: BatchSource,
+    screen: Path,
+    evaluate: Callable[[Worker], dict[str, float]] | None = None,
+    judged_by: str | None = None,
+    objective: Objective | None = None,
+    tokenizer: Folder | None = None,
+    **settings: Any,
+) -> Worker:
+    """Run or go on with a job whose output is `folder`, on the ranks of this group; what is left of it.
+
+    With a tokenizer the model is exported in the end."""
+    world_size = dist.get_world_size()
+    defaults = {"steps": 6, "batch": 8, "micro_batch": 2, "precision": "fp32", "checkpoint_every": 2}
+    config = TrainConfig(**(defaults | {"learning_rate": 3e-3, "workers": world_size} | settings))
+    engine = zero.initialise_engine(
+        copy.deepcopy(small_model()),
+        zero.deepspeed_config(
+            config.zero,
+            config.precision,
+            micro_batch=config.micro_batch,
+            accumulation=config.accumulation(world_size),
+            world_size=world_size,
+            clip=config.clip if config.optimizer == "adamw" else 0.0,
+        ),
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        betas=config.betas,
+    )
+    output = Artifact(str(folder), "train", "key")
+    board = Screen(screen)
+    job = TrainJob(
+        "test", config, objective or NextToken(), source, small_model, tokenizer or NOWHERE, output
+    )
+    job.evaluate, job.judged_by, job.board = evaluate, judged_by, board
+    worker = Worker(dist.get_rank(), world_size, engine, engine.device, peak=1e12, say=board.say)
+    checkpoints = Checkpoints(job, worker)
+    start = checkpoints.restore()
+    source.open(worker)
+    with Watchdog(worker, output, SHARE_OF_TIMEOUT * config.collective_timeout_s) as watchdog:
+        run_steps(job, worker, checkpoints, start, watchdog)
+    if tokenizer:
+        export(job, worker, checkpoints, dist.barrier)
+    checkpoints.close()
+    return worker
