@@ -1,0 +1,211 @@
+"""Speed of the training loop, against what else one could run: everything in one go, one thread a worker.
+
+    python -m benchmarks.training [--depth 6] [--rows 4] [--steps 7]
+
+(a) a step of ours on one worker, against a bare PyTorch loop over the same transformers model; (b) the
+model's FLOP/s in it as a share of the bf16 matrix product's; (c) against transformers' Trainer with the
+same DeepSpeed configuration; (d) the start of a training stage on a warm cluster. Medians, in the
+precision that `precision: auto` chooses here; rows of 512 tokens. A bare loop with torch's Muon would
+be slower by its update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.artifact import Artifact, Folder
+from cluster.session import Session
+from cluster.store import Store
+from llm import training_engine, zero
+from llm.model import ModelConfig, flops_per_token, hf_config, initialise, saved_model
+from llm.objectives import NextToken
+from llm.peak import measured
+from llm.train_config import TrainConfig
+from llm.trainer import TrainJob, Worker, train, train_step
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import save_model
+from tests.llm.ranks import on_ranks
+
+VOCABULARY, LENGTH = 4096, 512
+
+
+class RandomRows:
+    """The same rows of random ids at every step."""
+
+    def __init__(self, rows: int, length: int, opened: str = "") -> None:
+        self.rows, self.length, self.opened = rows, length, opened
+
+    def open(self, worker: Worker) -> None:
+        if self.opened and worker.rank == 0:
+            Path(self.opened).write_text(str(time.time()))
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        ids = np.random.default_rng(step).integers(5, 300, (self.rows, self.length + 1))
+        return {"ids": ids}
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+def fresh(depth: int) -> Any:
+    return initialise(hf_config(ModelConfig(depth=depth), VOCABULARY, chat_tokenizer()), 0)
+
+
+def settings(rows: int) -> TrainConfig:
+    return TrainConfig(steps=1000, batch=rows, micro_batch=rows, workers=1, zero=zero.ZeroConfig(stage=0))
+
+
+def ours(depth: int, rows: int, steps: int) -> list[float]:
+    """Seconds of our steps."""
+    config, nowhere = settings(rows), Artifact("/nowhere")
+    engine = training_engine.build(fresh(depth), config, 1)
+    source, worker = RandomRows(rows, LENGTH), Worker(0, 1, engine, engine.device)
+    job = TrainJob("speed", config, NextToken(), source, lambda: None, Folder(nowhere, "model"), nowhere)  # type: ignore[arg-type, return-value]
+    return timed(lambda step: train_step(job, worker, step), steps)
+
+
+def bare(depth: int, rows: int, steps: int) -> list[float]:
+    """Seconds of a loop as one writes it down: autocast where 16 bits are native, fused AdamW, eager."""
+    model = fresh(depth).train()
+    precision = zero.torch_dtype(zero.resolve_precision("auto"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    source = RandomRows(rows, LENGTH)
+
+    def step(number: int) -> None:
+        ids = torch.from_numpy(source.batch(number)["ids"])
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return timed(step, steps)
+
+
+def trainers(depth: int, rows: int, steps: int) -> list[float]:
+    """Seconds of transformers' Trainer, told to use the configuration that we hand to DeepSpeed."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    zero.start()
+    precision = zero.resolve_precision("auto")
+    config = zero.deepspeed_config(
+        zero.ZeroConfig(stage=0), precision, micro_batch=rows, accumulation=1, world_size=1, clip=1.0
+    )
+    config["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}
+    source = RandomRows(rows, LENGTH)
+    examples = [
+        {"input_ids": torch.from_numpy(ids[:-1]), "labels": torch.from_numpy(ids[:-1])}
+        for step in range(steps + 2)
+        for ids in source.batch(step)["ids"]
+    ]
+    seconds: list[float] = []
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *arguments: Any, **more: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *arguments: Any, **more: Any) -> None:
+            seconds.append(time.perf_counter() - self.started)
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            deepspeed=config,
+            use_cpu=True,
+            bf16=precision == "bf16",
+            learning_rate=1e-3,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=rows,
+            max_steps=steps + 2,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+        )
+        Trainer(model=fresh(depth), args=arguments, train_dataset=examples, callbacks=[Watch()]).train()  # type: ignore[arg-type]
+    return seconds[2:]
+
+
+def timed(step: Callable[[int], object], steps: int) -> list[float]:
+    seconds = []
+    for number in range(steps + 2):
+        started = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - started)
+    return seconds[2:]
+
+
+def measure(name: str, depth: int, rows: int, steps: int, result: str) -> None:
+    """In a process of its own: median seconds of a step, and the peak that was measured beside it."""
+    peak = measured(zero.torch_dtype(zero.resolve_precision("auto")), torch.device("cpu"))
+    seconds = {"ours": ours, "bare": bare, "Trainer": trainers}[name](depth, rows, steps)
+    Path(result).write_text(json.dumps([statistics.median(seconds), peak]))
+
+
+def start_of_a_stage(workers: int) -> tuple[float, float]:
+    """Seconds from the call to the first step, and of the whole stage of one step, on a Ray that runs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = save_model(Path(scratch) / "model")
+        with Session(Store(f"{scratch}/store"), num_cpus=2) as session:
+            session.ray()
+            spent = []
+            for number in range(2):  # the first one warms the disk's cache
+                opened = f"{scratch}/opened-{number}"
+                job = TrainJob(
+                    label="start",
+                    config=TrainConfig(steps=1, batch=workers, micro_batch=1, workers=workers),
+                    objective=NextToken(),
+                    source=RandomRows(1, 24, opened),
+                    load_model=functools.partial(saved_model, model),
+                    tokenizer=model,
+                    output=session.store.artifact("train", f"start-{number}"),
+                )
+                began = time.time()
+                train(job, session)
+                spent.append((float(Path(opened).read_text()) - began, time.time() - began))
+    return spent[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=7)
+    options = parser.parse_args()
+    flops = flops_per_token(hf_config(ModelConfig(depth=options.depth), VOCABULARY, chat_tokenizer()), LENGTH)
+    tokens, found = options.rows * LENGTH, {}
+    print(f"depth {options.depth}, {options.rows} rows of {LENGTH} tokens, {zero.resolve_precision('auto')}")
+    for name in ("bare", "ours", "Trainer"):
+        with tempfile.NamedTemporaryFile() as result:
+            on_ranks(1, measure, name, options.depth, options.rows, options.steps, result.name)
+            found[name], peak = json.loads(Path(result.name).read_text())
+        speed = tokens / found[name]
+        print(
+            f"{name:8} {found[name]:6.3f} s a step  {speed:6,.0f} tokens/s  {speed * flops / 1e9:6.1f} of "
+            f"{peak / 1e9:.0f} GFLOP/s: {speed * flops / peak:.2f}",
+            flush=True,
+        )
+    print(f"ours against the bare loop: {found['bare'] / found['ours']:.2f}x (goal 0.95)")
+    print(f"ours against transformers' Trainer: {found['Trainer'] / found['ours']:.2f}x (goal 1.1)")
+    first, whole = start_of_a_stage(workers=2)
+    print(
+        f"two workers on a warm cluster: first step after {first:.1f} s (goal 15), done after {whole:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
