@@ -68,6 +68,7 @@ class Spoilt(NextToken):
     """Of bad rows the loss is not a number; or only its gradient is not."""
 
     def __init__(self, gradient_only: bool = False) -> None:
+        super().__init__()
         self.gradient_only = gradient_only
 
     def loss_sum(self, model: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
