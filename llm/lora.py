@@ -115,8 +115,9 @@ def whole_weights(module: Any) -> dict[str, torch.Tensor]:
             merged[own] = _dequantised(parameter).detach().float()
     for name, layer in module.named_modules():
         if isinstance(layer, LoraLayer):
-            up, down = layer.lora_B[ADAPTER].weight, layer.lora_A[ADAPTER].weight
-            delta = layer.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
+            parts: Any = layer
+            up, down = parts.lora_B[ADAPTER].weight, parts.lora_A[ADAPTER].weight
+            delta = parts.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
             own = f"{name.removeprefix(PREFIX)}.weight"
             merged[own] = merged[own] + delta
     return merged
