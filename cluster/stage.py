@@ -39,8 +39,13 @@ class Stage(Generic[C]):
     """Raised when the output's format or meaning changes, so that old artifacts are not reused."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """Names of the stages whose artifacts `run` receives."""
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+    """The same for stages that a recipe may be without; part of the key where they are there."""
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how the work is done and not what comes out (kept out of the key)."""
+    off_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that are part of the key only when they differ from their default, which changes nothing: what
+    was made before there was such a setting is found again."""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -54,20 +59,27 @@ class Stage(Generic[C]):
         raise TypeError(f"stage {self.name} does not define run()")
 
     def key(self, input_keys: Mapping[str, str], fingerprint: Mapping[str, Any]) -> str:
+        fields = type(self.config).model_fields
+        off = {n for n in self.off_fields if n in fields and getattr(self.config, n) == fields[n].default}
         material = {
             "stage": self.name,
             "version": self.version,
-            "config": self.config.model_dump(mode="json", exclude=set(self.runtime_fields)),
+            "config": self.config.model_dump(mode="json", exclude=off | self.runtime_fields),
             "inputs": dict(sorted(input_keys.items())),
             "fingerprint": fingerprint,
         }
         canonical = json.dumps(material, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    def own_inputs(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """Those of a run's artifacts that this stage reads. KeyError where one is missing."""
+        there = [name for name in self.optional_inputs if name in artifacts]
+        return {name: artifacts[name] for name in (*self.inputs, *there)}
+
 
 def locate(stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session) -> Artifact:
     """Where the stage's artifact is, or will be."""
-    input_keys = {name: inputs[name].key for name in stage.inputs}
+    input_keys = {name: artifact.key for name, artifact in stage.own_inputs(inputs).items()}
     return session.store.artifact(stage.name, stage.key(input_keys, stage.fingerprint(session)))
 
 
@@ -84,7 +96,8 @@ def execute(
     `output` puts the artifact elsewhere than in its place in the store; the caller has seen to it that
     nothing else is there. Returns the artifact, and whether it was found finished.
     """
-    input_keys = {name: inputs[name].key for name in stage.inputs}
+    own_inputs = stage.own_inputs(inputs)
+    input_keys = {name: artifact.key for name, artifact in own_inputs.items()}
     fingerprint = stage.fingerprint(session)
     key = stage.key(input_keys, fingerprint)
     output = output or session.store.artifact(stage.name, key)
@@ -95,7 +108,7 @@ def execute(
         return output, True
     started = time.time()
     session.stage_started(stage.name, output)
-    metrics = stage.run({name: inputs[name] for name in stage.inputs}, output, session)
+    metrics = stage.run(own_inputs, output, session)
     output.finish(
         Manifest(
             stage=stage.name,

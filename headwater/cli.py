@@ -15,6 +15,7 @@ from headwater import k8s_command, quality_command
 from headwater.batch_command import batch
 from headwater.clean_command import clean
 from headwater.corpus_commands import explain, funnel
+from headwater.dial_command import dial
 from headwater.jobs_command import jobs_app, submit
 from headwater.operations import doctor, status
 from headwater.options import (
@@ -77,7 +78,7 @@ def run(
             from headwater.show import publish_report
 
             card = publish_report(session.store, opened.name, artifacts["evaluate"])
-        if len(artifacts) < len(pipeline.NAMES):
+        if pipeline.NAMES[-1] not in artifacts:
             return
         if opened.question:
             _ask_once(opened, artifacts, session)
@@ -162,6 +163,7 @@ app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality_command.app, name="quality")
+app.command()(dial)
 app.command()(batch)
 app.command()(plan)
 app.command()(scaling)

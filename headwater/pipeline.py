@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from data_pipeline.clean import Clean
 from data_pipeline.tokenize import Tokenize
 from data_pipeline.tokenizer import TrainTokenizer
 from headwater.recipe import Recipe
+from llm.dpo import Dpo
 from llm.evaluate import Evaluate
 from llm.pretrain import Pretrain
 from llm.reward import Reward
@@ -33,12 +34,15 @@ STAGES: tuple[type[Stage[Any]], ...] = (
     Tokenize,
     Pretrain,
     Sft,
+    Dpo,
     Reward,
     Rl,
     Evaluate,
     Index,
 )
 NAMES = tuple(stage.name for stage in STAGES)
+OPTIONAL = frozenset({Dpo.name})
+"""Stages that a run is without when the recipe has no section for them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class StageResult:
 def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
     """The recipe's stages, each with its part of the recipe."""
     for stage in STAGES:
-        yield stage(getattr(recipe, stage.name))
+        section = getattr(recipe, stage.name)
+        if section is not None:
+            yield stage(section)
 
 
 def run(
@@ -65,13 +71,15 @@ def run(
     `start`: this stage and all later ones are done anew, and the earlier ones have to be finished.
     `until`: stop after this stage. Raises HeadwaterError for a name that is no stage.
     """
-    first, last = position(start, 0), position(until, len(NAMES) - 1)
+    chain = list(stages(recipe))
+    names = [stage.name for stage in chain]
+    first, last = position(start, 0, names), position(until, len(names) - 1, names)
     session.store.folder(f"runs/{recipe.name}").write_bytes(
         "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode()
     )
     artifacts: dict[str, Artifact] = {}
     results = []
-    for number, stage in enumerate(list(stages(recipe))[: last + 1]):
+    for number, stage in enumerate(chain[: last + 1]):
         began = time.monotonic()
         if start is not None and number < first and locate(stage, artifacts, session).manifest() is None:
             raise HeadwaterError(
@@ -84,7 +92,7 @@ def run(
         artifacts[stage.name] = artifact
         result = StageResult(stage.name, artifact, found, time.monotonic() - began)
         results.append(result)
-        _tell(session, result, number)
+        _tell(session, result, f"{number + 1:>2}/{len(names)}")
         if session.record:
             session.record.stage_done(
                 StageRecord(stage=stage.name, key=artifact.key, found=found, seconds=round(result.seconds, 2))
@@ -106,20 +114,20 @@ def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
     return artifacts
 
 
-def position(name: str | None, default: int) -> int:
+def position(name: str | None, default: int, names: Sequence[str] = NAMES) -> int:
     """Where a stage stands in the order; HeadwaterError for a name that is none."""
     if name is None:
         return default
-    if name not in NAMES:
-        raise HeadwaterError(f"no stage is called {name}", fix=f"one of {', '.join(NAMES)}")
-    return NAMES.index(name)
+    if name not in names:
+        fix = f"the recipe has no section `{name}`" if name in NAMES else f"one of {', '.join(names)}"
+        raise HeadwaterError(f"no stage is called {name}", fix=fix)
+    return names.index(name)
 
 
-def _tell(session: Session, result: StageResult, number: int) -> None:
+def _tell(session: Session, result: StageResult, place: str) -> None:
     state = "found" if result.found else f"{result.seconds:.0f} s"
     session.console.print(
-        f"[bold green]✓[/] [bold]{number + 1:>2}/{len(NAMES)} {result.name:<10}[/] {state:>7}  "
-        f"[dim]{result.artifact.location}[/]",
+        f"[bold green]✓[/] [bold]{place} {result.name:<10}[/] {state:>7}  [dim]{result.artifact.location}[/]",
         highlight=False,
         soft_wrap=True,
     )

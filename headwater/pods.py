@@ -28,6 +28,8 @@ def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
         "reward": recipe.reward,
         "rl": recipe.rl,
     }
+    if recipe.dpo:
+        stages["dpo"] = recipe.dpo
     needs = {
         name: [Need(stage.cpus_per_worker, stage.gpus_per_worker)] * stage.workers
         for name, stage in stages.items()

@@ -21,6 +21,8 @@ from data_pipeline.acquire import AcquireConfig
 from data_pipeline.clean import CleanConfig
 from data_pipeline.tokenize import TokenizeConfig
 from data_pipeline.tokenizer import TokenizerConfig
+from llm.dial import LEARNING_RATES, REFERENCE_DEPTH, TOKENS_PER_PARAMETER, Derived, derive, learning_rate
+from llm.dpo import DpoConfig
 from llm.evaluate import EvaluateConfig
 from llm.pretrain import PretrainConfig
 from llm.reward import RewardConfig
@@ -29,9 +31,8 @@ from llm.sft import SftConfig
 from serving.config import ServeConfig
 from serving.retrieval.index import IndexConfig
 
-REFERENCE_DEPTH = 4
-LEARNING_RATES = {"pretrain": 3e-3, "sft": 1e-3, "reward": 3e-4, "rl": 1e-4}
-"""Peak rates at the reference depth; the dial scales them with width^-0.5."""
+AUTO = "auto"
+"""In the place of pretraining's batch or steps: what the dial derives."""
 
 
 class Recipe(StageConfig):
@@ -42,13 +43,17 @@ class Recipe(StageConfig):
     store: str = "store"
     """Where artifacts go: a folder, or `s3://bucket/prefix`."""
     depth: int = Field(REFERENCE_DEPTH, ge=1)
-    """The dial for size: layers. Width is 64 × depth; learning rates fall with width^-0.5."""
+    """The dial for size: layers. What follows from it is said in `llm/dial.py`, and can be set by hand."""
+    tokens_per_parameter: float = Field(TOKENS_PER_PARAMETER, gt=0)
+    """How long to pretrain where `pretrain.steps` is `auto`."""
     acquire: AcquireConfig
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     pretrain: PretrainConfig = PretrainConfig()
     sft: SftConfig = SftConfig()
+    dpo: DpoConfig | None = None
+    """Preference optimisation of the SFT model before RL. Without this section there is no such stage."""
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -69,10 +74,9 @@ class Recipe(StageConfig):
 
 
 def dial(depth: int) -> dict[str, Any]:
-    """What depth derives, as recipe keys. Rates: nanochat's width^-0.5 from a reference model."""
-    scale = (depth / REFERENCE_DEPTH) ** -0.5
+    """What depth derives in any case, as recipe keys."""
     derived: dict[str, Any] = {
-        stage: {"learning_rate": float(f"{rate * scale:.4g}")} for stage, rate in LEARNING_RATES.items()
+        stage: {"learning_rate": learning_rate(stage, depth)} for stage in LEARNING_RATES
     }
     derived["pretrain"]["model"] = {"depth": depth}
     return derived
@@ -100,10 +104,37 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
     """A mapping to a recipe, with what the dial derives under what the mapping sets."""
     depth = raw.get("depth", REFERENCE_DEPTH)
     derived = dial(depth) if isinstance(depth, int) and depth > 0 else {}
+    if raw.get("dpo") is None:
+        derived.pop("dpo", None)
     try:
-        return Recipe.model_validate(_merge(derived, raw))
+        return Recipe.model_validate(_resolved(_merge(derived, raw)))
     except ValidationError as error:
         raise HeadwaterError(_explain(error), where=where) from error
+
+
+def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:
+    """What the dial says of pretraining, whatever the recipe sets of it beside the model's shape."""
+    return derive(
+        recipe.pretrain.model,
+        vocab_size=recipe.tokenizer.vocab_size,
+        row_length=recipe.tokenize.row_length,
+        tokens_per_parameter=recipe.tokens_per_parameter,
+        batch=batch,
+    )
+
+
+def _resolved(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with the dial's numbers in the place of `auto`."""
+    pretrain = raw.get("pretrain")
+    if not isinstance(pretrain, dict):
+        return raw
+    wanted = {key for key in ("batch", "steps") if pretrain.get(key) == AUTO}
+    if not wanted:
+        return raw
+    known = raw | {"pretrain": {key: value for key, value in pretrain.items() if key not in wanted}}
+    recipe = Recipe.model_validate(known)
+    derived = derived_pretraining(recipe, None if "batch" in wanted else recipe.pretrain.batch)
+    return raw | {"pretrain": pretrain | {key: getattr(derived, key) for key in wanted}}
 
 
 def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequence[str]) -> CleanConfig:

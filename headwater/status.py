@@ -99,12 +99,14 @@ def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[s
 
 
 def _stage(record: Record, state: str) -> str:
-    from headwater.pipeline import NAMES
+    from headwater.pipeline import NAMES, OPTIONAL
 
+    known = {stage.stage for stage in record.stages} | {record.stage}
+    expected = sum(name in known or name not in OPTIONAL for name in NAMES)
     done = len(record.stages)
     if state == "finished":
-        return f"{done} of {len(NAMES)} done"
-    return f"{record.stage or 'starting'} ({min(done + 1, len(NAMES))} of {len(NAMES)})"
+        return f"{done} of {expected} done"
+    return f"{record.stage or 'starting'} ({min(done + 1, expected)} of {expected})"
 
 
 def ago(seconds: float) -> str:

@@ -9,6 +9,7 @@ more memory than training does, and what was cut up for two workers is put toget
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import defaultdict
@@ -28,6 +29,7 @@ FILE_BYTES = 256 << 20
 """A rank's tensors are collected in host memory up to about this size, then written to a file."""
 
 WEIGHTS = "weights"  # the fp32 master copy
+AVERAGE = "average"  # its moving average, where one is kept (llm/averaging.py)
 MOMENTUM = "momentum_buffer"  # Muon's state
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
@@ -40,7 +42,8 @@ class Run:
     parameter: str
     start: int
     values: dict[str, torch.Tensor]
-    """Kind → flat view into the engine's own memory: writing to it sets the state."""
+    """Kind → flat view into the engine's own memory: writing to it sets the state. Good until the next run is
+    asked for."""
     written: bool = True
     """Whether this rank is the one that writes them, where several hold the same."""
     model: torch.Tensor | None = None
@@ -60,9 +63,10 @@ def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
         save_file(collected, folder / f"rank-{rank:05d}-{next(files):05d}.safetensors")
         collected.clear()
 
-    for run in _runs(engine):
+    for run in runs(engine):
         for kind, values in run.values.items() if run.written else ():
-            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().cpu()
+            # A copy on CPUs, too: what comes from a disk is only here until the next group comes.
+            collected[f"{run.parameter}/{kind}/{run.start}"] = values.detach().to("cpu", copy=True)
             size += values.numel() * values.element_size()
         if size >= FILE_BYTES:
             flush()
@@ -91,17 +95,27 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
         )
     own = json.loads((folder / STATE).read_text())
     stored = _Stored(folder)
-    for run in _runs(engine):
+    for run in runs(engine):
         for kind, values in run.values.items():
             stored.read(run.parameter, kind, run.start, values)
-        if run.model is not None:
-            run.model.copy_(run.values[WEIGHTS])
+        to_model(run)
     for state in _optimizer_states(engine):
         state["step"].fill_(own["optimizer_steps"])
     _loss_scale(engine).update(own["loss_scale"])
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer.update_lp_params()  # the model's copy, from everybody's weights
+    spread_weights(engine)
     return dict(own["state"])
+
+
+def to_model(run: Run) -> None:
+    """Bring the model's own copy of a run's elements up to date with its weights, where this rank has it."""
+    if run.model is not None:
+        run.model.copy_(run.values[WEIGHTS])
+
+
+def spread_weights(engine: Any) -> None:
+    """The same where it needs everybody's weights (ZeRO 1 and 2); all ranks must call it."""
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer.update_lp_params()
 
 
 class _Stored:
@@ -134,10 +148,14 @@ class _Stored:
             )
 
 
-def _runs(engine: Any) -> Iterator[Run]:
+def runs(engine: Any) -> Iterator[Run]:
     """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
-    stage = engine.zero_optimization_stage()
-    yield from (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)[stage](engine)
+    held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
+    average = getattr(engine, "average", None)
+    for run in held[engine.zero_optimization_stage()](engine):
+        if average is not None and WEIGHTS in run.values:
+            run.values[AVERAGE] = average.values[run.parameter, run.start]
+        yield run
 
 
 def _replicated(engine: Any) -> Iterator[Run]:
@@ -197,22 +215,34 @@ def _partitioned_parameters(engine: Any) -> Iterator[Run]:
 
     optimizer = engine.optimizer
     for index, group in enumerate(optimizer.fp16_groups):
-        flat = optimizer.fp32_partitioned_groups_flat[index]
-        state = _state(engine, flat, group[0])
-        offset = 0
-        for parameter in group:
-            size = parameter.partition_numel()
-            start = size * dist.get_rank()
-            inside = min(size, parameter.ds_numel - start)
-            if inside > 0:
-                held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
-                yield Run(
-                    engine.param_names[parameter],
-                    start,
-                    {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
-                    model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
-                )
-            offset += size
+        with _in_memory(optimizer, index):
+            flat = optimizer.fp32_partitioned_groups_flat[index]
+            state = _state(engine, flat, group[0])
+            offset = 0
+            for parameter in group:
+                size = parameter.partition_numel()
+                start = size * dist.get_rank()
+                inside = min(size, parameter.ds_numel - start)
+                if inside > 0:
+                    held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
+                    yield Run(
+                        engine.param_names[parameter],
+                        start,
+                        {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
+                        model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
+                    )
+                offset += size
+
+
+@contextlib.contextmanager
+def _in_memory(optimizer: Any, group: int) -> Iterator[None]:
+    """A group's weights and optimizer state, which may be on a disk (`zero.offload_optimizer: nvme`)."""
+    away = optimizer._swappable_optimizer_subgroup(group)
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_in(group)
+    yield
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_out(group)
 
 
 def _uses_muon(parameter: Any) -> bool:

@@ -20,7 +20,7 @@ from llm.conversations import HeadlineTask, headline_tasks
 from llm.examples import Examples
 from llm.pretrain import PretrainConfig
 from llm.rl.rollouts import Rollouts
-from llm.rl.stage import RlConfig, start_rollout_workers, stop_actors, total_reward
+from llm.rl.stage import RlConfig, start_rollout_workers, starting_policy, stop_actors, total_reward
 
 SEED = 20_000_003
 """Of the answers that are measured; apart from any seed that training draws with."""
@@ -42,6 +42,7 @@ class EvaluateConfig(StageConfig):
 class Evaluate(Stage[EvaluateConfig]):
     name = "evaluate"
     inputs = ("acquire", "clean", "tokenizer", "tokenize", "pretrain", "sft", "reward", "rl")
+    optional_inputs = ("dpo",)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         import ray
@@ -51,10 +52,11 @@ class Evaluate(Stage[EvaluateConfig]):
         accuracy = ray.remote(num_cpus=1, max_retries=3)(_pair_accuracies)
         bits_tasks = {
             name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs["pretrain"])
-            for name in ("sft", "rl")
+            for name in ("sft", "dpo", "rl")
+            if name in inputs
         }
         accuracy_task = accuracy.remote(inputs["reward"], self.config.pairs)
-        with session.progress("evaluate", 5, "measurements") as shown:
+        with session.progress("evaluate", 3 + len(bits_tasks), "measurements") as shown:
             measured: dict[str, Any] = {"bits_per_byte": {}}
             measured["bits_per_byte"]["pretrain"] = _metrics(inputs["pretrain"])["bits_per_byte"]
             for name, task in bits_tasks.items():
@@ -85,7 +87,7 @@ class Evaluate(Stage[EvaluateConfig]):
         actors: list[Any] = []
         calls: dict[str, list[Any]] = {}
         try:
-            for when, policy in (("before", inputs["sft"]), ("after", inputs["rl"])):
+            for when, policy in (("before", starting_policy(inputs)), ("after", inputs["rl"])):
                 board, workers = start_rollout_workers(session, inputs, each, policy=policy)
                 actors += [board, *workers]
                 calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0)]
@@ -109,7 +111,7 @@ class Evaluate(Stage[EvaluateConfig]):
         self, inputs: Mapping[str, Artifact], measured: dict[str, Any], answers: dict[str, dict[str, Any]]
     ) -> report.Report:
         histories = {name: trainer.read_history(inputs[name]) for name in ("pretrain", "sft", "reward", "rl")}
-        manifests = [manifest for name in self.inputs if (manifest := inputs[name].manifest())]
+        manifests = [manifest for artifact in inputs.values() if (manifest := artifact.manifest())]
         return report.Report(
             title="Report card",
             metrics=_metric_rows(inputs, measured),
@@ -198,6 +200,7 @@ def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> li
             baseline_name="unigram model",
         ),
         report.Metric("heldout_loss", _metrics(inputs["sft"]).get("heldout_loss")),
+        *_dpo_rows(inputs),
         *(
             report.Metric(
                 f"reward_accuracy ({kind})",
@@ -222,6 +225,13 @@ def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> li
     )
     rows.append(report.Metric("kl", _metrics(inputs["rl"])["kl"]))
     return rows
+
+
+def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[report.Metric]:
+    if "dpo" not in inputs:
+        return []
+    accuracy = _metrics(inputs["dpo"]).get("heldout_accuracy")
+    return [report.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
 
 
 def _funnel(clean: Artifact) -> list[report.FunnelStep]:

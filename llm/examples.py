@@ -13,15 +13,19 @@ import pyarrow as pa
 
 from cluster.artifact import Artifact
 
-Example = Mapping[str, Sequence[int]]
+Example = Mapping[str, Sequence[float]]
 
 
-def write_examples(output: Artifact, name: str, examples: Sequence[Example], columns: Iterable[str]) -> None:
-    """One Arrow IPC file of one record batch; each column holds a list of integers per example."""
-    table = {
-        column: pa.array([list(example[column]) for example in examples], pa.list_(pa.int32()))
-        for column in columns
-    }
+def write_examples(
+    output: Artifact,
+    name: str,
+    examples: Sequence[Example],
+    columns: Iterable[str],
+    values: pa.DataType | None = None,
+) -> None:
+    """One Arrow IPC file of one record batch; each column holds a list per example, of int32 or `values`."""
+    kind = pa.list_(values or pa.int32())
+    table = {column: pa.array([list(example[column]) for example in examples], kind) for column in columns}
     batch = pa.record_batch(table)
     with output.create(name) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)

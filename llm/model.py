@@ -7,9 +7,12 @@ The aspect ratio (width = 64 × depth) is nanochat's; heads are 64 wide; the fee
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.stage import StageConfig
+from llm.lora import LoraConfig, quantisation
+from llm.zero import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -38,16 +41,27 @@ class ModelConfig(StageConfig):
         return self.width or HEAD_WIDTH * self.depth
 
 
-def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    """The transformers config of this shape."""
-    from transformers import Qwen3Config
+@dataclass(frozen=True)
+class Shape:
+    """All sizes of a transformer that decide its parameters, under transformers' names."""
 
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+
+
+def shape_of(model: ModelConfig, vocab_size: int) -> Shape:
     width = model.resolved_width()
     heads = max(1, width // HEAD_WIDTH)
     kv_heads = max(1, heads // model.kv_groups)
     while heads % kv_heads:
         kv_heads += 1
-    return Qwen3Config(
+    return Shape(
         vocab_size=-(-vocab_size // 64) * 64,  # a round size suits matrix units; the extra ids never occur
         hidden_size=width,
         intermediate_size=3 * width,
@@ -55,9 +69,18 @@ def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenize
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=HEAD_WIDTH,
+        tie_word_embeddings=model.tie_embeddings,
+    )
+
+
+def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    """The transformers config of this shape."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        **asdict(shape_of(model, vocab_size)),
         max_position_embeddings=model.context,
         rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tie_embeddings,
         attention_dropout=0.0,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -66,7 +89,7 @@ def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenize
     )
 
 
-def parameter_count(config: Qwen3Config) -> int:
+def parameter_count(config: Qwen3Config | Shape) -> int:
     """Parameters of the model, from its shape alone."""
     c: Any = config
     attention = 2 * c.hidden_size * c.head_dim * (c.num_attention_heads + c.num_key_value_heads)
@@ -111,13 +134,21 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
     return initialise(hf_config(model, len(opened), opened), seed)
 
 
-def saved_model(folder: Folder) -> torch.nn.Module:
-    """A model that an earlier stage exported, in fp32."""
+def saved_model(
+    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32"
+) -> torch.nn.Module:
+    """A model that an earlier stage exported, in fp32.
+
+    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        str(folder.local()), dtype=torch.float32, local_files_only=True
+        str(folder.local()),
+        dtype=torch.float32,
+        local_files_only=True,
+        quantization_config=quantisation(adapters, precision),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.artifact import SCRATCH, Artifact, Folder
 from cluster.errors import HeadwaterError
@@ -16,15 +16,15 @@ from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline.packing import document_positions
 from data_pipeline.shards import TokenRows, unigram_bits_per_byte
-from llm import trainer
+from llm import sequence_parallel, trainer
 from llm.batches import BatchPlan, Plan
 from llm.bits_per_byte import BitsPerByte
 from llm.memory import WithMemory
 from llm.mixture import MixturePlan
-from llm.model import ModelConfig, fresh_model, parameter_count
+from llm.model import ModelConfig, fresh_model, parameter_count, shape_of
 from llm.objectives import NextToken
 from llm.planned import PlanAhead
-from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from llm.trainer import TrainJob, Worker
 
 
@@ -35,25 +35,48 @@ class PretrainConfig(TrainConfig):
     separate_documents: bool = False
     """Attention does not cross from one document of a row to the next, and positions begin anew with each;
     bits per byte are measured in the same way. Off, the model sees what stands before in the row."""
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
     named is left out. Empty: every row counts alike."""
+
+    sequence_parallel: int = Field(1, ge=1)
+    """Workers that share each row, for rows too long for the memory of one (`llm/sequence_parallel.py`)."""
+
+    @model_validator(mode="after")
+    def _rows_are_shared_whole(self) -> PretrainConfig:
+        if self.sequence_parallel > 1 and self.separate_documents:
+            raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
+        return self
+
+    def workers_a_row(self) -> int:
+        return self.sequence_parallel
 
 
 class PackedRows:
     """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
 
-    With `separate_documents` also `positions` [B, L], by which no document sees another.
+    With `separate_documents` also `positions` [B, L], by which no document sees another. Where several
+    workers share each row, `ids` and `mask` are this worker's stretch and `positions` where it lies.
     """
 
-    def __init__(self, rows: TokenRows, plan: Plan, *, separate_documents: bool = False) -> None:
+    def __init__(
+        self, rows: TokenRows, plan: Plan, *, separate_documents: bool = False, workers_a_row: int = 1
+    ) -> None:
         self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
+        self.workers_a_row = workers_a_row
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        ids = self.rows.gather(self.plan.share(step, self.rank, self.world_size))
+        group, groups = self.rank // self.workers_a_row, self.world_size // self.workers_a_row
+        ids = self.rows.gather(self.plan.share(step, group, groups))
+        if self.workers_a_row > 1:
+            ids, positions = sequence_parallel.stretch(ids, self.rank, self.workers_a_row)
+            mask = (ids != self.rows.pad_id).astype(np.uint8)
+            return {"ids": ids, "mask": mask, "positions": positions}
         batch = {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
         if self.separate_documents:
             batch["positions"] = document_positions(ids[:, :-1], self.rows.end_id)
@@ -96,6 +119,7 @@ class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
     inputs = ("tokenizer", "tokenize")
     runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -103,6 +127,15 @@ class Pretrain(Stage[PretrainConfig]):
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
         plan = batch_plan(rows, config)
+        sequence_parallel.check(
+            config.sequence_parallel,
+            shape_of(config.model, rows.vocab_size),
+            workers=config.workers,
+            elastic=config.min_workers is not None,
+            batch=config.batch,
+            micro_batch=config.micro_batch,
+            row_length=rows.row_length,
+        )
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
         ahead = PlanAhead(config, rows, len(validation), output, session)
@@ -110,8 +143,13 @@ class Pretrain(Stage[PretrainConfig]):
             TrainJob(
                 label="pretrain",
                 config=config,
-                objective=NextToken(),
-                source=PackedRows(rows, plan, separate_documents=config.separate_documents),
+                objective=NextToken(config.z_loss),
+                source=PackedRows(
+                    rows,
+                    plan,
+                    separate_documents=config.separate_documents,
+                    workers_a_row=config.sequence_parallel,
+                ),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
                 output=output,

@@ -122,6 +122,8 @@ MEANINGS = {
     "heldout_loss": "Loss on the assistant's tokens of conversations that were not trained on, in nats.",
     "reward_accuracy": "Share of held-out pairs in which the reward model scores the better answer higher. "
     "A coin reaches 0.5.",
+    "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
+    "log-probability more than the other's.",
     "reward": "Mean score of the reward model over answers to held-out prompts.",
     "verifiable_reward": "Mean of the reward that is computed, not learnt, over answers to held-out prompts.",
     "kl": "How far the policy has moved from the SFT model, in nats a token.",

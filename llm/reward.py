@@ -1,9 +1,4 @@
-"""The reward stage: a Bradley-Terry model of which of two answers people would rank higher.
-
-Pairs come from the corpus (the true headline against another article's), from the model (the
-true headline against the fine-tuned model's own) and from the rankings that people left in the
-store.
-"""
+"""The reward stage: a Bradley-Terry model of which of two answers people would rank higher."""
 
 from __future__ import annotations
 
@@ -16,34 +11,24 @@ import numpy as np
 from cluster.artifact import Artifact, Folder
 from cluster.session import Session
 from cluster.stage import Stage
-from data_pipeline.corpus import iter_documents
 from data_pipeline.tokenizer import load_tokenizer
 from llm import model, trainer
 from llm.batches import BatchPlan
-from llm.chat import decode_answer, encode_conversation, encode_prompt
-from llm.conversations import HeadlineTask, headline_tasks, split_of
-from llm.engine import Sampling, pool
+from llm.chat import encode_conversation
 from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import BradleyTerry
-from llm.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
-from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.pairs import PairConfig, gather_pairs
+from llm.preferences import Preference, rankings_fingerprint
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS
 from llm.trainer import TrainJob, Worker
 
 COLUMNS = ("chosen", "rejected")
 
 
-class RewardConfig(TrainConfig):
+class RewardConfig(PairConfig):
     """Settings of the reward model."""
 
     learning_rate: float = 3e-4
-    corpus_pairs: int = 10_000
-    """At most so many articles whose true headline stands against another article's; 0 for none."""
-    model_pairs: int = 512
-    """Prompts for which the model's own headline is the rejected one; 0 for none."""
-    rankings: bool = True
-    """Learn from what people ranked at the endpoint, too."""
-    max_length: int = 320
-    max_new_tokens: int = 32
 
 
 class PairBatches:
@@ -75,6 +60,7 @@ class Reward(Stage[RewardConfig]):
     name = "reward"
     inputs = ("clean", "tokenizer", "sft")
     runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return rankings_fingerprint(session.store) if self.config.rankings else {}
@@ -115,44 +101,12 @@ class Reward(Stage[RewardConfig]):
         """Encode all pairs: `train/`, and one file a kind in `heldout/`, which is never trained on."""
         config = self.config
         tokenizer = load_tokenizer(tokenizer_folder.local())
-        documents = list(iter_documents(inputs["clean"]))
-        kinds: dict[str, list[Preference]] = {}
-        for split in ("train", "heldout"):
-            own = [d for d in documents if split_of(d["id"]) == split]
-            if config.corpus_pairs:
-                kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)[: config.corpus_pairs]
-            if config.model_pairs:
-                share = 1.0 if split == "train" else 0.25
-                tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
-                kinds[f"{split}/model"] = self._against_model(tasks, inputs["sft"], tokenizer, session)
-        if config.rankings:
-            kinds["train/people"] = read_rankings(session.store)
+        kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
         for name, pairs in kinds.items():
             examples: list[Example] = [encode_pair(tokenizer, pair, config.max_length) for pair in pairs]
             if examples:
                 write_examples(output, f"{name}.arrow", examples, COLUMNS)
         return {name: len(pairs) for name, pairs in kinds.items()}
-
-    def _against_model(
-        self, tasks: list[HeadlineTask], sft: Artifact, tokenizer: Any, session: Session
-    ) -> list[Preference]:
-        config = self.config
-        room = config.max_length - config.max_new_tokens
-        prompts = [encode_prompt(tokenizer, task.prompt, room) for task in tasks]
-        completions = pool.generate(
-            session,
-            "own headlines",
-            Folder(sft, "model"),
-            prompts,
-            Sampling(max_tokens=config.max_new_tokens, seed=config.seed),
-            gpus=min(1.0, config.gpus_per_worker),
-        )
-        pairs = []
-        for task, completion in zip(tasks, completions, strict=True):
-            answer = decode_answer(tokenizer, completion.ids)
-            if answer and answer != task.reference:
-                pairs.append(Preference(task.prompt, task.reference, answer, "model"))
-        return pairs
 
 
 def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from cluster.artifact import Artifact, Folder
 from cluster.filesystem import filesystem
@@ -20,7 +21,7 @@ from llm.batches import BatchPlan
 from llm.chat import encode_conversations
 from llm.examples import Example, Examples, pad, write_examples
 from llm.objectives import NextToken
-from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from llm.trainer import TrainJob, Worker
 
 MAKERS = {
@@ -29,10 +30,12 @@ MAKERS = {
 }
 
 
-class SftConfig(TrainConfig):
+class SftConfig(FineTuneConfig):
     """Settings of supervised fine-tuning."""
 
     learning_rate: float = 1e-3
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
     """Conversations to make from the cleaned documents that are not held out."""
     files: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ class Sft(Stage[SftConfig]):
     name = "sft"
     inputs = ("clean", "tokenizer", "pretrain")
     runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return {"files": [_size_and_time(location) for location in self.config.files]}
@@ -143,9 +147,11 @@ class Sft(Stage[SftConfig]):
             TrainJob(
                 label="sft",
                 config=config,
-                objective=NextToken(),
+                objective=NextToken(config.z_loss),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id),
-                load_model=functools.partial(model.saved_model, Folder(inputs["pretrain"], "model")),
+                load_model=functools.partial(
+                    model.saved_model, Folder(inputs["pretrain"], "model"), config.lora, config.precision
+                ),
                 tokenizer=tokenizer,
                 output=output,
                 evaluate=Heldout(heldout, config.micro_batch, pad_id) if len(heldout) else None,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from cluster.errors import HeadwaterError
 from cluster.session import Session
 from cluster.stage import StageConfig
-from llm.zero import Optimizer, Precision, ZeroConfig
+from llm.lora import LoraConfig
+from llm.zero import Fp16Config, Optimizer, Precision, ZeroConfig
 
 RUNTIME_FIELDS = frozenset(
     {
@@ -18,11 +21,18 @@ RUNTIME_FIELDS = frozenset(
         "collective_timeout_s",
         "cpus_per_worker",
         "zero",
+        "activation_checkpointing",
+        "sequence_parallel",
+        "torch_compile",
         "checkpoint_every",
         "max_failures",
     }
 )
 """Settings of TrainConfig that do not change what is trained: a run may go on with others."""
+
+
+OFF_FIELDS = frozenset({"z_loss", "ema_decay", "lora", "fp16"})
+"""Settings of training stages that do nothing at their default (`Stage.off_fields`)."""
 
 
 class TrainConfig(StageConfig):
@@ -49,6 +59,13 @@ class TrainConfig(StageConfig):
     """1 on GPU nodes: workers then train on CUDA over NCCL, else on the CPU over gloo."""
     zero: ZeroConfig = ZeroConfig()
     precision: Precision = "auto"
+    fp16: Fp16Config = Fp16Config()
+    activation_checkpointing: bool = False
+    """Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, and
+    memory for activations that hardly grows with depth."""
+    torch_compile: bool = False
+    """Compile the model with torch's inductor (needs a C++ compiler on CPUs, Triton on GPUs): faster steps
+    after a first one of a minute or more."""
     optimizer: Optimizer = "adamw"
     """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
     learning_rate: float = 3e-3
@@ -62,6 +79,8 @@ class TrainConfig(StageConfig):
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     """Largest global gradient norm (AdamW; Muon's updates have a norm of their own)."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Export a moving average of the weights with this decay a step (0.999, say) instead of the last ones."""
     seed: int = 0
     checkpoint_every: int = 50
     """Steps between checkpoints: at most so many are lost when a process dies."""
@@ -73,10 +92,21 @@ class TrainConfig(StageConfig):
         """What the cluster must have room for."""
         return self.workers if self.min_workers is None else self.min_workers
 
+    def workers_a_row(self) -> int:
+        """How many workers share every sequence."""
+        return 1
+
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a step on every worker, set by the largest share of the batch."""
-        largest_share = -(-self.batch // world_size)
+        largest_share = -(-self.batch // (world_size // self.workers_a_row()))
         return -(-largest_share // self.micro_batch)
+
+
+class FineTuneConfig(TrainConfig):
+    """Settings of a stage that goes on from a model which was trained before."""
+
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside the frozen weights; without this section all weights are trained."""
 
 
 def check(config: TrainConfig, session: Session) -> None:

@@ -23,7 +23,7 @@ from cluster.filesystem import filesystem
 from cluster.logs import Context
 from cluster.session import Session
 from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
-from llm import checkpoint, zero
+from llm import checkpoint, lora, training_engine, zero
 from llm.objectives import Batch, Objective
 from llm.schedule import learning_rate
 from llm.train_config import TrainConfig, check
@@ -90,7 +90,7 @@ class Worker:
     def weights(self) -> dict[str, np.ndarray]:
         """Whole parameters as fp32 arrays, by name; every rank must call it."""
         with zero.gathered(self.engine) as module:
-            return {name: p.detach().float().cpu().numpy().copy() for name, p in module.named_parameters()}
+            return {name: p.cpu().numpy().copy() for name, p in lora.whole_weights(module).items()}
 
 
 def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
@@ -169,20 +169,7 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     torch.manual_seed(config.seed)
-    engine = zero.initialise_engine(
-        job.load_model(),
-        zero.deepspeed_config(
-            config.zero,
-            zero.resolve_precision(config.precision),
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size,
-            clip=config.clip if config.optimizer == "adamw" else 0.0,
-        ),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-    )
+    engine = training_engine.build(job.load_model(), config, world_size)
     limit_waiting(engine, config.collective_timeout_s)
     worker = Worker(rank, world_size, engine, engine.device)
     start = _restore(worker)
@@ -193,6 +180,8 @@ def _worker_loop(arguments: dict[str, Any]) -> None:
     for step in range(start, config.steps):
         record = train_step(job, worker, step)
         last = step + 1 == config.steps
+        if last and config.ema_decay is not None:
+            engine.average.install()
         if job.evaluate and (last or (step + 1) % config.evaluate_every == 0):
             engine.module.eval()
             record |= job.evaluate(worker)
@@ -228,10 +217,12 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     for micro, counts in micro_batches:
         loss, extra = job.objective.loss_sum(engine, micro)
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
-        engine.backward(loss * (counts * worker.world_size * len(micro_batches) / weight))
+        engine.backward(loss * (counts * engine.gradient_divisor * len(micro_batches) / weight))
         engine.step()
         for name, value in {"loss": loss, **extra}.items():
             sums[name] = sums.get(name, 0.0) + counts * float(value.detach())
+    if config.ema_decay is not None:
+        engine.average.update(step)
     names = sorted(sums)
     tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
     *totals, all_tokens = worker.total([*(sums[name] for name in names), float(tokens)])
@@ -310,7 +301,10 @@ def _export(job: TrainJob, worker: Worker) -> None:
     with zero.gathered(worker.engine) as module:
         if worker.rank == 0:
             with job.output.create_folder("model") as folder:
-                module.save_pretrained(folder)
+                if lora.is_adapted(module):
+                    lora.save_merged(module, Path(folder))
+                else:
+                    module.save_pretrained(folder)
                 save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)
             lines = "".join(json.dumps(record) + "\n" for record in worker.history)
             job.output.write_bytes(HISTORY, lines.encode())

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator, model_validator
+
 from cluster.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -20,15 +22,50 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "muon"]
 
 
+Device = Literal["none", "cpu", "nvme"]
+
+
 class ZeroConfig(StageConfig):
     """How training state is sharded over the workers (Rajbhandari et al. 2019)."""
 
     stage: Literal[0, 1, 2, 3] = 2
     """0 replicates; 1 shards optimizer state; 2 gradients too; 3 parameters too."""
-    offload_optimizer: bool = False
-    """Keep optimizer state in host memory (GPU workers)."""
+    offload_optimizer: Device = "none"
+    """Where optimizer state is kept: on the worker's device, in its host's memory (Ren et al. 2021), or on a
+    disk in it (stage 3; Rajbhandari et al. 2021)."""
+    offload_parameters: Device = "none"
+    """The same for the parameters themselves, at stage 3."""
+    nvme_path: str = ""
+    """Folder on a fast disk of every host, for `nvme`."""
     bucket_elements: int = 50_000_000
     """Elements of one reduce or all-gather; smaller saves memory, larger saves latency."""
+
+    @field_validator("offload_optimizer", mode="before")
+    @classmethod
+    def _as_a_switch(cls, value: object) -> object:
+        return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _what_can_be_offloaded(self) -> ZeroConfig:
+        places = {self.offload_optimizer, self.offload_parameters}
+        if self.offload_parameters != "none" and self.stage < 3:
+            raise ValueError("offload_parameters needs stage 3: only there are parameters sharded")
+        if self.offload_optimizer != "none" and self.stage < 1:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if "nvme" in places and (self.stage < 3 or not self.nvme_path):
+            raise ValueError("nvme needs stage 3 and `nvme_path`")
+        return self
+
+
+class Fp16Config(StageConfig):
+    """How losses are scaled in fp16, so that small gradients do not vanish (Micikevicius et al. 2018)."""
+
+    loss_scale: float = 0.0
+    """A fixed scale; 0 looks for the largest that does not overflow."""
+    initial_scale_power: int = 16
+    """The search begins at 2 to this power."""
+    scale_window: int = 1000
+    """Steps without overflow after which the scale is doubled."""
 
 
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
@@ -44,8 +81,21 @@ def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
+def torch_dtype(precision: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def deepspeed_config(
-    zero: ZeroConfig, precision: str, *, micro_batch: int, accumulation: int, world_size: int, clip: float
+    zero: ZeroConfig,
+    precision: str,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    world_size: int,
+    clip: float,
+    fp16: Fp16Config | None = None,
 ) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` reads."""
     stage: dict[str, Any] = {
@@ -56,8 +106,11 @@ def deepspeed_config(
         "overlap_comm": False,
         "stage3_param_persistence_threshold": 0,
     }
-    if zero.offload_optimizer:
-        stage["offload_optimizer"] = {"device": "cpu"}
+    if zero.offload_optimizer != "none":
+        stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
+    if zero.offload_parameters != "none":
+        stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
+    fp16 = fp16 or Fp16Config()
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -65,12 +118,34 @@ def deepspeed_config(
         "gradient_clipping": clip,
         "zero_optimization": stage,
         "bf16": {"enabled": precision == "bf16"},
-        "fp16": {"enabled": precision == "fp16"},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": fp16.loss_scale,
+            "initial_scale_power": fp16.initial_scale_power,
+            "loss_scale_window": fp16.scale_window,
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
+    return {"device": device} | ({"nvme_path": nvme_path} if device == "nvme" else {})
+
+
+def start() -> None:
+    """Have DeepSpeed join the group of workers, in the way that suits this host's hardware."""
+    import torch
+
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+
+    # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
+    # no compiler and reaches them all.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
 def initialise_engine(
@@ -80,40 +155,53 @@ def initialise_engine(
     optimizer: Optimizer,
     weight_decay: float,
     betas: tuple[float, float],
+    eager: bool = True,
+    groups: Any = None,
 ) -> Any:
     """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both.
+    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `llm.sequence_parallel`.
     """
     import torch
 
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    start()
     import deepspeed
 
-    # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
-    # no compiler and reaches them all.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    decays = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    decays = [group for group in decays if group["params"]]
     if optimizer == "muon":
-        if not torch.cuda.is_available():
+        if eager and not torch.cuda.is_available():
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
         settings = {"lr": 0.0, "momentum": 0.95, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.
         zero = config["zero_optimization"]
         zero = zero | {"reduce_scatter": zero["stage"] < 3}
         config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=config, mpu=groups)
     else:
-        adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+        adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
+    engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
+
+
+def _gradient_divisor(engine: Any, groups: Any) -> int:
+    """What DeepSpeed divides the sum of all workers' gradients by.
+
+    It means to divide by the number of groups that share rows. Where ZeRO-3 scatters gradients it divides by
+    that of workers all the same.
+    """
+    import torch.distributed as dist
+
+    workers = dist.get_world_size()
+    if groups is None or (engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()):
+        return workers
+    return workers // int(groups.get_sequence_parallel_world_size())
 
 
 def set_learning_rate(engine: Any, rate: float, muon_rate: float) -> None:

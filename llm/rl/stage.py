@@ -1,4 +1,4 @@
-"""The rl stage: GRPO against the reward model plus a verifiable reward, with a KL leash to the SFT model.
+"""The rl stage: GRPO against the reward model plus a verifiable reward, with a KL leash to where it started.
 
 The learner is the one trainer of all stages; its batches are rollouts. Each step publishes the
 weights, has the rollout workers sample a group of answers to each of the step's prompts, turns
@@ -28,13 +28,13 @@ from llm.engine.base import Sampling
 from llm.rl.advantages import ESTIMATORS
 from llm.rl.losses import ClippedPolicy
 from llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from llm.train_config import RUNTIME_FIELDS, TrainConfig
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from llm.trainer import TrainJob, Worker
 
 HELDOUT_SEED = 1 << 20
 
 
-class RlConfig(TrainConfig):
+class RlConfig(FineTuneConfig):
     """Settings of reinforcement learning. `batch` counts sampled answers: prompts × group."""
 
     learning_rate: float = 1e-4
@@ -45,7 +45,7 @@ class RlConfig(TrainConfig):
     """Answers sampled to each prompt, compared with each other."""
     advantage: Literal["grpo", "rloo"] = "grpo"
     kl: float = 0.05
-    """Weight of the KL penalty towards the SFT model."""
+    """Weight of the KL penalty towards the model that RL starts from."""
     policy_clip: float = 0.2
     temperature: float = 1.0
     max_new_tokens: int = 32
@@ -133,8 +133,10 @@ class RolloutBatches:
 class Rl(Stage[RlConfig]):
     name = "rl"
     inputs = ("clean", "tokenizer", "sft", "reward")
+    optional_inputs = ("dpo",)
     # Each learner draws its own share of the answers: another number of them draws others.
     runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
+    off_fields = OFF_FIELDS
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -169,7 +171,12 @@ class Rl(Stage[RlConfig]):
                     config=config,
                     objective=ClippedPolicy(config.policy_clip, config.kl, config.temperature),
                     source=source,
-                    load_model=functools.partial(model.saved_model, Folder(inputs["sft"], "model")),
+                    load_model=functools.partial(
+                        model.saved_model,
+                        Folder(starting_policy(inputs), "model"),
+                        config.lora,
+                        config.precision,
+                    ),
                     tokenizer=tokenizer,
                     output=output,
                     evaluate=source.evaluate if len(heldout) >= config.workers else None,
@@ -191,6 +198,11 @@ class Rl(Stage[RlConfig]):
         }
 
 
+def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
+    """What RL starts from and is held to: the dpo stage's model where there is one, else the sft stage's."""
+    return inputs.get("dpo", inputs["sft"])
+
+
 def start_rollout_workers(
     session: Session,
     inputs: Mapping[str, Artifact],
@@ -209,11 +221,11 @@ def start_rollout_workers(
         max_restarts=-1,
         max_task_retries=3,
     )(RolloutWorker)
-    sft = Folder(inputs["sft"], "model")
+    start = Folder(starting_policy(inputs), "model")
     workers = [
         make.remote(
-            policy=Folder(policy, "model") if policy else sft,
-            reference=sft,
+            policy=Folder(policy, "model") if policy else start,
+            reference=start,
             reward=Folder(inputs["reward"], "model"),
             board=board,
             sampling=Sampling(config.max_new_tokens, config.temperature),

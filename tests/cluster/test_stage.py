@@ -68,6 +68,35 @@ def test_how_the_work_is_spread_does_not_change_the_key() -> None:
     assert one != Count(CountConfig()).key({}, {"source": "changed"})
 
 
+def test_a_setting_that_is_off_leaves_the_key_as_it_was_before_there_was_one() -> None:
+    class LaterConfig(CountConfig):
+        extra: float | None = None
+
+    class Later(Count):
+        off_fields = frozenset({"extra", "of another stage"})
+
+    before = Count(CountConfig()).key({}, {})
+    assert Later(LaterConfig()).key({}, {}) == before  # type: ignore[arg-type]
+    assert Later(LaterConfig(extra=0.5)).key({}, {}) != before  # type: ignore[arg-type]
+
+
+def test_an_optional_input_is_read_and_part_of_the_key_where_it_is_there(session: Session) -> None:
+    class Maybe(Stage[CountConfig]):
+        name = "maybe"
+        inputs = ("count",)
+        optional_inputs = ("double",)
+
+        def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+            return {"read": sorted(inputs)}
+
+    count, _ = execute(Count(CountConfig()), {}, session)
+    double, _ = execute(Double(CountConfig()), {"count": count}, session)
+    without, _ = execute(Maybe(CountConfig()), {"count": count}, session)
+    with_it, found = execute(Maybe(CountConfig()), {"count": count, "double": double}, session)
+    assert not found and without.key != with_it.key
+    assert [a.manifest().metrics["read"] for a in (without, with_it)] == [["count"], ["count", "double"]]  # type: ignore[union-attr]
+
+
 class Squarer:
     """A unit worker that leaves a trace of each call, and dies the first time it sees `deadly`."""
 

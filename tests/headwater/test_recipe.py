@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from cluster.stage import Stage
+from headwater.dial_command import dial_table
+from headwater.pipeline import position, stages
 from headwater.recipe import load, parse
+from llm.pretrain import PretrainConfig
+from llm.rl.stage import starting_policy
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
@@ -47,6 +58,52 @@ def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> Non
     by_hand = parse({"name": "x", "depth": 16, "pretrain": {"learning_rate": 0.5}} | SOURCE, "test")
     assert by_hand.pretrain.learning_rate == 0.5
     assert by_hand.pretrain.model.depth == 16
+
+
+def test_auto_takes_the_dials_batch_and_steps_and_what_is_set_by_hand_counts() -> None:
+    def pretrain(**settings: Any) -> PretrainConfig:
+        raw = {"tokenizer": {"vocab_size": 4096}, "tokenize": {"row_length": 512}, "pretrain": settings}
+        return parse({"name": "x", "depth": 4} | SOURCE | raw, "test").pretrain
+
+    whole, by_hand = pretrain(batch="auto", steps="auto"), pretrain(batch=64, steps="auto")
+    # Hoffmann et al.: 20 tokens a parameter, here of 4 layers of 256 and the tied embeddings
+    layer = 2 * 256 * 64 * (4 + 2) + 3 * 256 * 768 + 2 * 256 + 2 * 64
+    tokens = 20 * (4 * layer + 4096 * 256 + 256)
+    # Li et al.: 0.58 x tokens^0.571 = 19,6xx tokens, 38 rows: nearer to 32 than to 64
+    assert round(0.58 * tokens**0.571 / 512) == 38 and whole.batch == 32
+    assert whole.steps == math.ceil(tokens / (32 * 512))
+    assert (by_hand.batch, by_hand.steps) == (64, math.ceil(tokens / (64 * 512)))
+    assert pretrain(batch="auto", steps=7).steps == 7
+    with pytest.raises(HeadwaterError, match=r"sft\.steps: Input should be a valid integer"):
+        parse({"name": "x", "sft": {"steps": "auto"}} | SOURCE, "test")
+
+
+def test_the_dial_shows_its_values_beside_those_of_the_recipe() -> None:
+    screen = Console(width=200, record=True, file=io.StringIO())
+    screen.print(dial_table(load(QUICKSTART)))
+    shown = screen.export_text()
+    assert re.search(r"width +│ 192 +│ 192 ", shown) and re.search(r"steps +│ [\d,]+ +│ 80 ", shown)
+    assert "Hoffmann" in shown
+
+
+def test_a_dpo_section_puts_a_stage_between_sft_and_rl() -> None:
+    def chain(raw: dict[str, object]) -> list[Stage[Any]]:
+        return list(stages(parse({"name": "x"} | SOURCE | raw, "test")))
+
+    plain, with_dpo = chain({}), chain({"dpo": {"steps": 7}})
+    names = [stage.name for stage in with_dpo]
+    assert names[names.index("sft") + 1] == "dpo" and [n for n in names if n != "dpo"] == [
+        s.name for s in plain
+    ]
+    assert with_dpo[names.index("dpo")].config.steps == 7
+
+    artifacts = {name: Artifact(f"store/{name}/key") for name in names}
+    rl = next(stage for stage in with_dpo if stage.name == "rl")
+    assert starting_policy(rl.own_inputs(artifacts)) is artifacts["dpo"]
+    del artifacts["dpo"]
+    assert starting_policy(rl.own_inputs(artifacts)) is artifacts["sft"]
+    with pytest.raises(HeadwaterError, match="the recipe has no section `dpo`"):
+        position("dpo", 0, [stage.name for stage in plain])
 
 
 def test_a_mixture_weighs_corpora_that_are_named() -> None:

@@ -63,6 +63,12 @@ def test_needs_of_rl_are_learners_and_rollouts_together() -> None:
     assert sum(need.gpus for need in needs["rl"]) == 8
 
 
+def test_a_dpo_section_needs_workers_too() -> None:
+    with_dpo = load(QUICKSTART, ["dpo.workers=3"])
+    assert len(training_needs(with_dpo)["dpo"]) == 3
+    assert "dpo" not in training_needs(load(QUICKSTART))
+
+
 def test_needs_of_serving_go_from_the_fewest_copies_to_the_most() -> None:
     few, many = (serving_needs(gpu_recipe(8), most=most) for most in (False, True))
     assert (len(few), len(many)) == (2 + 1 + 1, 4 + 6 + 2)

@@ -40,6 +40,19 @@ def test_masked_positions_have_no_say_in_the_loss() -> None:
     torch.testing.assert_close(before, after)
 
 
+def test_the_z_loss_draws_the_normaliser_towards_one() -> None:
+    ids = torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    plain, _ = NextToken().loss_sum(small_model(), {"ids": ids, "mask": mask})
+    loss, more = NextToken(z_loss=1e-4).loss_sum(small_model(), {"ids": ids, "mask": mask})
+    logits = small_model()(input_ids=ids).logits[:, :-1]
+    normalisers = logits.exp().sum(-1).log()[mask[:, 1:] == 1]
+    assert normalisers.numel() == 20
+    torch.testing.assert_close(loss - plain, 1e-4 * normalisers.square().sum(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(more["z_loss"], loss - plain, rtol=1e-3, atol=1e-5)
+
+
 def test_bradley_terry_of_a_known_pair() -> None:
     loss = bradley_terry(torch.tensor(1.5), torch.tensor(0.2))
     assert float(loss) == pytest.approx(0.241008, abs=1e-6)  # log(1 + e^-1.3)

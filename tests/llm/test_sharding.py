@@ -21,12 +21,11 @@ import torch.distributed as dist
 
 from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
-from llm import checkpoint, zero
-from llm.objectives import BradleyTerry, NextToken, Objective
+from llm import checkpoint, training_engine
+from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
 from llm.rl.losses import ClippedPolicy
-from llm.train_config import TrainConfig
+from llm.train_config import FineTuneConfig
 from llm.trainer import BatchSource, TrainJob, Worker, train_step
-from llm.zero import ZeroConfig
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
 from tests.llm.rows import Rows
@@ -46,6 +45,23 @@ class Pairs(Rows):
             "chosen_mask": mask,
             "rejected": rows["ids"][:, ::-1].copy(),
             "rejected_mask": mask,
+        }
+
+
+class JudgedPairs(Pairs):
+    """Pairs whose second halves are the answers, with log-probabilities of a reference model."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        pairs = super().batch(step)
+        count, length = pairs["chosen"].shape
+        answers = np.broadcast_to(np.arange(length) >= length // 2, (count, length)).astype(np.uint8)
+        return {
+            "chosen": pairs["chosen"],
+            "chosen_mask": answers,
+            "rejected": pairs["rejected"],
+            "rejected_mask": answers,
+            "reference_chosen": np.full(count, -70.0, np.float32),
+            "reference_rejected": -80.0 + pairs["chosen"][:, 0].astype(np.float32) / 30,
         }
 
 
@@ -72,44 +88,41 @@ def small_reward_model() -> torch.nn.Module:
 
 OBJECTIVES: dict[str, tuple[Objective, type[Rows], Callable[[], torch.nn.Module]]] = {
     "next token": (NextToken(), Rows, small_model),
+    "next token and z-loss": (NextToken(z_loss=1e-2), Rows, small_model),
+    "preferences": (PreferenceOptimisation(0.1), JudgedPairs, small_model),
     "pairs": (BradleyTerry(), Pairs, small_reward_model),
     "policy": (ClippedPolicy(0.2, 0.05, 1.0), Answers, small_model),
 }
 
 
 def make(
-    optimizer: str, stage: int, *, objective: str = "next token", micro_batch: int = 2
+    optimizer: str,
+    stage: int,
+    *,
+    objective: str = "next token",
+    micro_batch: int = 2,
+    model: Any = None,
+    **more: Any,
 ) -> tuple[TrainJob, Worker]:
     """A job on the ranks of this group, and this rank's worker with a fresh engine."""
-    minimised, rows, model = OBJECTIVES[objective]
+    minimised, rows, usual_model = OBJECTIVES[objective]
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    config = TrainConfig(
-        steps=STEPS,
-        batch=8,  # three workers share it unevenly
-        micro_batch=micro_batch,
-        workers=world_size,
-        zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
-        precision="fp32",
-        optimizer=optimizer,  # type: ignore[arg-type]
-        learning_rate=3e-3,
-    )
-    engine = zero.initialise_engine(
-        copy.deepcopy(model()),
-        zero.deepspeed_config(
-            config.zero,
-            "fp32",
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size,
-            clip=config.clip if optimizer == "adamw" else 0.0,
-        ),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-    )
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "batch": 8,  # three workers share it unevenly
+        "micro_batch": micro_batch,
+        "workers": world_size,
+        "zero": {"stage": stage},
+        "precision": "fp32",
+        "optimizer": optimizer,
+        "learning_rate": 3e-3,
+    }
+    config = FineTuneConfig(**(settings | more))
+    start = model() if model else copy.deepcopy(usual_model())
+    engine = training_engine.build(start, config, world_size)
     nowhere = Artifact("/nowhere")
     source: BatchSource = rows(8)
-    job = TrainJob("test", config, minimised, source, model, Folder(nowhere, "model"), nowhere)
+    job = TrainJob("test", config, minimised, source, usual_model, Folder(nowhere, "model"), nowhere)
     worker = Worker(rank, world_size, engine, engine.device)
     source.open(worker)
     return job, worker

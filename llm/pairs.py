@@ -1,0 +1,74 @@
+"""The preference pairs that a run learns from, by where they come from.
+
+The reward model and DPO learn from the same ones: from the corpus (the true headline against another
+article's), from the model (the true headline against the fine-tuned model's own) and from the rankings
+that people left in the store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.artifact import Artifact, Folder
+from cluster.session import Session
+from data_pipeline.corpus import iter_documents
+from llm.chat import decode_answer, encode_prompt
+from llm.conversations import HeadlineTask, headline_tasks, split_of
+from llm.engine import Sampling, pool
+from llm.preferences import Preference, headline_pairs, read_rankings
+from llm.train_config import TrainConfig
+
+HELDOUT_SHARE = 0.25
+"""Held-out pairs with the model's own headlines, for each that is trained on."""
+
+
+class PairConfig(TrainConfig):
+    """Settings of a stage that learns from preference pairs."""
+
+    corpus_pairs: int = 10_000
+    """At most so many articles whose true headline stands against another article's; 0 for none."""
+    model_pairs: int = 512
+    """Prompts for which the model's own headline is the rejected one; 0 for none."""
+    rankings: bool = True
+    """Learn from what people ranked at the endpoint, too."""
+    max_length: int = 320
+    max_new_tokens: int = 32
+
+
+def gather_pairs(
+    config: PairConfig, clean: Artifact, sft: Artifact, tokenizer: Any, session: Session
+) -> dict[str, list[Preference]]:
+    """`train/<kind>` and `heldout/<kind>` → pairs; what is held out is never trained on."""
+    documents = list(iter_documents(clean))
+    kinds: dict[str, list[Preference]] = {}
+    for split in ("train", "heldout"):
+        own = [d for d in documents if split_of(d["id"]) == split]
+        if config.corpus_pairs:
+            kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)[: config.corpus_pairs]
+        if config.model_pairs:
+            share = 1.0 if split == "train" else HELDOUT_SHARE
+            tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
+            kinds[f"{split}/model"] = _against_model(config, tasks, sft, tokenizer, session)
+    if config.rankings:
+        kinds["train/people"] = read_rankings(session.store)
+    return kinds
+
+
+def _against_model(
+    config: PairConfig, tasks: list[HeadlineTask], sft: Artifact, tokenizer: Any, session: Session
+) -> list[Preference]:
+    room = config.max_length - config.max_new_tokens
+    completions = pool.generate(
+        session,
+        "own headlines",
+        Folder(sft, "model"),
+        [encode_prompt(tokenizer, task.prompt, room) for task in tasks],
+        Sampling(max_tokens=config.max_new_tokens, seed=config.seed),
+        gpus=min(1.0, config.gpus_per_worker),
+    )
+    pairs = []
+    for task, completion in zip(tasks, completions, strict=True):
+        answer = decode_answer(tokenizer, completion.ids)
+        if answer and answer != task.reference:
+            pairs.append(Preference(task.prompt, task.reference, answer, "model"))
+    return pairs
