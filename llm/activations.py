@@ -1,9 +1,8 @@
 """Memory that one pass through a model takes beside the training state: activations, and what comes and goes.
 
-Forward and backward are run on tensors without memory (torch's FakeTensor), through the objective that will
-be minimised, and every block that an operation makes is counted while it lives. The peak grows linearly with
-rows and with layers, so four small passes tell that of any model. On tensors without memory transformers
-makes the attention mask that it leaves away on others: the figures are 3 to 6 % above those of a real pass.
+Forward and backward are run on tensors without memory (torch's FakeTensor), with the attention and the loss
+that training will use, and every block that an operation makes is counted while it lives. The peak grows
+linearly with rows and with layers, so four small passes tell that of any model.
 """
 
 from __future__ import annotations
@@ -12,12 +11,25 @@ import copy
 import functools
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm.objectives import NextToken, Objective
+from llm.objectives import Batch, NextToken, token_logits
+
+if TYPE_CHECKING:
+    import torch
 
 DEPTHS = (2, 3)
 """Layers of the passes that are made; rows 1 and 2."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The settings on which a pass's memory depends."""
+
+    on_gpus: bool = False
+    checkpointing: bool = False
+    separate_documents: bool = False
+    z_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,7 @@ class Activations:
         return max(0, int((room - self.fixed) // self.per_row))
 
 
-def activations(
-    config: Any, row_length: int, precision: str, objective: Objective | None = None
-) -> Activations:
+def activations(config: Any, row_length: int, precision: str, how: Pass) -> Activations:
     """Of rows of `row_length` tokens through a model of a transformers config."""
     from torch._subclasses import FakeTensorMode
 
@@ -46,8 +56,7 @@ def activations(
     for rows in (1, 2):
         with FakeTensorMode():
             shallow, deep = (
-                pass_peak(_with_layers(config, depth), rows, row_length, precision, objective or NextToken())
-                for depth in DEPTHS
+                pass_peak(_with_layers(config, depth), rows, row_length, precision, how) for depth in DEPTHS
             )
         peaks.append(shallow + further * (deep - shallow))
     return Activations(fixed=2 * peaks[0] - peaks[1], per_row=peaks[1] - peaks[0])
@@ -61,21 +70,45 @@ def _with_layers(config: Any, depth: int) -> Any:
     return changed
 
 
-def pass_peak(config: Any, rows: int, row_length: int, precision: str, objective: Objective) -> int:
+def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass) -> int:
     """Of a pass that is made: without any memory in FakeTensorMode, else with a real model."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from llm.kernels import use_kernels
+    from llm.training_engine import checkpoint_activations
+
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
+    if not how.on_gpus:
+        use_kernels(model)
+    if how.checkpointing:
+        checkpoint_activations(model)
     for parameter in model.parameters():  # gradients are part of the state, and ZeRO takes them away at once
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     ids = torch.zeros((rows, row_length + 1), dtype=torch.int64)
     batch = {"ids": ids, "mask": torch.ones((rows, row_length + 1), dtype=torch.uint8)}
+    if how.separate_documents:
+        batch["positions"] = torch.zeros((rows, row_length), dtype=torch.int64)
+        called = model
+    else:  # transformers cannot see on tensors without values that it needs no mask
+        called = functools.partial(model, attention_mask={"full_attention": None})
+    objective = _OnGpus() if how.on_gpus else NextToken(how.z_loss)
     with _living_blocks()() as living:
-        loss, _ = objective.loss_sum(model, batch)
+        loss, _ = objective.loss_sum(called, batch)
         loss.backward()
     return int(living.peak)
+
+
+class _OnGpus(NextToken):
+    """The loss as GPUs compute it (`kernels.cross_entropy` looks where its tensors are)."""
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        from torch.nn.functional import cross_entropy
+
+        logits_BLV = token_logits(model, batch["ids"], positions=batch.get("positions"))
+        targets = batch["ids"][:, 1:].flatten()
+        return cross_entropy(logits_BLV.flatten(0, 1).float(), targets, reduction="sum"), {}
 
 
 def _drop_gradient(parameter: Any) -> None:

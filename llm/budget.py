@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from llm import hardware
 from llm.hardware import Machine
-from llm.model import flops_per_token, parameter_count
+from llm.model import flops_per_token, parameter_count, shape_of
 from llm.plan import START_SECONDS, Plan, Work, plan_gpus
 from llm.scaling_law import CHINCHILLA, FittedLaw
 
@@ -63,6 +63,5 @@ def afford(
 def _split(work: Work, depth: int, flops: float) -> tuple[int, float]:
     """Parameters of a depth, and the tokens that so many FLOPs train it on."""
     model = work.config.model.model_copy(update={"depth": depth})
-    config = work.config.model_copy(update={"model": model})
-    shape = Work(work.name, config, work.vocab_size, work.row_length).shape()
+    shape = shape_of(model, work.vocab_size)
     return parameter_count(shape), flops / flops_per_token(shape, work.row_length)

@@ -54,6 +54,9 @@ DECIDES = {
     "precision",
     "optimizer",
     "separate_documents",
+    "sequence_parallel",
+    "activation_checkpointing",
+    "torch_compile",
 }
 """Settings of pretraining on which time and memory of a step depend."""
 
@@ -167,8 +170,13 @@ def _measure(
         trainer.TrainJob(
             label="measure",
             config=short,
-            objective=NextToken(),
-            source=StampedRows(rows, BatchPlan(len(rows), config.batch, 0), separate_documents=apart),
+            objective=NextToken(config.z_loss),
+            source=StampedRows(
+                rows,
+                BatchPlan(len(rows), config.batch, 0),
+                separate_documents=apart,
+                workers_a_row=config.sequence_parallel,
+            ),
             load_model=functools.partial(initialise, shape, config.seed),
             tokenizer=Folder(scratch, FOLDER),
             output=scratch,

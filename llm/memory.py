@@ -63,7 +63,7 @@ class StateBytes:
     optimizer: int
     """The fp32 copy of the weights, where there is one besides the model's, and the moments."""
     host: int = 0
-    """As much of the optimizer and gradients as lies in the memory of a GPU's host (offload)."""
+    """As much of it as lies in the memory, or on a disk, of a GPU's host (offload)."""
 
     @property
     def device(self) -> int:
@@ -92,11 +92,15 @@ def state_formula(
     """What a rank keeps. `precision` is fp32, bf16 or fp16."""
     rules = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     state = rules[zero.stage](weights, zero.stage, world_size, ELEMENT_BYTES[precision], optimizer, rank)
-    if zero.offload_optimizer not in (True, "cpu", "nvme") or zero.stage == 0:
-        return state
-    # ZeRO-Offload (Ren et al. 2021): fp32 weights and moments lie with the host, and the gradients for them.
-    part = sum(weight.size for weight in weights) // world_size * FP32
-    return StateBytes(state.parameters, state.gradients + part, state.optimizer, state.optimizer + part)
+    # Ren et al. 2021: fp32 weights and moments lie with the host, and the gradients for them; with parameters
+    # offloaded (Rajbhandari et al. 2021) those as well, of which the device has what a layer needs.
+    part = host = 0
+    if zero.offload_optimizer != "none":
+        part = FP32 * (sum(weight.size for weight in weights) // world_size)
+        host = state.optimizer + part
+    if zero.offload_parameters != "none":
+        host += state.parameters
+    return StateBytes(state.parameters, state.gradients + part, state.optimizer, host)
 
 
 def largest_state(

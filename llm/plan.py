@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel
 
 from llm import hardware
-from llm.activations import Activations, activations
+from llm.activations import Activations, Pass, activations
 from llm.calibrate import Calibration
 from llm.hardware import Machine
 from llm.memory import ELEMENT_BYTES, FP32, Weight, largest_state, weights_of
-from llm.model import flops_per_token, hf_config, initialise, parameter_count
+from llm.model import flops_per_token, hf_config, initialise, parameter_count, shape_of
 from llm.pretrain import PretrainConfig
 from llm.scaling_law import FittedLaw
 from llm.zero import ZeroConfig, resolve_precision
@@ -54,7 +54,7 @@ class Work:
         return self.config.steps * self.config.batch * self.row_length
 
     def parameters(self) -> int:
-        return parameter_count(self.shape())
+        return parameter_count(shape_of(self.config.model, self.vocab_size))
 
     def shape(self) -> Qwen3Config:
         special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no figure depends on them
@@ -263,7 +263,10 @@ class _Parts:
 
         with torch.device("meta"):
             weights = weights_of(initialise(shape, 0))
-        passes = activations(shape, work.row_length, precision)
+        config = work.config
+        how = Pass(on_gpus, config.activation_checkpointing, config.separate_documents, config.z_loss)
+        length = work.row_length // config.workers_a_row()  # what one worker has of a row
+        passes = activations(shape, length, precision, how)
         return cls(weights, passes, precision, work.config, on_gpus)
 
     def memory(
