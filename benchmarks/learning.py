@@ -29,7 +29,7 @@ GOAL, MINUTES = 1.776, 5.0
 
 PRETRAIN: dict[str, Any] = {
     "model": {"tie_embeddings": False, "zero_outputs": True},
-    "steps": 400,
+    "steps": 375,
     "batch": 8,
     "micro_batch": 4,
     "workers": 2,

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from cluster.artifact import Artifact, Folder
 from data_pipeline.packing import document_positions
-from llm import objectives, zero
+from llm import training_engine
 from llm.batches import BatchPlan
-from llm.objectives import BradleyTerry, NextToken, Objective
+from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
 from llm.train_config import TrainConfig
 from llm.trainer import TrainJob, Worker, train_step
 from llm.zero import ZeroConfig
@@ -61,7 +61,7 @@ class Case:
 
 TEXTS = ("next token", "sft")
 PADDING = {False: "narrow", True: "wide"}
-PAIRS = ("reward", "dpo") if hasattr(objectives, "PreferenceOptimisation") else ("reward",)
+PAIRS = ("reward", "dpo")
 OBJECTIVES = (*TEXTS, *PAIRS)
 
 
@@ -157,8 +157,7 @@ def objective_of(name: str) -> Objective:
     if name == "reward":
         return BradleyTerry()
     if name == "dpo":
-        made: Objective = objectives.PreferenceOptimisation(0.1)  # type: ignore[attr-defined]
-        return made
+        return PreferenceOptimisation(0.1)
     return NextToken()
 
 
@@ -176,20 +175,7 @@ def run(case: Case, steps: int) -> list[float]:
         optimizer=case.optimizer,  # type: ignore[arg-type]
         learning_rate=1e-3,
     )
-    engine = zero.initialise_engine(
-        model(case.objective),
-        zero.deepspeed_config(
-            config.zero,
-            "fp32",
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size,
-            clip=config.clip if case.optimizer == "adamw" else 0.0,
-        ),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-    )
+    engine = training_engine.build(model(case.objective), config, world_size)
     nowhere = Artifact("/nowhere")
     source = Texts(case) if case.objective in TEXTS else PairsOf(case)
     job = TrainJob(
