@@ -101,12 +101,12 @@ def parameter_count(config: Qwen3Config | Shape) -> int:
     return c.num_hidden_layers * layer + embeddings + c.hidden_size
 
 
-def flops_per_token(config: Qwen3Config, row_length: int) -> int:
+def flops_per_token(config: Qwen3Config | Shape, row_length: int) -> int:
     """Training FLOPs a token: 6 a matrix parameter plus attention (PaLM, Chowdhery et al. 2022, app. B)."""
-    embeddings = config.vocab_size * config.hidden_size
-    matrices = parameter_count(config) - (embeddings if not config.tie_word_embeddings else 0)
-    attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * row_length
-    return 6 * matrices + attention
+    c: Any = config
+    embeddings = 0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size
+    attention = 12 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * row_length
+    return 6 * (parameter_count(config) - embeddings) + int(attention)
 
 
 def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
