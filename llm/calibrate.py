@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import BaseModel
@@ -180,7 +180,7 @@ def _measure(
             load_model=functools.partial(initialise, shape, config.seed),
             tokenizer=Folder(scratch, FOLDER),
             output=scratch,
-            evaluate=Probe(evaluation, config),
+            evaluate=Probe(evaluation),
         ),
         session,
     )
@@ -188,36 +188,16 @@ def _measure(
 
 
 class Probe:
-    """The evaluation, then the peak of a matrix product on every worker at once."""
+    """The evaluation, how long it took, and the peak that all workers had measured when they started."""
 
-    def __init__(self, evaluate: WithMemory, config: PretrainConfig) -> None:
-        self.evaluate, self.config = evaluate, config
+    def __init__(self, evaluate: WithMemory) -> None:
+        self.evaluate = evaluate
 
     def __call__(self, worker: trainer.Worker) -> dict[str, float]:
         started = time.perf_counter()
         figures = self.evaluate(worker)
         took = time.perf_counter() - started
-        (peak,) = worker.total([matrix_peak(self.config, worker.device)])
-        spent = time.perf_counter() - started
-        return figures | {"evaluation_seconds": took, "probe_seconds": spent, "peak_flops": peak}
-
-
-def matrix_peak(config: PretrainConfig, device: Any, seconds: float = 0.3, side: int = 1024) -> float:
-    """FLOP/s of the fastest of several products of two square matrices in the precision of training."""
-    import torch
-
-    from llm.zero import resolve_precision
-
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    left = torch.ones(side, side, dtype=names[resolve_precision(config.precision)], device=device)
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+        return figures | {"evaluation_seconds": took, "probe_seconds": took, "peak_flops": worker.peak}
 
 
 def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:

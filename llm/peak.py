@@ -9,36 +9,31 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from llm.hardware import read_table
+
 if TYPE_CHECKING:
     import torch
 
-KNOWN = {
-    "B200": 2250e12,
-    "H200": 989e12,
+OTHERS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
     "L40": 181e12,
-    "L4": 121e12,
     "A10G": 70e12,
     "A10": 125e12,
-    "RTX 4090": 165e12,
     "RTX 3090": 71e12,
     "V100": 125e12,
     "T4": 65e12,
-    "MI300X": 1307e12,
 }
-"""Part of `torch.cuda.get_device_name` → dense FLOP/s in bf16 (fp16 before Ampere), without sparsity."""
+"""Beside those of hardware.yaml: part of a GPU's name → dense FLOP/s in bf16 (fp16 before Ampere)."""
 SECONDS = 0.15
 """How long a product is repeated for a measurement; the fastest one counts."""
 
 
 def known(name: str) -> float | None:
     """The data sheet's figure for a GPU; the longest of the names that fit is the most specific."""
-    fitting = [part for part in KNOWN if part in name]
-    return KNOWN[max(fitting, key=len)] if fitting else None
+    figures = OTHERS | {gpu: row.peak_tflops * 1e12 for gpu, row in read_table().items()}
+    fitting = [part for part in figures if part.replace(" ", "") in name.replace(" ", "")]
+    return figures[max(fitting, key=len)] if fitting else None
 
 
 def measured(dtype: torch.dtype, device: torch.device, side: int = 1024) -> float:
