@@ -62,7 +62,7 @@ def measure(depth: int, folder: Path) -> None:
 
 
 def copy(engine: Any) -> None:
-    list(checkpoint.pieces(engine, copied=True))
+    list(checkpoint.pieces(engine))
 
 
 def step(engine: Any) -> None:

@@ -1,9 +1,10 @@
 """The checkpoints of a running job: written beside training, kept by number and by merit, whole or not there.
 
-A step that is to be kept stops for one copy of this rank's share in host memory; a thread writes it to the
-store while training goes on. When the last rank has written, which the ranks tell each other with every
-step's totals, rank 0 writes `whole.json` with the size of every file. A checkpoint without it, or with a
-file of another size, is torn: it is passed over for the one before.
+A step that is to be kept stops for one copy of this rank's share in host memory; a thread writes it to
+the store while training goes on, and last how many bytes it was. When rank 0's thread sees that note of
+every rank it writes `whole.json` with the size of every file: however long the next step takes, the
+checkpoint counts. One without `whole.json`, or with a file of another size, is torn: it is passed over
+for the one before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import random
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 FOLDER = f"{SCRATCH}/train"
 WHOLE = "whole.json"
+WRITTEN = "written-{:05d}.json"
+"""A rank's last file: how many bytes its others have."""
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,9 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._written: Future[int] | None = None
         self._next = Stored("", 0, None)
+        self._committer = ThreadPoolExecutor(1, "commit")
         self._tidied: Future[None] | None = None
+        self._closed = threading.Event()
 
     def restore(self) -> int:
         """Load the newest whole checkpoint, if there is one; returns the step to go on with."""
@@ -164,6 +171,8 @@ class Checkpoints:
             share = list(share)  # all that training waits for
         self._written = self._writer.submit(_write, folder, share, own, worker.rank, randomness)
         del share  # of which the thread has the only one
+        if worker.rank == 0:
+            self._tidied = self._committer.submit(self._commit, self._next)
         if not self.config.background_checkpoints:
             self.settle()
 
@@ -174,41 +183,47 @@ class Checkpoints:
         return -1.0 if self._written.exception() else float(self._written.result())
 
     def note_landed(self, told: Sequence[float]) -> None:
-        """What all ranks told at a step: when the last has written the checkpoint counts.
+        """What all ranks told at a step: whether the last has written.
 
         Raises HeadwaterError, on all ranks, when one could not write.
         """
         if self._written is None:
             return
         if min(told) < 0:
+            self._closed.set()
             self._raise(self._written)
             rank, step = told.index(-1.0), self._next.step
             raise HeadwaterError(f"rank {rank} could not write its share of the checkpoint of step {step}")
         if min(told) > 0:
             self._written = None
-            if self.worker.rank == 0:
-                self._finish_tidying()
-                self._tidied = self._writer.submit(self._commit, self._next, int(sum(told)))
 
     def settle(self) -> None:
-        """Wait until what is being written counts."""
-        if self._written is not None:
-            wait([self._written])
-            self.note_landed([told for (told,) in self.worker.gather([self.landed()])])
-        self._finish_tidying()
+        """Wait, on every rank, until what is being written counts."""
+        if self._next.name:
+            if self._written is not None:
+                wait([self._written])
+            told = 1.0 if self._written is None else self.landed()
+            self.note_landed([rank for (rank,) in self.worker.gather([told])])
+            self._finish_tidying()
+            self.worker.total([0.0])
 
     def _finish_tidying(self) -> None:
         if self._tidied is not None:
             self._raise(self._tidied)
             self._tidied = None
 
-    def _commit(self, stored: Stored, written: int) -> None:
-        """Rank 0: the checkpoint counts from here on; what is no longer wanted goes."""
+    def _commit(self, stored: Stored) -> None:
+        """Rank 0: once all have written it the checkpoint counts, and what is no longer wanted goes."""
         output, folder = self.job.output, f"{FOLDER}/{stored.name}"
-        files = _sizes(output, folder)
-        if sum(files.values()) != written:
+        notes = [WRITTEN.format(rank) for rank in range(self.worker.world_size)]
+        while not set(notes) <= (files := _sizes(output, folder)).keys():
+            if self._closed.wait(LOOK_SECONDS) or not threading.main_thread().is_alive():
+                return  # somebody's note will not come
+        written = sum(output.read_json(f"{folder}/{note}") for note in notes)
+        found = sum(size for name, size in files.items() if name not in notes)
+        if found != written:
             raise HeadwaterError(
-                f"{sum(files.values()):,} of the {written:,} bytes that were written are there",
+                f"{found:,} of the {written:,} bytes that were written are there",
                 where=output.path(folder),
                 fix="is another run at work on this store? End it",
             )
@@ -230,12 +245,17 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
+        """No more of them, and nobody is waited for who does not come."""
+        self._closed.set()
         self._writer.shutdown()
+        self._committer.shutdown()
 
 
 def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomness: bytes) -> int:
     folder.write_bytes(f"random-{rank:05d}.json", randomness)
-    return len(randomness) + checkpoint.write(share, folder, own)
+    written = len(randomness) + checkpoint.write(share, folder, own)
+    folder.write_json(WRITTEN.format(rank), written)
+    return written
 
 
 def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from cluster.artifact import Artifact, Folder
-from llm import zero
+from llm import training_engine
 from llm.checkpoints import Checkpoints
 from llm.job import BatchSource, TrainJob, Worker
 from llm.objectives import NextToken, Objective
@@ -51,20 +51,7 @@ def run_job(
     world_size = dist.get_world_size()
     defaults = {"steps": 6, "batch": 8, "micro_batch": 2, "precision": "fp32", "checkpoint_every": 2}
     config = TrainConfig(**(defaults | {"learning_rate": 3e-3, "workers": world_size} | settings))
-    engine = zero.initialise_engine(
-        copy.deepcopy(small_model()),
-        zero.deepspeed_config(
-            config.zero,
-            config.precision,
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size,
-            clip=config.clip if config.optimizer == "adamw" else 0.0,
-        ),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-    )
+    engine = training_engine.build(copy.deepcopy(small_model()), config, world_size)
     output = Artifact(str(folder), "train", "key")
     board = Screen(screen)
     job = TrainJob(

@@ -196,7 +196,7 @@ def refused(folder: Path) -> None:
 
 def state_of(worker: Worker) -> dict[str, torch.Tensor]:
     share: dict[str, torch.Tensor] = {}
-    for piece in checkpoint.pieces(worker.engine, copied=True):
+    for piece in checkpoint.pieces(worker.engine):
         share |= piece
     share |= {f"model/{n}": torch.from_numpy(w) for n, w in worker.weights().items()}
     return share
