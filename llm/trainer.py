@@ -336,6 +336,8 @@ def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callab
     final = score_of(worker.history[-1], job.judged_by)
     if best is not None and best.score is not None and (final is None or best.score < final):
         checkpoints.load(best)
+        if job.config.ema_decay is not None:
+            worker.engine.average.install()
         _export_folder(job, worker, "best")
         wait()
     if worker.rank == 0:
