@@ -1,6 +1,6 @@
 """Speed of the training loop, against what else one could run: everything in one go, one thread a worker.
 
-    python -m benchmarks.training [--depth 6] [--rows 4] [--steps 7]
+    python -m benchmarks.training [--depth 6] [--rows 8] [--steps 7]
 
 (a) a step of ours on one worker, against a bare PyTorch loop over the same transformers model; (b) the
 model's FLOP/s in it as a share of the bf16 matrix product's; (c) against transformers' Trainer with the
@@ -114,6 +114,9 @@ def trainers(depth: int, rows: int, steps: int) -> list[float]:
     seconds: list[float] = []
 
     class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *arguments: Any, **more: Any) -> None:
+            torch.set_num_threads(1)  # accelerate takes all cores
+
         def on_step_begin(self, *arguments: Any, **more: Any) -> None:
             self.started = time.perf_counter()
 
@@ -183,7 +186,7 @@ def start_of_a_stage(workers: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--steps", type=int, default=7)
     options = parser.parse_args()
     flops = flops_per_token(hf_config(ModelConfig(depth=options.depth), VOCABULARY, chat_tokenizer()), LENGTH)
