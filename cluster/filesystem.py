@@ -16,6 +16,9 @@ from cluster.errors import HeadwaterError
 from cluster.hub import SCHEME, hub
 from cluster.object_store import s3
 
+LISTINGS = 5
+"""Attempts at a listing of a folder in which others are at work, before the last one."""
+
 
 def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a location, and the path within it."""
@@ -43,7 +46,18 @@ def join(location: str, *names: str) -> str:
 
 
 def list_files(location: str) -> list[pafs.FileInfo]:
-    """Every file below a location, in name order. Empty when nothing is there."""
+    """Every file below a location, in name order. Empty when nothing is there.
+
+    On a disk a folder may come or go between two looks of one listing: then it is made anew.
+    """
     fs, path = filesystem(location)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    return sorted((info for info in fs.get_file_info(selector) if info.is_file), key=lambda i: i.path)
+    for _ in range(LISTINGS):
+        try:
+            found = fs.get_file_info(selector)
+            break
+        except FileNotFoundError:
+            continue
+    else:
+        found = fs.get_file_info(selector)
+    return sorted((info for info in found if info.is_file), key=lambda i: i.path)

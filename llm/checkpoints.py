@@ -216,9 +216,11 @@ class Checkpoints:
         """Rank 0: once all have written it the checkpoint counts, and what is no longer wanted goes."""
         output, folder = self.job.output, f"{FOLDER}/{stored.name}"
         notes = [WRITTEN.format(rank) for rank in range(self.worker.world_size)]
-        while not set(notes) <= (files := _sizes(output, folder)).keys():
-            if self._closed.wait(LOOK_SECONDS) or not threading.main_thread().is_alive():
-                return  # somebody's note will not come
+        for note in notes:
+            while not output.exists(f"{folder}/{note}"):
+                if self._closed.wait(LOOK_SECONDS) or not threading.main_thread().is_alive():
+                    return  # that rank's note will not come
+        files = _sizes(output, folder)
         written = sum(output.read_json(f"{folder}/{note}") for note in notes)
         found = sum(size for name, size in files.items() if name not in notes)
         if found != written:
