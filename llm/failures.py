@@ -20,8 +20,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, Work
 from cluster.errors import HeadwaterError, root_cause
 from llm.train_config import TrainConfig
 
-CAUSE_SECONDS = 2.0
-"""Ray looks after its workers every half second, and takes the first failure that it sees for the cause."""
+CAUSE_SECONDS = 10.0
+"""Ray takes the first failure that it sees for the cause. It looks every half second, but hears of a death
+later where cores are scarce; once it has, it ends the others without waiting for them."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     host = ray.util.get_node_ip_address()
     node = str(ray.get_runtime_context().get_node_id())
     ray.train.report({"joined": {"host": host, "node": node}, "step": start})
+    # A second report waits until Ray Train has taken the first: now it knows who is where.
+    ray.train.report({"waited": True})
     if rank == 0:
         job.board.report.remote(start, resumed=start)
     job.source.open(worker)
