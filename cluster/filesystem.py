@@ -17,7 +17,7 @@ from cluster.hub import SCHEME, hub
 from cluster.object_store import s3
 
 LISTINGS = 5
-"""Attempts at a listing of a folder in which others are at work, before the last one."""
+"""Attempts at a listing of a folder in which others are at work."""
 
 
 def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
@@ -52,12 +52,11 @@ def list_files(location: str) -> list[pafs.FileInfo]:
     """
     fs, path = filesystem(location)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    for _ in range(LISTINGS):
+    for left in reversed(range(LISTINGS)):
         try:
             found = fs.get_file_info(selector)
             break
         except FileNotFoundError:
-            continue
-    else:
-        found = fs.get_file_info(selector)
+            if not left:
+                raise
     return sorted((info for info in found if info.is_file), key=lambda i: i.path)

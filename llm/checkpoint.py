@@ -293,7 +293,7 @@ def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | N
     """What the optimizer keeps for a tensor that it steps; `elements` where it is not one a weight."""
     import torch
 
-    state: dict[str, Any] = _inner(engine).state[weights]
+    state: dict[str, Any] = inner_optimizer(engine).state[weights]
     for kind in _kinds(parameter):
         if kind not in state:
             blank = torch.zeros_like(weights) if elements is None else weights.new_zeros(elements)
@@ -305,10 +305,10 @@ def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | N
 
 def _optimizer_states(engine: Any) -> list[dict[str, Any]]:
     """The states that count their steps (for AdamW's bias correction)."""
-    return [state for state in _inner(engine).state.values() if "step" in state]
+    return [state for state in inner_optimizer(engine).state.values() if "step" in state]
 
 
-def _inner(engine: Any) -> Any:
+def inner_optimizer(engine: Any) -> Any:
     """The torch optimizer, inside DeepSpeed's if there is one."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 

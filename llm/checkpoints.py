@@ -105,10 +105,10 @@ class Checkpoints:
         # A folder belongs to one group of workers: what an earlier one left half-written is never added to.
         self._token = worker.agree(secrets.token_hex(4))
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._written: Future[int] | None = None
+        self._written: Future[None] | None = None
         self._next = Stored("", 0, None)
         self._committer = ThreadPoolExecutor(1, "commit")
-        self._tidied: Future[None] | None = None
+        self._committed: Future[None] | None = None
         self._closed = threading.Event()
 
     def restore(self) -> int:
@@ -172,15 +172,15 @@ class Checkpoints:
         self._written = self._writer.submit(_write, folder, share, own, worker.rank, randomness)
         del share  # of which the thread has the only one
         if worker.rank == 0:
-            self._tidied = self._committer.submit(self._commit, self._next)
+            self._committed = self._committer.submit(self._commit, self._next)
         if not self.config.background_checkpoints:
             self.settle()
 
     def landed(self) -> float:
-        """What this rank tells the others: the bytes of its share once it is written, -1 if it cannot be."""
+        """What this rank tells the others: 1 once its share is written, -1 if it cannot be."""
         if self._written is None or not self._written.done():
             return 0.0
-        return -1.0 if self._written.exception() else float(self._written.result())
+        return -1.0 if self._written.exception() else 1.0
 
     def note_landed(self, told: Sequence[float]) -> None:
         """What all ranks told at a step: whether the last has written.
@@ -204,13 +204,13 @@ class Checkpoints:
                 wait([self._written])
             told = 1.0 if self._written is None else self.landed()
             self.note_landed([rank for (rank,) in self.worker.gather([told])])
-            self._finish_tidying()
+            self._finish_committing()
             self.worker.total([0.0])
 
-    def _finish_tidying(self) -> None:
-        if self._tidied is not None:
-            self._raise(self._tidied)
-            self._tidied = None
+    def _finish_committing(self) -> None:
+        if self._committed is not None:
+            self._raise(self._committed)
+            self._committed = None
 
     def _commit(self, stored: Stored) -> None:
         """Rank 0: once all have written it the checkpoint counts, and what is no longer wanted goes."""
@@ -253,11 +253,10 @@ class Checkpoints:
         self._committer.shutdown()
 
 
-def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomness: bytes) -> int:
+def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomness: bytes) -> None:
     folder.write_bytes(f"random-{rank:05d}.json", randomness)
     written = len(randomness) + checkpoint.write(share, folder, own)
     folder.write_json(WRITTEN.format(rank), written)
-    return written
 
 
 def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:

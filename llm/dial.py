@@ -39,7 +39,12 @@ def learning_rate(stage: str, depth: int) -> float:
     Muon's rate is not scaled: its updates have a fixed spectral norm, so one rate fits all widths (Jordan et
     al. 2024; nanochat keeps it, too).
     """
-    return float(f"{LEARNING_RATES[stage] * (depth / REFERENCE_DEPTH) ** -0.5:.4g}")
+    return scaled_rate(LEARNING_RATES[stage], REFERENCE_DEPTH, depth)
+
+
+def scaled_rate(rate: float, depth: int, other: int) -> float:
+    """What a rate that suits a depth becomes at another."""
+    return float(f"{rate * (other / depth) ** -0.5:.4g}")
 
 
 def learning_parameters(shape: Shape) -> int:

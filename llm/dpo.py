@@ -19,7 +19,6 @@ from cluster.errors import HeadwaterError
 from cluster.parallel import map_units
 from cluster.pool import Share
 from cluster.session import Session
-from cluster.stage import Stage
 from data_pipeline.tokenizer import load_tokenizer
 from llm import model, trainer
 from llm.batches import BatchPlan
@@ -27,9 +26,9 @@ from llm.chat import encode_conversation, encode_prompt
 from llm.examples import Example, Examples, describe_examples, pad, write_examples
 from llm.kernels import use_kernels
 from llm.objectives import PreferenceOptimisation, answer_logprobs
-from llm.pairs import PairConfig, gather_pairs
-from llm.preferences import Preference, rankings_fingerprint
-from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
+from llm.pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from llm.preferences import Preference
+from llm.train_config import FineTuneConfig
 from llm.trainer import TrainJob, Worker
 from llm.zero import resolve_precision, torch_dtype
 
@@ -159,14 +158,8 @@ class HeldoutPairs:
         return {"heldout_loss": loss_sum / count, "heldout_accuracy": right / count}
 
 
-class Dpo(Stage[DpoConfig]):
+class Dpo(PairStage[DpoConfig]):
     name = "dpo"
-    inputs = ("clean", "tokenizer", "sft")
-    runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS
-
-    def fingerprint(self, session: Session) -> dict[str, Any]:
-        return rankings_fingerprint(session.store) if self.config.rankings else {}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -174,7 +167,9 @@ class Dpo(Stage[DpoConfig]):
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = int(tokenizer.pad_token_id)
         if not output.exists("pairs.json"):
-            output.write_json("pairs.json", self._write_pairs(inputs, tokenizer, output, session))
+            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
+            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
         counts: dict[str, int] = output.read_json("pairs.json")
         if not sum(count for name, count in counts.items() if name.startswith("train/")):
             raise HeadwaterError(
@@ -222,24 +217,6 @@ class Dpo(Stage[DpoConfig]):
             "heldout_loss": last.get("heldout_loss"),
             **trainer.summary(history),
         }
-
-    def _write_pairs(
-        self, inputs: Mapping[str, Artifact], tokenizer: Any, output: Artifact, session: Session
-    ) -> dict[str, int]:
-        """Encode all pairs; what is too long is left out. Returns the pairs of each file."""
-        config, counts = self.config, {}
-        kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
-        for name, pairs in kinds.items():
-            examples: list[Example] = []
-            origins = []
-            for pair in pairs:
-                if example := encode_answers(tokenizer, pair, config.max_length):
-                    examples.append(example)
-                    origins.append(pair.origins)
-            counts[name] = len(examples)
-            if examples:
-                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
-        return counts
 
 
 def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:

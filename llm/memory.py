@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm.checkpoint import inner_optimizer
 from llm.zero import Optimizer, ZeroConfig
 
 if TYPE_CHECKING:
@@ -240,8 +241,7 @@ def _optimizer_tensors(engine: Any) -> Iterator[Any]:
     import torch
 
     yield from _fp32_copies(engine.optimizer)
-    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for state in inner.state.values():
+    for state in inner_optimizer(engine).state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
 
@@ -258,10 +258,9 @@ class WithMemory:
     def __call__(self, worker: Worker) -> dict[str, float]:
         state, _ = state_bytes(worker.engine)
         figures = self.evaluate(worker)
-        own = [0.0] * (2 * worker.world_size)
-        own[2 * worker.rank : 2 * worker.rank + 2] = state.parameters + state.optimizer, peak_bytes(worker)
-        everybody = worker.total(own)  # each has put its own into its place
-        return figures | {"state_bytes": max(everybody[::2]), "peak_bytes": max(everybody[1::2])}
+        own = [float(state.parameters + state.optimizer), float(peak_bytes(worker))]
+        states, peaks = zip(*worker.gather(own), strict=True)
+        return figures | {"state_bytes": max(states), "peak_bytes": max(peaks)}
 
 
 def peak_bytes(worker: Worker) -> int:

@@ -10,12 +10,13 @@ import importlib.util
 import json
 import math
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
@@ -88,8 +89,7 @@ def summary(history: list[Record]) -> dict[str, float]:
 
 
 def _median(history: list[Record], name: str) -> float:
-    values = sorted(record[name] for record in history if name in record)
-    return values[len(values) // 2]
+    return statistics.median_high(record[name] for record in history if name in record)
 
 
 def note(record: Record) -> str:
@@ -213,15 +213,13 @@ class RunRecorder(Recorder):
         self.output.write_bytes(HISTORY, "".join(self._lines).encode())
 
 
-class _Tracker:
-    def add(self, record: Record) -> None:
-        raise NotImplementedError
+class _Tracker(Protocol):
+    def add(self, record: Record) -> None: ...
 
-    def close(self, failed: bool) -> None:
-        raise NotImplementedError
+    def close(self, failed: bool) -> None: ...
 
 
-class _TensorBoard(_Tracker):
+class _TensorBoard:
     """Event files. One that begins at a step has TensorBoard forget what older ones say of later steps."""
 
     def __init__(self, output: Artifact, first_step: int) -> None:
@@ -248,7 +246,7 @@ class _TensorBoard(_Tracker):
             shutil.rmtree(self.scratch)
 
 
-class _Wandb(_Tracker):
+class _Wandb:
     """A run with the artifact's key as its id, so that what was interrupted goes on in the same run."""
 
     def __init__(self, project: str, name: str) -> None:
@@ -263,7 +261,7 @@ class _Wandb(_Tracker):
         self.run.finish(exit_code=int(failed))
 
 
-class _Mlflow(_Tracker):
+class _Mlflow:
     """A run of the experiment `headwater`, named after stage and artifact."""
 
     def __init__(self, uri: str, label: str, key: str) -> None:

@@ -7,16 +7,19 @@ that people left in the store.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from cluster.artifact import Artifact, Folder
 from cluster.session import Session
+from cluster.stage import Stage
 from data_pipeline.corpus import iter_documents
 from llm.chat import decode_answer, encode_prompt
 from llm.conversations import HeadlineTask, headline_tasks, split_of
 from llm.engine import Sampling, pool
-from llm.preferences import Preference, headline_pairs, read_rankings
-from llm.train_config import TrainConfig
+from llm.examples import Example, write_examples
+from llm.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
+from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_SHARE = 0.25
 """Held-out pairs with the model's own headlines, for each that is trained on."""
@@ -33,6 +36,37 @@ class PairConfig(TrainConfig):
     """Learn from what people ranked at the endpoint, too."""
     max_length: int = 320
     max_new_tokens: int = 32
+
+
+P = TypeVar("P", bound=PairConfig)
+
+
+class PairStage(Stage[P]):
+    """A stage that learns from them: its inputs, and what else it depends on."""
+
+    inputs = ("clean", "tokenizer", "sft")
+    runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        return rankings_fingerprint(session.store) if self.config.rankings else {}
+
+
+def write_pairs(
+    output: Artifact,
+    kinds: Mapping[str, list[Preference]],
+    encode: Callable[[Preference], Example | None],
+    columns: tuple[str, ...],
+) -> dict[str, int]:
+    """Encode all pairs into one file a kind; what has no encoding is left out. Returns the pairs of each."""
+    counts = {}
+    for name, pairs in kinds.items():
+        encoded = [(example, pair.origins) for pair in pairs if (example := encode(pair))]
+        counts[name] = len(encoded)
+        if encoded:
+            examples, origins = zip(*encoded, strict=True)
+            write_examples(output, f"{name}.arrow", examples, columns, origins=origins)
+    return counts
 
 
 def gather_pairs(

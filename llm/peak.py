@@ -7,9 +7,10 @@ of a short square matrix product, in the precision and with the threads of train
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llm.hardware import read_table
+from llm.zero import torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ def measured(dtype: torch.dtype, device: torch.device, side: int = 1024) -> floa
     return 2 * side**3 / best
 
 
-def peak(precision: str, device: torch.device) -> float:
+def peak(precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -> float:
     """FLOP/s of one worker in a training precision (`bf16`, `fp16`, `fp32`)."""
     import torch
 
@@ -63,5 +64,4 @@ def peak(precision: str, device: torch.device) -> float:
         figure = known(torch.cuda.get_device_name(device))
         if figure is not None:
             return figure
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return measured(dtypes[precision], device)
+    return measured(torch_dtype(precision), device)

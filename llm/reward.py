@@ -10,16 +10,14 @@ import numpy as np
 
 from cluster.artifact import Artifact, Folder
 from cluster.session import Session
-from cluster.stage import Stage
 from data_pipeline.tokenizer import load_tokenizer
 from llm import model, trainer
 from llm.batches import BatchPlan
 from llm.chat import encode_conversation
-from llm.examples import Example, Examples, describe_examples, pad, write_examples
+from llm.examples import Examples, describe_examples, pad
 from llm.objectives import BradleyTerry
-from llm.pairs import PairConfig, gather_pairs
-from llm.preferences import Preference, rankings_fingerprint
-from llm.train_config import OFF_FIELDS, RUNTIME_FIELDS
+from llm.pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from llm.preferences import Preference
 from llm.trainer import TrainJob, Worker
 
 COLUMNS = ("chosen", "rejected")
@@ -60,23 +58,19 @@ def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[st
     return arrays
 
 
-class Reward(Stage[RewardConfig]):
+class Reward(PairStage[RewardConfig]):
     name = "reward"
-    inputs = ("clean", "tokenizer", "sft")
-    runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS
-
-    def fingerprint(self, session: Session) -> dict[str, Any]:
-        return rankings_fingerprint(session.store) if self.config.rankings else {}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
         tokenizer_folder = Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer = load_tokenizer(tokenizer_folder.local())
+        pad_id = int(tokenizer.pad_token_id)
         if not output.exists("pairs.json"):
-            counts = self._write_pairs(inputs, tokenizer_folder, output, session)
-            output.write_json("pairs.json", counts)
+            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
+            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
         counts = output.read_json("pairs.json")
-        pad_id = int(load_tokenizer(tokenizer_folder.local()).pad_token_id)
         train = Examples(output, "train")
         history = trainer.train(
             TrainJob(
@@ -98,20 +92,6 @@ class Reward(Stage[RewardConfig]):
             f"accuracy over the last steps {sum(recent) / len(recent):.2f}"
         )
         return {"pairs": counts, "recent_accuracy": sum(recent) / len(recent), **trainer.summary(history)}
-
-    def _write_pairs(
-        self, inputs: Mapping[str, Artifact], tokenizer_folder: Folder, output: Artifact, session: Session
-    ) -> dict[str, int]:
-        """Encode all pairs: `train/`, and one file a kind in `heldout/`, which is never trained on."""
-        config = self.config
-        tokenizer = load_tokenizer(tokenizer_folder.local())
-        kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
-        for name, pairs in kinds.items():
-            examples: list[Example] = [encode_pair(tokenizer, pair, config.max_length) for pair in pairs]
-            if examples:
-                origins = [pair.origins for pair in pairs]
-                write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
-        return {name: len(pairs) for name, pairs in kinds.items()}
 
 
 def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]]:

@@ -19,6 +19,8 @@ from cluster.artifact import Artifact
 from cluster.session import Session
 from cluster.stage import Stage, StageConfig, execute
 from data_pipeline.shards import TokenRows
+from llm.dial import scaled_rate
+from llm.model import HEAD_WIDTH
 from llm.pretrain import Pretrain, PretrainConfig
 from llm.scaling_law import FittedLaw, Interval, Point, fit
 
@@ -47,12 +49,12 @@ class ScalingConfig(StageConfig):
     def small(self, depth: int, steps: int) -> PretrainConfig:
         """The settings of one run."""
         whole = self.pretrain
-        width = None if whole.model.width is None else 64 * depth
+        width = None if whole.model.width is None else HEAD_WIDTH * depth
         return whole.model_copy(
             update={
                 "model": whole.model.model_copy(update={"depth": depth, "width": width}),
                 "steps": steps,
-                "learning_rate": float(f"{whole.learning_rate * (depth / whole.model.depth) ** -0.5:.4g}"),
+                "learning_rate": scaled_rate(whole.learning_rate, whole.model.depth, depth),
                 "evaluate_every": steps,
                 "checkpoint_every": max(steps, whole.checkpoint_every),
             }
