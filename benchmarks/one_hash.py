@@ -4,7 +4,8 @@
 
 Each run has a store of its own and 1, 2 or 4 workers, on a Ray head of four CPUs. At a random moment a random
 worker or the driver is SIGKILLed; a killed driver's command is given again. In the end one SHA-256 covers
-every file of every artifact but its manifest, which tells when and with what versions.
+every file of every artifact but its manifest, which tells when and with what versions. Where a run differs
+from the first, its differing files are named and its store is left for a look.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ KILLED_WITHIN = 0.9
 """Share of an undisturbed run's time in which something is killed."""
 
 
-def content_hash(store: Path) -> str:
-    digest = hashlib.sha256()
+def file_hashes(store: Path) -> dict[str, str]:
+    found = {}
     for stage in ("acquire", "clean", "tokenizer", "tokenize"):
         for path in sorted((store / stage).rglob("*")):
             if path.is_file() and path.name != "manifest.json":
-                digest.update(str(path.relative_to(store)).encode() + b"\0")
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+                found[str(path.relative_to(store))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def differences(files: dict[str, str], first: dict[str, str]) -> list[str]:
+    kinds = {
+        "missing": first.keys() - files.keys(),
+        "not in the first": files.keys() - first.keys(),
+        "other bytes": {name for name in first.keys() & files.keys() if first[name] != files[name]},
+    }
+    return [f"{kind}: {name}" for kind, names in kinds.items() for name in sorted(names)]
 
 
 def workers(ray: Head) -> list[psutil.Process]:
@@ -85,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(options.seed)
     hashes: collections.Counter[str] = collections.Counter()
-    undisturbed = 0.0
+    undisturbed, first = 0.0, dict[str, str]()
     with head(cpus=4) as ray:
         for number in range(options.runs + 1):
             folder = Path(tempfile.mkdtemp(prefix="one-hash-"))
@@ -95,14 +104,19 @@ def main() -> None:
             command += ["--set", f"store={folder}", "--max-workers", str(count)]
             killed, seconds = one_run(ray, command, victim, after)
             undisturbed = undisturbed or seconds
-            found = content_hash(folder)
+            files = file_hashes(folder)
+            first = first or files
+            found = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
             hashes[found] += 1
             print(
                 f"{number:2}  {count} workers  {killed} killed after {min(after, seconds):5.1f} s  "
                 f"{seconds:5.1f} s  {found}",
                 flush=True,
             )
-            shutil.rmtree(folder)
+            if found_differences := differences(files, first):
+                print("\n".join([f"    {folder}", *(f"    {line}" for line in found_differences[:20])]))
+            else:
+                shutil.rmtree(folder)
     print(f"{options.runs} runs beside the first, {len(hashes)} hash{'es' * (len(hashes) > 1)}")
     raise SystemExit(len(hashes) > 1)
 

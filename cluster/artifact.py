@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import pyarrow.fs as pafs
@@ -29,6 +29,7 @@ from cluster.filesystem import filesystem, is_remote, join, list_files
 from cluster.multipart import Multipart
 
 MANIFEST = "manifest.json"
+PARTIAL = ".tmp"  # how the names of files and folders end that are being written to a disk
 SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
 
 
@@ -84,7 +85,7 @@ class Artifact:
         """Names (relative to the artifact) of the files below a folder, in order."""
         _, root = filesystem(self.location)
         found = (info.path.removeprefix(root).lstrip("/") for info in list_files(self.path(folder)))
-        return [name for name in found if name.endswith(suffix) and not name.endswith(".tmp")]
+        return [name for name in found if name.endswith(suffix) and PARTIAL not in _endings(name)]
 
     def read_bytes(self, name: str) -> bytes:
         fs, path = filesystem(self.path(name))
@@ -111,7 +112,7 @@ class Artifact:
         digest = hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()
         target = cache_folder() / digest[:24]
         if not target.exists():
-            partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+            partial = _partial(target)
             partial.mkdir()  # copy_files makes the folders below it, not the first one
             pafs.copy_files(path, str(partial), source_filesystem=fs)
             with contextlib.suppress(OSError):  # another process of this machine was first
@@ -141,7 +142,7 @@ class Artifact:
             return
         target = Path(filesystem(self.path(name))[1])
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        partial = _partial(target)
         try:
             with partial.open("wb") as stream:
                 yield stream
@@ -169,7 +170,7 @@ class Artifact:
                 pafs.copy_files(scratch, path, destination_filesystem=fs)
             return
         target = Path(filesystem(self.path(name))[1])
-        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        partial = _partial(target)
         partial.mkdir(parents=True)
         try:
             yield partial
@@ -210,9 +211,29 @@ class Artifact:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, from where on the artifact is whole, and drop the scratch files."""
+        self._drop_partials()
         manifest.files = self.record_files()
         self.write_json(MANIFEST, manifest.model_dump())
         self.delete_folder(SCRATCH)
+
+    def _drop_partials(self) -> None:
+        """Remove what processes were writing when they were killed. In S3 nothing of it is to be seen."""
+        if is_remote(self.location):
+            return
+        for path in list(Path(filesystem(self.location)[1]).rglob(f"*{PARTIAL}")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _partial(target: Path) -> Path:
+    """Where a file or folder is made that is to appear as `target`."""
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
+def _endings(name: str) -> set[str]:
+    return {PurePosixPath(part).suffix for part in name.split("/")}
 
 
 def create_file(location: str) -> AbstractContextManager[IO[bytes]]:

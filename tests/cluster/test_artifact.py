@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,34 @@ def test_a_folder_whose_filling_fails_leaves_the_old_one_in_place(tmp_path: Path
         (folder / "weights").write_text("new")
         raise RuntimeError("the process dies here")
     assert artifact.read_bytes("model/weights") == b"old"
+
+
+FILLED = {
+    "create('data.bin')": "out.write(b'half'); out.flush()",
+    "create_folder('model')": "(out / 'weights').write_text('half')",
+}
+
+
+@pytest.mark.parametrize("opened", FILLED)
+def test_nothing_is_left_of_what_a_killed_process_was_writing(tmp_path: Path, opened: str) -> None:
+    artifact = make(tmp_path)
+    artifact.write_bytes("data/one.txt", b"one")
+    script = f"""
+import os, signal
+from cluster.artifact import Artifact
+with Artifact({artifact.location!r}).{opened} as out:
+    {FILLED[opened]}
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.tmp"))
+    assert artifact.files() == ["data/one.txt"]
+    artifact.finish(manifest())
+    found = artifact.manifest()
+    assert found is not None
+    assert [file.path for file in found.files] == ["data/one.txt"]
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_finishing_records_checksums_and_drops_scratch_files(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
-"""Processes that form one gloo group on this machine, without Ray: for what happens between ranks alone."""
+"""Processes that form one gloo group on this machine, without Ray: for what happens between ranks alone.
+
+They are forked from a server that has imported the engine once; importing it in every rank took most of the
+time of the tests that use them.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -13,19 +18,34 @@ import torch
 import torch.distributed as dist
 
 
+IMPORTED_ONCE = ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "llm.trainer", "llm.training_engine"]
+
+
 def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
     """Run `function(*arguments)` in so many processes at once; raises what one of them raised."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTED_ONCE)
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
-        torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
-            _one_rank, (world_size, meeting, function, arguments), nprocs=world_size
+        torch.multiprocessing.start_processes(  # type: ignore[attr-defined,no-untyped-call]
+            _one_rank,
+            (world_size, meeting, dict(os.environ), function, arguments),
+            nprocs=world_size,
+            start_method="forkserver",
         )
 
 
 def _one_rank(
-    rank: int, world_size: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    meeting: str,
+    environment: dict[str, str],
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
+    os.environ.clear()  # the server's is what the first caller's was
+    os.environ |= environment
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu"}
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
