@@ -29,10 +29,10 @@ class Average:
 
     def __init__(self, engine: Any, decay: float) -> None:
         self.engine, self.decay = engine, decay
-        self.values: dict[tuple[str, int], torch.Tensor] = {}
+        self.values: dict[tuple[str, checkpoint.Place], torch.Tensor] = {}
         for run in checkpoint.runs(engine):
             if checkpoint.WEIGHTS in run.values:
-                self.values[run.parameter, run.start] = run.values[checkpoint.WEIGHTS].detach().clone()
+                self.values[run.parameter, run.place] = run.values[checkpoint.WEIGHTS].detach().clone()
         engine.average = self
 
     def update(self, step: int) -> None:

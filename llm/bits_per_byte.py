@@ -29,10 +29,10 @@ class BitsPerByte:
 
     def __call__(self, worker: Worker) -> dict[str, float]:
         nats = np.zeros(len(self.rows))
-        stride = worker.world_size * self.micro_batch
+        stride = worker.world_size // worker.copies * self.micro_batch
         # Every rank makes the same number of passes: ZeRO-3 gathers parameters in each of them.
         for start in range(0, len(self.rows), stride):
-            first = start + worker.rank * self.micro_batch
+            first = start + worker.rank // worker.copies * self.micro_batch
             wanted = np.arange(first, first + self.micro_batch)
             costs = self.costs(worker.engine, wanted, worker.device)
             nats[wanted[wanted < len(self.rows)]] = costs[wanted < len(self.rows)]
@@ -40,6 +40,7 @@ class BitsPerByte:
         total, *parts = worker.total(
             [float(nats.sum()), *(float(nats[rows.start : rows.stop].sum()) for rows in corpora.values())]
         )
+        total, *parts = (nats_of_all / worker.copies for nats_of_all in (total, *parts))
         measured = {"bits_per_byte": total / math.log(2) / max(1, self.rows.bytes)}
         for name, part in zip(corpora, parts, strict=True):
             measured[f"bits_per_byte_{name}"] = part / math.log(2) / self.rows.corpus_bytes[name]

@@ -55,6 +55,7 @@ DECIDES = {
     "optimizer",
     "separate_documents",
     "sequence_parallel",
+    "tensor_parallel",
     "activation_checkpointing",
     "torch_compile",
 }
@@ -175,7 +176,8 @@ def _measure(
                 rows,
                 BatchPlan(len(rows), config.batch, 0),
                 separate_documents=apart,
-                workers_a_row=config.sequence_parallel,
+                workers_a_row=config.workers_a_row(),
+                stretches=config.stretches_a_row(),
             ),
             load_model=functools.partial(initialise, shape, config.seed),
             tokenizer=Folder(scratch, FOLDER),

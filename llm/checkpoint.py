@@ -1,9 +1,9 @@
 """Training state that any number of workers, at any ZeRO stage, can go on from.
 
-Every rank writes the runs of elements that it holds and no others, flat, as
-`<parameter>/<kind>/<first element>` in safetensors files; a loading rank reads the elements that it
-holds, from whichever files have them. Nothing is gathered on either side, so a checkpoint never needs
-more memory than training does, and what was cut up for two workers is put together again for three.
+Every rank writes the runs of elements that it holds and no others, flat, as `<parameter>/<kind>/<place>`
+in safetensors files; a loading rank reads the elements that it holds, from whichever files have them.
+Nothing is gathered on either side, so a checkpoint never needs more memory than training does, and what
+was cut up for two workers is put together again for three, some columns of each matrix a worker or not.
 `state.json` beside them has the step and whatever else the trainer wants back.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.errors import HeadwaterError
+from llm import tensor_parallel
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +38,58 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which elements of a parameter a run is: consecutive ones, of all its columns or of some."""
+
+    start: int
+    """The first one, counted in the columns that are there."""
+    first: int = 0
+    """The first of these columns."""
+    width: int = 0
+    """How many there are …"""
+    columns: int = 0
+    """… of how many; 0: of all, whatever the parameter's shape."""
+
+    def __str__(self) -> str:
+        return f"{self.start}" + (f"@{self.first}+{self.width}:{self.columns}" if self.columns else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        return cls(*map(int, re.split(r"[@+:]", text)))
+
+    def blocks(self, length: int, columns: int) -> Iterator[Block]:
+        """A run of `length` elements from here, as at most three blocks of a matrix with so many columns."""
+        first, width = (self.first, self.width) if self.columns else (0, columns)
+        row, column = divmod(self.start, width)
+        offset = min(width - column, length) if column else 0
+        if offset:
+            yield Block(row, 1, first + column, offset, 0)
+            row += 1
+        rows, rest = divmod(length - offset, width)
+        if rows:
+            yield Block(row, rows, first, width, offset)
+        if rest:
+            yield Block(row + rows, 1, first, rest, length - rest)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns of a matrix, and where in a run their elements lie end to end."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+    offset: int
+
+
 @dataclass
 class Run:
-    """Consecutive elements of one flattened parameter that this rank holds."""
+    """Consecutive elements of one flattened parameter that this rank holds, or of its part of it."""
 
     parameter: str
-    start: int
+    place: Place
     values: dict[str, torch.Tensor]
     """Kind → flat view into the engine's own memory: writing to it sets the state. Good until the next run is
     asked for."""
@@ -63,7 +111,7 @@ def pieces(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
     for run in runs(engine):
         for kind, values in run.values.items() if run.written else ():
             held = values.detach().to("cpu", copy=True)
-            collected[f"{run.parameter}/{kind}/{run.start}"] = held
+            collected[f"{run.parameter}/{kind}/{run.place}"] = held
             size += held.numel() * held.element_size()
         if size >= FILE_BYTES:
             yield collected
@@ -133,7 +181,7 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
     stored = _Stored(folder)
     for run in runs(engine):
         for kind, values in run.values.items():
-            stored.read(run.parameter, kind, run.start, values)
+            stored.read(run.parameter, kind, run.place, values)
         to_model(run)
     for state in _optimizer_states(engine):
         state["step"].fill_(own["optimizer_steps"])
@@ -161,44 +209,83 @@ class _Stored:
         from safetensors import safe_open
 
         self.folder = folder
-        self.pieces: dict[tuple[str, str], list[tuple[int, Any]]] = defaultdict(list)
+        self.pieces: dict[tuple[str, str], list[tuple[Place, Any]]] = defaultdict(list)
         for path in sorted(folder.glob("rank-*.safetensors")):
             opened: Any = safe_open(path, "pt")
             for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                parameter, kind, start = name.rsplit("/", 2)
-                self.pieces[parameter, kind].append((int(start), opened.get_slice(name)))
+                parameter, kind, place = name.rsplit("/", 2)
+                self.pieces[parameter, kind].append((Place.parse(place), opened.get_slice(name)))
 
-    def read(self, parameter: str, kind: str, start: int, into: torch.Tensor) -> None:
-        """Fill `into` with the elements from `start` on."""
-        end, found = start + into.numel(), 0
-        for first, piece in self.pieces[parameter, kind]:
-            low, high = max(start, first), min(end, first + piece.get_shape()[0])
-            if low < high:
-                into[low - start : high - start].copy_(piece[low - first : high - first])
-                found += high - low
+    def read(self, parameter: str, kind: str, place: Place, into: torch.Tensor) -> None:
+        """Fill `into` with the elements of that place."""
+        found = sum(_copy(piece, at, into, place) for at, piece in self.pieces[parameter, kind])
         if found != into.numel():
             raise HeadwaterError(
-                f"{found} of {into.numel()} elements of {parameter} ({kind}) from {start} on are there",
+                f"{found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are there",
                 where=str(self.folder),
                 fix="delete `_scratch` in the unfinished artifact and run again",
             )
+
+
+def _copy(piece: Any, at: Place, into: torch.Tensor, place: Place) -> int:
+    """Copy what a stored run and a wanted one have in common; returns how many elements."""
+    length = piece.get_shape()[0]
+    columns = at.columns or place.columns or max(at.start + length, place.start + into.numel())
+    found = 0
+    for here in at.blocks(length, columns):
+        for there in place.blocks(into.numel(), columns):
+            top, bottom = max(here.row, there.row), min(here.row + here.rows, there.row + there.rows)
+            left = max(here.column, there.column)
+            right = min(here.column + here.columns, there.column + there.columns)
+            if top >= bottom or left >= right:
+                continue
+            begin = here.offset + (top - here.row) * here.columns
+            stored = piece[begin : begin + (bottom - top) * here.columns].view(-1, here.columns)
+            wanted = into.narrow(0, there.offset, there.rows * there.columns).view(there.rows, there.columns)
+            wanted[top - there.row : bottom - there.row, left - there.column : right - there.column].copy_(
+                stored[:, left - here.column : right - here.column]
+            )
+            found += (bottom - top) * (right - left)
+    return found
 
 
 def runs(engine: Any) -> Iterator[Run]:
     """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
     held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     average = getattr(engine, "average", None)
+    among, sharing = tensor_parallel.rank_and_size(engine)
     for run in held[engine.zero_optimization_stage()](engine):
+        if sharing > 1:
+            part = tensor_parallel.part_of(engine, run.parameter)
+            if part is not None:
+                run.place = _in_whole(run.place, part, engine.parameter_shapes[run.parameter])
+            elif among:
+                run.written = False  # the first of the group writes what all of it have
         if average is not None and WEIGHTS in run.values:
-            run.values[AVERAGE] = average.values[run.parameter, run.start]
+            run.values[AVERAGE] = average.values[run.parameter, run.place]
         yield run
+
+
+def _in_whole(place: Place, part: tensor_parallel.Part, shape: tuple[int, ...]) -> Place:
+    """Where a run of a worker's part of a matrix lies in the whole; `shape` is the part's."""
+    rows, columns = shape
+    if part.dim == 0:
+        return Place(place.start + part.rank * rows * columns)
+    return Place(place.start, part.rank * columns, columns, part.size * columns)
+
+
+def _shard_rank(engine: Any) -> tuple[int, int]:
+    """This worker's place among those that share out the same state, and how many they are."""
+    import torch.distributed as dist
+
+    group = engine.seq_data_parallel_group
+    return dist.get_rank(group), dist.get_world_size(group)
 
 
 def _replicated(engine: Any) -> Iterator[Run]:
     """ZeRO 0: every rank holds everything, and they take turns in writing it."""
-    import torch.distributed as dist
-
-    optimizer, turns = engine.optimizer, itertools.cycle(range(dist.get_world_size()))
+    optimizer, (rank, ranks) = engine.optimizer, _shard_rank(engine)
+    turns = itertools.cycle(range(ranks))
     if hasattr(optimizer, "fp32_groups"):  # 16-bit model, fp32 copy
         pairs = list(
             zip(itertools.chain(*optimizer.fp16_groups), itertools.chain(*optimizer.fp32_groups), strict=True)
@@ -209,9 +296,9 @@ def _replicated(engine: Any) -> Iterator[Run]:
         state = _state(engine, weights, parameter)
         yield Run(
             engine.param_names[parameter],
-            0,
+            Place(0),
             {WEIGHTS: weights.data.view(-1)} | {kind: state[kind].view(-1) for kind in _kinds(parameter)},
-            written=turn == dist.get_rank(),
+            written=turn == rank,
             model=parameter.data.view(-1),
         )
 
@@ -236,20 +323,18 @@ def _partitioned_groups(engine: Any) -> Iterator[Run]:
             kinds = () if whole else _kinds(parameter)
             held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in kinds}
             values = {kind: vector.narrow(0, there.start, there.numel) for kind, vector in held.items()}
-            yield Run(engine.param_names[parameter], here.start, values)
+            yield Run(engine.param_names[parameter], Place(here.start), values)
         offset = 0
         for parameter in touched if whole else ():
             momentum = state[MOMENTUM].narrow(0, offset, parameter.numel())
             first = parameter._hp_mapping.lp_fragment_address.start == 0
-            yield Run(engine.param_names[parameter], 0, {MOMENTUM: momentum}, written=first)
+            yield Run(engine.param_names[parameter], Place(0), {MOMENTUM: momentum}, written=first)
             offset += parameter.numel()
 
 
 def _partitioned_parameters(engine: Any) -> Iterator[Run]:
     """ZeRO 3: each parameter is cut into equal parts, the last ones filled up beyond its end."""
-    import torch.distributed as dist
-
-    optimizer = engine.optimizer
+    optimizer, (rank, _) = engine.optimizer, _shard_rank(engine)
     for index, group in enumerate(optimizer.fp16_groups):
         with _in_memory(optimizer, index):
             flat = optimizer.fp32_partitioned_groups_flat[index]
@@ -257,13 +342,13 @@ def _partitioned_parameters(engine: Any) -> Iterator[Run]:
             offset = 0
             for parameter in group:
                 size = parameter.partition_numel()
-                start = size * dist.get_rank()
+                start = size * rank
                 inside = min(size, parameter.ds_numel - start)
                 if inside > 0:
                     held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
                     yield Run(
                         engine.param_names[parameter],
-                        start,
+                        Place(start),
                         {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
                         model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
                     )

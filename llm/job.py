@@ -69,6 +69,8 @@ class Worker:
     engine: Any
     device: torch.device
     history: list[dict[str, float]] = field(default_factory=list)
+    copies: int = 1
+    """Ranks next to each other that compute the same rows together (`llm.tensor_parallel`)."""
     peak: float = 0.0
     """FLOP/s that the ranks together could do; 0: not known, no MFU."""
     say: Callable[[str], Any] = print

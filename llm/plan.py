@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from llm import hardware
+from llm import hardware, tensor_parallel
 from llm.activations import Activations, Pass, activations
 from llm.calibrate import Calibration
 from llm.hardware import Machine
@@ -262,10 +262,10 @@ class _Parts:
         import torch
 
         with torch.device("meta"):
-            weights = weights_of(initialise(shape, 0))
+            weights = tensor_parallel.cut(weights_of(initialise(shape, 0)), work.config.tensor_parallel)
         config = work.config
         how = Pass(on_gpus, config.activation_checkpointing, config.separate_documents, config.z_loss)
-        length = work.row_length // config.workers_a_row()  # what one worker has of a row
+        length = work.row_length // config.stretches_a_row()  # what one worker has of a row
         passes = activations(shape, length, precision, how)
         return cls(weights, passes, precision, work.config, on_gpus)
 
@@ -273,6 +273,7 @@ class _Parts:
         self, zero: ZeroConfig, workers: int, rows: int, reserved: float, device: float | None
     ) -> Memory:
         """With a micro-batch of so many rows."""
+        workers = max(1, workers // self.config.tensor_parallel)  # that share out the same state
         state = largest_state(
             self.weights,
             zero,

@@ -16,7 +16,7 @@ from cluster.session import Session
 from cluster.stage import Stage
 from data_pipeline.packing import document_positions
 from data_pipeline.shards import TokenRows, unigram_bits_per_byte
-from llm import sequence_parallel, trainer
+from llm import sequence_parallel, tensor_parallel, trainer
 from llm.batches import BatchPlan, Plan
 from llm.bits_per_byte import BitsPerByte
 from llm.memory import WithMemory
@@ -45,28 +45,42 @@ class PretrainConfig(TrainConfig):
     sequence_parallel: int = Field(1, ge=1)
     """Workers that share each row, for rows too long for the memory of one (`llm/sequence_parallel.py`)."""
 
+    tensor_parallel: int = Field(1, ge=1)
+    """Workers that share every layer, for models too wide for one (`llm/tensor_parallel.py`)."""
+
     @model_validator(mode="after")
     def _rows_are_shared_whole(self) -> PretrainConfig:
+        if self.sequence_parallel > 1 and self.tensor_parallel > 1:
+            raise ValueError("sequence_parallel and tensor_parallel are not to be had together")
         if self.sequence_parallel > 1 and self.separate_documents:
             raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
         return self
 
     def workers_a_row(self) -> int:
+        return self.sequence_parallel * self.tensor_parallel
+
+    def stretches_a_row(self) -> int:
         return self.sequence_parallel
 
 
 class PackedRows:
     """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
 
-    With `separate_documents` also `positions` [B, L], by which no document sees another. Where several
-    workers share each row, `ids` and `mask` are this worker's stretch and `positions` where it lies.
+    With `separate_documents` also `positions` [B, L], by which no document sees another. Where rows are cut
+    into stretches, `ids` and `mask` are this worker's stretch and `positions` where it lies.
     """
 
     def __init__(
-        self, rows: TokenRows, plan: Plan, *, separate_documents: bool = False, workers_a_row: int = 1
+        self,
+        rows: TokenRows,
+        plan: Plan,
+        *,
+        separate_documents: bool = False,
+        workers_a_row: int = 1,
+        stretches: int = 1,
     ) -> None:
         self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
-        self.workers_a_row = workers_a_row
+        self.workers_a_row, self.stretches = workers_a_row, stretches
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
@@ -74,8 +88,8 @@ class PackedRows:
     def batch(self, step: int) -> dict[str, np.ndarray]:
         group, groups = self.rank // self.workers_a_row, self.world_size // self.workers_a_row
         ids = self.rows.gather(self.plan.share(step, group, groups))
-        if self.workers_a_row > 1:
-            ids, positions = sequence_parallel.stretch(ids, self.rank, self.workers_a_row)
+        if self.stretches > 1:
+            ids, positions = sequence_parallel.stretch(ids, self.rank, self.stretches)
             mask = (ids != self.rows.pad_id).astype(np.uint8)
             return {"ids": ids, "mask": mask, "positions": positions}
         batch = {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
@@ -89,6 +103,15 @@ class PackedRows:
     def describe(self, step: int) -> list[str]:
         """The documents in a step's global batch: id, shard, row, and where in the row."""
         return [str(passage) for passage in passages(self.rows, self.plan, step)]
+
+
+def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
+    """Raises HeadwaterError where workers cannot share rows or layers as the recipe says."""
+    shape = shape_of(config.model, rows.vocab_size)
+    sizes: dict[str, Any] = {"workers": config.workers, "elastic": config.min_workers is not None}
+    sizes |= {"batch": config.batch, "micro_batch": config.micro_batch}
+    sequence_parallel.check(config.sequence_parallel, shape, row_length=rows.row_length, **sizes)
+    tensor_parallel.check(config.tensor_parallel, shape, optimizer=config.optimizer, **sizes)
 
 
 def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePlan:
@@ -132,15 +155,7 @@ class Pretrain(Stage[PretrainConfig]):
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
         plan = batch_plan(rows, config)
-        sequence_parallel.check(
-            config.sequence_parallel,
-            shape_of(config.model, rows.vocab_size),
-            workers=config.workers,
-            elastic=config.min_workers is not None,
-            batch=config.batch,
-            micro_batch=config.micro_batch,
-            row_length=rows.row_length,
-        )
+        check_sharing(config, rows)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
         ahead = PlanAhead(config, rows, len(validation), output, session)
@@ -153,7 +168,8 @@ class Pretrain(Stage[PretrainConfig]):
                     rows,
                     plan,
                     separate_documents=config.separate_documents,
-                    workers_a_row=config.sequence_parallel,
+                    workers_a_row=config.workers_a_row(),
+                    stretches=config.stretches_a_row(),
                 ),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,

@@ -57,9 +57,11 @@ def interface_of(address: str) -> str | None:
 
 
 def limit_waiting(engine: Any, seconds: int) -> None:
-    """The same time limit for DeepSpeed's own group, which it makes with torch's half hour."""
+    """The same time limit for DeepSpeed's own groups, which it makes with torch's half hour."""
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
     if dist.get_world_size() > 1:
         _set_pg_timeout(timedelta(seconds=seconds), engine.data_parallel_group)
+    if engine.autotp_size() > 1:
+        _set_pg_timeout(timedelta(seconds=seconds), engine.mpu.get_tensor_model_parallel_group())

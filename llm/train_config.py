@@ -24,6 +24,7 @@ RUNTIME_FIELDS = frozenset(
         "zero",
         "activation_checkpointing",
         "sequence_parallel",
+        "tensor_parallel",
         "torch_compile",
         "checkpoint_every",
         "keep_checkpoints",
@@ -120,6 +121,10 @@ class TrainConfig(StageConfig):
 
     def workers_a_row(self) -> int:
         """How many workers share every sequence."""
+        return 1
+
+    def stretches_a_row(self) -> int:
+        """Into how many stretches they cut it; workers beyond that have the same stretch of it."""
         return 1
 
     def accumulation(self, world_size: int) -> int:

@@ -21,7 +21,7 @@ from cluster.filesystem import filesystem
 from cluster.logs import Context
 from cluster.session import Session
 from data_pipeline.tokenizer import load_tokenizer, save_tokenizer
-from llm import lora, not_finite, training_engine, zero
+from llm import lora, not_finite, tensor_parallel, training_engine, zero
 from llm.checkpoints import Checkpoints, due, score_of
 from llm.job import BatchSource as BatchSource
 from llm.job import StopTraining, TrainJob, Worker
@@ -128,7 +128,8 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     torch.manual_seed(config.seed)
     engine = training_engine.build(job.load_model(), config, world_size)
     limit_waiting(engine, config.collective_timeout_s)
-    worker = Worker(rank, world_size, engine, engine.device)
+    copies = config.workers_a_row() // config.stretches_a_row()
+    worker = Worker(rank, world_size, engine, engine.device, copies=copies)
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
     (worker.peak,) = worker.total([peak(zero.resolve_precision(config.precision), engine.device)])
     checkpoints = Checkpoints(job, worker)
@@ -298,8 +299,11 @@ def exchange(
     said = {
         "data_wait": waited,
         "memory_mb": resident_mb(worker.device),
-        "tokens": float(sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)),
-        "flops": batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0,
+        "tokens": sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
+        / worker.copies,
+        "flops": batch_flops(getattr(worker.engine.module, "config", None), arrays) / worker.copies
+        if worker.peak
+        else 0.0,
         **{name: float(sums[name]) for name in sorted(sums)},
     }
     everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])
@@ -348,10 +352,11 @@ def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callab
 
 def _export_folder(job: TrainJob, worker: Worker, name: str) -> None:
     with zero.gathered(worker.engine) as module:
+        weights = tensor_parallel.whole_weights(worker.engine, module)
         if worker.rank == 0:
             with job.output.create_folder(name) as folder:
                 if lora.is_adapted(module):
                     lora.save_merged(module, Path(folder))
                 else:
-                    module.save_pretrained(folder)
+                    module.save_pretrained(folder, state_dict=weights)
                 save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)

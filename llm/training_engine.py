@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HeadwaterError
 from llm import sequence_parallel as sequences
+from llm import tensor_parallel as tensors
 from llm import zero
 from llm.averaging import Average
 from llm.lora import with_adapters
@@ -26,15 +27,18 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
 
     precision = zero.resolve_precision(config.precision)
     check_means(config.zero, precision)
-    sharing = config.workers_a_row()
-    if sharing == 1 and not config.torch_compile and not torch.cuda.is_available():
+    sharing, stretches = config.workers_a_row(), config.stretches_a_row()
+    if stretches == 1 and not config.torch_compile and not torch.cuda.is_available():
         use_kernels(model)
     if isinstance(config, FineTuneConfig) and config.lora:
         model = with_adapters(model, config.lora, config.seed)
     model.train()  # a model that was read from a folder is not, and would ignore the next line
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    groups = sequences.exchange_in_attention(model, sharing, config.micro_batch)
+    groups = sequences.exchange_in_attention(model, stretches, config.micro_batch)
+    if sharing > stretches:
+        zero.start()
+        groups = tensors.form_groups(sharing // stretches)
     engine = zero.initialise_engine(
         model,
         zero.deepspeed_config(
@@ -45,6 +49,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
             world_size=world_size // sharing,
             clip=config.clip if config.optimizer == "adamw" else 0.0,
             fp16=config.fp16,
+            tensor_parallel=sharing // stretches,
         ),
         optimizer=config.optimizer,
         weight_decay=config.weight_decay,

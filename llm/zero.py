@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from cluster.stage import StageConfig
+from llm import tensor_parallel as tensors
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +99,9 @@ def deepspeed_config(
     world_size: int,
     clip: float,
     fp16: Fp16Config | None = None,
+    tensor_parallel: int = 1,
 ) -> dict[str, Any]:
-    """The dictionary that `deepspeed.initialize` reads."""
+    """The dictionary that `deepspeed.initialize` reads. `world_size` counts groups that share rows."""
     stage: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.bucket_elements,
@@ -130,6 +132,7 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
+        **tensors.settings(tensor_parallel),
     }
 
 
@@ -163,7 +166,8 @@ def initialise_engine(
     """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `llm.sequence_parallel`.
+    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `llm.sequence_parallel` or of
+    `llm.tensor_parallel`.
     """
     import torch
 
@@ -191,19 +195,24 @@ def initialise_engine(
         adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
+    engine.parameter_shapes = {
+        name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()
+    }
     return engine
 
 
 def _gradient_divisor(engine: Any, groups: Any) -> int:
-    """What DeepSpeed divides the sum of all workers' gradients by.
+    """What turns DeepSpeed's mean of gradients into the sum over all workers' rows.
 
     It means to divide by the number of groups that share rows. Where ZeRO-3 scatters gradients it divides by
-    that of workers all the same.
+    that of workers all the same. Workers that share layers count their rows each, which makes up for it.
     """
     import torch.distributed as dist
 
     workers = dist.get_world_size()
-    if groups is None or (engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter()):
+    if engine.autotp_size() > 1 or groups is None:
+        return workers
+    if engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter():
         return workers
     return workers // int(groups.get_sequence_parallel_world_size())
 

@@ -17,8 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
-IMPORTED_ONCE = ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "llm.trainer", "llm.training_engine"]
+IMPORTED_ONCE = [
+    "deepspeed",
+    "transformers.models.qwen3.modeling_qwen3",
+    "llm.trainer",
+    "llm.training_engine",
+]
 
 
 def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:

@@ -8,73 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
 
-from cluster.artifact import Artifact, Folder
 from cluster.errors import HeadwaterError
-from llm import checkpoint, sequence_parallel, training_engine
-from llm.batches import BatchPlan
-from llm.model import ModelConfig, hf_config, initialise, shape_of
-from llm.objectives import NextToken
-from llm.pretrain import PackedRows, PretrainConfig
-from llm.trainer import TrainJob, Worker, train_step
-from tests.llm.chat_tokenizer import chat_tokenizer
+from llm import checkpoint, sequence_parallel
+from llm.model import shape_of
+from llm.pretrain import PretrainConfig
 from tests.llm.ranks import on_ranks
+from tests.llm.shared_rows import SAVED_AT, SHAPE, STEPS, Store, followed, make
 
-STEPS, SAVED_AT = 3, 2
-SHAPE = ModelConfig(depth=2, width=128, kv_groups=2, context=64)  # two heads, one for keys and values
 CASES = [("adamw", 0), ("adamw", 1), ("adamw", 2), ("adamw", 3), ("muon", 3)]
-
-
-class Store:
-    """Rows of 24 tokens and one, some of them padded."""
-
-    pad_id, end_id = 0, 1
-
-    def __init__(self) -> None:
-        self.ids = np.random.default_rng(0).integers(5, 300, (64, 25))
-        self.ids[::3, 15:] = self.pad_id
-
-    def gather(self, indices: np.ndarray) -> np.ndarray:
-        return self.ids[indices]
-
-
-def fresh() -> torch.nn.Module:
-    tokenizer = chat_tokenizer()
-    return initialise(hf_config(SHAPE, len(tokenizer), tokenizer), 0)
-
-
-def make(optimizer: str, stage: int, workers_a_row: int) -> tuple[TrainJob, Worker]:
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    settings: dict[str, Any] = {"optimizer": optimizer, "zero": {"stage": stage}, "precision": "fp32"}
-    sizes = {"batch": 8, "micro_batch": 4, "steps": STEPS, "sequence_parallel": workers_a_row}
-    config = PretrainConfig(**settings, **sizes, workers=world_size, clip=0.5)
-    engine = training_engine.build(fresh(), config, world_size)
-    source = PackedRows(Store(), BatchPlan(64, 8, 1), workers_a_row=workers_a_row)  # type: ignore[arg-type]
-    nowhere = Artifact("/nowhere")
-    job = TrainJob("test", config, NextToken(1e-3), source, fresh, Folder(nowhere, ""), nowhere)
-    worker = Worker(rank, world_size, engine, engine.device)
-    source.open(worker)
-    return job, worker
-
-
-def followed(job: TrainJob, worker: Worker, steps: range = range(STEPS)) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step."""
-    engine, seen = worker.engine, [0.0]
-    take_step = engine.step
-
-    def measured_step() -> None:  # without ZeRO DeepSpeed tells no norm
-        seen[0] = sum(float(p.grad.square().sum()) for p in engine.module.parameters()) ** 0.5
-        take_step()
-
-    if engine.zero_optimization_stage() == 0:
-        engine.step = measured_step
-    figures = []
-    for step in steps:
-        record = train_step(job, worker, step)
-        figures.append((record["loss"], record["gradient_norm"] or seen[0]))
-    return figures
 
 
 def forget_exchange() -> None:
@@ -91,7 +34,7 @@ def on_two(folder: Path) -> None:
     """Each row on both ranks."""
     for optimizer, stage in CASES:
         forget_exchange()
-        job, worker = make(optimizer, stage, 2)
+        job, worker = make(optimizer, stage, sequence_parallel=2)
         figures = followed(job, worker, range(SAVED_AT))
         (folder / f"{optimizer}-{stage}").mkdir(exist_ok=True)
         checkpoint.save(worker.engine, folder / f"{optimizer}-{stage}", {})
@@ -105,9 +48,9 @@ def on_one(folder: Path) -> None:
     """Whole rows: from the start, and from the checkpoints of those that shared them."""
     for optimizer, stage in CASES:
         if stage in (0, 3):
-            figures = followed(*make(optimizer, 1, 1))
+            figures = followed(*make(optimizer, 1))
             (folder / f"{optimizer}-whole.json").write_text(json.dumps(figures))
-        job, worker = make(optimizer, stage, 1)
+        job, worker = make(optimizer, stage)
         checkpoint.load(worker.engine, folder / f"{optimizer}-{stage}")
         figures = followed(job, worker, range(SAVED_AT, STEPS))
         (folder / f"{optimizer}-{stage}-resumed.json").write_text(json.dumps(figures))

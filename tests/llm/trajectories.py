@@ -196,23 +196,24 @@ Trajectories = dict[Case, list[float]]
 
 
 def losses(cases: Iterable[Case], steps: int = STEPS) -> Iterator[tuple[Case, list[float]]]:
-    """Each case's losses; those of one number of workers share their processes."""
-    groups: dict[int, list[Case]] = defaultdict(list)
+    """Each case's losses; those of one objective and number of workers share their processes."""
+    groups: dict[tuple[str, int], list[Case]] = defaultdict(list)
     for case in cases:
-        groups[case.workers].append(case)
+        groups[case.objective, case.workers].append(case)
     with tempfile.TemporaryDirectory() as folder:
-        for workers, group in sorted(groups.items()):
-            on_ranks(workers, _run_all, group, steps, Path(folder))
-            for line in (Path(folder) / f"{workers}.jsonl").read_text().splitlines():
+        for number, ((_, workers), group) in enumerate(groups.items()):
+            path = Path(folder) / f"{number}.jsonl"
+            on_ranks(workers, _run_all, group, steps, path)
+            for line in path.read_text().splitlines():
                 found = json.loads(line)
                 yield Case(**found["case"]), found["losses"]
 
 
-def _run_all(cases: list[Case], steps: int, folder: Path) -> None:
+def _run_all(cases: list[Case], steps: int, path: Path) -> None:
     for case in cases:
         found = run(case, steps)
         if dist.get_rank() == 0:
-            with (folder / f"{case.workers}.jsonl").open("a") as stream:
+            with path.open("a") as stream:
                 stream.write(json.dumps({"case": asdict(case), "losses": found}) + "\n")
 
 
