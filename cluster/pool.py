@@ -83,8 +83,12 @@ def map_pool(
     # wait for a node, and hold back work from those whose node has come. Rows here are small, and one
     # operator needs no budget.
     results.context.op_resource_reservation_enabled = False
+    # Nor is an actor to be ended in the moment between two rows, only to be started anew for the next one: a
+    # pool shrinks when all rows have been handed out.
     results.context.autoscaling_config = replace(
-        results.context.autoscaling_config, actor_pool_max_upscaling_delta=AHEAD
+        results.context.autoscaling_config,
+        actor_pool_max_upscaling_delta=AHEAD,
+        actor_pool_util_downscaling_threshold=-1.0,
     )
     for result in results.iter_rows():
         if result["failed"]:
