@@ -90,9 +90,11 @@ def main() -> None:
             }
             config = {"sources": [source], "documents_per_part": -(-number // PARTS)}
             acquired, _ = execute(Acquire(AcquireConfig.model_validate(config)), {}, session)
+            os.sync()  # what was written before is not written out during one of the measurements
             started = time.perf_counter()
             cleaned, _ = execute(Clean(CleanConfig()), {"acquire": acquired}, session)
             spread = time.perf_counter() - started
+        os.sync()
         started = time.perf_counter()
         alone = plain_loop(acquired, folder / "plain")
         loop = time.perf_counter() - started

@@ -77,9 +77,9 @@ def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass
 
     from llm.kernels import use_kernels
     from llm.training_engine import checkpoint_activations
+    from llm.zero import torch_dtype
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(precision)).train()
     if not how.on_gpus:
         use_kernels(model)
     if how.checkpointing:

@@ -199,7 +199,7 @@ class Probe:
         started = time.perf_counter()
         figures = self.evaluate(worker)
         took = time.perf_counter() - started
-        return figures | {"evaluation_seconds": took, "probe_seconds": took, "peak_flops": worker.peak}
+        return figures | {"evaluation_seconds": took, "peak_flops": worker.peak}
 
 
 def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:
@@ -220,7 +220,7 @@ def from_history(history: Sequence[dict[str, float]], started: float, ended: flo
         step_seconds=step + nothing,
         checkpoint_seconds=max(0.0, statistics.mean(saved) - nothing),
         evaluation_pass_seconds=last["evaluation_seconds"] / 2,
-        end_seconds=max(0.0, ended - last["ended_at"] - last["probe_seconds"]),
+        end_seconds=max(0.0, ended - last["ended_at"] - last["evaluation_seconds"]),
         state_bytes=int(last["state_bytes"]),
         peak_bytes=int(last["peak_bytes"]),
     )

@@ -84,7 +84,7 @@ def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
-def torch_dtype(precision: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
+def torch_dtype(precision: str) -> torch.dtype:
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
