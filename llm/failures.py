@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayActorError
-from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
+from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
 from cluster.errors import HeadwaterError, root_cause
@@ -118,6 +118,13 @@ def room_for(config: TrainConfig, nodes: Iterable[Mapping[str, Any]]) -> int:
             fits = min(fits, resources.get("GPU", 0.0) // config.gpus_per_worker)
         room += int(fits)
     return room
+
+
+def lost_at_start(error: TrainingFailedError) -> bool:
+    """Whether a worker died while its group was being formed, which Ray Train takes for its own error."""
+    if not isinstance(error, ControllerError):
+        return False
+    return isinstance(error.controller_failure, RayActorError | WorkerHealthCheckFailedError)
 
 
 def final_error(error: TrainingFailedError, last_words: str, config: TrainConfig) -> BaseException:

@@ -65,7 +65,7 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    from llm.failures import Witness, final_error
+    from llm.failures import Witness, final_error, lost_at_start
     from llm.process_group import ProcessGroupConfig
 
     os.environ.setdefault(*LOOK_EVERY)
@@ -75,36 +75,43 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
     with session.remote_progress(job.label, config.steps, "steps") as job.board:
-        trainer = TorchTrainer(
-            _worker_loop,  # type: ignore[arg-type]  # it may return something
-            train_loop_config={"job": job, "context": Context.here()},
-            torch_config=ProcessGroupConfig(
-                backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
-            ),
-            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
-                num_workers=workers,  # type: ignore[arg-type]
-                elastic_resize_monitor_interval_s=config.resize_interval_s,
-                use_gpu=bool(config.gpus_per_worker),
-                resources_per_worker=resources,
-            ),
-            run_config=RunConfig(
-                name="run",
-                storage_path=path,
-                storage_filesystem=fs,
-                failure_config=FailureConfig(max_failures=config.max_failures),
-                callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
-            ),
-        )
-        try:
-            result = trainer.fit()
-        except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
-            raise KeyboardInterrupt from error
-        except TrainingFailedError as error:
-            said = ray.get(job.board.lines.remote())
-            final = final_error(error, said[-1] if said else "", config)
-            if final is error:
-                raise
-            raise final from None
+        result, lost = None, 0
+        while result is None:
+            trainer = TorchTrainer(
+                _worker_loop,  # type: ignore[arg-type]  # it may return something
+                train_loop_config={"job": job, "context": Context.here()},
+                torch_config=ProcessGroupConfig(
+                    backend="nccl" if config.gpus_per_worker else "gloo",
+                    timeout_s=config.collective_timeout_s,
+                ),
+                scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
+                    num_workers=workers,  # type: ignore[arg-type]
+                    elastic_resize_monitor_interval_s=config.resize_interval_s,
+                    use_gpu=bool(config.gpus_per_worker),
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name="run",
+                    storage_path=path,
+                    storage_filesystem=fs,
+                    failure_config=FailureConfig(max_failures=config.max_failures),
+                    callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
+                ),
+            )
+            try:
+                result = trainer.fit()
+            except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
+                raise KeyboardInterrupt from error
+            except TrainingFailedError as error:
+                if lost_at_start(error) and lost < config.max_failures:
+                    lost += 1
+                    session.say(f"{job.label}: a worker died while the group was formed; forming it again")
+                    continue
+                said = ray.get(job.board.lines.remote())
+                final = final_error(error, said[-1] if said else "", config)
+                if final is error:
+                    raise
+                raise final from None
     reason = getattr(result, "return_value", None)  # typed as in the API before this one
     if isinstance(reason, StopTraining):
         raise reason

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from ray.exceptions import ActorDiedError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from cluster.errors import HeadwaterError
-from llm.failures import Place, describe, final_error, room_for
+from llm.failures import Place, describe, final_error, lost_at_start, room_for
 from llm.train_config import TrainConfig
 
 PLACES = [Place("10.0.0.1", "a"), Place("10.0.0.2", "b"), Place("10.0.0.2", "b")]
@@ -50,6 +50,13 @@ def test_an_error_of_the_job_is_raised_as_it_is_however_many_ranks_followed() ->
     assert final_error(WorkerGroupError("…", {0: BROKEN, 1: own}), "", CONFIG) is own
     bug = WorkerGroupError("…", {0: BROKEN, 1: KeyError("ids")})
     assert final_error(bug, "", CONFIG) is bug
+
+
+def test_a_death_while_the_group_is_formed_is_told_from_an_error_of_the_controller() -> None:
+    assert lost_at_start(ControllerError(ActorDiedError()))
+    assert lost_at_start(ControllerError(died()))
+    assert not lost_at_start(ControllerError(ValueError("a bad setting")))
+    assert not lost_at_start(WorkerGroupError("…", {1: died()}))
 
 
 def test_room_is_counted_by_host_and_not_over_all_of_them() -> None:
