@@ -13,11 +13,10 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow.fs as pafs
@@ -25,11 +24,10 @@ from pydantic import BaseModel
 
 from cluster.cache import cache_folder, cached_file
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote, join, list_files
+from cluster.filesystem import PARTIAL, filesystem, is_remote, join, list_files, partial_path
 from cluster.multipart import Multipart
 
 MANIFEST = "manifest.json"
-PARTIAL = ".tmp"  # how the names of files and folders end that are being written to a disk
 SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
 
 
@@ -85,7 +83,7 @@ class Artifact:
         """Names (relative to the artifact) of the files below a folder, in order."""
         _, root = filesystem(self.location)
         found = (info.path.removeprefix(root).lstrip("/") for info in list_files(self.path(folder)))
-        return [name for name in found if name.endswith(suffix) and PARTIAL not in _endings(name)]
+        return [name for name in found if name.endswith(suffix) and f"{PARTIAL}/" not in f"{name}/"]
 
     def read_bytes(self, name: str) -> bytes:
         fs, path = filesystem(self.path(name))
@@ -112,7 +110,7 @@ class Artifact:
         digest = hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()
         target = cache_folder() / digest[:24]
         if not target.exists():
-            partial = _partial(target)
+            partial = partial_path(target)
             partial.mkdir()  # copy_files makes the folders below it, not the first one
             pafs.copy_files(path, str(partial), source_filesystem=fs)
             with contextlib.suppress(OSError):  # another process of this machine was first
@@ -142,7 +140,7 @@ class Artifact:
             return
         target = Path(filesystem(self.path(name))[1])
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(target)
+        partial = partial_path(target)
         try:
             with partial.open("wb") as stream:
                 yield stream
@@ -170,7 +168,7 @@ class Artifact:
                 pafs.copy_files(scratch, path, destination_filesystem=fs)
             return
         target = Path(filesystem(self.path(name))[1])
-        partial = _partial(target)
+        partial = partial_path(target)
         partial.mkdir(parents=True)
         try:
             yield partial
@@ -225,15 +223,6 @@ class Artifact:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _partial(target: Path) -> Path:
-    """Where a file or folder is made that is to appear as `target`."""
-    return target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-
-
-def _endings(name: str) -> set[str]:
-    return {PurePosixPath(part).suffix for part in name.split("/")}
 
 
 def create_file(location: str) -> AbstractContextManager[IO[bytes]]:

@@ -12,12 +12,11 @@ import fcntl
 import hashlib
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem
+from cluster.filesystem import filesystem, partial_path
 
 CHUNK = 8 << 20
 ATTEMPTS = 2
@@ -61,7 +60,7 @@ def _is_whole(path: Path, size: int) -> bool:
 
 def _fetch(location: str, target: Path, size: int, sha256: str | None) -> None:
     fs, path = filesystem(location)
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    partial = partial_path(target)
     try:
         for attempt in range(ATTEMPTS):
             digest = hashlib.sha256()

@@ -8,6 +8,7 @@ other than Amazon's, as for boto3.
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -18,6 +19,9 @@ from cluster.object_store import s3
 
 LISTINGS = 5
 """Attempts at a listing of a folder in which others are at work."""
+
+PARTIAL = ".tmp"
+"""How the names of files and folders end that are being written to a disk."""
 
 
 def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
@@ -43,6 +47,11 @@ def is_remote(location: str) -> bool:
 
 def join(location: str, *names: str) -> str:
     return "/".join([location.rstrip("/"), *[name.strip("/") for name in names if name]])
+
+
+def partial_path(target: Path) -> Path:
+    """Where a file or folder is made on a disk that is to appear as `target` when it is whole."""
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
 
 
 def list_files(location: str) -> list[pafs.FileInfo]:

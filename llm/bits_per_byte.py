@@ -37,10 +37,8 @@ class BitsPerByte:
             costs = self.costs(worker.engine, wanted, worker.device)
             nats[wanted[wanted < len(self.rows)]] = costs[wanted < len(self.rows)]
         corpora = {name: rows for name, rows in self.rows.corpora.items() if self.rows.corpus_bytes.get(name)}
-        total, *parts = worker.total(
-            [float(nats.sum()), *(float(nats[rows.start : rows.stop].sum()) for rows in corpora.values())]
-        )
-        total, *parts = (nats_of_all / worker.copies for nats_of_all in (total, *parts))
+        own = [float(nats.sum()), *(float(nats[rows.start : rows.stop].sum()) for rows in corpora.values())]
+        total, *parts = (counted / worker.copies for counted in worker.total(own))
         measured = {"bits_per_byte": total / math.log(2) / max(1, self.rows.bytes)}
         for name, part in zip(corpora, parts, strict=True):
             measured[f"bits_per_byte_{name}"] = part / math.log(2) / self.rows.corpus_bytes[name]

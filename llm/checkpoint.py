@@ -253,25 +253,27 @@ def runs(engine: Any) -> Iterator[Run]:
     """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
     held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     average = getattr(engine, "average", None)
-    among, sharing = tensor_parallel.rank_and_size(engine)
+    among, _ = tensor_parallel.rank_and_size(engine)
     for run in held[engine.zero_optimization_stage()](engine):
-        if sharing > 1:
-            part = tensor_parallel.part_of(engine, run.parameter)
-            if part is not None:
-                run.place = _in_whole(run.place, part, engine.parameter_shapes[run.parameter])
-            elif among:
-                run.written = False  # the first of the group writes what all of it have
+        if among and tensor_parallel.dim_of(run.parameter) is None:
+            run.written = False  # the first of the group writes what all of it have
         if average is not None and WEIGHTS in run.values:
             run.values[AVERAGE] = average.values[run.parameter, run.place]
         yield run
 
 
-def _in_whole(place: Place, part: tensor_parallel.Part, shape: tuple[int, ...]) -> Place:
-    """Where a run of a worker's part of a matrix lies in the whole; `shape` is the part's."""
-    rows, columns = shape
-    if part.dim == 0:
-        return Place(place.start + part.rank * rows * columns)
-    return Place(place.start, part.rank * columns, columns, part.size * columns)
+def _place(engine: Any, parameter: Any, start: int) -> Place:
+    """Of the elements from `start` on of what this worker has of a parameter: all, or a part of a matrix."""
+    dim, (rank, size) = (
+        tensor_parallel.dim_of(engine.param_names[parameter]),
+        tensor_parallel.rank_and_size(engine),
+    )
+    if dim is None or size == 1:
+        return Place(start)
+    rows, columns = getattr(parameter, "ds_shape", parameter.shape)
+    if dim == 0:
+        return Place(start + rank * rows * columns)
+    return Place(start, rank * columns, columns, size * columns)
 
 
 def _shard_rank(engine: Any) -> tuple[int, int]:
@@ -296,7 +298,7 @@ def _replicated(engine: Any) -> Iterator[Run]:
         state = _state(engine, weights, parameter)
         yield Run(
             engine.param_names[parameter],
-            Place(0),
+            _place(engine, parameter, 0),
             {WEIGHTS: weights.data.view(-1)} | {kind: state[kind].view(-1) for kind in _kinds(parameter)},
             written=turn == rank,
             model=parameter.data.view(-1),
@@ -323,7 +325,7 @@ def _partitioned_groups(engine: Any) -> Iterator[Run]:
             kinds = () if whole else _kinds(parameter)
             held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in kinds}
             values = {kind: vector.narrow(0, there.start, there.numel) for kind, vector in held.items()}
-            yield Run(engine.param_names[parameter], Place(here.start), values)
+            yield Run(engine.param_names[parameter], _place(engine, parameter, here.start), values)
         offset = 0
         for parameter in touched if whole else ():
             momentum = state[MOMENTUM].narrow(0, offset, parameter.numel())
@@ -348,7 +350,7 @@ def _partitioned_parameters(engine: Any) -> Iterator[Run]:
                     held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
                     yield Run(
                         engine.param_names[parameter],
-                        Place(start),
+                        _place(engine, parameter, start),
                         {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
                         model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
                     )

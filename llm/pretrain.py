@@ -56,11 +56,11 @@ class PretrainConfig(TrainConfig):
             raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
         return self
 
-    def workers_a_row(self) -> int:
-        return self.sequence_parallel * self.tensor_parallel
-
     def stretches_a_row(self) -> int:
         return self.sequence_parallel
+
+    def workers_a_layer(self) -> int:
+        return self.tensor_parallel
 
 
 class PackedRows:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.errors import HeadwaterError
-from llm import zero
+from llm import sharing, zero
 from llm.model import Shape
 
 
@@ -24,30 +23,14 @@ def stretch(ids: np.ndarray, rank: int, size: int) -> tuple[np.ndarray, np.ndarr
     return ids[:, start : start + width + 1], positions
 
 
-def check(
-    size: int, shape: Shape, *, workers: int, elastic: bool, batch: int, micro_batch: int, row_length: int
-) -> None:
-    """A dry run: raises HeadwaterError for sizes that cannot be shared out among `size` workers a row."""
-    if size == 1:
-        return
-    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-    rows = workers // size * micro_batch
-    faults = {
-        f"{workers} workers cannot form groups of {size}": workers % size,
-        "the number of workers must not change (`min_workers`)": elastic,
-        f"{heads} heads cannot be shared out": heads % size,
+def check(size: int, shape: Shape, *, row_length: int, **sizes: Any) -> None:
+    """Raises HeadwaterError for rows that cannot be shared out among `size` workers (`sharing.check`)."""
+    kv_heads = shape.num_key_value_heads
+    own = {
         f"{kv_heads} key/value heads cannot be shared out": kv_heads % size and size % kv_heads,
         f"a row of {row_length} tokens cannot be cut evenly": row_length % size,
-        f"a batch of {batch} is not a number of micro-batches of {micro_batch} for each group": rows == 0
-        or batch % rows,
     }
-    found = [fault for fault, holds in faults.items() if holds]
-    if found:
-        raise HeadwaterError(
-            "; ".join(found),
-            where=f"pretrain.sequence_parallel: {size}",
-            fix="choose sizes that are multiples of each other, or leave it out",
-        )
+    sharing.check("sequence_parallel", size, shape, own, **sizes)
 
 
 def exchange_in_attention(model: Any, size: int, micro_batch: int) -> Any:

@@ -3,16 +3,16 @@
 DeepSpeed AutoTP cuts the matrices of a layer as Shoeybi et al. 2019 do and exchanges what it must, over gloo
 on CPUs as over NCCL on GPUs; embeddings, head and norms stay whole on every worker. The workers of a group
 compute the same rows.
-Here is which matrices are cut and how, where a worker's part of one lies in the whole, and what must hold.
+Here is which matrices are cut and how, how they are put together, and what must hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import HeadwaterError
+from llm import sharing
 
 if TYPE_CHECKING:
     import torch
@@ -54,50 +54,21 @@ def settings(size: int) -> dict[str, Any]:
 
 
 def form_groups(size: int) -> Any:
-    """What DeepSpeed has to know of the groups, neighbours in rank; None where no layer is shared."""
-    if size == 1:
-        return None
+    """What DeepSpeed has to know of the groups, which are neighbours in rank."""
     from deepspeed.utils import groups
 
     groups._init_tp_mesh_device(size)
     return groups
 
 
-def check(
-    size: int, shape: Shape, *, workers: int, elastic: bool, batch: int, micro_batch: int, optimizer: str
-) -> None:
-    """A dry run: raises HeadwaterError for layers that cannot be shared out among `size` workers."""
-    if size == 1:
-        return
-    rows = workers // size * micro_batch
-    faults = {
-        f"{workers} workers cannot form groups of {size}": workers % size,
-        "the number of workers must not change (`min_workers`)": elastic,
-        "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",
-        f"{shape.num_attention_heads} heads cannot be shared out": shape.num_attention_heads % size,
+def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
+    """Raises HeadwaterError for layers that cannot be shared out among `size` workers (`sharing.check`)."""
+    own = {
         f"{shape.num_key_value_heads} key/value heads cannot be shared out": shape.num_key_value_heads % size,
         f"{shape.intermediate_size} channels cannot be shared out": shape.intermediate_size % size,
-        f"a batch of {batch} is not a number of micro-batches of {micro_batch} for each group": rows == 0
-        or batch % rows,
+        "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",
     }
-    found = [fault for fault, holds in faults.items() if holds]
-    if found:
-        raise HeadwaterError(
-            "; ".join(found),
-            where=f"pretrain.tensor_parallel: {size}",
-            fix="choose sizes that are multiples of each other, or leave it out",
-        )
-
-
-@dataclass(frozen=True)
-class Part:
-    """A worker's part of a matrix [rows, columns]."""
-
-    rank: int
-    size: int
-    """Workers that share the matrix."""
-    dim: int
-    """0: it has consecutive rows, 1: consecutive columns."""
+    sharing.check("tensor_parallel", size, shape, own, **sizes)
 
 
 def dim_of(name: str) -> int | None:
@@ -124,11 +95,6 @@ def rank_and_size(engine: Any) -> tuple[int, int]:
     from deepspeed.utils import groups
 
     return groups.get_tensor_model_parallel_rank(), engine.autotp_size()
-
-
-def part_of(engine: Any, name: str) -> Part | None:
-    dim, (rank, size) = dim_of(name), rank_and_size(engine)
-    return None if dim is None or size == 1 else Part(rank, size, dim)
 
 
 def whole_weights(engine: Any, module: Any) -> dict[str, torch.Tensor] | None:

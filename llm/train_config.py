@@ -121,10 +121,14 @@ class TrainConfig(StageConfig):
 
     def workers_a_row(self) -> int:
         """How many workers share every sequence."""
-        return 1
+        return self.stretches_a_row() * self.workers_a_layer()
 
     def stretches_a_row(self) -> int:
-        """Into how many stretches they cut it; workers beyond that have the same stretch of it."""
+        """Into how many stretches they cut it."""
+        return 1
+
+    def workers_a_layer(self) -> int:
+        """How many of them have the same stretch, and share every layer."""
         return 1
 
     def accumulation(self, world_size: int) -> int:

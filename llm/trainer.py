@@ -38,6 +38,7 @@ from llm.watch import SHARE_OF_TIMEOUT, Pace, Stopwatch, Watchdog
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from ray.train.torch import TorchTrainer
 
 LOOK_EVERY = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 """How soon Ray Train's controller notices a loss, a notice or the end; 2 s where nobody says otherwise."""
@@ -61,61 +62,73 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
             where="keep_best",
             fix="leave it out",
         )
+    os.environ.setdefault(*LOOK_EVERY)
+    with session.remote_progress(job.label, config.steps, "steps") as job.board:
+        result = _fit(job, session)
+    reason = getattr(result, "return_value", None)  # typed as in the API before this one
+    if isinstance(reason, StopTraining):
+        raise reason
+    return read_history(job.output)
+
+
+def _fit(job: TrainJob, session: Session) -> Any:
+    """Ray Train's result. A group that loses a worker while it is formed is formed again."""
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
+
+    from llm.failures import final_error, lost_at_start
+
+    lost = 0
+    while True:
+        try:
+            return _trainer(job).fit()
+        except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
+            raise KeyboardInterrupt from error
+        except TrainingFailedError as error:
+            if lost_at_start(error) and lost < job.config.max_failures:
+                lost += 1
+                session.say(f"{job.label}: a worker died while the group was formed; forming it again")
+                continue
+            said = ray.get(job.board.lines.remote())
+            final = final_error(error, said[-1] if said else "", job.config)
+            if final is error:
+                raise
+            raise final from None
+
+
+def _trainer(job: TrainJob) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from llm.failures import Witness, final_error, lost_at_start
+    from llm.failures import Witness
     from llm.process_group import ProcessGroupConfig
 
-    os.environ.setdefault(*LOOK_EVERY)
+    config = job.config
     fs, path = filesystem(job.output.path(f"{SCRATCH}/train"))
     workers = config.workers if config.min_workers is None else (config.min_workers, config.workers)
     resources = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
-    with session.remote_progress(job.label, config.steps, "steps") as job.board:
-        result, lost = None, 0
-        while result is None:
-            trainer = TorchTrainer(
-                _worker_loop,  # type: ignore[arg-type]  # it may return something
-                train_loop_config={"job": job, "context": Context.here()},
-                torch_config=ProcessGroupConfig(
-                    backend="nccl" if config.gpus_per_worker else "gloo",
-                    timeout_s=config.collective_timeout_s,
-                ),
-                scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
-                    num_workers=workers,  # type: ignore[arg-type]
-                    elastic_resize_monitor_interval_s=config.resize_interval_s,
-                    use_gpu=bool(config.gpus_per_worker),
-                    resources_per_worker=resources,
-                ),
-                run_config=RunConfig(
-                    name="run",
-                    storage_path=path,
-                    storage_filesystem=fs,
-                    failure_config=FailureConfig(max_failures=config.max_failures),
-                    callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
-                ),
-            )
-            try:
-                result = trainer.fit()
-            except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
-                raise KeyboardInterrupt from error
-            except TrainingFailedError as error:
-                if lost_at_start(error) and lost < config.max_failures:
-                    lost += 1
-                    session.say(f"{job.label}: a worker died while the group was formed; forming it again")
-                    continue
-                said = ray.get(job.board.lines.remote())
-                final = final_error(error, said[-1] if said else "", config)
-                if final is error:
-                    raise
-                raise final from None
-    reason = getattr(result, "return_value", None)  # typed as in the API before this one
-    if isinstance(reason, StopTraining):
-        raise reason
-    return read_history(job.output)
+    return TorchTrainer(
+        _worker_loop,  # type: ignore[arg-type]  # it may return something
+        train_loop_config={"job": job, "context": Context.here()},
+        torch_config=ProcessGroupConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
+        ),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
+            num_workers=workers,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=config.resize_interval_s,
+            use_gpu=bool(config.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=fs,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
+        ),
+    )
 
 
 def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
@@ -135,8 +148,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     torch.manual_seed(config.seed)
     engine = training_engine.build(job.load_model(), config, world_size)
     limit_waiting(engine, config.collective_timeout_s)
-    copies = config.workers_a_row() // config.stretches_a_row()
-    worker = Worker(rank, world_size, engine, engine.device, copies=copies)
+    worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
     (worker.peak,) = worker.total([peak(zero.resolve_precision(config.precision), engine.device)])
     checkpoints = Checkpoints(job, worker)
@@ -303,14 +315,13 @@ def exchange(
 ) -> dict[str, float]:
     """What all ranks must know of a step once their forward passes are made: sums, and the most memory and
     waiting of any of them. Fills `worker.heard`."""
+    tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
+    flops = batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0
     said = {
         "data_wait": waited,
         "memory_mb": resident_mb(worker.device),
-        "tokens": sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
-        / worker.copies,
-        "flops": batch_flops(getattr(worker.engine.module, "config", None), arrays) / worker.copies
-        if worker.peak
-        else 0.0,
+        "tokens": tokens / worker.copies,
+        "flops": flops / worker.copies,
         **{name: float(sums[name]) for name in sorted(sums)},
     }
     everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])

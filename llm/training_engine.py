@@ -27,7 +27,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
 
     precision = zero.resolve_precision(config.precision)
     check_means(config.zero, precision)
-    sharing, stretches = config.workers_a_row(), config.stretches_a_row()
+    stretches, sharing = config.stretches_a_row(), config.workers_a_layer()
     if stretches == 1 and not config.torch_compile and not torch.cuda.is_available():
         use_kernels(model)
     if isinstance(config, FineTuneConfig) and config.lora:
@@ -36,9 +36,9 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     if config.activation_checkpointing:
         checkpoint_activations(model)
     groups = sequences.exchange_in_attention(model, stretches, config.micro_batch)
-    if sharing > stretches:
+    if sharing > 1:
         zero.start()
-        groups = tensors.form_groups(sharing // stretches)
+        groups = tensors.form_groups(sharing)
     engine = zero.initialise_engine(
         model,
         zero.deepspeed_config(
@@ -46,10 +46,10 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
             precision,
             micro_batch=config.micro_batch,
             accumulation=config.accumulation(world_size),
-            world_size=world_size // sharing,
+            world_size=world_size // config.workers_a_row(),
             clip=config.clip if config.optimizer == "adamw" else 0.0,
             fp16=config.fp16,
-            tensor_parallel=sharing // stretches,
+            tensor_parallel=sharing,
         ),
         optimizer=config.optimizer,
         weight_decay=config.weight_decay,

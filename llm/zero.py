@@ -195,9 +195,6 @@ def initialise_engine(
         adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
-    engine.parameter_shapes = {
-        name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()
-    }
     return engine
 
 

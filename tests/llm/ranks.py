@@ -51,7 +51,7 @@ def _one_rank(
     os.environ.clear()  # the server's is what the first caller's was
     os.environ |= environment
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu"}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     function(*arguments)
     dist.barrier()  # none takes its connections down while another still uses them

@@ -51,7 +51,7 @@ def make(optimizer: str, stage: int, **more: Any) -> tuple[TrainJob, Worker]:
     source = PackedRows(rows, BatchPlan(64, 8, 1), workers_a_row=sharing, stretches=stretches)
     nowhere = Artifact("/nowhere")
     job = TrainJob("test", config, NextToken(1e-3), source, fresh, Folder(nowhere, ""), nowhere)
-    worker = Worker(rank, world_size, engine, engine.device, copies=sharing // stretches)
+    worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
     source.open(worker)
     return job, worker
 
