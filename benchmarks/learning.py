@@ -28,8 +28,8 @@ HELD_OUT = 500
 GOAL, MINUTES = 1.776, 5.0
 
 PRETRAIN: dict[str, Any] = {
-    "model": {"tie_embeddings": False, "zero_outputs": True},
-    "steps": 375,
+    "model": {"tie_embeddings": False, "zero_outputs": True, "rope_theta": 100.0},
+    "steps": 312,
     "batch": 8,
     "micro_batch": 4,
     "workers": 2,
@@ -38,6 +38,8 @@ PRETRAIN: dict[str, Any] = {
     "learning_rate": 6.0e-3,
     "embedding_learning_rate": 0.1,
     "muon_learning_rate": 0.02,
+    "muon_momentum": 0.85,
+    "betas": [0.9, 0.99],
     "warmup_share": 0.02,
     "decay_share": 0.6,
     "final_share": 0.0,

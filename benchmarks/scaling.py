@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling PAGES.parquet PAGES.warc.gz… [--copies 10] [--workers 2]
 
-Each copy of a page has a sentence of its own. The loop runs the stage's own two passes in this process, which
-is held to one core together with the process that parses HTML. Seconds are wall-clock time, loading of models
-included (Ray itself is started before), so nothing else may run on the machine. Both results are compared
-byte for byte.
+Each copy of a page has a sentence of its own; parts are as large as `acquire` makes them. The loop runs the
+stage's own two passes in this process, which is held to one core together with the process that parses HTML.
+Seconds are wall-clock time, loading of models included (Ray itself is started before), so nothing else may
+run on the machine. Both results are compared byte for byte.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from data_pipeline.acquire import Acquire, AcquireConfig
 from data_pipeline.clean import KEPT, REJECTED, Clean, CleanConfig, MeasureWorker, WriteWorker, stem
 from data_pipeline.documents import Document
 from data_pipeline.parts import DOCUMENTS
-
-PARTS = 24
 
 
 def write_copies(pages: Sequence[Document], copies: int, path: Path) -> int:
@@ -88,8 +86,8 @@ def main() -> None:
                 "paths": [str(folder / "pages.parquet")],
                 "columns": {"html": "html", "url": "url"},
             }
-            config = {"sources": [source], "documents_per_part": -(-number // PARTS)}
-            acquired, _ = execute(Acquire(AcquireConfig.model_validate(config)), {}, session)
+            reading = AcquireConfig.model_validate({"sources": [source]})
+            acquired, _ = execute(Acquire(reading), {}, session)
             os.sync()  # what was written before is not written out during one of the measurements
             started = time.perf_counter()
             cleaned, _ = execute(Clean(CleanConfig()), {"acquire": acquired}, session)

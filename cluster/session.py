@@ -41,6 +41,13 @@ WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # glibc's arenas, one a thread, hold memory that nothing uses
 }
 
+QUIET = {
+    "RAY_event_stats": "0",  # the time of every event in each of Ray's processes
+    "RAY_enable_metrics_collection": "0",  # for a Prometheus, which an embedded Ray has not
+}
+"""Counters that an embedded Ray does without, unless the environment says otherwise: a quarter of what its
+processes take of the CPU. Workers that go in step all wait whenever one of them is held up."""
+
 
 class Session:
     """Use as a context manager; `ray()` starts or joins the cluster the first time it is needed."""
@@ -94,11 +101,11 @@ class Session:
         if ray.is_initialized():
             return
         os.environ.update(WORKER_ENVIRONMENT)
-        runtime_env = {"env_vars": WORKER_ENVIRONMENT}
         if self.address:
             _check_answers(self.address)
             try:
-                ray.init(address=self.address, log_to_driver=False, runtime_env=runtime_env)
+                environment = {"env_vars": WORKER_ENVIRONMENT}
+                ray.init(address=self.address, log_to_driver=False, runtime_env=environment)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise HeadwaterError(
                     f"no Ray cluster answers ({error})", where=self.address, fix="check --address"
@@ -106,6 +113,10 @@ class Session:
         else:
             # Without this, a Ray that happens to run on this machine would be joined.
             os.environ.pop("RAY_ADDRESS", None)
+            for name, value in QUIET.items():
+                os.environ.setdefault(name, value)
+            # Its workers inherit this process's environment. A runtime_env that said the same would keep
+            # Ray from using the worker processes that it has started in advance.
             ray.init(
                 address="local",
                 num_cpus=self._num_cpus or max(2, os.cpu_count() or 2),
@@ -113,7 +124,6 @@ class Session:
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
-                runtime_env=runtime_env,
             )
         self._own_ray = True
         _end_like_ctrl_c()

@@ -39,7 +39,9 @@ RUNTIME_FIELDS = frozenset(
 """Settings of TrainConfig that do not change what is trained: a run may go on with others."""
 
 
-OFF_FIELDS = frozenset({"z_loss", "ema_decay", "lora", "fp16", "embedding_learning_rate", "final_share"})
+OFF_FIELDS = frozenset(
+    {"z_loss", "ema_decay", "lora", "fp16", "embedding_learning_rate", "muon_momentum", "final_share"}
+)
 """Settings of training stages that do nothing at their default (`Stage.off_fields`)."""
 
 
@@ -83,6 +85,9 @@ class TrainConfig(StageConfig):
     its token occurs, and is in no product of matrices: it bears a far higher rate (nanochat: 0.3)."""
     muon_learning_rate: float = 0.02
     """Muon's peak rate, in units of the spectral norm of an update."""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Share of Muon's momentum that a step leaves: it averages over some 1 / (1 - share) gradients. Runs of a
+    few hundred steps learn faster with 0.85 (docs/log.md)."""
     warmup_share: float = 0.05
     decay_share: float = 0.4
     final_share: float = Field(default=0.1, ge=0, le=1)

@@ -54,6 +54,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         optimizer=config.optimizer,
         weight_decay=config.weight_decay,
         betas=config.betas,
+        muon_momentum=config.muon_momentum,
         eager=not config.torch_compile,
         groups=groups,
     )

@@ -160,6 +160,7 @@ def initialise_engine(
     optimizer: Optimizer,
     weight_decay: float,
     betas: tuple[float, float],
+    muon_momentum: float = 0.95,
     eager: bool = True,
     groups: Any = None,
 ) -> Any:
@@ -185,7 +186,7 @@ def initialise_engine(
     if optimizer == "muon":
         if eager and not torch.cuda.is_available():
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
-        settings = {"lr": 0.0, "momentum": 0.95, "betas": betas, "eps": 1e-8, "torch_adam": True}
+        settings = {"lr": 0.0, "momentum": muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.
         zero = config["zero_optimization"]
         zero = zero | {"reduce_scatter": zero["stage"] < 3}

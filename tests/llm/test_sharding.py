@@ -116,6 +116,7 @@ def make(
         "precision": "fp32",
         "optimizer": optimizer,
         "learning_rate": 3e-3,
+        "muon_momentum": 0.9,  # not the default: every stage must be told
     }
     config = FineTuneConfig(**(settings | more))
     start = model() if model else copy.deepcopy(usual_model())
@@ -145,6 +146,8 @@ def train_alone(folder: Path) -> None:
     for optimizer in ("adamw", "muon"):
         job, worker = make(optimizer, 0, micro_batch=8)
         record(folder / f"{optimizer}.json", [train_step(job, worker, step)["loss"] for step in range(STEPS)])
+    job, worker = make("muon", 0, micro_batch=8, muon_momentum=0.95)
+    record(folder / "other-momentum.json", [train_step(job, worker, step)["loss"] for step in range(STEPS)])
     load_and_train(folder, (0,))
     every_objective(folder, stage=0, micro_batch=8)
     load_what_is_not_whole(folder)
@@ -222,6 +225,14 @@ def test_losses_are_the_same_on_two_workers_at_every_zero_stage(
     alone = losses(saved / f"{optimizer}.json")
     assert alone[-1] < alone[0] - 0.1  # it does learn
     np.testing.assert_allclose(losses(saved / f"{optimizer}-{stage}.json"), alone, rtol=1e-5)
+
+
+def test_muon_averages_over_as_many_gradients_as_it_is_told(saved: Path) -> None:
+    """With another momentum the first loss alone, before any update, is the same; see also `make`."""
+    told, other = losses(saved / "muon.json"), losses(saved / "other-momentum.json")
+    assert other[0] == told[0]
+    apart = [abs(a / b - 1) for a, b in zip(told, other, strict=True)]
+    assert max(apart) > 1e-4  # ten times what ZeRO stages may differ
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
