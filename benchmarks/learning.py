@@ -29,7 +29,7 @@ GOAL, MINUTES = 1.776, 5.0
 
 PRETRAIN: dict[str, Any] = {
     "model": {"tie_embeddings": False, "zero_outputs": True, "rope_theta": 100.0},
-    "steps": 312,
+    "steps": 324,
     "batch": 8,
     "micro_batch": 4,
     "workers": 2,

@@ -5,8 +5,8 @@
 (a) a step of ours on one worker, against a bare PyTorch loop over the same transformers model; (b) the
 model's FLOP/s in it as a share of the bf16 matrix product's; (c) against transformers' Trainer with the
 same DeepSpeed configuration; (d) the start of a training stage on a warm cluster. Medians, in the
-precision that `precision: auto` chooses here; rows of 512 tokens. A bare loop with torch's Muon would
-be slower by its update.
+precision that `precision: auto` chooses here; rows of 512 tokens. All three keep their memory between steps
+as our workers do (glibc's settings). A bare loop with torch's Muon would be slower by its update.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -32,7 +33,7 @@ from llm.model import ModelConfig, flops_per_token, hf_config, initialise, saved
 from llm.objectives import NextToken
 from llm.peak import measured
 from llm.train_config import TrainConfig
-from llm.trainer import TrainJob, Worker, train, train_step
+from llm.trainer import KEEP_MEMORY, TrainJob, Worker, train, train_step
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model
 from tests.llm.ranks import on_ranks
@@ -191,6 +192,7 @@ def main() -> None:
     options = parser.parse_args()
     flops = flops_per_token(hf_config(ModelConfig(depth=options.depth), VOCABULARY, chat_tokenizer()), LENGTH)
     tokens, found = options.rows * LENGTH, {}
+    os.environ.update(KEEP_MEMORY)  # before the server starts that the three are forked from
     print(f"depth {options.depth}, {options.rows} rows of {LENGTH} tokens, {zero.resolve_precision('auto')}")
     for name in ("bare", "ours", "Trainer"):
         with tempfile.NamedTemporaryFile() as result:

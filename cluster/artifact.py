@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 import pyarrow.fs as pafs
 from pydantic import BaseModel
 
-from cluster.cache import cache_folder, cached_file
+from cluster.cache import cached_file, cached_folder
 from cluster.errors import HeadwaterError
 from cluster.filesystem import PARTIAL, filesystem, is_remote, join, list_files, partial_path
 from cluster.multipart import Multipart
@@ -105,17 +105,7 @@ class Artifact:
         fs, path = filesystem(self.path(name))
         if fs.get_file_info(path).type != pafs.FileType.Directory:
             return cached_file(self.path(name))
-        # The listing is part of the name, so that what has changed is fetched again.
-        listing = [(info.path, info.size, info.mtime_ns) for info in list_files(self.path(name))]
-        digest = hashlib.sha256(repr((self.path(name), listing)).encode()).hexdigest()
-        target = cache_folder() / digest[:24]
-        if not target.exists():
-            partial = partial_path(target)
-            partial.mkdir()  # copy_files makes the folders below it, not the first one
-            pafs.copy_files(path, str(partial), source_filesystem=fs)
-            with contextlib.suppress(OSError):  # another process of this machine was first
-                partial.rename(target)
-        return target
+        return cached_folder(self.path(name))
 
     def local_file(self, name: str, record: FileRecord | None = None) -> Path:
         """As `local`, of a file that the manifest has recorded: the store is asked for nothing else, and a

@@ -2,7 +2,8 @@
 
 Processes of one machine share them. Whoever comes first fetches while the others wait; a copy appears under
 its name with its last byte, and only if size and checksum are right. A copy that is no longer as long as the
-original, because a disk was full or somebody tidied up, is fetched again.
+original, because a disk was full or somebody tidied up, is fetched again. Where the disk has no room for
+another one, the copies that have not been asked for the longest go first.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.fs as pafs
+
 from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, partial_path
+from cluster.filesystem import filesystem, list_files, partial_path
 
 CHUNK = 8 << 20
 ATTEMPTS = 2
+SPARED_BYTES = 1 << 30
+"""Of the disk, left to others."""
+IN_USE_SECONDS = 3600.0
+"""A copy that was asked for so lately stays, whatever room is needed: a run may open it at any moment."""
 
 
 def cache_folder() -> Path:
@@ -47,8 +56,55 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
     if not _is_whole(target, size):
         with _alone(name[:2]):
             if not _is_whole(target, size):  # another process was first
+                _make_room(size)
                 _fetch(location, target, size, sha256)
+    os.utime(target)
     return target
+
+
+def cached_folder(location: str) -> Path:
+    """A local copy of all files below a location."""
+    listed = list_files(location)
+    # The listing is part of the name, so that what has changed is fetched again.
+    listing = [(info.path, info.size, info.mtime_ns) for info in listed]
+    target = cache_folder() / hashlib.sha256(repr((location, listing)).encode()).hexdigest()[:24]
+    if not target.exists():
+        _make_room(sum(info.size for info in listed))
+        fs, path = filesystem(location)
+        partial = partial_path(target)
+        partial.mkdir()  # copy_files makes the folders below it, not the first one
+        pafs.copy_files(path, str(partial), source_filesystem=fs)
+        with contextlib.suppress(OSError):  # another process of this machine was first
+            partial.rename(target)
+    os.utime(target)
+    return target
+
+
+def _make_room(size: int) -> None:
+    """Delete copies until the disk has room for so many bytes more, those that were used last at the end.
+
+    Whoever has a copy open keeps it. Raises HeadwaterError where there is not room enough.
+    """
+    folder = cache_folder()
+    copies = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process is making room too
+            if not path.suffix:
+                copies.append((path.stat().st_mtime, path))
+    for used, path in sorted(copies):
+        if shutil.disk_usage(folder).free >= size + SPARED_BYTES or time.time() - used < IN_USE_SECONDS:
+            break
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise HeadwaterError(
+            f"a copy of {size:,} bytes has no room on a disk with {free:,} bytes left",
+            where=str(folder),
+            fix="make room, or set TMPDIR to a folder on a larger disk",
+        )
 
 
 def _is_whole(path: Path, size: int) -> bool:

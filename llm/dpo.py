@@ -24,7 +24,6 @@ from llm import model, trainer
 from llm.batches import BatchPlan
 from llm.chat import encode_conversation, encode_prompt
 from llm.examples import Example, Examples, describe_examples, pad, write_examples
-from llm.kernels import use_kernels
 from llm.objectives import PreferenceOptimisation, answer_logprobs
 from llm.pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from llm.preferences import Preference
@@ -109,6 +108,8 @@ class ReferenceScorer:
         dtype = torch_dtype(resolve_precision(config.precision))
         self.model = model.saved_model(sft).to(self.device, dtype).eval()
         if self.device.type == "cpu":
+            from llm.kernels import use_kernels
+
             use_kernels(self.model)  # as in training
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """The same arithmetic in fewer passes over memory: what torch's CPU kernels do slowly in a training step.
 
-On one core torch's fused attention reaches a third of the speed of a matrix product, and the loss over a
-vocabulary makes seven passes over fp32 logits. Both are written here in blocks that stay in the cache, with
-their gradients. GPUs keep torch's own kernels.
+On one core torch's fused attention reaches a third of the speed of a matrix product, the loss over a
+vocabulary makes seven passes over fp32 logits, and a norm keeps three copies of what it is given. All are
+written here in blocks that stay in the cache, with their gradients. GPUs keep torch's own kernels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 ATTENTION = "headwater_causal_blocks"
 LONGEST = 2048
@@ -19,6 +24,17 @@ QUERIES = 64
 """Queries of a block. Each sees the keys up to its block's end: most of what is masked is not computed."""
 LOGIT_BLOCK = 1 << 20
 """Logits that are looked at at a time (4 MB in fp32)."""
+NORM_BLOCK = 1 << 17
+"""Numbers that are normalised at a time (0.5 MB in fp32)."""
+
+
+def _blocks(rows: int, width: int, numbers: int, buffers: int = 1) -> Iterator[tuple[Any, ...]]:
+    """Slices of rows that hold some `numbers` each, with memory in fp32 that the next one uses again."""
+    size = min(rows, max(1, numbers // width))
+    memory = torch.empty(buffers, size, width, dtype=torch.float32)
+    for start in range(0, rows, size):
+        end = min(rows, start + size)
+        yield slice(start, end), *memory[:, : end - start]
 
 
 class _Attention(torch.autograd.Function):
@@ -30,26 +46,26 @@ class _Attention(torch.autograd.Function):
         K = k.shape[1]
         k, v = k.reshape(B * K, L, D), v.reshape(B * K, L, D)
         out = torch.empty(B, K, H // K, L, D, dtype=q.dtype)
+        masked = torch.full((QUERIES, QUERIES), float("-inf"), dtype=q.dtype).triu_(1)
         queries, kept = [], []
         for start in range(0, L, QUERIES):
             end = min(L, start + QUERIES)
             block = (q[:, :, start:end] * scale).reshape(B * K, -1, D)  # heads that share keys end to end
             scores = torch.bmm(block, k[:, :end].transpose(1, 2)).view(B * H, end - start, end)
-            scores[:, :, start:].masked_fill_(_above_diagonal(end - start), float("-inf"))
+            scores[:, :, start:].add_(masked[: end - start, : end - start])
             p = torch.softmax(scores, -1).view(B * K, -1, end)
             out[:, :, :, start:end] = torch.bmm(p, v[:, :end]).view(B, K, -1, end - start, D)
             queries.append(block)
             kept.append(p)
-        out = out.view(B, H, L, D)
         ctx.shape, ctx.scale = (B, H, K, L, D), scale
-        ctx.save_for_backward(k, v, out, *queries, *kept)
-        return out
+        ctx.save_for_backward(k, v, *queries, *kept)
+        return out.view(B, H, L, D)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         B, H, K, L, D = ctx.shape
-        k, v, out, *blocks = ctx.saved_tensors
+        k, v, *blocks = ctx.saved_tensors
         queries, kept = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
         d_q = torch.empty(B, H, L, D, dtype=k.dtype)
         d_k, d_v = torch.zeros_like(k), torch.zeros_like(v)
@@ -57,16 +73,12 @@ class _Attention(torch.autograd.Function):
             end = min(L, start + QUERIES)
             block, p = queries[number], kept[number]
             d_block = d_out[:, :, start:end].reshape(B * K, -1, D)
-            dot = (d_block * out[:, :, start:end].reshape(B * K, -1, D)).sum(-1, keepdim=True)
             d_v[:, :end].baddbmm_(p.transpose(1, 2), d_block)
-            d_scores = torch.bmm(d_block, v[:, :end].transpose(1, 2)).sub_(dot).mul_(p)
+            d_p = torch.bmm(d_block, v[:, :end].transpose(1, 2))
+            d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
             d_q[:, :, start:end] = torch.bmm(d_scores, k[:, :end]).mul_(ctx.scale).view(B, H, -1, D)
             d_k[:, :end].baddbmm_(d_scores.transpose(1, 2), block)
         return d_q, d_k.view(B, K, L, D), d_v.view(B, K, L, D), None
-
-
-def _above_diagonal(size: int) -> torch.Tensor:
-    return torch.ones(size, size, dtype=torch.bool).triu_(1)
 
 
 def causal_attention(
@@ -84,21 +96,62 @@ def causal_attention(
     """
     whole = query.shape[2] == key.shape[2] and 1 < query.shape[2] <= LONGEST
     if attention_mask is not None or not whole or query.device.type != "cpu":
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _Attention.apply(query, key, value, scale).transpose(1, 2).contiguous(), None
 
 
-def use_kernels(model: Any) -> None:
-    """Have a transformers model on the CPU compute its attention here, for as long as it is in memory."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+class _RMSNorm(torch.autograd.Function):
+    """x / sqrt(mean(x²) + eps) · gain over the last axis, in fp32 and rounded once; x [N, W], gain [W]."""
 
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+        N, W = x.shape
+        in_fp32 = gain.float()
+        out, scale = torch.empty_like(x), in_fp32.new_empty(N, 1)
+        for rows, buffer in _blocks(N, W, NORM_BLOCK):
+            block, r = buffer.copy_(x[rows]), scale[rows]
+            torch.linalg.vector_norm(block, dim=-1, keepdim=True, out=r).square_().div_(W).add_(eps).rsqrt_()
+            out[rows] = block.mul_(r).mul_(in_fp32)
+        ctx.save_for_backward(x, gain, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, gain, scale = ctx.saved_tensors
+        N, W = x.shape
+        in_fp32 = gain.float()
+        d_x, d_gain = torch.empty_like(x), torch.zeros_like(in_fp32)
+        for rows, normed, d, product in _blocks(N, W, NORM_BLOCK, buffers=3):
+            r = scale[rows]
+            normed.copy_(x[rows]).mul_(r)
+            d.copy_(d_out[rows])
+            torch.mul(d, normed, out=product)
+            d_gain += product.sum(0)
+            along = torch.mv(product, in_fp32).div_(W)[:, None]
+            d_x[rows] = d.mul_(in_fp32).sub_(normed.mul_(along)).mul_(r)  # a longer x is normed to the same
+        return d_x, d_gain.to(gain.dtype), None
+
+
+class BlockNorm(Qwen3RMSNorm):
+    """What a norm of transformers becomes: parameters and the rest stay as they are."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.device.type != "cpu":
+            return super().forward(hidden_states)
+        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+        return _RMSNorm.apply(flat, self.weight, self.variance_epsilon).view(hidden_states.shape)
+
+
+def use_kernels(model: Any) -> None:
+    """Have a transformers model on the CPU compute here, for as long as it is in memory."""
     AttentionInterface.register(ATTENTION, causal_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # none where attention is plainly causal
     model.set_attn_implementation(ATTENTION)
+    for module in model.modules():
+        if type(module) is Qwen3RMSNorm:
+            module.__class__ = BlockNorm
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -106,22 +159,27 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        size = max(1, LOGIT_BLOCK // logits.shape[1])
-        lse = torch.cat([torch.logsumexp(block.float(), -1) for block in logits.split(size)])
-        ctx.save_for_backward(logits, targets, lse)
-        return lse - logits.gather(1, targets[:, None])[:, 0].float()
+        N, V = logits.shape
+        probabilities, losses = torch.empty_like(logits), logits.new_empty(N, dtype=torch.float32)
+        for rows, block in _blocks(N, V, LOGIT_BLOCK):
+            block.copy_(logits[rows])
+            block.sub_(block.amax(-1, keepdim=True))
+            of_targets = block.gather(1, targets[rows, None])
+            total = block.exp_().sum(-1, keepdim=True)
+            losses[rows] = (total.log() - of_targets)[:, 0]
+            probabilities[rows] = block.div_(total)
+        ctx.save_for_backward(probabilities, targets, losses)
+        return losses
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, d_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, targets, lse = ctx.saved_tensors
-        size = max(1, LOGIT_BLOCK // logits.shape[1])
-        d_logits = torch.empty_like(logits)
-        for start in range(0, len(logits), size):
-            rows = slice(start, start + size)
-            d_block = logits[rows].float().sub_(lse[rows, None]).exp_()
-            d_block.scatter_add_(1, targets[rows, None], d_block.new_full((len(d_block), 1), -1.0))
-            d_logits[rows] = d_block.mul_(d_losses[rows, None])
+        probabilities, targets, losses = ctx.saved_tensors
+        d_losses = d_losses.to(probabilities.dtype)  # rounded alike for targets and others
+        # A target's is p - 1, and p = exp(-loss): with a rounded p it would be 0 where p is almost 1.
+        of_targets = torch.expm1(-losses) * d_losses
+        d_logits = probabilities * d_losses[:, None]
+        d_logits[torch.arange(len(targets)), targets] = of_targets.to(d_logits.dtype)
         return d_logits, None
 
 

@@ -193,7 +193,7 @@ def initialise_engine(
         config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
         engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=config, mpu=groups)
     else:
-        adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8)
+        adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8, fused=True)
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine

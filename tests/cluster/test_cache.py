@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,32 @@ def test_a_file_unlike_its_record_is_refused_and_nothing_is_left(folder: Artifac
         cached_file(folder.path("file"), len(CONTENT), SUM)
     assert caught.value.where == folder.path("file")
     assert [path.suffix for path in cache.cache_folder().iterdir()] == [".lock"]
+
+
+def test_where_the_disk_is_full_old_copies_go_and_those_in_use_stay(
+    folder: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for two files and a half beside what is spared."""
+
+    def usage(path: Path) -> shutil._ntuple_diskusage:
+        used = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        room = cache.SPARED_BYTES + 5 * len(CONTENT) // 2
+        return shutil._ntuple_diskusage(room, used, room - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    for name in ("a/one", "b", "c", "d"):
+        folder.write_bytes(name, CONTENT)
+    long_ago = time.time() - 2 * cache.IN_USE_SECONDS
+    old = [folder.local("b"), folder.local("a")]  # a file and a folder
+    for age, path in enumerate(old):
+        os.utime(path, (long_ago - age, long_ago - age))
+    kept = [old[0], folder.local("c")]
+    assert not old[1].exists() and all(path.exists() for path in kept), "the oldest is enough"
+    assert folder.local("b") == old[0], "asked for again, so it is in use"
+    monkeypatch.setattr(cache, "SPARED_BYTES", 0)
+    with pytest.raises(HeadwaterError, match="no room"):
+        folder.local("d")
+    assert all(path.read_bytes() == CONTENT for path in kept)
 
 
 def test_a_file_that_is_not_there_is_named(folder: Artifact) -> None:

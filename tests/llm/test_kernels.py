@@ -1,4 +1,4 @@
-"""Attention and loss in blocks are torch's, and so are their gradients."""
+"""Attention, norms and loss in blocks are torch's, and so are their gradients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from llm import kernels
 from llm.objectives import token_losses
@@ -43,11 +44,39 @@ def test_losses_over_a_vocabulary_and_their_gradients_are_torchs(monkeypatch: py
     (expected * weights).sum().backward()
     (got * weights).sum().backward()
     torch.testing.assert_close(ours.grad, exact.grad)
+    torch.testing.assert_close(ours, logits, rtol=0, atol=0)  # others may need them still
+
+
+def test_a_token_that_is_almost_sure_still_has_its_gradient() -> None:
+    logits = torch.tensor([[9.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    kernels.cross_entropy(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad.float(), torch.tensor([[-1.234e-4, 1.234e-4]]), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_norms_and_their_gradients_are_transformers(
+    precision: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "NORM_BLOCK", 64)  # several blocks, the last one shorter
+    torch.manual_seed(0)
+    x, gain, d_out = 3 * torch.randn(2, 5, 3, 16), torch.rand(16), torch.randn(2, 5, 3, 16)
+    results = []
+    for dtype, kind in ((torch.float32, Qwen3RMSNorm), (precision, kernels.BlockNorm)):
+        norm, given = kind(16).to(dtype), x.to(dtype).transpose(1, 2).requires_grad_()
+        with torch.no_grad():
+            norm.weight.copy_(gain)
+        out = norm(given)
+        out.backward(d_out.to(dtype).transpose(1, 2))
+        results.append((out, given.grad, norm.weight.grad))
+    for expected, got in zip(*results, strict=True):
+        assert float(((got.float() - expected).norm() / expected.norm()).detach()) < tolerance
 
 
 def test_a_model_gives_the_losses_that_transformers_gives_with_and_without_padding() -> None:
     plain, model = copy.deepcopy(small_model()), copy.deepcopy(small_model())
     kernels.use_kernels(model)
+    assert isinstance(model.model.norm, kernels.BlockNorm)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (3, 71)))
     positions = torch.arange(70).remainder(30).expand(3, -1)  # documents end after 30 tokens
     for more in ({}, {"positions": positions}):
