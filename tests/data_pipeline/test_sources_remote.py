@@ -64,15 +64,16 @@ def test_a_download_is_stopped_at_its_limit(web_server: WebServer) -> None:
 
 def test_objects_are_listed_read_and_fingerprinted(s3_server: str, jsonl_file: Path) -> None:
     client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket="crawl")  # of its own: the listing must be no other test's
     for key in ("web/b.jsonl", "web/a.jsonl", "web/other.bin"):
-        client.upload_file(str(jsonl_file), "corpus", key)
-    source = source_of("jsonl", paths=["s3://corpus/web"])
+        client.upload_file(str(jsonl_file), "crawl", key)
+    source = source_of("jsonl", paths=["s3://crawl/web"])
     paths = [file.path for file in input_files(source, "jsonl")]
-    assert paths == ["s3://corpus/web/a.jsonl", "s3://corpus/web/b.jsonl"]
-    assert [f.path for f in input_files(source_of("jsonl", paths=["s3://corpus/*/a*"]), "jsonl")] == paths[:1]
+    assert paths == ["s3://crawl/web/a.jsonl", "s3://crawl/web/b.jsonl"]
+    assert [f.path for f in input_files(source_of("jsonl", paths=["s3://crawl/*/a*"]), "jsonl")] == paths[:1]
     assert len(read_all("jsonl", paths[0])[0]) == 10
     before = fingerprint([source])
-    client.put_object(Bucket="corpus", Key="web/a.jsonl", Body=b'{"text": "changed"}\n')
+    client.put_object(Bucket="crawl", Key="web/a.jsonl", Body=b'{"text": "changed"}\n')
     assert fingerprint([source]) != before
 
 
