@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.explain import TokenPlace
 from data_pipeline.shards import TokenRows
 from llm.batches import Plan, Visit
+
+if TYPE_CHECKING:  # it imports all of cleaning, which a training worker has no use for
+    from data_pipeline.explain import TokenPlace
 
 
 @dataclass(frozen=True)
