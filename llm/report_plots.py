@@ -57,7 +57,11 @@ def draw(folder: Path, report: Report) -> dict[str, str]:
         ):
             if figure is not None:
                 figure.savefig(
-                    folder / f"{name}.png", dpi=144, facecolor="white", metadata={"Software": None}
+                    folder / f"{name}.png",
+                    dpi=144,
+                    facecolor="white",
+                    bbox_inches="tight",  # a long label widens the picture
+                    metadata={"Software": None},
                 )
                 made[name] = f"{name}.png"
     return made

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 
 from llm.report import (
@@ -96,6 +97,14 @@ def test_the_card_holds_tables_pictures_samples_and_lineage(tmp_path: Path) -> N
         "| torch | 2.13.0 |",
     ):
         assert expected in text, expected
+
+
+def test_long_reasons_stay_inside_the_picture(tmp_path: Path) -> None:
+    reasons = {"gopher_below_alpha_threshold": 98, "gopher_short_doc": 38, "gopher_too_many_bullets": 24}
+    write_report(tmp_path, Report(title="long", funnel=[FunnelStep("gopher_quality", 3589, reasons)]))
+    pixels = matplotlib.image.imread(tmp_path / "funnel.png")
+    assert (pixels[:, -5:] == 1).all(), "the right edge is white"
+    assert (pixels[:, :-5] != 1).any()
 
 
 def test_the_json_is_the_whole_card_and_strictly_json(tmp_path: Path) -> None:
