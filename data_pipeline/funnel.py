@@ -120,7 +120,8 @@ def picture(counts: Sequence[StepCount]) -> bytes:
         heading = f"{left:,} of {read:,} documents kept ({left / max(1, read):.1%})"
         figure.text(0.03, 0.93, heading, fontsize=13, fontweight="bold", color="#1d3b4a")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Long names and reasons widen the picture.
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
