@@ -37,18 +37,18 @@ from datatrove.utils.hashing import HashConfig
 from tokenizers import Tokenizer
 
 from benchmarks.pages import read_pages
-from data_pipeline import tokenizer as tokenizers
-from data_pipeline.chat_template import DOCUMENT_END, PADDING
-from data_pipeline.documents import Document
-from data_pipeline.encoder import Encoder
-from data_pipeline.extract import ExtractConfig, main_text
-from data_pipeline.filters import text as words
-from data_pipeline.filters.language import LanguageFilter
-from data_pipeline.filters.verdict import Rejection, first_hit
-from data_pipeline.measure import Measured, Measurer
-from data_pipeline.packing import id_type, pack
-from data_pipeline.scores import Signer
-from data_pipeline.steps import CleanConfig
+from headwater.data_pipeline.clean.score_documents import Measured, Measurer
+from headwater.data_pipeline.clean.scores import Signer
+from headwater.data_pipeline.clean.steps import CleanConfig
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.filters.language import LanguageFilter
+from headwater.data_pipeline.text import document_text as words
+from headwater.data_pipeline.text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.tokens import tokenizer as tokenizers
+from headwater.data_pipeline.tokens.chat_template import DOCUMENT_END, PADDING
+from headwater.data_pipeline.tokens.encoder import Encoder
+from headwater.data_pipeline.tokens.packing import id_type, pack
+from headwater.data_pipeline.verdict import Rejection, first_hit
 
 PASSES, ROW_LENGTH = 3, 512
 Texts = list[tuple[str, str]]

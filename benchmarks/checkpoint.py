@@ -17,9 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llm import checkpoint, zero
-from llm.model import ModelConfig, hf_config, initialise
-from llm.zero import ZeroConfig
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import ModelConfig, hf_config
+from headwater.llm.training import zero
+from headwater.llm.training.state import elements
+from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
 
@@ -50,8 +52,8 @@ def measure(depth: int, folder: Path) -> None:
         seconds = {
             "step": clock(partial(step, engine)),
             "copy, for which alone training stops": clock(partial(copy, engine)),
-            "save": clock(partial(checkpoint.save, engine, own, {})),
-            "load": clock(partial(checkpoint.load, engine, own)),
+            "save": clock(partial(elements.save, engine, own, {})),
+            "load": clock(partial(elements.load, engine, own)),
             "DeepSpeed save": clock(partial(engine.save_checkpoint, theirs, "state")),
             "DeepSpeed load": clock(partial(engine.load_checkpoint, theirs, "state")),
         }
@@ -62,7 +64,7 @@ def measure(depth: int, folder: Path) -> None:
 
 
 def copy(engine: Any) -> None:
-    list(checkpoint.pieces(engine))
+    list(elements.pieces(engine))
 
 
 def step(engine: Any) -> None:

@@ -26,10 +26,11 @@ from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 from datatrove.utils.hashing import HashConfig
 
-from data_pipeline.dedup.minhash import MinHashConfig, MinHasher
-from data_pipeline.filters import c4, fineweb, gopher, text
-from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection, first_hit
+from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
+from headwater.data_pipeline.filters import c4, fineweb, gopher
+from headwater.data_pipeline.text import document_text
+from headwater.data_pipeline.text.document_text import Text
+from headwater.data_pipeline.verdict import Rejection, first_hit
 
 PASSES = 3
 
@@ -110,8 +111,8 @@ def compare(
 ) -> None:
     megabytes = sum(len(content.encode()) for content in texts) / 1e6
     seconds(ours, texts)  # functions compiled, or read from numba's cache
-    text._current.clear()
-    text.vocabulary()
+    document_text._current.clear()
+    document_text.vocabulary()
     cold, ours_found = seconds(ours, texts)
     _, theirs_found = seconds(theirs, texts)
     equal = sum(a == b for a, b in zip(theirs_found, ours_found, strict=True))

@@ -1,4 +1,4 @@
-"""Deciding about many documents: time and memory of `data_pipeline.decide` over made-up score tables.
+"""Time and memory of `clean.select_documents` over generated score tables.
 
     python -m benchmarks.duplicates [--documents 1000000] [--folder DIR]
 
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.artifact import Artifact
-from data_pipeline.decide import Decisions
-from data_pipeline.scores import SCORES, read_scores, schema
-from data_pipeline.steps import CleanConfig
-from data_pipeline.tables import write_table
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.clean.scores import SCORES, read_scores, schema
+from headwater.data_pipeline.clean.select_documents import Decisions
+from headwater.data_pipeline.clean.steps import CleanConfig
+from headwater.data_pipeline.tables import write_table
 
 ROWS = 10_000
 MIX = np.uint64(0x9E3779B97F4A7C15)

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_pipeline.encoder import Encoder
-from data_pipeline.tokenizer import load_encoder, save_tokenizer, train, wrap
+from headwater.data_pipeline.tokens.encoder import Encoder
+from headwater.data_pipeline.tokens.tokenizer import load_encoder, save_tokenizer, train, wrap
 
 PASSES = 3
 LEARNT_FROM = 1_000_000

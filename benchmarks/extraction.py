@@ -22,8 +22,8 @@ import lxml.html
 import pyarrow.parquet as pq
 import trafilatura
 
-from data_pipeline.extract import ExtractConfig, main_text
-from data_pipeline.filters.verdict import Rejection
+from headwater.data_pipeline.text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.verdict import Rejection
 
 PASSES = 3
 WORD = re.compile(r"\w+")

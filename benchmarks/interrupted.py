@@ -30,12 +30,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cluster.artifact import Artifact
-from data_pipeline.packing import pack
-from data_pipeline.shards import TokenRows, write_shard
-from llm.batches import BatchPlan
-from llm.pretrain import PackedRows
-from llm.trainer import read_history
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.tokens.packing import pack
+from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.stages.pretrain import PackedRows
+from headwater.llm.training.loop import read_history
 from tests.cluster.heads import ROOT, Head, head
 from tests.llm.models import save_model
 
@@ -89,14 +89,14 @@ def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, st
     """The driver's process: one training job to its end, from wherever it stands."""
     import functools
 
-    from cluster.artifact import Folder
-    from cluster.session import Session
-    from cluster.store import Store
-    from llm.model import saved_model
-    from llm.objectives import NextToken
-    from llm.train_config import TrainConfig
-    from llm.trainer import TrainJob, train
-    from llm.zero import ZeroConfig
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.artifact import Folder
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.model.build import saved_model
+    from headwater.llm.training.config import TrainConfig
+    from headwater.llm.training.loop import TrainJob, train
+    from headwater.llm.training.objectives import NextToken
+    from headwater.llm.training.zero_config import ZeroConfig
 
     rows = TokenRows(Artifact(str(inputs / "tokenize")), "train")
     config = TrainConfig(

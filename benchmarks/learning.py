@@ -61,7 +61,7 @@ def cut(books: Path, output: Path) -> int:
 
 
 def recipe(store: Path, documents: Path, count: int) -> dict[str, Any]:
-    from data_pipeline.clean import CleanConfig
+    from headwater.data_pipeline.clean.stage import CleanConfig
 
     return {
         "name": "learning",

@@ -17,9 +17,9 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.encoding import LEARNT_FROM, read
-from data_pipeline.encoder import Encoder
-from data_pipeline.packing import PackedRows, Packing, best_fit, pack
-from data_pipeline.tokenizer import save_tokenizer, train, wrap
+from headwater.data_pipeline.tokens.encoder import Encoder
+from headwater.data_pipeline.tokens.packing import PackedRows, Packing, best_fit, pack
+from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
 
 END, PAD = 0, 3
 

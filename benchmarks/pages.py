@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_pipeline.documents import Document
-from data_pipeline.sources import read_source
-from data_pipeline.sources.spec import WarcSource
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources import read_source
+from headwater.data_pipeline.sources.spec import WarcSource
 
 
 def read_pages(files: Sequence[Path]) -> list[Document]:

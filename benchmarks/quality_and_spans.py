@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.dedup.repeats import BYTES_PER_WINDOW, find_repeats, ranges, ranks, spans_of
-from data_pipeline.dedup.substring import SubstringConfig, cut
-from data_pipeline.dedup.window_file import WindowFile, write_windows
-from data_pipeline.filters.linear import LinearModel, ModelCard
-from data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, rules
-from data_pipeline.filters.training import TrainSettings
-from data_pipeline.filters.verdict import first_hit
-from data_pipeline.quality import read_texts
-from data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.dedup.repeats import BYTES_PER_WINDOW, find_repeats, ranges, ranks, spans_of
+from headwater.data_pipeline.dedup.substring import SubstringConfig, cut
+from headwater.data_pipeline.dedup.window_index import WindowFile, write_windows
+from headwater.data_pipeline.filters.linear import LinearModel, ModelCard
+from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, rules
+from headwater.data_pipeline.filters.training import TrainSettings
+from headwater.data_pipeline.quality import read_texts
+from headwater.data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.verdict import first_hit
 
 PART = 512
 """Documents, as `acquire` makes its parts."""

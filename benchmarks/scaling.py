@@ -23,14 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.pages import read_pages
-from cluster.artifact import Artifact
-from cluster.session import Session
-from cluster.stage import execute
-from cluster.store import Store
-from data_pipeline.acquire import Acquire, AcquireConfig
-from data_pipeline.clean import KEPT, REJECTED, Clean, CleanConfig, MeasureWorker, WriteWorker, stem
-from data_pipeline.documents import Document
-from data_pipeline.parts import DOCUMENTS
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.stage import (
+    KEPT,
+    REJECTED,
+    Clean,
+    CleanConfig,
+    MeasureWorker,
+    WriteWorker,
+    stem,
+)
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.parts import DOCUMENTS
 
 
 def write_copies(pages: Sequence[Document], copies: int, path: Path) -> int:

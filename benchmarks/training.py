@@ -25,15 +25,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.artifact import Artifact, Folder
-from cluster.session import Session
-from cluster.store import Store
-from llm import training_engine, zero
-from llm.model import ModelConfig, flops_per_token, hf_config, initialise, saved_model
-from llm.objectives import NextToken
-from llm.peak import measured
-from llm.train_config import TrainConfig
-from llm.trainer import KEEP_MEMORY, TrainJob, Worker, train, train_step
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.cluster.storage.store import Store
+from headwater.llm.hardware.peak import measured
+from headwater.llm.hardware.precision import resolve_precision, torch_dtype
+from headwater.llm.model.build import initialise, saved_model
+from headwater.llm.model.shape import ModelConfig, flops_per_token, hf_config
+from headwater.llm.training import engine as training_engine
+from headwater.llm.training import zero
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.loop import KEEP_MEMORY, TrainJob, Worker, train, train_step
+from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model
 from tests.llm.ranks import on_ranks
@@ -64,7 +68,7 @@ def fresh(depth: int) -> Any:
 
 
 def settings(rows: int) -> TrainConfig:
-    return TrainConfig(steps=1000, batch=rows, micro_batch=rows, workers=1, zero=zero.ZeroConfig(stage=0))
+    return TrainConfig(steps=1000, batch=rows, micro_batch=rows, workers=1, zero=ZeroConfig(stage=0))
 
 
 def ours(depth: int, rows: int, steps: int) -> list[float]:
@@ -79,7 +83,7 @@ def ours(depth: int, rows: int, steps: int) -> list[float]:
 def bare(depth: int, rows: int, steps: int) -> list[float]:
     """Seconds of a loop as one writes it down: autocast where 16 bits are native, fused AdamW, eager."""
     model = fresh(depth).train()
-    precision = zero.torch_dtype(zero.resolve_precision("auto"))
+    precision = torch_dtype(resolve_precision("auto"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     source = RandomRows(rows, LENGTH)
 
@@ -101,9 +105,9 @@ def trainers(depth: int, rows: int, steps: int) -> list[float]:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     zero.start()
-    precision = zero.resolve_precision("auto")
+    precision = resolve_precision("auto")
     config = zero.deepspeed_config(
-        zero.ZeroConfig(stage=0), precision, micro_batch=rows, accumulation=1, world_size=1, clip=1.0
+        ZeroConfig(stage=0), precision, micro_batch=rows, accumulation=1, world_size=1, clip=1.0
     )
     config["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}
     source = RandomRows(rows, LENGTH)
@@ -155,7 +159,7 @@ def timed(step: Callable[[int], object], steps: int) -> list[float]:
 
 def measure(name: str, depth: int, rows: int, steps: int, result: str) -> None:
     """In a process of its own: median seconds of a step, and the peak that was measured beside it."""
-    peak = measured(zero.torch_dtype(zero.resolve_precision("auto")), torch.device("cpu"))
+    peak = measured(torch_dtype(resolve_precision("auto")), torch.device("cpu"))
     seconds = {"ours": ours, "bare": bare, "Trainer": trainers}[name](depth, rows, steps)
     Path(result).write_text(json.dumps([statistics.median(seconds), peak]))
 
@@ -193,7 +197,7 @@ def main() -> None:
     flops = flops_per_token(hf_config(ModelConfig(depth=options.depth), VOCABULARY, chat_tokenizer()), LENGTH)
     tokens, found = options.rows * LENGTH, {}
     os.environ.update(KEEP_MEMORY)  # before the server starts that the three are forked from
-    print(f"depth {options.depth}, {options.rows} rows of {LENGTH} tokens, {zero.resolve_precision('auto')}")
+    print(f"depth {options.depth}, {options.rows} rows of {LENGTH} tokens, {resolve_precision('auto')}")
     for name in ("bare", "ours", "Trainer"):
         with tempfile.NamedTemporaryFile() as result:
             on_ranks(1, measure, name, options.depth, options.rows, options.steps, result.name)

@@ -21,9 +21,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from llm import zero
-from llm.memory import StateBytes, Weight, largest_state, other_bytes, state_bytes, weights_of
-from llm.model import ModelConfig, hf_config, initialise
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import ModelConfig, Weight, hf_config, weights_of
+from headwater.llm.planning.memory import largest_state
+from headwater.llm.training import zero
+from headwater.llm.training.held_memory import StateBytes, other_bytes, state_bytes
+from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
 
@@ -41,7 +44,7 @@ def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> 
     engine = zero.initialise_engine(
         model,
         zero.deepspeed_config(
-            zero.ZeroConfig(stage=stage, bucket_elements=10_000),  # type: ignore[arg-type]
+            ZeroConfig(stage=stage, bucket_elements=10_000),  # type: ignore[arg-type]
             precision,
             micro_batch=1,
             accumulation=2,
@@ -116,7 +119,7 @@ def main() -> None:
         for (stage, precision, optimizer), (state, others) in zip(cases, measured, strict=True):
             formula = largest_state(
                 weights,
-                zero.ZeroConfig(stage=stage),  # type: ignore[arg-type]
+                ZeroConfig(stage=stage),  # type: ignore[arg-type]
                 world_size=world_size,
                 precision=precision,
                 optimizer=optimizer,  # type: ignore[arg-type]

@@ -16,16 +16,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.artifact import SCRATCH, Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem
-from cluster.session import Session
-from cluster.stage import Stage, StageConfig
-from data_pipeline.documents import Document
-from data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
-from data_pipeline.sources.items import Unread, UnreadableFile
-from data_pipeline.sources.position import Position
-from data_pipeline.sources.spec import FileSource, Source
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage, StageConfig
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.spec import FileSource, Source
 
 
 class AcquireConfig(StageConfig):
@@ -46,12 +46,12 @@ class Acquire(Stage[AcquireConfig]):
     version: ClassVar[int] = 2
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        from data_pipeline.sources.listing import fingerprint
+        from headwater.data_pipeline.sources.listing import fingerprint
 
         return fingerprint(self.config.sources)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
-        from cluster.parallel import map_units
+        from headwater.cluster.runtime.parallel import map_units
 
         units = _units(self.config)
         results = map_units(
@@ -101,7 +101,7 @@ def _describe(problem: Mapping[str, str]) -> str:
 
 def _units(config: AcquireConfig) -> list[dict[str, Any]]:
     """One unit a file; of folders, whose files are one document each, one unit a part."""
-    from data_pipeline.sources.listing import input_files
+    from headwater.data_pipeline.sources.listing import input_files
 
     groups: list[tuple[int, list[str]]] = []
     for index, source in enumerate(config.sources):
@@ -125,7 +125,7 @@ class ReadWorker:
         self._config, self._output = config, output
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        from data_pipeline.sources import read_source
+        from headwater.data_pipeline.sources import read_source
 
         source = self._config.sources[unit["source"]]
         parts = PartWriter(self._output, unit["unit"], self._config.documents_per_part)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import filesystem
 
 KEPT = "kept"
 

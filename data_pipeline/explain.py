@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.artifact import Artifact
-from cluster.filesystem import filesystem
-from data_pipeline.clean import REJECTED
-from data_pipeline.corpus import KEPT
-from data_pipeline.shards import INDEX, SPLITS
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.clean.stage import REJECTED
+from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.tokens.shards import INDEX, SPLITS
 
 WHY = ("id", "url", "title", "source", "step", "reason", "score", "threshold", "duplicate_of")
 WHAT = ("id", "url", "title", "source", "language")

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.artifact import SCRATCH, Artifact
-from data_pipeline.documents import Document, to_table
-from data_pipeline.sources.items import UNREAD_SCHEMA, Unread
-from data_pipeline.sources.position import Mark, Position
-from data_pipeline.tables import read_table, write_table
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.data_pipeline.documents import Document, to_table
+from headwater.data_pipeline.sources.items import UNREAD_SCHEMA, Unread
+from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.tables import read_table, write_table
 
 DOCUMENTS, UNREAD = "documents", "unread"
 PART_BYTES = 32 << 20

@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import list_files
-from cluster.versions import installed
-from data_pipeline.documents import Document
-from data_pipeline.extract import ExtractConfig, Extractor
-from data_pipeline.filters import linear
-from data_pipeline.filters.linear import MODEL, WEIGHTS, ModelCard
-from data_pipeline.filters.training import Examples, Report, TrainSettings, train
-from data_pipeline.filters.verdict import Rejection
-from data_pipeline.normalise import normalise
-from data_pipeline.sources import read_source
-from data_pipeline.sources.guess import sources_of
-from data_pipeline.sources.items import Unread, UnreadableFile
-from data_pipeline.sources.listing import input_files
-from data_pipeline.sources.spec import Columns
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import list_files
+from headwater.cluster.versions import installed
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.filters import linear
+from headwater.data_pipeline.filters.linear import MODEL, WEIGHTS, ModelCard
+from headwater.data_pipeline.filters.training import Examples, Report, TrainSettings, train
+from headwater.data_pipeline.sources import read_source
+from headwater.data_pipeline.sources.guess import sources_of
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.listing import input_files
+from headwater.data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
+from headwater.data_pipeline.text.normalise import normalise
+from headwater.data_pipeline.verdict import Rejection
 
 VERSIONS = ("headwater", "numpy", "numba")
 REPORTED = 500

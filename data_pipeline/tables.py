@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
 
 TEXTS, DECISIONS = f"{SCRATCH}/texts", f"{SCRATCH}/decisions"
 

@@ -10,15 +10,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.errors import readable, root_cause
-from headwater import k8s_command, quality_command, trace_command
-from headwater.batch_command import batch
-from headwater.clean_command import clean
-from headwater.corpus_commands import explain, funnel
-from headwater.dial_command import dial
-from headwater.export_command import export
-from headwater.jobs_command import jobs_app, submit
-from headwater.operations import doctor, status
+from headwater.cluster.errors import readable, root_cause
+from headwater.commands import k8s, quality, trace
+from headwater.commands.batch import batch
+from headwater.commands.clean import clean
+from headwater.commands.corpus import explain, funnel
+from headwater.commands.dial import dial
+from headwater.commands.export import export
+from headwater.commands.jobs import jobs_app, submit
+from headwater.commands.operations import doctor, status
+from headwater.commands.plan import plan
+from headwater.commands.scaling import scaling
 from headwater.options import (
     AddressOption,
     MaxWorkersOption,
@@ -31,8 +33,6 @@ from headwater.options import (
     open_recipe,
     open_session,
 )
-from headwater.plan_command import plan
-from headwater.scaling_command import scaling
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(k8s_command.app, name="k8s")
+app.add_typer(k8s.app, name="k8s")
 
 
 @app.callback()
@@ -107,7 +107,7 @@ def serve(
     import signal
 
     from headwater import pipeline
-    from serving import app as endpoint
+    from headwater.serving import app as endpoint
 
     given = {"serve.host": host, "serve.port": port}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
@@ -137,7 +137,7 @@ def ask(
     ] = "",
 ) -> None:
     """Ask a served model; prints the answer and the sources it cites."""
-    from serving.client import ask as ask_endpoint
+    from headwater.serving.api.client import ask as ask_endpoint
 
     _print_answer(console, ask_endpoint(url, question, retrieval=retrieval, api_key=api_key))
 
@@ -150,8 +150,8 @@ def show(
     store: StoreOption = "store",
 ) -> None:
     """List the artifacts of a store, or one with its config, metrics and lineage."""
-    from cluster.store import Store
     from headwater import show as view
+    from headwater.cluster.storage.store import Store
 
     if artifact is None:
         console.print(view.artifact_table(Store(store)))
@@ -163,9 +163,9 @@ def show(
 app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
-app.add_typer(quality_command.app, name="quality")
+app.add_typer(quality.app, name="quality")
 app.command()(dial)
-app.add_typer(trace_command.app, name="trace")
+app.add_typer(trace.app, name="trace")
 app.command()(export)
 app.command()(batch)
 app.command()(plan)
@@ -201,7 +201,7 @@ def main() -> None:
 
 
 def _app_config(recipe: Any, artifacts: dict[str, Any], session: Any) -> Any:
-    from serving.config import AppConfig
+    from headwater.serving.config import AppConfig
 
     return AppConfig(
         **recipe.serve.model_dump(),
@@ -213,8 +213,8 @@ def _app_config(recipe: Any, artifacts: dict[str, Any], session: Any) -> Any:
 
 def _ask_once(recipe: Any, artifacts: dict[str, Any], session: Any) -> None:
     """Start the endpoint on a free port, ask the recipe's question, print the answer, stop."""
-    from serving import app as endpoint
-    from serving.client import ask as ask_endpoint
+    from headwater.serving import app as endpoint
+    from headwater.serving.api.client import ask as ask_endpoint
 
     config = _app_config(recipe, artifacts, session).model_copy(update={"port": 0})
     with session.console.status("starting the endpoint"):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from cluster.session import Session
+    from headwater.cluster.runtime.session import Session
     from headwater.recipe import Recipe
 
 console = Console()
@@ -53,9 +53,9 @@ def open_session(
     For an object store the logs lie in a temporary folder meanwhile. `driver` is the one process that
     may make artifacts in a store on disk; it keeps the run's record.
     """
-    from cluster.filesystem import is_remote
-    from cluster.session import Session
-    from cluster.store import Store
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.filesystem import is_remote
+    from headwater.cluster.storage.store import Store
 
     opened = Store(store)
     with contextlib.ExitStack() as stack:

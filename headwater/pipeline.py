@@ -9,23 +9,24 @@ from typing import Any
 
 import yaml
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.record import StageRecord
-from cluster.session import Session
-from cluster.stage import Stage, execute, locate
-from data_pipeline.acquire import Acquire
-from data_pipeline.clean import Clean
-from data_pipeline.tokenize import Tokenize
-from data_pipeline.tokenizer import TrainTokenizer
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.run_record import StageRecord
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage, execute, locate
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.acquire import Acquire
+from headwater.data_pipeline.clean.stage import Clean
+from headwater.data_pipeline.tokens.tokenize import Tokenize
+from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
+from headwater.llm.planning.plan_report import PlanAhead
+from headwater.llm.stages.dpo import Dpo
+from headwater.llm.stages.evaluate import Evaluate
+from headwater.llm.stages.pretrain import Pretrain
+from headwater.llm.stages.reward import Reward
+from headwater.llm.stages.rl import Rl
+from headwater.llm.stages.sft import Sft
 from headwater.recipe import Recipe
-from llm.dpo import Dpo
-from llm.evaluate import Evaluate
-from llm.pretrain import Pretrain
-from llm.reward import Reward
-from llm.rl.stage import Rl
-from llm.sft import Sft
-from serving.retrieval.index import Index
+from headwater.serving.retrieval.index import Index
 
 STAGES: tuple[type[Stage[Any]], ...] = (
     Acquire,
@@ -60,7 +61,10 @@ def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
     for stage in STAGES:
         section = getattr(recipe, stage.name)
         if section is not None:
-            yield stage(section)
+            made = stage(section)
+            if isinstance(made, Pretrain):
+                made.compare_with_plan = PlanAhead
+            yield made
 
 
 def run(

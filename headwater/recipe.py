@@ -15,21 +15,28 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cluster.errors import HeadwaterError
-from cluster.stage import StageConfig
-from data_pipeline.acquire import AcquireConfig
-from data_pipeline.clean import CleanConfig
-from data_pipeline.tokenize import TokenizeConfig
-from data_pipeline.tokenizer import TokenizerConfig
-from llm.dial import LEARNING_RATES, REFERENCE_DEPTH, TOKENS_PER_PARAMETER, Derived, derive, learning_rate
-from llm.dpo import DpoConfig
-from llm.evaluate import EvaluateConfig
-from llm.pretrain import PretrainConfig
-from llm.reward import RewardConfig
-from llm.rl.stage import RlConfig
-from llm.sft import SftConfig
-from serving.config import ServeConfig
-from serving.retrieval.index import IndexConfig
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.acquire import AcquireConfig
+from headwater.data_pipeline.clean.stage import CleanConfig
+from headwater.data_pipeline.tokens.tokenize import TokenizeConfig
+from headwater.data_pipeline.tokens.tokenizer import TokenizerConfig
+from headwater.llm.model.dial import (
+    LEARNING_RATES,
+    REFERENCE_DEPTH,
+    TOKENS_PER_PARAMETER,
+    Derived,
+    derive,
+    learning_rate,
+)
+from headwater.llm.stages.dpo import DpoConfig
+from headwater.llm.stages.evaluate import EvaluateConfig
+from headwater.llm.stages.pretrain import PretrainConfig
+from headwater.llm.stages.reward import RewardConfig
+from headwater.llm.stages.rl import RlConfig
+from headwater.llm.stages.sft import SftConfig
+from headwater.serving.config import ServeConfig
+from headwater.serving.retrieval.index import IndexConfig
 
 AUTO = "auto"
 """In the place of pretraining's batch or steps: what the dial derives."""
@@ -43,7 +50,7 @@ class Recipe(StageConfig):
     store: str = "store"
     """Where artifacts go: a folder, or `s3://bucket/prefix`."""
     depth: int = Field(REFERENCE_DEPTH, ge=1)
-    """The dial for size: layers. What follows from it is said in `llm/dial.py`, and can be set by hand."""
+    """The dial for size: layers. `llm/model/dial.py` derives the rest; each value can also be set by hand."""
     tokens_per_parameter: float = Field(TOKENS_PER_PARAMETER, gt=0)
     """How long to pretrain where `pretrain.steps` is `auto`."""
     acquire: AcquireConfig

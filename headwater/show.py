@@ -11,9 +11,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.tree import Tree
 
-from cluster.artifact import Artifact, Manifest
-from cluster.errors import HeadwaterError
-from cluster.store import Store
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact, Manifest
+from headwater.cluster.storage.store import Store
 
 HEADLINE_METRICS = 4
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from cluster.artifact import SCRATCH, Artifact
-from cluster.filesystem import list_files
-from cluster.record import Record, read_record
-from cluster.store import Store
+from headwater.cluster.runtime.run_record import Record, read_record
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.filesystem import list_files
+from headwater.cluster.storage.store import Store
 from headwater.show import bytes_text
 
 COLOURS = {"running": "green", "finished": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}

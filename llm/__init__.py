@@ -1,1 +1,5 @@
-"""Model, training, alignment, inference engine and evaluation."""
+"""Models: architecture, training on Ray Train and DeepSpeed, alignment, inference, evaluation, planning.
+
+`serving` and the front door may import it; it imports `data_pipeline` and `cluster`.
+A loss goes to `training/objectives.py`, a reward to `rl/verifiers.py`, a stage to `stages/`.
+"""

@@ -7,13 +7,13 @@ import socket
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import is_remote
-from cluster.session import Session
-from cluster.store import Store
-from serving.auth import read_keys
-from serving.config import AppConfig, Scaling
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import is_remote
+from headwater.cluster.storage.store import Store
+from headwater.serving.api.auth import read_keys
+from headwater.serving.config import AppConfig, Scaling
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -25,8 +25,8 @@ def build(config: AppConfig) -> Application:
     """The graph as Serve deploys it; nothing is started."""
     from ray import serve
 
-    from serving.ingress import Ingress
-    from serving.replicas import EngineReplica, RetrievalReplica
+    from headwater.serving.api.ingress import Ingress
+    from headwater.serving.replicas import EngineReplica, RetrievalReplica
 
     engine = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
         name="Engine",
@@ -98,7 +98,7 @@ def stop() -> None:
 
 def check(config: AppConfig) -> None:
     """Find wrong settings here, where the message reaches a person, and not in a replica."""
-    from serving.retrieval.search import DESCRIPTION
+    from headwater.serving.retrieval.search import DESCRIPTION
 
     if not Artifact(config.model).exists("config.json"):
         raise HeadwaterError(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cluster.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig
 
 
 class Scaling(StageConfig):

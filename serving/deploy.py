@@ -1,4 +1,4 @@
-"""The endpoint as a Serve config names it: `import_path: serving.deploy:application`, settings in `args`.
+"""The endpoint for a Serve config: `import_path: headwater.serving.deploy:application`, settings in `args`.
 
 Where a Serve config deploys the endpoint (KubeRay's RayService, `serve deploy`), Serve's own HTTP options
 say on which addresses it listens, usually all of them. So keys are asked for here, whatever stands in front.
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cluster.errors import HeadwaterError
-from serving.app import build, check
-from serving.config import AppConfig
+from headwater.cluster.errors import HeadwaterError
+from headwater.serving.app import build, check
+from headwater.serving.config import AppConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
-IMPORT_PATH = "serving.deploy:application"
+IMPORT_PATH = "headwater.serving.deploy:application"
 
 
 def application(args: dict[str, Any]) -> Application:

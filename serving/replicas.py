@@ -7,13 +7,13 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from llm.engine import load_engine
-from serving.answer import Event, Job, answer
-from serving.openai_api import ApiError
-from serving.retrieval.passages import Passage
-from serving.retrieval.search import PassageIndex
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.inference import load_engine
+from headwater.serving.answers.answer import Event, Job, answer
+from headwater.serving.errors import ApiError
+from headwater.serving.retrieval.passages import Passage
+from headwater.serving.retrieval.search import PassageIndex
 
 
 class EngineReplica:

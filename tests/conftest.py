@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import Session
-from cluster.store import Store
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.store import Store
 from tests.s3 import s3_server as s3_server  # the fixture
 
 # The programs of the extra `tests` (weed, ray, headwater) lie beside this interpreter, on the PATH or not.

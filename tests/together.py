@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HOSTS = "tests/cluster/test_several_hosts.py"
+HOSTS = "tests/cluster/runtime/test_several_hosts.py"
 BESIDE = [HOSTS, "tests/headwater"]
 PYTEST = [sys.executable, "-m", "pytest", "--durations=8"]
 GROUPS = {

@@ -1,1 +1,5 @@
-"""Finding documents that are there already: exact copies, and near copies by MinHash."""
+"""Deduplication: exact copies, near copies by MinHash, repeated substrings.
+
+`filters` and `clean` import it; it imports `text`.
+Add a method as a file with its settings; `clean/select_documents.py` applies it.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
-from cluster.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig
 
 
 class ExactConfig(StageConfig):

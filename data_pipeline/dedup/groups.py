@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.compiled import compiled
+from headwater.data_pipeline.text.compiled import compiled
 
 PART_BYTES = 64 << 20
 """Of one file: what is sorted at a time."""

@@ -19,10 +19,10 @@ import regex
 import xxhash
 from pydantic import Field
 
-from cluster.stage import StageConfig
-from data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
-from data_pipeline.filters.marks import CONTROLS, MARKS
-from data_pipeline.filters.text import vocabulary
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
+from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.text.punctuation import CONTROLS, MARKS
 
 MERSENNE_61 = (1 << 61) - 1
 NUMBER = regex.compile(r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.dedup.window_file import CELLS, WindowFile
+from headwater.data_pipeline.dedup.window_index import CELLS, WindowFile
 
 MEMORY_BYTES = 1 << 30
 BYTES_PER_WINDOW = 100

@@ -25,9 +25,9 @@ import re
 import numpy as np
 from pydantic import Field
 
-from cluster.stage import StageConfig
-from data_pipeline.filters.verdict import Rule
-from data_pipeline.hashed_words import HashedWords, exact, hashed_words, ngram_hashes
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.text.hashed_words import HashedWords, exact, hashed_words, ngram_hashes
+from headwater.data_pipeline.verdict import Rule
 
 WHITE_SPACE = re.compile(r"\s+")
 

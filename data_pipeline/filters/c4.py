@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from cluster.stage import StageConfig
-from data_pipeline.filters.text import vocabulary
-from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 END_PUNCTUATION = (".", "?", "!", '"', "'")

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from cluster.errors import HeadwaterError
-from cluster.stage import StageConfig
-from data_pipeline.dedup.minhash import simplified_words
-from data_pipeline.dedup.shingles import xxh64_of_ngrams
-from data_pipeline.filters.lists import read_text
-from data_pipeline.filters.verdict import Rule, Scores
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.dedup.minhash import simplified_words
+from headwater.data_pipeline.dedup.shingles import xxh64_of_ngrams
+from headwater.data_pipeline.filters.lists import read_text
+from headwater.data_pipeline.verdict import Rule, Scores
 
 
 class DecontaminateConfig(StageConfig):

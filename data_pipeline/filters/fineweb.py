@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cluster.stage import StageConfig
-from data_pipeline.filters.gopher import duplicates
-from data_pipeline.filters.marks import TERMINAL_PUNCTUATION
-from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.filters.gopher import duplicates
+from headwater.data_pipeline.text.document_text import Text
+from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
+from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
 
 ENDS = tuple(TERMINAL_PUNCTUATION)
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cluster.stage import StageConfig
-from data_pipeline.filters import counting
-from data_pipeline.filters.text import Text
-from data_pipeline.filters.verdict import Rejection, Rule, Scores, first_hit
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.text import counting
+from headwater.data_pipeline.text.document_text import Text
+from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
 
 PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 LINE_BREAK = re.compile(r"\n+")

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cluster.stage import StageConfig
-from data_pipeline.filters.verdict import Rule, Scores
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.verdict import Rule, Scores
 
 LOOKED_AT = 4_000
 """Characters of a text that are looked at: of 536 web pages and book chapters none was judged otherwise

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, join
-from data_pipeline.compiled import compiled
-from data_pipeline.filters.counting import BASE, mix
-from data_pipeline.hashed_words import folded, hashed_words
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.filesystem import filesystem, join
+from headwater.data_pipeline.text.compiled import compiled
+from headwater.data_pipeline.text.counting import BASE, mix
+from headwater.data_pipeline.text.hashed_words import folded, hashed_words
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.filesystem import filesystem
 
 
 def read_text(location: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from cluster.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig
 
 # datatrove's expression (RFC 5322's dot-atom), without the address-literal form, and with lengths bounded
 # so that no text makes it slow.

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cluster.filesystem import join
-from cluster.stage import StageConfig
-from data_pipeline.filters.linear import MODEL, LinearModel
-from data_pipeline.filters.verdict import Rule, Scores
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.linear import MODEL, LinearModel
+from headwater.data_pipeline.verdict import Rule, Scores
 
 
 class QualityClassifierConfig(StageConfig):

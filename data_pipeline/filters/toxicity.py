@@ -17,14 +17,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from cluster.errors import HeadwaterError
-from cluster.filesystem import join
-from cluster.stage import StageConfig
-from data_pipeline.compiled import compiled
-from data_pipeline.filters.linear import MODEL, LinearModel
-from data_pipeline.filters.lists import read_list
-from data_pipeline.filters.verdict import Rule, Scores
-from data_pipeline.hashed_words import folded, hashed_words, ngram_hashes
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.linear import MODEL, LinearModel
+from headwater.data_pipeline.filters.lists import read_list
+from headwater.data_pipeline.text.compiled import compiled
+from headwater.data_pipeline.text.hashed_words import folded, hashed_words, ngram_hashes
+from headwater.data_pipeline.verdict import Rule, Scores
 
 Language = Literal[
     "ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "sv", "th", "zh"

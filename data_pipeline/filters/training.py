@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from cluster.errors import HeadwaterError
-from data_pipeline.compiled import compiled
-from data_pipeline.filters import linear
-from data_pipeline.filters.counting import BASE, mix
-from data_pipeline.filters.linear import ModelCard
+from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.filters import linear
+from headwater.data_pipeline.filters.linear import ModelCard
+from headwater.data_pipeline.text.compiled import compiled
+from headwater.data_pipeline.text.counting import BASE, mix
 
 LOOKED_AT_ONCE = 2_000
 """Texts between two reports of progress."""

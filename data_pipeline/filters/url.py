@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from cluster.stage import StageConfig
-from data_pipeline.filters.lists import read_list
-from data_pipeline.filters.verdict import Rejection
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.filters.lists import read_list
+from headwater.data_pipeline.verdict import Rejection
 
 WORD = re.compile(r"[a-z0-9]+")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_pipeline.documents import Document
-from data_pipeline.sources.folder import read_folder_file
-from data_pipeline.sources.items import Unread
-from data_pipeline.sources.jsonl import read_jsonl
-from data_pipeline.sources.parquet import read_parquet
-from data_pipeline.sources.position import Mark, Position
-from data_pipeline.sources.spec import (
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources.folder import read_folder_file
+from headwater.data_pipeline.sources.items import Unread
+from headwater.data_pipeline.sources.jsonl import read_jsonl
+from headwater.data_pipeline.sources.parquet import read_parquet
+from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.spec import (
     FolderSource,
     JsonlSource,
     ParquetSource,
@@ -18,8 +18,8 @@ from data_pipeline.sources.spec import (
     WarcSource,
     WheelSource,
 )
-from data_pipeline.sources.warc import read_warc
-from data_pipeline.sources.wheel import read_wheel
+from headwater.data_pipeline.sources.warc import read_warc
+from headwater.data_pipeline.sources.wheel import read_wheel
 
 __all__ = [
     "FolderSource",

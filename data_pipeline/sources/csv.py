@@ -6,10 +6,10 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipeline.documents import Document
-from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
-from data_pipeline.sources.lines import bounded_lines
-from data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from headwater.data_pipeline.sources.lines import bounded_lines
+from headwater.data_pipeline.sources.spec import Columns
 
 
 class _Lines:

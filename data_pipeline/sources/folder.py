@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.documents import Document, document_id
-from data_pipeline.sources.items import Unread, UnreadableFile
-from data_pipeline.sources.opening import REMOTE, is_url, open_input
-from data_pipeline.sources.spec import FolderSource
+from headwater.data_pipeline.documents import Document, document_id
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.opening import REMOTE, is_url, open_input
+from headwater.data_pipeline.sources.spec import FolderSource
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")

@@ -7,17 +7,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, list_files
-from data_pipeline.sources.listing import SUFFIXES
-from data_pipeline.sources.opening import REMOTE
-from data_pipeline.sources.spec import (
-    Columns,
-    FolderSource,
-    JsonlSource,
-    ParquetSource,
-    WarcSource,
-)
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.filesystem import filesystem, list_files
+from headwater.data_pipeline.sources.listing import SUFFIXES
+from headwater.data_pipeline.sources.opening import REMOTE
+from headwater.data_pipeline.sources.spec import Columns, FolderSource, JsonlSource, ParquetSource, WarcSource
 
 Files = WarcSource | JsonlSource | ParquetSource | FolderSource
 

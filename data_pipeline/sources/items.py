@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipeline.documents import Document, document_id
-from data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.documents import Document, document_id
+from headwater.data_pipeline.sources.spec import Columns
 
 UTF8_BOM = b"\xef\xbb\xbf"
 

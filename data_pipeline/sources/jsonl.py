@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipeline.documents import Document
-from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
-from data_pipeline.sources.lines import bounded_lines
-from data_pipeline.sources.opening import decompressed, mark_at, open_input
-from data_pipeline.sources.position import Position
-from data_pipeline.sources.spec import Columns, JsonlSource
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from headwater.data_pipeline.sources.lines import bounded_lines
+from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.spec import Columns, JsonlSource
 
 JSON_OVERHEAD = 4096
 """Bytes a line may have beside its longest allowed document (keys, URL, title)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.items import UnreadableFile
 
 CHUNK_BYTES = 1 << 18
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, list_files
-from data_pipeline.sources.folder import HTML_SUFFIXES, TEXT_SUFFIXES
-from data_pipeline.sources.opening import REMOTE, is_url, storage_reason
-from data_pipeline.sources.spec import FileSource, Source
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.filesystem import filesystem, list_files
+from headwater.data_pipeline.sources.folder import HTML_SUFFIXES, TEXT_SUFFIXES
+from headwater.data_pipeline.sources.opening import REMOTE, is_url, storage_reason
+from headwater.data_pipeline.sources.spec import FileSource, Source
 
 COMPRESSION = ("", ".gz", ".zst")
 SUFFIXES: dict[str, tuple[str, ...]] = {

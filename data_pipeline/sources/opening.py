@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import zstandard
 
-from cluster.filesystem import filesystem
-from data_pipeline.sources.items import UnreadableFile
-from data_pipeline.sources.position import Mark
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.position import Mark
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 4
@@ -30,7 +30,7 @@ FEED_BYTES = 1 << 11
 
 
 REMOTE = ("s3://", "hf://")
-"""Beginnings of names that `cluster.filesystem` opens on other machines."""
+"""Beginnings of names that `cluster.storage.filesystem` opens on other machines."""
 
 
 def is_url(path: str) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.documents import Document
-from data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
-from data_pipeline.sources.opening import open_input
-from data_pipeline.sources.position import Mark, Position
-from data_pipeline.sources.spec import Columns, ParquetSource
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
+from headwater.data_pipeline.sources.opening import open_input
+from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig
 
 MEGABYTE = 1_000_000
 

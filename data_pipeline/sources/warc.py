@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from data_pipeline.charset import decode_declared
-from data_pipeline.documents import Document, document_id
-from data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
-from data_pipeline.sources.opening import decompressed, mark_at, open_input
-from data_pipeline.sources.position import Mark, Position
-from data_pipeline.sources.spec import WarcSource
+from headwater.data_pipeline.documents import Document, document_id
+from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
+from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.spec import WarcSource
+from headwater.data_pipeline.text.charset import decode_declared
 
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_:.-]+)""", re.IGNORECASE)

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from cluster.errors import HeadwaterError
-from data_pipeline.documents import Document
-from data_pipeline.sources.csv import csv_rows
-from data_pipeline.sources.items import Unread, UnreadableFile
-from data_pipeline.sources.jsonl import json_lines
-from data_pipeline.sources.spec import WheelSource
+from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources.csv import csv_rows
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.jsonl import json_lines
+from headwater.data_pipeline.sources.spec import WheelSource
 
 PIP_SECONDS = 900
 TABLES = (".csv", ".jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm.objectives import Batch, token_losses
+from headwater.llm.training.objectives import Batch, token_losses
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.artifact import Folder
-from cluster.logs import Context
-from llm.chat import decode_answer, encode_prompt
-from llm.conversations import HeadlineTask
-from llm.engine.base import Completion, Sampling
-from llm.examples import pad
-from llm.rl import verifiers
+from headwater.cluster.runtime.logs import Context
+from headwater.cluster.storage.artifact import Folder
+from headwater.llm.examples.chat import decode_answer, encode_prompt
+from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.examples.encoded import pad
+from headwater.llm.inference.base import Completion, Sampling
+from headwater.llm.rl import verifiers
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +76,8 @@ class RolloutWorker:
     ) -> None:
         import torch
 
-        from llm.engine.torch_engine import TorchEngine
-        from llm.model import reward_model
+        from headwater.llm.inference.torch_engine import TorchEngine
+        from headwater.llm.model.build import reward_model
 
         context.enter()
         torch.set_num_threads(threads)
@@ -128,7 +128,7 @@ class RolloutWorker:
         """The reward model's score of each whole sequence."""
         import torch
 
-        from llm.objectives import rewards
+        from headwater.llm.training.objectives import rewards
 
         scores: list[torch.Tensor] = []
         pad_id = self.reward_model.config.pad_token_id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from llm.conversations import HeadlineTask
-from llm.engine.base import Completion
+from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.inference.base import Completion
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 LENGTH = (4, 16)

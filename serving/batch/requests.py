@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from serving import openai_api as api
-from serving.batch.lines import LONGEST_LINE
-from serving.openai_api import ApiError, ChatRequest
+from headwater.serving.api import openai_types as api
+from headwater.serving.api.openai_types import ChatRequest
+from headwater.serving.batch.lines import LONGEST_LINE
+from headwater.serving.errors import ApiError
 
 URL = "/v1/chat/completions"
 MODEL = "headwater"

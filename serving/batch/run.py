@@ -18,18 +18,18 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from cluster.artifact import Artifact, create_file
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote, list_files
-from cluster.lock import exclusive
-from cluster.parallel import map_units
-from cluster.pool import Share
-from cluster.session import Session
-from cluster.usage import NodeUsage, count_nodes
-from cluster.versions import recorded_versions
-from serving.batch.lines import Plan, plan
-from serving.batch.requests import line_id
-from serving.batch.worker import ANSWERS, ERRORS, BatchWorker
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.node_usage import NodeUsage, count_nodes
+from headwater.cluster.runtime.parallel import map_units
+from headwater.cluster.runtime.pool import Share
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, create_file
+from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
+from headwater.cluster.storage.lock import exclusive
+from headwater.cluster.versions import recorded_versions
+from headwater.serving.batch.lines import Plan, plan
+from headwater.serving.batch.requests import line_id
+from headwater.serving.batch.worker import ANSWERS, ERRORS, BatchWorker
 
 FORMAT = 1
 """Raised when the same input and settings give another output."""

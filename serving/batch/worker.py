@@ -13,15 +13,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.filesystem import filesystem
-from llm.chat import stop_ids
-from llm.engine import load_engine
-from llm.engine.base import Completion, Engine, Sampling
-from serving.answer import checked_prompt
-from serving.batch.requests import Refusal, Request, answer_record, error_record, read_request, too_long
-from serving.openai_api import ApiError
-from serving.text_stream import TextStream
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.llm.examples.chat import stop_ids
+from headwater.llm.inference import load_engine
+from headwater.llm.inference.base import Completion, Engine, Sampling
+from headwater.serving.answers.answer import checked_prompt
+from headwater.serving.answers.text_stream import TextStream
+from headwater.serving.batch.requests import (
+    Refusal,
+    Request,
+    answer_record,
+    error_record,
+    read_request,
+    too_long,
+)
+from headwater.serving.errors import ApiError
 
 ANSWERS, ERRORS = "answers", "errors"
 """Folders of the work in progress: one file a unit in each."""

@@ -1,1 +1,5 @@
-"""Finding the passages that an answer may draw on: split, embed, index, search."""
+"""Retrieval: split documents into passages, embed, index, search.
+
+`answers` and the front door import it.
+Add an embedder in `embed.py`, a ranking rule in `search.py`.
+"""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,18 +12,18 @@ from typing import Any
 
 from pydantic import Field
 
-from cluster.artifact import SCRATCH, Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem
-from cluster.parallel import map_units
-from cluster.session import Session
-from cluster.stage import Stage, StageConfig
-from data_pipeline.corpus import kept_files, read_documents
-from data_pipeline.split import document_fraction
-from llm.conversations import clean_title, question_about
-from serving.retrieval.embed import WORDLLAMA, load_embedder
-from serving.retrieval.passages import passage_spans
-from serving.retrieval.search import DESCRIPTION, FOLDER, TABLE, PassageIndex, connect
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.parallel import map_units
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage, StageConfig
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.corpus import kept_files, read_documents
+from headwater.data_pipeline.split import document_fraction
+from headwater.llm.examples.conversations import clean_title, question_about
+from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
+from headwater.serving.retrieval.passages import passage_spans
+from headwater.serving.retrieval.search import DESCRIPTION, FOLDER, TABLE, PassageIndex, connect
 
 PARTS = f"{SCRATCH}/parts"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from serving.sentences import sentence_spans
+from headwater.serving.sentences import sentence_spans
 
 _TOKEN = re.compile(r"\S+")
 

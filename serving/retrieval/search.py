@@ -10,11 +10,11 @@ import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.filesystem import filesystem, is_remote
-from serving.retrieval.embed import load_embedder
-from serving.retrieval.passages import Passage
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import filesystem, is_remote
+from headwater.serving.retrieval.embed import load_embedder
+from headwater.serving.retrieval.passages import Passage
 
 FOLDER = "lancedb"
 TABLE = "passages"

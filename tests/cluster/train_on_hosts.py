@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from cluster.artifact import Artifact, Folder
-from cluster.session import Session
-from cluster.store import Store
-from llm.model import saved_model
-from llm.objectives import NextToken
-from llm.train_config import TrainConfig
-from llm.trainer import TrainJob, Worker, train
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.cluster.storage.store import Store
+from headwater.llm.model.build import saved_model
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.loop import TrainJob, Worker, train
+from headwater.llm.training.objectives import NextToken
 from tests.llm.rows import Rows
 
 PATIENCE = 240.0

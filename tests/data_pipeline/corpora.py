@@ -10,11 +10,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.artifact import Artifact
-from cluster.session import Session
-from cluster.stage import execute
-from data_pipeline.acquire import Acquire, AcquireConfig
-from data_pipeline.clean import Clean, CleanConfig, MeasureWorker, WriteWorker, report, whole_funnel
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.stage import (
+    Clean,
+    CleanConfig,
+    MeasureWorker,
+    WriteWorker,
+    report,
+    whole_funnel,
+)
 
 VOCABULARY = """
 river council bridge school market harbour teacher doctor festival garden window letter engine

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from data_pipeline.documents import Document
-from data_pipeline.sources import Source, read_source
-from data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.sources import Source, read_source
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 
 
 def source_of(kind: str, **settings: Any) -> Source:

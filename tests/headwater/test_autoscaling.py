@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.session import Session
-from cluster.stage import execute
-from cluster.store import Store
-from data_pipeline.acquire import Acquire
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.acquire import Acquire
 from headwater.recipe import load
 from tests.cluster.autoscaling import ROOT, AutoscalingCluster, autoscaling_cluster
-from tests.data_pipeline.test_clean import article
+from tests.data_pipeline.clean.test_clean import article
 from tests.llm.models import save_model
-from tests.serving.batch_files import bad_lines, line, records
+from tests.serving.batch.batch_files import bad_lines, line, records
 
 HEADWATER = [sys.executable, "-m", "headwater"]
 NODES = 3

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.cluster.heads import ROOT, free_ports
-from tests.data_pipeline.test_clean import article
+from tests.data_pipeline.clean.test_clean import article
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from cluster.stage import Stage
-from headwater.dial_command import dial_table
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import Artifact
+from headwater.commands.dial import dial_table
+from headwater.llm.stages.pretrain import PretrainConfig
+from headwater.llm.stages.rl import starting_policy
 from headwater.pipeline import position, stages
 from headwater.recipe import load, parse
-from llm.pretrain import PretrainConfig
-from llm.rl.stage import starting_policy
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}

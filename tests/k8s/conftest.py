@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headwater import k8s, kustomize
+from headwater.kubernetes import kustomize, render
 from headwater.recipe import Recipe, load, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,12 +113,14 @@ def rendered(case: str) -> tuple[Manifest, ...]:
     """The objects of one of the cases of `RENDERED`, read back from the text that is applied."""
     make, kind, overlay, more = RENDERED[case]
     recipe = make()
-    target = k8s.Target(name=k8s.object_name(recipe.name), **more)
+    target = render.Target(name=render.object_name(recipe.name), **more)
     if kind == "job":
-        objects = k8s.render_job(recipe, built(overlay, "job", *(["queue"] if target.queue else [])), target)
+        objects = render.render_job(
+            recipe, built(overlay, "job", *(["queue"] if target.queue else [])), target
+        )
     else:
         where = {"model": "s3://bucket/store/rl/1/model", "index": "s3://bucket/store/index/2"}
-        objects = k8s.render_service(recipe, built(overlay, "service"), target, **where)
+        objects = render.render_service(recipe, built(overlay, "service"), target, **where)
     return tuple(yaml.safe_load_all(kustomize.dump(objects)))
 
 

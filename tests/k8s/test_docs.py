@@ -11,7 +11,8 @@ from pathlib import Path
 import typer.main
 import yaml
 
-from headwater import k8s, k8s_command, kustomize
+from headwater.commands import k8s
+from headwater.kubernetes import kustomize, render
 from tests.k8s import schemas
 from tests.k8s.conftest import OVERLAYS, ROOT, built, quickstart
 
@@ -28,7 +29,7 @@ def _commands(program: str) -> list[list[str]]:
 
 
 def test_every_render_command_has_options_that_exist() -> None:
-    (render,) = typer.main.get_command(k8s_command.app).commands.values()  # type: ignore[attr-defined]
+    (render,) = typer.main.get_command(k8s.app).commands.values()  # type: ignore[attr-defined]
     known = {option for parameter in render.params for option in parameter.opts}
     commands = [words for words in _commands("headwater") if words[1:3] == ["k8s", "render"]]
     assert len(commands) >= 4
@@ -52,7 +53,7 @@ def test_every_overlay_and_component_is_described() -> None:
 
 def test_the_secrets_that_are_made_are_those_that_pods_read(kubectl: Path) -> None:
     made = {words[words.index("generic") + 1] for words in _commands("kubectl") if "generic" in words}
-    text = yaml.safe_dump_all(built("gpu-64")) + k8s.Target(name="x").keys
+    text = yaml.safe_dump_all(built("gpu-64")) + render.Target(name="x").keys
     read = set(re.findall(r"headwater-(?:object-store|redis|api-keys)\b", text))
     assert made >= read
     assert made - read == {"headwater-api-keys-2"}
@@ -95,7 +96,7 @@ def test_the_example_of_an_own_overlay_builds_and_takes_a_recipe(kubectl: Path, 
     )
     (tmp_path / "kustomization.yaml").write_text(text)
     built_here = kustomize.build(tmp_path, ["job"])
-    job = k8s.render_job(quickstart(), built_here, k8s.Target(name="x"))[1]
+    job = render.render_job(quickstart(), built_here, render.Target(name="x"))[1]
     assert job["metadata"]["namespace"] == "team"
     (pool,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert pool["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "16"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray.dashboard.modules.metrics.dashboards as ray_dashboards
 
-from serving.metrics import Metrics
+from headwater.serving.api.metrics import Metrics
 from tests.k8s.conftest import ROOT, Manifest, built
 
 FILE = ROOT / "k8s" / "components" / "monitoring" / "dashboard.json"

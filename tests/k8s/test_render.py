@@ -13,18 +13,19 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.artifact import Manifest as ArtifactManifest
-from cluster.errors import HeadwaterError
-from cluster.session import Session
-from cluster.stage import locate
-from cluster.store import Store
-from headwater import k8s, kustomize, pipeline
-from headwater.pods import Need, cores, pods_for, serving_needs, training_needs
+from headwater import pipeline
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import locate
+from headwater.cluster.storage.artifact import Manifest as ArtifactManifest
+from headwater.cluster.storage.store import Store
+from headwater.kubernetes import kustomize, render
+from headwater.kubernetes.pods import Need, cores, pods_for, serving_needs, training_needs
 from headwater.recipe import Recipe, load
-from serving.config import AppConfig
+from headwater.serving.config import AppConfig
 from tests.k8s.conftest import QUICKSTART, ROOT, Manifest, built, gpu_recipe, quickstart, rendered
 
-TARGET = k8s.Target(name="x")
+TARGET = render.Target(name="x")
 
 
 def _one(case: str, kind: str) -> Manifest:
@@ -86,13 +87,13 @@ def test_a_job_asks_for_the_gpus_of_its_largest_stage_and_lets_them_come_when_th
 
 
 def test_a_job_without_gpus_asks_for_none_on_any_overlay(kubectl: Path) -> None:
-    objects = k8s.render_job(quickstart(), built("gpu-64", "job"), TARGET)
+    objects = render.render_job(quickstart(), built("gpu-64", "job"), TARGET)
     assert set(_pools(objects[1]["spec"]["rayClusterSpec"])) == {"cpu"}
 
 
 def test_a_job_in_a_queue_asks_for_everything_at_once(kubectl: Path) -> None:
     job = _one("job on 64 GPUs in a queue", "RayJob")
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert job["metadata"]["labels"]["kueue.x-render.io/queue-name"] == "team"
     assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (64, 64), "gpu": (8, 8)}
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
@@ -103,7 +104,7 @@ def test_a_pool_by_another_name_keeps_its_numbers(kubectl: Path) -> None:
     cluster["workerGroupSpecs"].append(
         cluster["workerGroupSpecs"][0] | {"groupName": "big", "minReplicas": 3}
     )
-    job = k8s.render_job(gpu_recipe(8), objects, TARGET)[1]
+    job = render.render_job(gpu_recipe(8), objects, TARGET)[1]
     assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (1, 8), "gpu": (0, 1), "big": (3, 8)}
 
 
@@ -124,7 +125,7 @@ def test_a_recipe_that_is_too_large_for_an_overlay_is_refused(
     gpus: int, overlay: str, complaint: str, kubectl: Path
 ) -> None:
     with pytest.raises(HeadwaterError, match=complaint):
-        k8s.render_job(gpu_recipe(gpus), built(overlay, "job"), TARGET)
+        render.render_job(gpu_recipe(gpus), built(overlay, "job"), TARGET)
 
 
 # -- what is in the objects --------------------------------------------------------------------
@@ -207,7 +208,7 @@ def test_the_serve_config_is_one_that_serve_takes_and_its_builder_exists(case: s
 
 def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
     before = yaml.safe_dump_all(built("cpu-small", "job"))
-    k8s.render_job(quickstart(), built("cpu-small", "job"), TARGET)
+    render.render_job(quickstart(), built("cpu-small", "job"), TARGET)
     assert yaml.safe_dump_all(built("cpu-small", "job")) == before
 
 
@@ -223,31 +224,31 @@ def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
 )
 def test_a_store_that_no_pod_reaches_is_refused(store: str, claim: str, complaint: str) -> None:
     with pytest.raises(HeadwaterError, match=complaint):
-        k8s.check_reachable(quickstart(store), k8s.Target(name="x", store_claim=claim))
+        render.check_reachable(quickstart(store), render.Target(name="x", store_claim=claim))
 
 
 @pytest.mark.parametrize("path", ["pages", "/data/crawl.warc.gz", "file:///data/crawl.warc.gz", "~/x"])
 def test_input_files_of_this_machine_are_refused(path: str) -> None:
     recipe = gpu_recipe(8, acquire={"sources": [{"kind": "warc", "paths": ["s3://b/k", path]}]})
     with pytest.raises(HeadwaterError, match=r"is a file of this machine, which no pod reaches"):
-        k8s.check_reachable(recipe, TARGET)
+        render.check_reachable(recipe, TARGET)
     conversations = gpu_recipe(8, sft={"files": [path]})
     with pytest.raises(HeadwaterError, match="no pod reaches"):
-        k8s.check_reachable(conversations, TARGET)
+        render.check_reachable(conversations, TARGET)
 
 
 def test_input_files_below_a_shared_store_are_taken() -> None:
     recipe = gpu_recipe(
         8, store="/mnt/s", acquire={"sources": [{"kind": "warc", "paths": ["/mnt/s/in/*.warc.gz"]}]}
     )
-    k8s.check_reachable(recipe, k8s.Target(name="x", store_claim="nfs"))
+    render.check_reachable(recipe, render.Target(name="x", store_claim="nfs"))
 
 
 def test_a_name_that_kubernetes_does_not_take_is_made_into_one_or_refused() -> None:
-    assert k8s.object_name("My_Run.v2") == "my-run-v2"
+    assert render.object_name("My_Run.v2") == "my-run-v2"
     for name in ("1st", "-", "x" * 48):
         with pytest.raises(HeadwaterError, match="--name"):
-            k8s.object_name(name)
+            render.object_name(name)
 
 
 def test_an_unknown_overlay_and_a_broken_one_are_named(kubectl: Path, tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_without_kubectl_the_message_says_what_to_install(monkeypatch: pytest.Mo
 def test_an_overlay_of_ones_own_is_taken(kubectl: Path, tmp_path: Path) -> None:
     base = os.path.relpath(kustomize.MANIFESTS / "overlays" / "cpu-small", tmp_path.resolve())
     (tmp_path / "kustomization.yaml").write_text(f"namespace: mine\nresources: [{base}]\n")
-    objects = k8s.render_job(quickstart(), kustomize.build(tmp_path, ["job"]), TARGET)
+    objects = render.render_job(quickstart(), kustomize.build(tmp_path, ["job"]), TARGET)
     assert {manifest["metadata"]["namespace"] for manifest in objects} == {"mine"}
 
 

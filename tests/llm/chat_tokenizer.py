@@ -6,7 +6,7 @@ import functools
 
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.tokenizer import train, wrap
+from headwater.data_pipeline.tokens.tokenizer import train, wrap
 
 TEXTS = [
     "Write a headline for this article: the council voted on Tuesday to rebuild the old bridge.",

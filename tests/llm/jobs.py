@@ -10,14 +10,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from cluster.artifact import Artifact, Folder
-from llm import training_engine
-from llm.checkpoints import Checkpoints
-from llm.job import BatchSource, TrainJob, Worker
-from llm.objectives import NextToken, Objective
-from llm.train_config import TrainConfig
-from llm.trainer import export, run_steps
-from llm.watch import SHARE_OF_TIMEOUT, Watchdog
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.training import engine as training_engine
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
+from headwater.llm.training.job import BatchSource, TrainJob, Worker
+from headwater.llm.training.loop import export, run_steps
+from headwater.llm.training.objectives import NextToken, Objective
+from headwater.llm.training.state.manager import Checkpoints
 from tests.llm.models import small_model
 
 NOWHERE = Folder(Artifact("/nowhere"), "model")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from cluster.artifact import Artifact, Folder
-from data_pipeline.tokenizer import save_tokenizer
-from llm.engine.torch_engine import TorchEngine
-from llm.model import ModelConfig, hf_config, initialise
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
+from headwater.llm.inference.torch_engine import TorchEngine
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import ModelConfig, hf_config
 from tests.llm.chat_tokenizer import chat_tokenizer
 
 SMALL = ModelConfig(depth=2, width=64, context=256)

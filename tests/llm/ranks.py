@@ -20,8 +20,8 @@ import torch.distributed as dist
 IMPORTED_ONCE = [
     "deepspeed",
     "transformers.models.qwen3.modeling_qwen3",
-    "llm.trainer",
-    "llm.training_engine",
+    "headwater.llm.training.loop",
+    "headwater.llm.training.engine",
 ]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.batches import BatchPlan
-from llm.trainer import Worker
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.training.loop import Worker
 
 
 class Rows:

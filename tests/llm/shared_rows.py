@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from cluster.artifact import Artifact, Folder
-from llm import training_engine
-from llm.batches import BatchPlan
-from llm.model import ModelConfig, hf_config, initialise
-from llm.objectives import NextToken
-from llm.pretrain import PackedRows, PretrainConfig
-from llm.trainer import TrainJob, Worker, train_step
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import ModelConfig, hf_config
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.stages.pretrain import PackedRows, PretrainConfig
+from headwater.llm.training import engine as training_engine
+from headwater.llm.training.loop import TrainJob, Worker, train_step
+from headwater.llm.training.objectives import NextToken
 from tests.llm.chat_tokenizer import chat_tokenizer
 
 STEPS, SAVED_AT = 3, 2

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from cluster.artifact import Artifact, Folder
-from data_pipeline.packing import document_positions
-from llm import training_engine
-from llm.batches import BatchPlan
-from llm.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
-from llm.train_config import TrainConfig
-from llm.trainer import TrainJob, Worker, train_step
-from llm.zero import ZeroConfig
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.tokens.packing import document_positions
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.training import engine as training_engine
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.loop import TrainJob, Worker, train_step
+from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
+from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.ranks import on_ranks
 
 STEPS = 50

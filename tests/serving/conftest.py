@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.artifact import Artifact
-from cluster.session import Session
-from cluster.stage import execute
-from cluster.store import Store
-from data_pipeline.documents import Document, document_id, to_table
-from data_pipeline.tokenizer import save_tokenizer, train, wrap
-from serving import app
-from serving.config import AppConfig
-from serving.retrieval.index import Index, IndexConfig
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.documents import Document, document_id, to_table
+from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
+from headwater.serving import app
+from headwater.serving.config import AppConfig
+from headwater.serving.retrieval.index import Index, IndexConfig
 
 ARTICLES = {
     "Council votes to rebuild the old stone bridge": (

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.artifact import Artifact
-from cluster.errors import HeadwaterError
-from headwater import k8s
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.kubernetes import render
 from headwater.recipe import parse
-from serving import deploy
-from serving.metrics import Metrics
+from headwater.serving import deploy
+from headwater.serving.api.metrics import Metrics
 
 RUN = """
 import sys, time, httpx, yaml
 from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
-from cluster.session import Session
-from cluster.store import Store
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.store import Store
 config, key = yaml.safe_load(sys.stdin), sys.argv[2]
 url = "http://{host}:{port}".format(**config["http_options"])
 with Session(Store(sys.argv[1]), num_cpus=2) as session:
@@ -77,7 +77,7 @@ def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
         "test",
     )
     (tmp_path / "keys").write_text("# for the test\nopen-sesame\n")
-    config = k8s.serve_config(recipe, model=str(model_folder), index=news_index.location)
+    config = render.serve_config(recipe, model=str(model_folder), index=news_index.location)
     assert config["http_options"]["host"] == "0.0.0.0"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

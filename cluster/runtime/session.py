@@ -1,0 +1,238 @@
+"""A run's surroundings: the Ray cluster, the store, the screen and the log file.
+
+Without an address Ray is embedded: started in this process's care on this machine alone, its dashboard
+on localhost, and gone with it. With an address the same code uses that cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime import logs, orphans, progress
+from headwater.cluster.runtime.run_record import Progress, RunRecord
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.store import Store
+
+log = logging.getLogger("headwater")
+
+CONNECT_SECONDS = 10.0
+OBJECT_STORE_BYTES = 1 << 30
+"""Shared memory of an embedded Ray; a cluster's nodes have their own setting."""
+
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",  # workers are the parallelism
+    "HF_HUB_OFFLINE": "1",  # nothing is fetched from a model hub behind the user's back
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "DS_SKIP_CUDA_CHECK": "1",
+    "PYTHONWARNINGS": "ignore",
+    "MALLOC_ARENA_MAX": "2",  # glibc's arenas, one a thread, hold memory that nothing uses
+}
+
+QUIET = {
+    "RAY_event_stats": "0",  # the time of every event in each of Ray's processes
+    "RAY_enable_metrics_collection": "0",  # for a Prometheus, which an embedded Ray has not
+}
+"""Counters that an embedded Ray does without, unless the environment says otherwise: a quarter of what its
+processes take of the CPU. Workers that go in step all wait whenever one of them is held up."""
+
+
+class Session:
+    """Use as a context manager; `ray()` starts or joins the cluster the first time it is needed."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        console: Console | None = None,
+        address: str | None = None,
+        logs_to: Path | None = None,
+        run: str | None = None,
+        num_cpus: int | None = None,
+        max_workers: int | None = None,
+    ) -> None:
+        """`logs_to`: a folder for this process's output and logs. `run`: whose record to keep."""
+        self.store = store
+        self.console = console or Console(quiet=True)
+        self.address = address
+        self.logs_to = logs_to
+        self.record = RunRecord(store, run, logs_to) if run else None
+        self.max_workers = max_workers
+        """Most actors of one pool; None leaves it to `cluster.runtime.pool.pool_size`."""
+        self._num_cpus = num_cpus
+        self._own_ray = False
+        self._saved: list[tuple[int, int]] = []
+
+    def __enter__(self) -> Session:
+        if self.logs_to is not None:
+            self._send_output_to_logs(self.logs_to)
+        if self.record:
+            os.environ[logs.RUN_VARIABLE] = self.record.record.recipe
+            self.record.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._own_ray:
+            import ray
+
+            ray.shutdown()
+        if self.record:
+            self.record.__exit__(kind, value, trace)
+        self._give_output_back()
+
+    def ray(self) -> None:
+        """Start or join Ray; does nothing when this process already has a cluster."""
+        import ray
+
+        if ray.is_initialized():
+            return
+        os.environ.update(WORKER_ENVIRONMENT)
+        if self.address:
+            _check_answers(self.address)
+            try:
+                environment = {"env_vars": WORKER_ENVIRONMENT}
+                ray.init(address=self.address, log_to_driver=False, runtime_env=environment)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise HeadwaterError(
+                    f"no Ray cluster answers ({error})", where=self.address, fix="check --address"
+                ) from error
+        else:
+            # Without this, a Ray that happens to run on this machine would be joined.
+            os.environ.pop("RAY_ADDRESS", None)
+            for name, value in QUIET.items():
+                os.environ.setdefault(name, value)
+            # Its workers inherit this process's environment. A runtime_env that said the same would keep
+            # Ray from using the worker processes that it has started in advance.
+            ray.init(
+                address="local",
+                num_cpus=self._num_cpus or max(2, os.cpu_count() or 2),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+            )
+        self._own_ray = True
+        _end_like_ctrl_c()
+        from ray.data import DataContext
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False  # type: ignore[attr-defined]
+
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may come: a joined cluster may have an autoscaler, the embedded one has none."""
+        return self.address is not None
+
+    def cpus(self) -> int:
+        """CPUs of the whole cluster."""
+        import ray
+
+        self.ray()
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        import ray
+
+        self.ray()
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def stage_started(self, name: str, output: Artifact) -> None:
+        self.store.check_writable()
+        os.environ[logs.STAGE_VARIABLE] = f"{name}/{output.key}"
+        if self.record:
+            self.record.stage(name, output)
+        self.ray()
+        if self.address:
+            orphans.end_orphans()
+        log.info("stage %s %s started", name, output.key)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[progress.Bar]:
+        with progress.bar(self.console, label, total, unit, self._listener()) as shown:
+            yield shown
+
+    @contextlib.contextmanager
+    def remote_progress(self, label: str, total: int, unit: str) -> Iterator[Any]:
+        """Yields a Ray actor handle: workers call its `report(done, note)` and `say(line)`."""
+        self.ray()
+        shown = progress.remote_bar(self.console, label, total, unit, self.say, self._listener())
+        with shown as board:
+            yield board
+
+    def _listener(self) -> Callable[[Progress], None]:
+        return self.record.progress if self.record else lambda shown: None
+
+    def say(self, text: str) -> None:
+        """A line for the person in front of the screen, and for the log."""
+        self.console.print(f"  {text}", highlight=False, markup=False)
+        log.info("%s", text)
+
+    def _send_output_to_logs(self, folder: Path) -> None:
+        """Ray and its libraries write to descriptors 1 and 2 from everywhere; `run.log` is the place for it.
+
+        The console goes on writing to what descriptor 1 was; this process's own logs are `log.jsonl`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.console.file.flush()
+        self._saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+        self._screen = self.console.file
+        self.console.file = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+        log_descriptor = os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for descriptor, _ in self._saved:
+            os.dup2(log_descriptor, descriptor)
+        os.close(log_descriptor)
+        logs.to_file(folder / logs.FILE)
+
+    def _give_output_back(self) -> None:
+        if not self._saved:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.console.file.close()
+        self.console.file = self._screen
+        for descriptor, copy in self._saved:
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        self._saved = []
+
+
+def _check_answers(address: str) -> None:
+    """Ray would wait for minutes where nobody listens."""
+    scheme, separator, rest = address.rpartition("://")
+    if separator and scheme != "ray":
+        raise HeadwaterError(
+            f"{scheme}:// is no address of a cluster",
+            where=address,
+            fix="give host:6379, ray://host:10001 or auto; `headwater submit` takes the dashboard's address",
+        )
+    host, colon, port = rest.rpartition(":")
+    if not colon or not port.isdigit():  # `auto`, which Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise HeadwaterError(
+            f"no Ray cluster answers ({error.strerror or error})", where=address, fix="check --address"
+        ) from error
+
+
+def _end_like_ctrl_c() -> None:
+    """SIGTERM, which clusters send, takes training down in order as Ctrl-C does; Ray's handler just ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))

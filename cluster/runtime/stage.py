@@ -1,0 +1,126 @@
+"""The stage contract: a typed config and input artifacts in, one artifact out, never twice.
+
+The key of an artifact is a hash of all that decides its content: the stage's name and version,
+its config, the keys of its inputs and its fingerprint (what it reads from outside the store).
+The same work therefore has the same key, is found finished, and is not done again; a changed
+setting redoes only what depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
+from headwater.cluster.versions import recorded_versions
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's settings: typed, unknown keys refused, immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=StageConfig)
+
+
+class Stage(Generic[C]):
+    """One stage of the river. Subclasses set the class variables and write `run`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the output's format or meaning changes, so that old artifacts are not reused."""
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Names of the stages whose artifacts `run` receives."""
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+    """The same for stages that a recipe may be without; part of the key where they are there."""
+    runtime_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change how the work is done and not what comes out (kept out of the key)."""
+    off_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that are part of the key only when they differ from their default, which changes nothing: what
+    was made before there was such a setting is found again."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        """What the output depends on beside config and inputs; empty for most stages."""
+        return {}
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        """Write the output's files and return its metrics. Must go on from what `output` already holds."""
+        raise TypeError(f"stage {self.name} does not define run()")
+
+    def key(self, input_keys: Mapping[str, str], fingerprint: Mapping[str, Any]) -> str:
+        fields = type(self.config).model_fields
+        off = {n for n in self.off_fields if n in fields and getattr(self.config, n) == fields[n].default}
+        material = {
+            "stage": self.name,
+            "version": self.version,
+            "config": self.config.model_dump(mode="json", exclude=off | self.runtime_fields),
+            "inputs": dict(sorted(input_keys.items())),
+            "fingerprint": fingerprint,
+        }
+        canonical = json.dumps(material, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def own_inputs(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """Those of a run's artifacts that this stage reads. KeyError where one is missing."""
+        there = [name for name in self.optional_inputs if name in artifacts]
+        return {name: artifacts[name] for name in (*self.inputs, *there)}
+
+
+def locate(stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session) -> Artifact:
+    """Where the stage's artifact is, or will be."""
+    input_keys = {name: artifact.key for name, artifact in stage.own_inputs(inputs).items()}
+    return session.store.artifact(stage.name, stage.key(input_keys, stage.fingerprint(session)))
+
+
+def execute(
+    stage: Stage[Any],
+    inputs: Mapping[str, Artifact],
+    session: Session,
+    *,
+    redo: bool = False,
+    output: Artifact | None = None,
+) -> tuple[Artifact, bool]:
+    """Run a stage unless its artifact is already there; `redo` drops it and does the work anew.
+
+    `output` puts the artifact elsewhere than in its place in the store; the caller has seen to it that
+    nothing else is there. Returns the artifact, and whether it was found finished.
+    """
+    own_inputs = stage.own_inputs(inputs)
+    input_keys = {name: artifact.key for name, artifact in own_inputs.items()}
+    fingerprint = stage.fingerprint(session)
+    key = stage.key(input_keys, fingerprint)
+    output = output or session.store.artifact(stage.name, key)
+    if redo:
+        output.delete_folder("")
+    elif output.manifest() is not None:
+        output.delete_folder(SCRATCH)  # a run may have been cut off right after its last file
+        return output, True
+    started = time.time()
+    session.stage_started(stage.name, output)
+    metrics = stage.run(own_inputs, output, session)
+    output.finish(
+        Manifest(
+            stage=stage.name,
+            key=key,
+            stage_version=stage.version,
+            config=stage.config.model_dump(mode="json"),
+            inputs=input_keys,
+            fingerprint=fingerprint,
+            metrics=metrics,
+            started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - started, 2),
+            versions=recorded_versions(),
+        )
+    )
+    return output, False

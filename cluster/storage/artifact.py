@@ -1,0 +1,239 @@
+"""An artifact: a folder of data files and, written last, the manifest that says it is whole.
+
+`<store>/<stage>/<key>/manifest.json` exists exactly when the stage has finished. Every file is
+written under another name and renamed (disk) or appears with its last byte (one PUT, or the
+completion of a multipart upload, on S3), so nothing half-written is ever read as finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow.fs as pafs
+from pydantic import BaseModel
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.cache import cached_file, cached_folder
+from headwater.cluster.storage.filesystem import (
+    PARTIAL,
+    filesystem,
+    is_remote,
+    join,
+    list_files,
+    partial_path,
+)
+from headwater.cluster.storage.multipart import Multipart
+
+MANIFEST = "manifest.json"
+SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact: path below its folder, size in bytes, SHA-256 of its content."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, what it was made from and what came out."""
+
+    stage: str
+    key: str
+    stage_version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """Name of each input stage → key of the artifact that was read."""
+    fingerprint: dict[str, Any] = {}
+    """What the key depends on beside config and inputs, such as the source files' sizes."""
+    metrics: dict[str, Any] = {}
+    files: list[FileRecord] = []
+    started_at: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stage's output folder. Cheap to pass between processes: it is only its location."""
+
+    location: str
+    stage: str = field(default="", compare=False)
+    key: str = field(default="", compare=False)
+
+    def path(self, name: str = "") -> str:
+        return join(self.location, name) if name else self.location
+
+    # -- reading ---------------------------------------------------------------------------
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while the artifact is unfinished."""
+        if not self.exists(MANIFEST):
+            return None
+        return Manifest.model_validate(self.read_json(MANIFEST))
+
+    def exists(self, name: str) -> bool:
+        fs, path = filesystem(self.path(name))
+        return fs.get_file_info(path).type != pafs.FileType.NotFound
+
+    def files(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Names (relative to the artifact) of the files below a folder, in order."""
+        _, root = filesystem(self.location)
+        found = (info.path.removeprefix(root).lstrip("/") for info in list_files(self.path(folder)))
+        return [name for name in found if name.endswith(suffix) and f"{PARTIAL}/" not in f"{name}/"]
+
+    def read_bytes(self, name: str) -> bytes:
+        fs, path = filesystem(self.path(name))
+        with fs.open_input_file(path) as stream:
+            return stream.read()
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except json.JSONDecodeError as error:
+            raise HeadwaterError(
+                f"not valid JSON ({error})", where=self.path(name), fix="delete this artifact and run again"
+            ) from error
+
+    def local(self, name: str = "") -> Path:
+        """A path on this machine's disk for a file or folder: itself, or a cached copy from S3."""
+        if not is_remote(self.location):
+            return Path(filesystem(self.path(name))[1])
+        fs, path = filesystem(self.path(name))
+        if fs.get_file_info(path).type != pafs.FileType.Directory:
+            return cached_file(self.path(name))
+        return cached_folder(self.path(name))
+
+    def local_file(self, name: str, record: FileRecord | None = None) -> Path:
+        """As `local`, of a file that the manifest has recorded: the store is asked for nothing else, and a
+        copy from S3 has the size and the checksum of the record."""
+        if record is None or not is_remote(self.location):
+            return self.local(name)
+        return cached_file(self.path(name), record.size, record.sha256)
+
+    # -- writing ---------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """Write one file that appears under its name only when the block ends without an error. What lay
+        there stays until then."""
+        if is_remote(self.location):
+            upload = Multipart(self.path(name))
+            try:
+                yield cast("IO[bytes]", upload)
+                upload.finish()
+            except BaseException:
+                upload.abandon()
+                raise
+            return
+        target = Path(filesystem(self.path(name))[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(target)
+        try:
+            with partial.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.create(name) as stream:
+            stream.write(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        self.write_bytes(name, text.encode() + b"\n")
+
+    @contextlib.contextmanager
+    def create_folder(self, name: str) -> Iterator[Path]:
+        """A local folder to fill; its files become the artifact's folder `name` when the block ends."""
+        if is_remote(self.location):
+            with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+                yield Path(scratch)
+                fs, path = filesystem(self.path(name))
+                pafs.copy_files(scratch, path, destination_filesystem=fs)
+            return
+        target = Path(filesystem(self.path(name))[1])
+        partial = partial_path(target)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def delete(self, name: str) -> None:
+        """Remove one file, if it is there."""
+        fs, path = filesystem(self.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            fs.delete_file(path)
+
+    def delete_folder(self, name: str) -> None:
+        fs, path = filesystem(self.path(name))
+        if fs.get_file_info(path).type == pafs.FileType.Directory:
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # some S3 servers show a folder that was just emptied
+                fs.delete_dir(path)
+
+    def record_files(self) -> list[FileRecord]:
+        """Size and checksum of every data file, read back from where it was written."""
+        fs, root = filesystem(self.location)
+        records = []
+        for name in self.files():
+            if name == MANIFEST or name.startswith(f"{SCRATCH}/"):
+                continue
+            digest = hashlib.sha256()
+            size = 0
+            with fs.open_input_stream(f"{root}/{name}") as stream:
+                while chunk := stream.read(8 << 20):
+                    digest.update(chunk)
+                    size += len(chunk)
+            records.append(FileRecord(path=name, size=size, sha256=digest.hexdigest()))
+        return records
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, from where on the artifact is whole, and drop the scratch files."""
+        self._drop_partials()
+        manifest.files = self.record_files()
+        self.write_json(MANIFEST, manifest.model_dump())
+        self.delete_folder(SCRATCH)
+
+    def _drop_partials(self) -> None:
+        """Remove what processes were writing when they were killed. In S3 nothing of it is to be seen."""
+        if is_remote(self.location):
+            return
+        for path in list(Path(filesystem(self.location)[1]).rglob(f"*{PARTIAL}")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def create_file(location: str) -> AbstractContextManager[IO[bytes]]:
+    """`Artifact.create` for one file by itself, on a disk or in S3."""
+    folder, _, name = (location if is_remote(location) else filesystem(location)[1]).rpartition("/")
+    return Artifact(folder or "/").create(name)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of an artifact that a process may open on whichever machine it runs."""
+
+    artifact: Artifact
+    name: str
+
+    def local(self) -> Path:
+        return self.artifact.local(self.name)

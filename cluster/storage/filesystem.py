@@ -1,0 +1,71 @@
+"""Paths that may lie on a disk or in an object store: one pair of functions for both.
+
+A location is a plain path, `file:///…` or `s3://bucket/prefix`. S3 credentials come from the
+standard places (environment, ~/.aws, instance role) and `AWS_ENDPOINT_URL` names a server
+other than Amazon's, as for boto3.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.hub import SCHEME, hub
+from headwater.cluster.storage.object_store import s3
+
+LISTINGS = 5
+"""Attempts at a listing of a folder in which others are at work."""
+
+PARTIAL = ".tmp"
+"""How the names of files and folders end that are being written to a disk."""
+
+
+def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a location, and the path within it."""
+    if location.startswith("s3://"):
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return s3(endpoint, region), location.removeprefix("s3://").rstrip("/")
+    if location.startswith(SCHEME):
+        return hub(os.environ.get("HF_ENDPOINT")), location.removeprefix(SCHEME).rstrip("/")
+    if "://" in location and not location.startswith("file://"):
+        scheme = location.split("://")[0]
+        raise HeadwaterError(
+            f"no such kind of storage: {scheme}://", where=location, fix="use a path, s3:// or hf://datasets/"
+        )
+    path = location.removeprefix("file://")
+    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+
+
+def is_remote(location: str) -> bool:
+    return location.startswith("s3://")
+
+
+def join(location: str, *names: str) -> str:
+    return "/".join([location.rstrip("/"), *[name.strip("/") for name in names if name]])
+
+
+def partial_path(target: Path) -> Path:
+    """Where a file or folder is made on a disk that is to appear as `target` when it is whole."""
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+
+
+def list_files(location: str) -> list[pafs.FileInfo]:
+    """Every file below a location, in name order. Empty when nothing is there.
+
+    On a disk a folder may come or go between two looks of one listing: then it is made anew.
+    """
+    fs, path = filesystem(location)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    for left in reversed(range(LISTINGS)):
+        try:
+            found = fs.get_file_info(selector)
+            break
+        except FileNotFoundError:
+            if not left:
+                raise
+    return sorted((info for info in found if info.is_file), key=lambda i: i.path)

@@ -1,0 +1,87 @@
+"""Other limits on a cleaned corpus: its funnel and what it would keep, from the scores alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.clean.scores import SCORES, read_scores, schema
+from headwater.data_pipeline.clean.select_documents import Decisions
+from headwater.data_pipeline.clean.steps import RULES, CleanConfig
+
+SWITCHED = frozenset({*RULES, "exact_dedup", "minhash_dedup"}) - {"c4"}
+"""Steps that can be left out afterwards: they change no text, and stop no document by themselves."""
+RESULT = ("id", "url")
+"""Columns of the scores that go with a decision."""
+
+
+def config_of(corpus: Artifact) -> CleanConfig:
+    """The settings that a finished `clean` artifact was made with."""
+    manifest = corpus.manifest()
+    if manifest is None or manifest.stage != "clean":
+        raise HeadwaterError("no cleaned corpus here", where=corpus.location, fix="give a finished output")
+    if not corpus.files(SCORES, ".parquet"):
+        raise HeadwaterError(
+            "this corpus was cleaned without keeping its scores", where=corpus.location, fix="clean it again"
+        )
+    return CleanConfig.model_validate(manifest.config)
+
+
+def units_of(corpus: Artifact) -> list[str]:
+    """Names of the parts of a `clean` artifact, in order."""
+    names = corpus.files(SCORES, ".parquet")
+    return [name.removeprefix(f"{SCORES}/").removesuffix(".parquet") for name in names]
+
+
+def unread_of(corpus: Artifact) -> Mapping[str, int]:
+    """What acquisition could not read, by reason."""
+    first: dict[str, int] = corpus.read_json("funnel.json")["steps"][0]["reasons"]
+    return first
+
+
+def what_if(corpus: Artifact, config: CleanConfig) -> Decisions:
+    """Decide anew under other settings. Raises HeadwaterError for one that the scores do not answer."""
+    made_with = config_of(corpus)
+    check(made_with, config)
+    with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+        return Decisions(
+            lambda unit, columns: read_scores(corpus, unit, columns), units_of(corpus), config, Path(scratch)
+        )
+
+
+def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
+    """Every difference must be one that only rules read."""
+    for name in CleanConfig.model_fields:
+        before, after = getattr(made_with, name), getattr(wanted, name)
+        for setting in type(before).model_fields:
+            if getattr(before, setting) == getattr(after, setting):
+                continue
+            if setting == "enabled":
+                if name in SWITCHED and not after.enabled:
+                    continue
+                problem = "switched on later" if after.enabled else "left out afterwards"
+                raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem}")
+            if setting not in getattr(type(before), "limits", ()):
+                raise _not_from_scores(f"{name}.{setting}", "this setting changes what is measured")
+    missing = set(schema(wanted).names) - set(schema(made_with).names)
+    if missing:
+        raise _not_from_scores(", ".join(sorted(missing)), "not among the scores")
+
+
+def _not_from_scores(where: str, problem: str) -> HeadwaterError:
+    return HeadwaterError(problem, where=where, fix="run `headwater clean` with it, from the pages")
+
+
+def decisions_table(corpus: Artifact, decisions: Decisions) -> pa.Table:
+    """id, url and decision (step, reason, score, threshold, duplicate_of) of every document."""
+    tables = []
+    for unit in units_of(corpus):
+        names, decided = read_scores(corpus, unit, RESULT), decisions.of(unit)
+        columns = [*names.columns, *decided.columns]
+        tables.append(pa.Table.from_arrays(columns, names=[*RESULT, *decided.column_names]))
+    return pa.concat_tables(tables)

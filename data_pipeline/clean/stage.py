@@ -1,0 +1,218 @@
+"""The stage `clean`: documents as they were read → the corpus, with a reason for every one left out.
+
+Two passes over the parts of `acquire`. The first takes each document by itself through the steps: its text,
+and a row of scores. From the scores of all documents one process decides what becomes of each; the second
+pass parts the texts into kept and rejected ones. Each output file depends on its input part and on which
+documents of the corpus are duplicates, never on how many workers there were or which was first.
+"""
+
+from __future__ import annotations
+
+import collections
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.clean import funnel
+from headwater.data_pipeline.clean.funnel import StepCount
+from headwater.data_pipeline.clean.repeated_spans import STEP, Cutter, WindowWorker, find_spans
+from headwater.data_pipeline.clean.score_documents import Measurer
+from headwater.data_pipeline.clean.scores import SCORES, Signer, read_scores, schema, score_row
+from headwater.data_pipeline.clean.select_documents import DECISION_SCHEMA, Decisions
+from headwater.data_pipeline.clean.steps import CleanConfig
+from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.dedup.substring import SubstringConfig
+from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
+from headwater.data_pipeline.documents import Document, from_table, to_table
+from headwater.data_pipeline.parts import DOCUMENTS
+from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
+from headwater.data_pipeline.verdict import Rejection
+
+__all__ = ["Clean", "CleanConfig"]
+
+REJECTED = "rejected"
+OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "text")
+
+REJECTED_SCHEMA = pa.schema([*DECISION_SCHEMA, *(DOCUMENT_SCHEMA.field(name) for name in OF_A_REJECTED)])
+
+
+class Clean(Stage[CleanConfig]):
+    """`kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, `funnel.json` and `funnel.png`."""
+
+    name: ClassVar[str] = "clean"
+    version: ClassVar[int] = 4
+    inputs: ClassVar[tuple[str, ...]] = ("acquire",)
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        from headwater.data_pipeline.filters.lists import fingerprint
+
+        return fingerprint(self.config.files())
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        from headwater.cluster.runtime.parallel import map_units
+
+        acquired = inputs["acquire"]
+        parts = acquired.files(DOCUMENTS, ".parquet")
+        units = [{"unit": stem(name), "part": name} for name in parts]
+        manifest = acquired.manifest()
+        read = manifest.metrics if manifest is not None else {}
+        progress: dict[str, Any] = {
+            "size": lambda result: result["documents"],
+            "total": read.get("documents"),
+            "unit_name": "documents",
+        }
+        arguments: dict[str, Any] = {"config": self.config, "output": output, "acquired": acquired}
+        measured = map_units(
+            session, output, "measure", units, MeasureWorker, worker_args=arguments, **progress
+        )
+        started = time.perf_counter()
+        decisions = self._decide([unit["unit"] for unit in units], output)
+        seconds = _seconds(measured) | {"decide": round(time.perf_counter() - started, 3)}
+        cutting = self.config.substring_dedup if self.config.substring_dedup.enabled else None
+        if cutting is not None:
+            arguments = {"config": cutting, "output": output}
+            map_units(session, output, "windows", units, WindowWorker, worker_args=arguments, **progress)
+            find_spans(output, [unit["unit"] for unit in units], cutting)
+        arguments = {"output": output, "cutting": cutting}
+        written = map_units(session, output, "write", units, WriteWorker, worker_args=arguments, **progress)
+        cuts = funnel.total([STEP] if cutting else [], (result["funnel"] for result in written))
+        unread = read.get("rejected", {})
+        more = {"unread": unread, "units": read.get("units"), "cpu_seconds": seconds}
+        return report([*whole_funnel(decisions, unread), *cuts], decisions.replaced, output, session) | more
+
+    def _decide(self, units: list[str], output: Artifact) -> Decisions:
+        """What becomes of every document: one file of decisions for each unit."""
+        with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+            read = lambda unit, columns: read_scores(output, unit, columns)  # noqa: E731
+            decisions = Decisions(read, units, self.config, Path(scratch))
+        for unit in units:
+            write_table(output, f"{DECISIONS}/{unit}.parquet", decisions.of(unit))
+        return decisions
+
+
+def report(
+    counts: list[StepCount], replaced: Mapping[str, int], output: Artifact, session: Session
+) -> dict[str, Any]:
+    """Write and show the funnel, and how many personal identifiers of each kind were replaced."""
+    rows = [count.row() for count in counts]
+    replaced = dict(sorted(replaced.items()))
+    output.write_json("funnel.json", {"steps": rows, "replaced": replaced})
+    output.write_bytes("funnel.png", funnel.picture(counts))
+    session.console.print(funnel.table(counts))
+    if replaced:
+        session.say("replaced: " + ", ".join(f"{kind} {n:,}" for kind, n in replaced.items()))
+    kept = counts[-1].documents_out
+    if kept == 0:
+        most = collections.Counter({f"{c.step} ({r})": n for c in counts for r, n in c.reasons.items()})
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in most.most_common(3))
+        raise HeadwaterError(
+            f"no document is left: {reasons}",
+            where=output.path("funnel.json"),
+            fix="switch a step off or change its threshold in `clean`, or read other sources",
+        )
+    return {
+        "documents_in": counts[0].documents_out,
+        "documents_kept": kept,
+        "documents_rejected": counts[0].documents_out - kept,
+        "characters_kept": counts[-1].characters_out,
+        "replaced": replaced,
+        "funnel": rows,
+    }
+
+
+def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCount]:
+    """The decisions' funnel below what acquisition read; `unread` says what it could not, by reason."""
+    read = decisions.counts[0]
+    first = StepCount("acquire", read.documents_in + sum(unread.values()), read.documents_in)
+    first.characters_in = first.characters_out = read.characters_in
+    first.reasons.update(unread)
+    return [first, *decisions.counts]
+
+
+class MeasureWorker:
+    """First pass over one part: the texts as the steps make them, and the scores."""
+
+    def __init__(self, config: CleanConfig, output: Artifact, acquired: Artifact) -> None:
+        self._output, self._acquired, self._schema = output, acquired, schema(config)
+        self._measure, self._sign = Measurer(config), Signer(config)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        self._measure.seconds = dict.fromkeys(self._measure.seconds, 0.0)
+        documents = from_table(read_table(self._acquired, unit["part"]))
+        texts: list[Document] = []
+        rows: list[dict[str, Any]] = []
+        signing = 0.0
+        for document in documents:
+            found = self._measure(document)
+            started = time.perf_counter()
+            signature = self._sign(found.document.text if found.stop is None else "")
+            signing += time.perf_counter() - started
+            self._measure.redact(found)
+            texts.append(found.document)
+            rows.append(score_row(found, signature))
+        write_table(self._output, f"{TEXTS}/{unit['unit']}.parquet", to_table(texts))
+        write_table(
+            self._output, f"{SCORES}/{unit['unit']}.parquet", pa.Table.from_pylist(rows, self._schema)
+        )
+        return {"documents": len(documents), "seconds": self._measure.seconds | {"signatures": signing}}
+
+
+class WriteWorker:
+    """Second pass over one part: kept and rejected documents, each in the order in which they were read."""
+
+    def __init__(self, output: Artifact, cutting: SubstringConfig | None = None) -> None:
+        self._output, self._cutting = output, cutting
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        name = unit["unit"]
+        texts = read_table(self._output, f"{TEXTS}/{name}.parquet")
+        decisions = read_table(self._output, f"{DECISIONS}/{name}.parquet")
+        cuts = []
+        if self._cutting is not None:
+            cutter = Cutter(self._cutting, self._output, name)
+            texts, decisions = _cut(texts, decisions, cutter)
+            cuts = [cutter.count.row()]
+        kept = pc.is_null(decisions["step"])
+        rejected = pa.Table.from_arrays(
+            [*decisions.columns, *texts.select(OF_A_REJECTED).columns], schema=REJECTED_SCHEMA
+        )
+        write_table(self._output, f"{KEPT}/{name}.parquet", texts.filter(kept))
+        write_table(self._output, f"{REJECTED}/{name}.parquet", rejected.filter(pc.invert(kept)))
+        return {"documents": texts.num_rows, "funnel": cuts}
+
+
+def _cut(texts: pa.Table, decisions: pa.Table, cutter: Cutter) -> tuple[pa.Table, pa.Table]:
+    """Texts and decisions after repeated spans have been cut out of the kept ones."""
+    rows, kept = texts["text"].to_pylist(), pc.is_null(decisions["step"]).to_numpy()
+    fates = decisions.to_pylist()
+    for row, left in zip(np.flatnonzero(kept), cutter(texts["text"].filter(kept).to_pylist()), strict=True):
+        if isinstance(left, Rejection):
+            fates[row] = {"step": STEP, **asdict(left)}
+        else:
+            rows[row] = left
+    column = texts.column_names.index("text")
+    changed = texts.set_column(column, DOCUMENT_SCHEMA.field("text"), pa.array(rows, pa.large_string()))
+    return changed, pa.Table.from_pylist(fates, DECISION_SCHEMA)
+
+
+def stem(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix(".parquet")
+
+
+def _seconds(measured: list[dict[str, Any]]) -> dict[str, float]:
+    """CPU seconds of all workers together, by step."""
+    totals: collections.Counter[str] = collections.Counter()
+    for result in measured:
+        totals.update(result["seconds"])
+    return {step: round(value, 3) for step, value in totals.items()}

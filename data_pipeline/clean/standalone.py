@@ -1,0 +1,89 @@
+"""Cleaning by itself, without a recipe: any files in, a folder with `kept/` and `rejected/` out.
+
+The stages `acquire` and `clean` do the work, and resume as they always do. What was read lies in
+`<output>.work` until the output is finished; the output is the `clean` artifact, in a place of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute, locate
+from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
+from headwater.cluster.storage.filesystem import list_files
+from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.stage import Clean, CleanConfig
+from headwater.data_pipeline.sources.guess import sources_of
+from headwater.data_pipeline.sources.spec import Columns
+
+CLAIM = f"{SCRATCH}/key"
+"""Written first: whose unfinished work an output is."""
+
+
+@dataclass(frozen=True)
+class CleanJob:
+    inputs: Sequence[str]
+    """Files, folders, globs, URLs, s3:// and hf:// names."""
+    output: str
+    config: CleanConfig
+    columns: Columns = field(default_factory=Columns)
+    """Of JSONL and Parquet."""
+    skip_unreadable: bool = False
+    """Go on without a file that cannot be opened; it is counted in the funnel."""
+
+    @property
+    def acquire(self) -> AcquireConfig:
+        sources = tuple(sources_of(self.inputs, self.columns))
+        return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
+
+    @property
+    def work(self) -> str:
+        return f"{self.output.rstrip('/')}.work"
+
+
+def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[Manifest, bool]:
+    """Do the job, or go on with it. `session` has the store `job.work`.
+
+    Returns the output's manifest, and whether it was found finished. Raises HeadwaterError where the
+    output folder belongs to something else.
+    """
+    acquire = Acquire(job.acquire)
+    stage = Clean(job.config)
+    key = stage.key({acquire.name: locate(acquire, {}, session).key}, stage.fingerprint(session))
+    output = Artifact(job.output, stage.name, key)
+    manifest = _claim(output, overwrite=overwrite)
+    if manifest is not None:
+        return manifest, True
+    acquired, _ = execute(acquire, {}, session)
+    execute(stage, {acquire.name: acquired}, session, output=output)
+    manifest = output.manifest()
+    assert manifest is not None
+    return manifest, False
+
+
+def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
+    """The manifest if this very work is finished there; else the folder is ours to write to."""
+    manifest = output.manifest()
+    if manifest is not None:
+        found: str | None = manifest.key
+    else:
+        found = output.read_bytes(CLAIM).decode() if output.exists(CLAIM) else None
+    if found == output.key:
+        return manifest
+    if found is not None and overwrite:
+        output.delete_folder("")
+    elif found is not None:
+        raise HeadwaterError(
+            "this folder holds the result of other inputs or settings",
+            where=output.location,
+            fix="give another --output, or --overwrite",
+        )
+    elif list_files(output.location):
+        raise HeadwaterError(
+            "this folder holds files that are not ours", where=output.location, fix="give another --output"
+        )
+    output.write_bytes(CLAIM, output.key.encode())
+    return None

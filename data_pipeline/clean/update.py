@@ -1,0 +1,244 @@
+"""Change a cleaned corpus in place: add files to it, or forget a source; only what changes is written.
+
+The result is what cleaning all of it from the start would have given: documents are measured one by one, so
+the old ones need not be read again, and what becomes of each is decided anew from the scores of all.
+A run that is cut off goes on where it was: until the manifest is back, the folder is not a finished corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.parallel import map_units
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.artifact import MANIFEST, SCRATCH, Artifact, Manifest
+from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.rescore import units_of
+from headwater.data_pipeline.clean.scores import SCORES, read_scores
+from headwater.data_pipeline.clean.select_documents import Decisions
+from headwater.data_pipeline.clean.stage import (
+    OF_A_REJECTED,
+    REJECTED,
+    MeasureWorker,
+    WriteWorker,
+    report,
+    stem,
+    whole_funnel,
+)
+from headwater.data_pipeline.clean.steps import CleanConfig
+from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
+from headwater.data_pipeline.parts import DOCUMENTS
+from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
+
+BASE, PLAN = f"{SCRATCH}/base.json", f"{SCRATCH}/plan.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to a corpus: add what an acquisition would read, or forget sources, or both."""
+
+    acquire: AcquireConfig | None = None
+    forget: tuple[str, ...] = ()
+    """Addresses (forgotten as they are), or domains (with all their subdomains)."""
+
+
+def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest, bool]:
+    """Apply a change, or go on with it. `session` has a store for what is read.
+
+    Returns the new manifest, and whether the corpus already had the change.
+    """
+    identity = _identity(change, session)
+    base = _begin(corpus, identity)
+    if base is None:
+        manifest = corpus.manifest()
+        assert manifest is not None
+        return manifest, True
+    started = time.time()
+    config = CleanConfig.model_validate(base.config)
+    added, unread, units = _measure(corpus, change, config, base, session)
+    old = [unit for unit in units_of(corpus) if unit not in set(added)]
+    decisions = _decide(corpus, [*old, *added], config, change.forget)
+    changed = [{"unit": unit} for unit in _plan(corpus, old, config, change.forget, decisions)]
+    merge = {"output": corpus, "forgotten": change.forget}
+    map_units(session, corpus, "merge", changed, MergeWorker, worker_args=merge, unit_name="parts")
+    rewritten = [*changed, *({"unit": unit} for unit in added)]
+    for unit in rewritten:
+        write_table(corpus, f"{DECISIONS}/{unit['unit']}.parquet", decisions.of(unit["unit"]))
+    map_units(
+        session, corpus, "write", rewritten, WriteWorker, worker_args={"output": corpus}, unit_name="parts"
+    )
+    _forget_scores(corpus, change.forget)
+    counts = whole_funnel(decisions, unread)
+    metrics = report(counts, decisions.replaced, corpus, session) | {"unread": unread, "units": units}
+    corpus.finish(
+        base.model_copy(
+            update={
+                "key": hashlib.sha256(f"{base.key} {identity}".encode()).hexdigest()[:16],
+                "fingerprint": base.fingerprint | {"changes": [*_changes(base), identity]},
+                "metrics": base.metrics | metrics,
+                "seconds": round(time.time() - started, 2),
+            }
+        )
+    )
+    manifest = corpus.manifest()
+    assert manifest is not None
+    return manifest, False
+
+
+def matches(urls: Sequence[str], forgotten: Sequence[str]) -> np.ndarray:
+    """bool [n]: which addresses are one of these, or lie in one of these domains."""
+    exact = set(forgotten)
+    domains = {name.lower().strip(".") for name in forgotten if "/" not in name}
+    return np.array([url in exact or bool(domains and _suffixes(url) & domains) for url in urls], bool)
+
+
+def _suffixes(url: str) -> set[str]:
+    try:
+        host = urlsplit(url.lower()).hostname or ""
+    except ValueError:
+        return set()
+    labels = host.strip(".").split(".")
+    return {".".join(labels[start:]) for start in range(len(labels))}
+
+
+def _identity(change: Change, session: Session) -> str:
+    parts = [f"forget {name}" for name in sorted(change.forget)]
+    if change.acquire is not None:
+        stage = Acquire(change.acquire)
+        parts.append(f"add {stage.key({}, stage.fingerprint(session))}")
+    return ", ".join(parts)
+
+
+def _changes(manifest: Manifest) -> list[str]:
+    return list(manifest.fingerprint.get("changes", []))
+
+
+def _begin(corpus: Artifact, identity: str) -> Manifest | None:
+    """The manifest of the corpus before the change, which is no finished corpus from here on; None if it
+    already has the change as its last one."""
+    manifest = corpus.manifest()
+    if manifest is None:
+        if not corpus.exists(BASE):
+            raise HeadwaterError("no cleaned corpus here", where=corpus.location, fix="clean something first")
+        begun = corpus.read_json(BASE)
+        if begun["identity"] != identity:
+            raise HeadwaterError(
+                f"another change was begun here and not finished ({begun['identity']})",
+                where=corpus.location,
+                fix="give that command again first",
+            )
+        return Manifest.model_validate(begun["manifest"])
+    if _changes(manifest)[-1:] == [identity]:
+        corpus.delete_folder(SCRATCH)
+        return None
+    if manifest.config.get("substring_dedup", {}).get("enabled"):
+        raise HeadwaterError(
+            "texts were cut by `substring_dedup`; what was cut out is gone",
+            where=corpus.location,
+            fix="clean all inputs together",
+        )
+    corpus.write_json(BASE, {"identity": identity, "manifest": manifest.model_dump()})
+    corpus.delete(MANIFEST)
+    return manifest
+
+
+def _measure(
+    corpus: Artifact, change: Change, config: CleanConfig, base: Manifest, session: Session
+) -> tuple[list[str], dict[str, int], int]:
+    """Read and measure what is added. Returns its parts, all that was unread, and the number of units."""
+    unread: dict[str, int] = dict(base.metrics["unread"])
+    units: int = base.metrics["units"]
+    if change.acquire is None:
+        return [], unread, units
+    acquired, _ = execute(Acquire(change.acquire), {}, session)
+    manifest = acquired.manifest()
+    assert manifest is not None
+    work = []
+    for part in acquired.files(DOCUMENTS, ".parquet"):
+        number, _, rest = stem(part).partition("-")
+        work.append({"unit": f"{int(number) + units:05d}-{rest}", "part": part})
+    map_units(
+        session, corpus, "measure", work, MeasureWorker,
+        worker_args={"config": config, "output": corpus, "acquired": acquired},
+        size=lambda result: result["documents"],
+        total=manifest.metrics["documents"],
+        unit_name="documents",
+    )  # fmt: skip
+    for reason, number in manifest.metrics["rejected"].items():
+        unread[reason] = unread.get(reason, 0) + number
+    return [unit["unit"] for unit in work], dict(sorted(unread.items())), units + manifest.metrics["units"]
+
+
+def _plan(
+    corpus: Artifact, old: list[str], config: CleanConfig, forgotten: Sequence[str], after: Decisions
+) -> list[str]:
+    """The old parts whose documents have another fate now, or fewer documents; found once for a change."""
+    if corpus.exists(PLAN):
+        return list(corpus.read_json(PLAN)["changed"])
+    before = _decide(corpus, old, config, ())
+    changed = []
+    for unit in old:
+        stays = pa.array(~matches(_urls(corpus, unit), forgotten))
+        if not before.of(unit).filter(stays).equals(after.of(unit)) or not pc.all(stays).as_py():
+            changed.append(unit)
+    corpus.write_json(PLAN, {"changed": changed})
+    return changed
+
+
+def _decide(corpus: Artifact, units: list[str], config: CleanConfig, forgotten: Sequence[str]) -> Decisions:
+    def read(unit: str, columns: Sequence[str] | None) -> pa.Table:
+        table = read_scores(corpus, unit, columns)
+        if not forgotten:
+            return table
+        return table.filter(pa.array(~matches(_urls(corpus, unit), forgotten)))
+
+    with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+        return Decisions(read, units, config, Path(scratch))
+
+
+def _urls(corpus: Artifact, unit: str) -> list[str]:
+    urls: list[str] = read_scores(corpus, unit, ["url"])["url"].to_pylist()
+    return urls
+
+
+def _forget_scores(corpus: Artifact, forgotten: Sequence[str]) -> None:
+    """Last of all: until then the scores tell which documents are to go."""
+    for unit in units_of(corpus) if forgotten else []:
+        gone = matches(_urls(corpus, unit), forgotten)
+        if gone.any():
+            write_table(corpus, f"{SCORES}/{unit}.parquet", read_scores(corpus, unit).filter(pa.array(~gone)))
+
+
+class MergeWorker:
+    """The texts of one part, kept and rejected, in the order in which they were read, but forgotten ones."""
+
+    def __init__(self, output: Artifact, forgotten: Sequence[str]) -> None:
+        self._output, self._forgotten = output, forgotten
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        name = unit["unit"]
+        kept = read_table(self._output, f"{KEPT}/{name}.parquet")
+        rejected = read_table(self._output, f"{REJECTED}/{name}.parquet").select(OF_A_REJECTED)
+        html = pa.nulls(rejected.num_rows, DOCUMENT_SCHEMA.field("html").type)
+        rejected = rejected.append_column("html", html).select(DOCUMENT_SCHEMA.names)
+        texts = pa.concat_tables([kept, rejected.cast(DOCUMENT_SCHEMA)])
+        places = {source: row for row, source in enumerate(texts["source"].to_pylist())}
+        scores = read_scores(self._output, name, ["source", "url"])
+        stays = ~matches(scores["url"].to_pylist(), self._forgotten)
+        order = [places[source] for source in scores["source"].filter(pa.array(stays)).to_pylist()]
+        write_table(self._output, f"{TEXTS}/{name}.parquet", texts.take(pa.array(order, pa.int64())))
+        return {"documents": len(order)}

@@ -1,0 +1,355 @@
+"""Words of a text as datatrove counts them, and as fast as memory: spaCy's English tokens.
+
+spaCy cuts a text at white space and tokenizes each chunk by itself, so a chunk that was seen before
+need not be tokenized again: a text becomes numbers of known chunks, and those become numbers of
+words. The one rule of spaCy that looks across white space (a special case such as `8)`, whose
+tokens may be matched with a space between them, and then keep a neighbour's from being matched) is
+watched for, and such a text goes through spaCy whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headwater.data_pipeline.text import counting
+from headwater.data_pipeline.text.punctuation import PUNCTUATION
+from headwater.data_pipeline.verdict import Refused, Rejection
+
+LEFT, RIGHT, CUT = 1, 2, 4
+"""Flags of a chunk: its last token begins, or its first token ends, a pair inside a special case; it was cut
+into pieces."""
+AROUND = 16
+"""Chunks on each side that are looked at together where such a pair meets. No special case is that long."""
+LONG, PIECE = 1000, 64
+"""spaCy takes marks off a chunk one by one and looks at all of it each time: thousands of quotation marks
+would take minutes. A longer chunk with very many marks is tokenized in pieces of so many characters."""
+HUGE = 20_000
+"""A longer chunk is cut whatever it holds."""
+HEAVY, BURDEN = 4_000_000, 20_000_000
+"""Marks times characters, about 0.1 µs each: a longer chunk is cut when it has more, and a text refused when
+its chunks have more together. Of 300 pages of C4 none has more than 1 % of that."""
+FEW_MARKS = 8
+"""Fewer in a chunk do not count."""
+LOOKS = 1000
+"""Places of one text where a pair that could belong together is looked at; from there on none does."""
+EASY = re.compile(r"([A-Za-z]+)([,!?;:)\"]|(?<=[a-z])\.)?")
+"""Spared the way through spaCy, which takes one such mark off, and nothing off letters alone."""
+MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
+NO_EDGES = (frozenset[str](), frozenset[str]())
+
+
+@dataclass(frozen=True)
+class WordIds:
+    """The words of one text as rows of the vocabulary's tables."""
+
+    ids: np.ndarray
+    """int32 [N]"""
+    vocabulary: Vocabulary
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 [V], characters of every word of the vocabulary."""
+        return self.vocabulary.lengths.values
+
+    @property
+    def flags(self) -> np.ndarray:
+        """uint8 [V], counting.SOLID and its like."""
+        return self.vocabulary.flags.values
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [V], of each word's characters."""
+        return self.vocabulary.hashes.values
+
+    @property
+    def powers(self) -> np.ndarray:
+        """uint64 [V], counting.BASE to the power of each word's length."""
+        return self.vocabulary.powers.values
+
+    def strings(self) -> list[str]:
+        names = self.vocabulary.names
+        return [names[word] for word in self.ids.tolist()]
+
+    def distinct(self, words: Iterable[str]) -> int:
+        """How many of these words occur."""
+        known = [row for word in words if (row := self.vocabulary.rows.get(word)) is not None]
+        return int(counting.distinct(self.ids, np.array(known, np.int32)))
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """spaCy imports torch where it finds it, for models not used here: 2 s and 190 MB of each worker."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
+
+
+class Vocabulary:
+    """Every chunk and word that was met, in tables that compiled functions can read. They only grow."""
+
+    def __init__(self) -> None:
+        with without_torch():
+            import spacy
+            from spacy.attrs import IS_PUNCT
+            from spacy.tokenizer import Tokenizer
+
+        language: Any = spacy.blank("en")
+        language.max_length = 1 << 30
+        self._enders = frozenset(language.add_pipe("sentencizer").punct_chars)
+        self._language, self._tokenizer = language, language.tokenizer
+        t = self._tokenizer
+        self._plain = Tokenizer(
+            language.vocab,
+            rules={},
+            prefix_search=t.prefix_search,
+            suffix_search=t.suffix_search,
+            infix_finditer=t.infix_finditer,
+            token_match=t.token_match,
+            url_match=t.url_match,
+        )
+        self._cases = frozenset(t.rules)
+        self._pairs = self._pairs_of_special_cases()
+        self._lefts, self._rights = (frozenset(side) for side in zip(*self._pairs, strict=True))
+        self._ends_of_lefts, self._starts_of_rights = tuple(self._lefts), tuple(self._rights)
+        self._is_punct = language.vocab.lex_attr_getters[IS_PUNCT]
+        self._chunks: dict[str, int] = {}
+        self._asked: tuple[list[str], np.ndarray] = ([], np.zeros(0, np.int32))
+        """What was asked for last: C4 mostly asks for what Gopher's rules did, and comparing is quicker."""
+        self.rows: dict[str, int] = {}
+        self.names: list[str] = []
+        self._edges: list[tuple[frozenset[str], frozenset[str]]] = []
+        self._chunk_texts: list[str] = []
+        self._offsets, self._of_chunks = _Growing(np.int64), _Growing(np.int32)
+        self._offsets.append(0)
+        self._chunk_flags, self._burdens = _Growing(np.uint8), _Growing(np.int64)
+        self.lengths, self.flags = _Growing(np.int32), _Growing(np.uint8)
+        self.hashes, self.powers = _Growing(np.uint64), _Growing(np.uint64)
+        self._bytes, self._byte_offsets = _Growing(np.uint8), _Growing(np.int64)
+        self._byte_offsets.append(0)
+
+    def _pairs_of_special_cases(self) -> frozenset[tuple[str, str]]:
+        """Neighbours within the special cases that spaCy looks for in a whole text."""
+        t, pairs = self._tokenizer, set[tuple[str, str]]()
+        for case in self._cases:
+            if t.find_prefix(case) or t.find_infix(case) or t.find_suffix(case) or " " in case:
+                tokens = [token.text for token in self._plain(case)]
+                pairs.update(itertools.pairwise(tokens))
+        return frozenset(pairs)
+
+    def __len__(self) -> int:
+        """Chunks in memory."""
+        return len(self._chunks)
+
+    # -- words ---------------------------------------------------------------------------------
+    def words(self, text: str) -> WordIds:
+        """Raises Refused for a text that is made to be slow to tokenize."""
+        chunks = self.chunk_ids(text.split())
+        if self.crosses(chunks) and not self._any_long(chunks):
+            strings = [token.text for token in self._tokenizer(text) if token.text.strip()]
+            self._add_words(strings)
+            return WordIds(np.fromiter(map(self.rows.__getitem__, strings), np.int32, len(strings)), self)
+        return self._expand(chunks)
+
+    def chunk_ids(self, chunks: list[str]) -> np.ndarray:
+        """int32 [N], for pieces of text without white space. Raises Refused where they are too many marks."""
+        if chunks == self._asked[0]:
+            return self._asked[1]
+        number_of = self._chunks.__getitem__
+        try:
+            ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+        except KeyError:
+            new = {chunk: 0 for chunk in chunks if chunk not in self._chunks}
+            for chunk in new:
+                new[chunk] = burden(chunk)
+            if any(new.values()):
+                _bear(sum(new.get(chunk, 0) for chunk in chunks))
+            self._add(new)
+            ids = np.fromiter(map(number_of, chunks), np.int32, len(chunks))
+        _bear(int(self._burdens.values[ids].sum()))
+        self._asked = chunks, ids
+        return ids
+
+    def crosses(self, chunks: np.ndarray) -> bool:
+        """Somewhere spaCy makes other words of these chunks together than of each by itself."""
+        seen: set[bytes] = set()
+        for place in counting.candidates(chunks, self._chunk_flags.values, LEFT, RIGHT).tolist():
+            lefts, rights = self._edges[chunks[place]][1], self._edges[chunks[place + 1]][0]
+            if any((left, right) in self._pairs for left in lefts for right in rights):
+                near = chunks[max(0, place - AROUND) : place + AROUND]
+                if near.tobytes() in seen or self._any_long(near):
+                    continue
+                seen.add(near.tobytes())
+                together = [token.text for token in self._tokenizer(" ".join(self._texts(near)))]
+                if together != self._expand(near).strings():
+                    return True
+                if len(seen) == LOOKS:
+                    return False
+        return False
+
+    def _any_long(self, chunks: np.ndarray) -> bool:
+        return bool((self._chunk_flags.values[chunks] & CUT).any())
+
+    def _expand(self, chunks: np.ndarray) -> WordIds:
+        return WordIds(counting.expand(chunks, self._offsets.values, self._of_chunks.values), self)
+
+    def _texts(self, chunks: np.ndarray) -> list[str]:
+        return [self._chunk_texts[chunk] for chunk in chunks.tolist()]
+
+    # -- sentences -----------------------------------------------------------------------------
+    def sentences(self, lines: list[str]) -> int:
+        """Sentences of all lines together, each line by itself, as spaCy's sentencizer finds them."""
+        total, regular, ends = 0, [], []
+        for line in lines:
+            chunks = line.split()
+            if not chunks or " ".join(chunks) != line:
+                total += self._sentences_by_spacy(line)  # further white space is a token of its own
+            else:
+                regular += chunks
+                ends.append(len(regular))
+        ids = self.chunk_ids(regular)
+        if self.crosses(ids) and not self._any_long(
+            ids
+        ):  # rare: so the pairs need not be told from those across lines
+            return sum(map(self._sentences_by_spacy, lines))
+        counted = counting.sentences(
+            ids, np.array(ends, np.int64), self._offsets.values, self._of_chunks.values, self.flags.values
+        )
+        return total + int(counted)
+
+    def _sentences_by_spacy(self, line: str) -> int:
+        """A line without any sentence still counts as one: datatrove cuts it at none, so it is one piece."""
+        return max(1, sum(1 for _ in self._language(line).sents))
+
+    def bytes(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [V + 1] offsets, and all words in UTF-8, one behind the other."""
+        return self._byte_offsets.values, self._bytes.values
+
+    # -- tables --------------------------------------------------------------------------------
+    def _add(self, chunks: Mapping[str, int]) -> None:
+        """Take in chunks that are new, with the burden of each."""
+        split: dict[str, tuple[list[str], list[str]]] = {}
+        hard = []
+        for chunk in chunks:
+            plain_word = EASY.fullmatch(chunk)
+            if plain_word and chunk not in self._cases and plain_word[1] not in self._cases:
+                tokens = list(filter(None, plain_word.groups()))
+                split[chunk] = tokens, tokens
+            elif _is_cut(chunk):
+                pieces = [chunk[start : start + PIECE] for start in range(0, len(chunk), PIECE)]
+                known = {piece: [token.text for token in self._tokenizer(piece)] for piece in set(pieces)}
+                tokens = list(itertools.chain.from_iterable(map(known.__getitem__, pieces)))
+                split[chunk] = tokens, tokens
+            else:
+                hard.append(chunk)
+        split.update((chunk, (tokens, tokens)) for chunk, tokens in _split_all(self._tokenizer, hard))
+        # What spaCy compares are the tokens before special cases: edges with and without are watched.
+        edged = [c for c in hard if c.endswith(self._ends_of_lefts) or c.startswith(self._starts_of_rights)]
+        split.update((chunk, (split[chunk][0], plain)) for chunk, plain in _split_all(self._plain, edged))
+        self._add_words(list(itertools.chain.from_iterable(tokens for tokens, _ in split.values())))
+        for chunk in chunks:
+            tokens, plain = split[chunk]
+            self._of_chunks.extend(np.fromiter((self.rows[token] for token in tokens), np.int32, len(tokens)))
+            self._offsets.append(self._of_chunks.count)
+            first, last = frozenset((tokens[0], plain[0])), frozenset((tokens[-1], plain[-1]))
+            flags = LEFT * (not last.isdisjoint(self._lefts)) + RIGHT * (not first.isdisjoint(self._rights))
+            flags += CUT * _is_cut(chunk)
+            self._chunks[chunk] = self._chunk_flags.count
+            self._chunk_flags.append(flags)
+            self._burdens.append(chunks[chunk])
+            self._edges.append((first, last) if flags else NO_EDGES)
+            self._chunk_texts.append(chunk)
+
+    def _add_words(self, words: list[str]) -> None:
+        new = [word for word in dict.fromkeys(words) if word not in self.rows]
+        if not new:
+            return
+        self.rows.update(zip(new, itertools.count(len(self.names))))
+        self.names += new
+        lengths = np.fromiter(map(len, new), np.int32, len(new))
+        self.lengths.extend(lengths)
+        self.flags.extend(np.fromiter(map(self._flags_of, new), np.uint8, len(new)))
+        codes = np.frombuffer("".join(new).encode("utf-32-le", "surrogatepass"), np.uint32)
+        values, powers = counting.hash_words(codes, lengths)
+        self.hashes.extend(values)
+        self.powers.extend(powers)
+        encoded = [word.encode("utf-8", "surrogatepass") for word in new]
+        self._byte_offsets.extend(self._bytes.count + np.cumsum([len(data) for data in encoded]))
+        self._bytes.extend(np.frombuffer(b"".join(encoded), np.uint8))
+
+    def _flags_of(self, word: str) -> int:
+        return (
+            counting.SOLID * (not PUNCTUATION.issuperset(word))
+            + counting.LETTERS * any(map(str.isalpha, word))
+            + counting.ENDS * (word in self._enders)
+            + counting.MARK * self._is_punct(word)
+        )
+
+
+def burden(chunk: str) -> int:
+    """What spaCy has to do for a chunk: for each of its marks, characters that it looks at."""
+    marks = 0 if chunk.isalnum() else len(MARKS_TAKEN_OFF.findall(chunk))
+    return 0 if marks < FEW_MARKS else marks * (PIECE if _is_cut(chunk) else len(chunk))
+
+
+def _is_cut(chunk: str) -> bool:
+    if not LONG < len(chunk) <= HUGE:
+        return len(chunk) > HUGE
+    marks = len(MARKS_TAKEN_OFF.findall(chunk))
+    return marks * 3 > len(chunk) or marks * len(chunk) > HEAVY
+
+
+def _bear(total: int) -> None:
+    if total > BURDEN:
+        raise Refused(Rejection("too_many_marks", total, BURDEN))
+
+
+def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each chunk with its own tokens, found in one go: a line end between them is a token of its own, so
+    that no special case matches across it."""
+    words = [token.text for token in tokenizer("\n".join(chunks))] if chunks else []
+    ends = [place for place, word in enumerate(words) if word == "\n"]
+    starts = itertools.chain([0], (end + 1 for end in ends))
+    for chunk, start, end in zip(chunks, starts, [*ends, len(words)], strict=False):
+        yield chunk, words[start:end]
+
+
+class _Growing:
+    """A numpy array that grows at its end; `values` is a view of what it holds."""
+
+    def __init__(self, dtype: type) -> None:
+        self._array: np.ndarray = np.zeros(1024, dtype)
+        self.count = 0
+
+    @property
+    def values(self) -> np.ndarray:
+        return self._array[: self.count]
+
+    def append(self, value: int) -> None:
+        self._make_room(1)
+        self._array[self.count] = value
+        self.count += 1
+
+    def extend(self, values: np.ndarray) -> None:
+        self._make_room(len(values))
+        self._array[self.count : self.count + len(values)] = values
+        self.count += len(values)
+
+    def _make_room(self, more: int) -> None:
+        while self.count + more > len(self._array):
+            self._array = np.concatenate([self._array, np.zeros_like(self._array)])

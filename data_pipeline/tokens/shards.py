@@ -1,0 +1,181 @@
+"""Token shards: the on-disk format of packed rows, and its memory-mapped reader.
+
+A shard is an uncompressed Arrow IPC file with one record batch: `ids` (fixed-size list of uint16, or
+uint32 above 65,536 ids), and per row the documents in it: `starts` and `document_ids`. How documents become
+rows is in `tokens/packing.py`; whichever way, every token is a target once, a document begins after
+`<|endoftext|>`, and padding targets are not scored (`inputs_and_targets`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact, FileRecord
+from headwater.data_pipeline.tokens.packing import PackedRows
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+INDEX = "rows.json"
+IGNORED = -100
+"""The target of a position that is not scored (torch's `cross_entropy` default `ignore_index`)."""
+
+
+def write_shard(stream: IO[bytes], packed: PackedRows) -> None:
+    """One record batch, so that a reader sees one array."""
+    width = packed.ids.shape[1]
+    values = pa.array(np.ascontiguousarray(packed.ids).reshape(-1))
+    offsets = pa.array(packed.offsets, pa.int32())
+    names = pa.array(packed.names, pa.string()).take(pa.array(packed.owners))
+    batch = pa.record_batch(
+        {
+            "ids": pa.FixedSizeListArray.from_arrays(values, width),
+            "starts": pa.ListArray.from_arrays(offsets, pa.array(packed.starts, pa.int32())),
+            "document_ids": pa.ListArray.from_arrays(offsets, names),
+        }
+    )
+    with pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def inputs_and_targets(rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [n, row_length + 1] → inputs and targets [n, row_length]; padding targets are IGNORED."""
+    targets = rows[:, 1:].copy()
+    targets[targets == pad_id] = IGNORED
+    return rows[:, :-1], targets
+
+
+class TokenRows:
+    """The rows of one split, read from memory-mapped shards. Cheap to send: it opens where it is used.
+
+    A shard in an object store is fetched to this machine's disk when one of its rows is first read.
+    """
+
+    def __init__(self, artifact: Artifact, split: Split) -> None:
+        self.artifact, self.split = artifact, split
+        index = artifact.read_json(INDEX)
+        self.row_length: int = index["row_length"]
+        self.vocab_size: int = index["vocab_size"]
+        self.pad_id: int = index["pad_id"]
+        self.end_id: int = index["end_id"]
+        counts = index["splits"][split]
+        self.tokens: int = counts["tokens"]
+        """Targets that are scored: the documents' tokens and one end for each."""
+        self.bytes: int = counts["bytes"]
+        """UTF-8 bytes of the documents' text: what `tokens` spell, the ends not counted."""
+        self.document_count: int = counts["documents"]
+        self._shards: list[dict[str, Any]] = counts["shards"]
+        self.corpora: dict[str, range] = _corpora(self._shards)
+        """Row numbers of each corpus, where the recipe names several."""
+        self.corpus_bytes: dict[str, int] = {
+            name: totals["bytes"] for name, totals in counts.get("corpora", {}).items()
+        }
+        """UTF-8 bytes of the documents of each."""
+        self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
+        self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (TokenRows, (self.artifact, self.split))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """[row_length + 1] ids, a read-only view of the file."""
+        shard, row = self._place(index)
+        return self._shard(shard)[0][row]
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Many rows in the order asked for: int64 [n, row_length + 1]."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"row outside 0 … {len(self) - 1}")
+        gathered = np.empty((len(indices), self.row_length + 1), np.int64)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(shards):
+            here = shards == shard
+            first = self._ends[shard] - self._shards[shard]["rows"]
+            gathered[here] = self._shard(int(shard))[0][indices[here] - first]
+        return gathered
+
+    def documents(self, index: int) -> list[tuple[int, str]]:
+        """The documents of a row: (start offset in the row, document id)."""
+        shard, row = self._place(index)
+        batch = self._shard(shard)[1]
+        return list(
+            zip(batch.column("starts")[row].as_py(), batch.column("document_ids")[row].as_py(), strict=True)
+        )
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Where a row lies: the shard's file in the artifact, and the row in it."""
+        shard, row = self._place(index)
+        return f"{self.split}/{self._shards[shard]['name']}", row
+
+    def index(self, shard: str, row: int) -> int:
+        """The number of a row of a shard: `place` inverted."""
+        names = [f"{self.split}/{known['name']}" for known in self._shards]
+        number = names.index(shard)
+        return int(self._ends[number] - self._shards[number]["rows"]) + row
+
+    def target_counts(self) -> np.ndarray:
+        """How often each id is a scored target: int64 [vocab_size]."""
+        counts = np.zeros(self.vocab_size, np.int64)
+        for shard in range(len(self._shards)):
+            counts += np.bincount(self._shard(shard)[0][:, 1:].reshape(-1), minlength=self.vocab_size)
+        counts[self.pad_id] = 0
+        return counts
+
+    @functools.cached_property
+    def _records(self) -> dict[str, FileRecord]:
+        """What the manifest says of each file; empty while the artifact is being made."""
+        manifest = self.artifact.manifest()
+        return {record.path: record for record in manifest.files} if manifest else {}
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} outside 0 … {len(self) - 1}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard] - self._shards[shard]["rows"])
+
+    def _shard(self, number: int) -> tuple[np.ndarray, pa.RecordBatch]:
+        if number not in self._open:
+            name = f"{self.split}/{self._shards[number]['name']}"
+            path = self.artifact.local_file(name, self._records.get(name))
+            try:
+                batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise HeadwaterError(
+                    f"not a readable token shard ({error})",
+                    where=str(path),
+                    fix="delete this artifact and run again",
+                ) from error
+            ids = batch.column("ids").values.to_numpy(zero_copy_only=True)
+            self._open[number] = (ids.reshape(-1, self.row_length + 1), batch)
+        return self._open[number]
+
+
+def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
+    """A corpus's shards lie next to each other, so its rows are one range."""
+    ranges: dict[str, range] = {}
+    end = 0
+    for shard in shards:
+        begin, end = end, end + shard["rows"]
+        if "corpus" in shard:
+            ranges[shard["corpus"]] = range(ranges.get(shard["corpus"], range(begin, end)).start, end)
+    return ranges
+
+
+def unigram_bits_per_byte(train_counts: np.ndarray, rows: TokenRows) -> float:
+    """What a model that knows only how frequent each token is would need on these rows.
+
+    Counts of the training split with one added to each id of the vocabulary (Laplace smoothing);
+    the cost of all scored targets, ends of documents included, over the bytes of text: the same
+    definition as the model's own bits per byte.
+    """
+    probability = (train_counts + 1) / (train_counts.sum() + len(train_counts))
+    return float(-(rows.target_counts() * np.log2(probability)).sum() / max(1, rows.bytes))

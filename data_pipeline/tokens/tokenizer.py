@@ -1,0 +1,196 @@
+"""The stage `tokenizer`: a byte-level BPE trained on the cleaned corpus, as a Hugging Face folder.
+
+Text is split as Qwen2 splits it (llama.cpp knows the rule as `qwen2`) and encoded byte by byte
+without normalisation, so that decoding gives back exactly the text that went in. The folder opens
+with `AutoTokenizer.from_pretrained`, alone or beside a model's `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage, StageConfig
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.corpus import read_documents
+from headwater.data_pipeline.split import document_fraction
+from headwater.data_pipeline.tokens.chat_template import (
+    CHAT_TEMPLATE,
+    DOCUMENT_END,
+    PADDING,
+    SPECIAL_TOKENS,
+    TURN_END,
+    TURN_START,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+FOLDER = "tokenizer"
+MEASURED_BYTES = 1 << 20
+
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""`PRETOKENIZE_REGEX` of transformers' tokenization_qwen2.py: merges never cross these pieces."""
+
+
+class TokenizerConfig(StageConfig):
+    """How the vocabulary is learnt."""
+
+    vocab_size: int = Field(default=4096, ge=256 + len(SPECIAL_TOKENS), le=1 << 20)
+    """Ids at most, special tokens included. A small corpus may hold fewer pairs worth merging."""
+    min_frequency: int = Field(default=2, ge=1)
+    """A pair seen fewer times than this is not merged."""
+    sample_bytes: int = Field(default=256 << 20, ge=1)
+    """Bytes of text to learn from; of a larger corpus a share of the documents, chosen by hash, is read."""
+
+
+class TrainTokenizer(Stage[TokenizerConfig]):
+    """Cleaned documents → `tokenizer/`."""
+
+    name = "tokenizer"
+    inputs = ("clean",)
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        started = time.monotonic()
+        corpus = inputs["clean"]
+        total = sum(len(text) for text in _sampled_bytes(corpus, 1.0))
+        if total == 0:
+            raise HeadwaterError(
+                "the cleaned corpus holds no text", where=corpus.location, fix="loosen the filters of `clean`"
+            )
+        share = min(1.0, self.config.sample_bytes / total)
+        with session.progress("tokenizer", int(total * share), "bytes") as shown:
+
+            def counted() -> Iterator[str]:
+                for data in _sampled_bytes(corpus, share):
+                    shown.advance(len(data))
+                    yield data.decode()
+
+            tokenizer = train(counted(), self.config.vocab_size, self.config.min_frequency)
+            trained_on = shown.done
+        with output.create_folder(FOLDER) as folder:
+            save_tokenizer(wrap(tokenizer), folder)
+        return {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "bytes_per_token": round(_bytes_per_token(tokenizer, _sampled_bytes(corpus, share)), 4),
+            "corpus_bytes": total,
+            "trained_on_bytes": trained_on,
+            "train_seconds": round(time.monotonic() - started, 2),
+        }
+
+
+def train(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
+    """Learn merges. The result depends on how often each piece occurs, not on the texts' order."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes: nothing is unknown
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The same tokenizer as transformers knows it: with the roles of the special tokens and the template."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=PADDING,
+        extra_special_tokens=[DOCUMENT_END, TURN_START],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write a tokenizer into a folder, its own or a model's, so that every loader gives the same ids.
+
+    transformers writes its own backend's name as `tokenizer_class`. With no class named, a `config.json`
+    of a Qwen3 model beside it would make `AutoTokenizer` build a Qwen2Tokenizer, which normalises the text
+    (NFC) and so gives other ids. `PreTrainedTokenizerFast` is known to every version and changes nothing.
+    (Beside a Qwen2 model's `config.json` transformers 5 builds its own class whatever is named here.)
+    """
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "is_local", "local_files_only"):  # where it was read from says nothing here
+        settings.pop(key, None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Open a tokenizer folder (or a model folder that holds one)."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise HeadwaterError(
+            "no tokenizer.json", where=str(folder), fix="name a tokenizer's or model's folder"
+        )
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+
+
+def load_encoder(folder: str | Path) -> Tokenizer:
+    """The bare encoder, for documents: text that spells a special token is text, not the token."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    encoder.encode_special_tokens = True
+    return encoder
+
+
+def special_id(encoder: Tokenizer, token: str) -> int:
+    found = encoder.token_to_id(token)
+    if found is None:
+        raise HeadwaterError(
+            f"the tokenizer has no {token}", fix="use one that the stage `tokenizer` trained"
+        )
+    return int(found)
+
+
+def _sampled_bytes(corpus: Artifact, share: float) -> Iterator[bytes]:
+    """The UTF-8 texts of the documents in the highest `share` of the hash line."""
+    for batch in read_documents(corpus, ["id", "text"]):
+        for identifier, text in zip(
+            *(batch.column(name).to_pylist() for name in ("id", "text")), strict=True
+        ):
+            if text and document_fraction(identifier) >= 1.0 - share:
+                yield text.encode()
+
+
+def _bytes_per_token(tokenizer: Tokenizer, texts: Iterable[bytes]) -> float:
+    """Bytes of UTF-8 per id, over the first megabyte."""
+    measured = tokens = 0
+    for text in texts:
+        measured += len(text)
+        tokens += len(tokenizer.encode(text.decode()).ids)
+        if measured >= MEASURED_BYTES:
+            break
+    return measured / max(1, tokens)

@@ -1,0 +1,125 @@
+"""`headwater clean`: any files to a clean corpus, without a recipe; and changes to such a corpus."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.options import AddressOption, MaxWorkersOption, console
+
+if TYPE_CHECKING:
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.artifact import Manifest
+    from headwater.data_pipeline.clean.standalone import CleanJob
+
+
+def clean(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INPUT…]",
+            help="WARC, WET, JSONL and Parquet files, folders of pages; paths, globs, http(s)://, s3://, hf://datasets/.",
+        ),
+    ] = None,
+    *,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the result; a path or s3://.")],
+    steps: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these steps; all unless given.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe whose `clean` section is taken.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="STEP.KEY=VALUE", help="Overrule a setting: gopher_quality.min_words=80."
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
+    id_column: Annotated[str, typer.Option(help="Column or key of the identifier.")] = "id",
+    url_column: Annotated[str, typer.Option(help="Column or key of the address.")] = "url",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be opened.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a result of other inputs or settings.")
+    ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add INPUT to the finished corpus in --output, with its settings.")
+    ] = False,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL-or-domain", help="Take a source out of the finished corpus in --output."),
+    ] = None,
+    address: AddressOption = None,
+    max_workers: MaxWorkersOption = None,
+) -> None:
+    """Clean documents: kept/ and rejected/ (each with its reason), scores/, funnel.json, funnel.png. Killed
+    at any moment, the same command goes on."""
+    from headwater.data_pipeline.clean.standalone import CleanJob
+    from headwater.data_pipeline.sources.spec import Columns
+    from headwater.recipe import load_clean
+
+    changing = add or bool(forget)
+    settings = [name for name, given in (("--steps", steps), ("--recipe", recipe), ("--set", set_)) if given]
+    if changing and (settings or overwrite):
+        raise _refused(
+            f"{(settings or ['--overwrite'])[0]} with --add or --forget", "a corpus keeps its settings"
+        )
+    if add and not inputs:
+        raise _refused("--add without INPUT", "name the files to add")
+    if inputs and forget and not add:
+        raise _refused("INPUT with --forget", "say --add too to do both")
+    if not inputs and not changing:
+        raise _refused("no INPUT", "name the files to clean")
+    columns = Columns(text=text_column, id=id_column, url=url_column)
+    config = load_clean(recipe, steps.split(",") if steps else None, set_ or [])
+    job = CleanJob(inputs or [], output, config, columns, skip_unreadable)
+    with _session(job, address, max_workers) as session:
+        if changing:
+            manifest, found = _change(job, tuple(forget or ()), session)
+        else:
+            from headwater.data_pipeline.clean.standalone import clean as clean_files
+
+            manifest, found = clean_files(job, session, overwrite=overwrite)
+    kept, read = manifest.metrics["documents_kept"], manifest.metrics["documents_in"]
+    state = "finished before; nothing to do." if found else "done."
+    console.print(
+        f"[bold green]✓[/] {state} {kept:,} of {read:,} documents kept → {output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _refused(problem: str, fix: str) -> Exception:
+    from headwater.cluster.errors import HeadwaterError
+
+    return HeadwaterError(problem, where="headwater clean", fix=fix)
+
+
+def _change(job: CleanJob, forget: tuple[str, ...], session: Session) -> tuple[Manifest, bool]:
+    from headwater.cluster.storage.artifact import Artifact
+    from headwater.data_pipeline.clean.update import Change, update
+
+    return update(Artifact(job.output, "clean"), Change(job.acquire if job.inputs else None, forget), session)
+
+
+@contextlib.contextmanager
+def _session(job: CleanJob, address: str | None, max_workers: int | None) -> Iterator[Session]:
+    """A session whose store is beside the output, and goes when all is done."""
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.artifact import Artifact
+    from headwater.cluster.storage.store import Store
+
+    store = Store(job.work)
+    store.check_writable()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.locked())
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-logs-")))
+        yield stack.enter_context(
+            Session(store, console=console, address=address, logs_to=logs, max_workers=max_workers)
+        )
+    Artifact(job.work).delete_folder("")

@@ -1,0 +1,48 @@
+"""`headwater dial`: what a recipe's depth derives, by which rule, and what the recipe takes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from headwater.options import RecipeArgument, SetOption, console, open_recipe
+
+if TYPE_CHECKING:
+    from headwater.recipe import Recipe
+
+
+def dial(recipe: RecipeArgument, set_: SetOption = None) -> None:
+    """Show what the dial for size derives, and what the recipe sets by hand."""
+    console.print(dial_table(open_recipe(recipe, set_)))
+
+
+def dial_table(recipe: Recipe) -> Table:
+    """Each setting that depth derives: the dial's value, the recipe's, and the rule."""
+    from headwater.llm.model.dial import RULES, learning_parameters
+    from headwater.llm.model.shape import shape_of
+    from headwater.recipe import derived_pretraining
+
+    derived, pretrain = derived_pretraining(recipe), recipe.pretrain
+    own, by_dial = derived.shape, shape_of(pretrain.model.model_copy(update={"width": None}), 64)
+    row_length = recipe.tokenize.row_length
+    tokens = pretrain.steps * pretrain.batch * row_length
+    rows: list[tuple[str, str, str]] = [
+        ("width", f"{by_dial.hidden_size:,}", f"{own.hidden_size:,}"),
+        ("heads", f"{by_dial.num_attention_heads}", f"{own.num_attention_heads}"),
+        ("learning rate", f"{derived.learning_rate:g}", f"{pretrain.learning_rate:g}"),
+        ("tokens", f"{derived.tokens:,}", f"{tokens:,}"),
+        ("batch", f"{derived.batch:,} rows", f"{pretrain.batch:,} rows"),
+        ("steps", f"{derived.steps:,}", f"{pretrain.steps:,}"),
+    ]
+    ratio = tokens / learning_parameters(own)
+    table = Table(
+        title=f"depth {pretrain.model.depth}: {learning_parameters(own):,} parameters learn "
+        f"from {ratio:,.1f} tokens each",
+        title_justify="left",
+    )
+    for column in ("of pretraining", "the dial", "this recipe", "rule of the dial"):
+        table.add_column(column)
+    for name, value, taken in rows:
+        table.add_row(name, value, taken, RULES[name])
+    return table

@@ -1,0 +1,238 @@
+"""`headwater submit` and `headwater jobs`: a recipe's run as a job of a cluster."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.table import Table
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.options import RecipeArgument, SetOption, UntilOption, console, open_recipe
+from headwater.status import COLOURS, ago
+
+if TYPE_CHECKING:
+    from headwater.cluster.jobs.jobs import Job, Jobs
+    from headwater.recipe import Recipe
+
+MODULES = ("headwater",)
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+"""Names whose values must not stand in a job's description, which everybody on the cluster can read."""
+
+DashboardOption = Annotated[
+    str,
+    typer.Option("--address", envvar="HEADWATER_ADDRESS", help="The dashboard of the cluster's head."),
+]
+DASHBOARD = "http://127.0.0.1:8265"
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, from `headwater jobs list`.")]
+
+jobs_app = typer.Typer(help="Runs that were submitted to a cluster.", no_args_is_help=True)
+
+
+def submit(
+    recipe: RecipeArgument,
+    address: DashboardOption = DASHBOARD,
+    set_: SetOption = None,
+    until: UntilOption = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--detach", help="Print the job's log until it ends.")
+    ] = True,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An environment variable that the cluster's nodes must hold."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An environment variable for the job. Not for secrets."),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Install the pinned packages on nodes whose image lacks them.")
+    ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="How often a driver that was killed is started again.")
+    ] = 3,
+) -> None:
+    """Run a recipe as a job of a cluster. The same recipe again joins the job that is at work on it."""
+    from headwater.cluster.jobs.jobs import Jobs
+    from headwater.pipeline import position
+
+    opened = open_recipe(recipe, set_)
+    position(until, 0)
+    _check_store(opened)
+    variables = _variables(env or [])
+    _check_names(secret or [])
+    jobs = Jobs(address)
+    job, joined = _submit(jobs, opened, until, variables, secret or [], install, restarts)
+    verb = "joined" if joined else "submitted"
+    console.print(f"[bold]{job.id}[/] {verb} at {jobs.address}", highlight=False, soft_wrap=True)
+    if follow:
+        _follow(jobs, job.id)
+    else:
+        console.print(f"headwater jobs logs {job.id} --follow --address {jobs.address}", highlight=False)
+
+
+@jobs_app.command("list")
+def list_(address: DashboardOption = DASHBOARD) -> None:
+    """The jobs of a cluster, oldest first."""
+    from headwater.cluster.jobs.jobs import Jobs
+
+    table = Table()
+    for column in ("job", "run", "state", "started", "took", "store"):
+        table.add_column(column, overflow="fold")
+    now = time.time()
+    for job in Jobs(address).all():
+        took = "" if job.started is None else f"{(job.ended or now) - job.started:,.0f} s"
+        started = "" if job.started is None else ago(now - job.started)
+        table.add_row(job.id, job.run, job.status.lower(), started, took, job.store)
+    console.print(table)
+
+
+@jobs_app.command()
+def status(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
+    """One job: its state, and how far its run is where this machine sees the store."""
+    from headwater.cluster.jobs.jobs import Jobs
+
+    found = Jobs(address).get(job)
+    console.print(
+        f"[bold]{found.id}[/]  {found.status.lower()}  {found.message}", highlight=False, soft_wrap=True
+    )
+    console.print(_run_line(found), highlight=False, soft_wrap=True)
+
+
+@jobs_app.command()
+def logs(
+    job: JobArgument,
+    address: DashboardOption = DASHBOARD,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """What a job printed."""
+    from headwater.cluster.jobs.jobs import Jobs
+
+    jobs = Jobs(address)
+    if follow:
+        _follow(jobs, job)
+    else:
+        console.out(jobs.logs(job), end="", highlight=False)
+
+
+@jobs_app.command()
+def stop(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
+    """End a job. Finished stages stay; submitting the recipe again goes on from there."""
+    from headwater.cluster.jobs.jobs import Jobs
+
+    ended = Jobs(address).stop(job)
+    console.print(f"[bold]{ended.id}[/]  {ended.status.lower()}", highlight=False)
+
+
+def _submit(
+    jobs: Jobs,
+    recipe: Recipe,
+    until: str | None,
+    variables: dict[str, str],
+    secrets: Sequence[str],
+    install: bool,
+    restarts: int,
+) -> tuple[Job, bool]:
+    from headwater.cluster.jobs.jobs import Submission, identity
+    from headwater.cluster.jobs.package import PACKAGES, pinned_requirements, working_directory
+
+    resolved = recipe.model_dump(mode="json")
+    options = [f"--need-env={name}" for name in secrets]
+    if not install:  # what is installed on purpose need not be checked
+        options.append(f"--packages={PACKAGES}")
+    command = [
+        *("python", "-m", "headwater.cluster.jobs.driver", f"--restarts={restarts}", *options, "--"),
+        *("python", "-m", "headwater", "run", "recipe.yaml", "--address", "auto"),
+        *(("--until", until) if until else ()),
+    ]
+    with working_directory(MODULES, {"recipe.yaml": yaml.safe_dump(resolved, sort_keys=False)}) as folder:
+        return jobs.submit(
+            Submission(
+                run=recipe.name,
+                store=recipe.store,
+                command=tuple(command),
+                folder=folder,
+                identity=identity(recipe.name, {"recipe": resolved, "until": until}),
+                env=variables,
+                pip=pinned_requirements() if install else (),
+            )
+        )
+
+
+def _follow(jobs: Jobs, identifier: str) -> None:
+    """Print the log until the job ends; raises HeadwaterError unless it succeeded."""
+    try:
+        for text in jobs.follow(identifier):
+            console.out(text, end="", highlight=False)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nno longer following; the job goes on (headwater jobs stop {identifier} ends it)",
+            style="yellow",
+        )
+        return
+    job = jobs.get(identifier)
+    if job.status != "SUCCEEDED":
+        last = job.message.strip().splitlines()
+        raise HeadwaterError(
+            f"{job.status.lower()}: {last[0] if last else 'no message'}",
+            where=identifier,
+            fix="its log is above; submit the recipe again to go on from the last finished stage",
+        )
+    console.print(f"[bold]{job.id}[/] [{COLOURS['finished']}]succeeded[/]", highlight=False)
+
+
+def _run_line(job: Job) -> str:
+    from headwater.cluster.runtime.run_record import read_record
+    from headwater.cluster.storage.store import Store
+    from headwater.status import progress_text
+
+    try:
+        record = read_record(Store(job.store), job.run)
+    except (OSError, HeadwaterError) as error:
+        return f"the store {job.store} cannot be read from here ({error})"
+    if record is None:
+        return f"no record of run {job.run} in {job.store} (is that store on a disk of the cluster?)"
+    return f"run {record.recipe} {record.shown_state(time.time())}: {record.stage} {progress_text(record)}"
+
+
+def _check_store(recipe: Recipe) -> None:
+    from headwater.cluster.storage.filesystem import is_remote
+
+    if not is_remote(recipe.store) and not Path(recipe.store.removeprefix("file://")).is_absolute():
+        raise HeadwaterError(
+            "a relative folder would be lost with the job",
+            where=f"store: {recipe.store}",
+            fix="--set store=s3://bucket/prefix, or the absolute path of a folder that every node mounts",
+        )
+
+
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    variables = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise HeadwaterError("not of the form NAME=VALUE", where=f"--env {name}")
+        if SECRET_NAME.search(name):
+            raise HeadwaterError(
+                "this looks like a secret, and a job's description can be read by everybody on the cluster",
+                where=f"--env {name}",
+                fix=f"set it on the cluster's nodes and pass its name: --secret {name}",
+            )
+        variables[name] = value
+    return variables
+
+
+def _check_names(secrets: Sequence[str]) -> None:
+    for name in secrets:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            shown = name.partition("=")[0]  # what follows may be the secret itself
+            raise HeadwaterError(
+                "a secret is passed by its name alone, never with its value",
+                where=f"--secret {shown}",
+                fix="set the value where the cluster's nodes get their environment",
+            )

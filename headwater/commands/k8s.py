@@ -1,0 +1,108 @@
+"""`headwater k8s`: a recipe as Kubernetes objects, ready for `kubectl apply`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.options import RecipeArgument, SetOption, console, open_recipe
+
+if TYPE_CHECKING:
+    from headwater.recipe import Recipe
+
+SCREEN = Path("-")
+
+app = typer.Typer(help="Run and serve a recipe on Kubernetes, through KubeRay.", no_args_is_help=True)
+
+
+class Kind(StrEnum):
+    job = "job"
+    service = "service"
+
+
+@app.callback()
+def group() -> None:
+    """Run and serve a recipe on Kubernetes, through KubeRay."""
+
+
+@app.command()
+def render(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    kind: Annotated[Kind, typer.Option(help="Run the recipe, or serve what its run made.")] = Kind.job,
+    overlay: Annotated[
+        str, typer.Option(help="The cluster's shape: a name in k8s/overlays, or a folder of your own.")
+    ] = "cpu-small",
+    name: Annotated[str, typer.Option(help="Name of the object; the recipe's unless given.")] = "",
+    namespace: Annotated[str, typer.Option(help="Namespace; the overlay's unless given.")] = "",
+    image: Annotated[str, typer.Option(help="Image of the pods; the overlay's unless given.")] = "",
+    gpu_image: Annotated[str, typer.Option(help="Image of the GPU pool, where it is another one.")] = "",
+    store_claim: Annotated[
+        str, typer.Option(help="PersistentVolumeClaim of a store that is a folder; mounted at its path.")
+    ] = "",
+    keys: Annotated[
+        str,
+        typer.Option(
+            "--keys-secret", help="Secret with the endpoint's API keys, one a line in its entry `keys`."
+        ),
+    ] = "headwater-api-keys",
+    queue: Annotated[str, typer.Option(help="Kueue queue in which the job waits.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; - is the screen.")] = Path(
+        "-"
+    ),
+) -> None:
+    """Write the RayJob or the RayService of a recipe, complete, for `kubectl apply -f`."""
+    from headwater.kubernetes import kustomize, render
+
+    opened = open_recipe(recipe, set_)
+    target = render.Target(
+        name=render.object_name(name or opened.name),
+        namespace=namespace,
+        image=image,
+        gpu_image=gpu_image,
+        store_claim=store_claim,
+        keys=keys,
+        queue=queue,
+    )
+    render.check_reachable(opened, target)
+    if kind is Kind.job:
+        components = ["job", "queue"] if queue else ["job"]
+        built = kustomize.build(kustomize.find_overlay(overlay), components)
+        objects = render.render_job(opened, built, target)
+    else:
+        if queue:
+            raise HeadwaterError("an endpoint does not wait in a queue", where="--queue", fix="leave it away")
+        built = kustomize.build(kustomize.find_overlay(overlay), ["service"])
+        model, index = _made(opened)
+        objects = render.render_service(opened, built, target, model=model, index=index)
+    text = kustomize.dump(objects)
+    if output == SCREEN:
+        typer.echo(text, nl=False)
+        return
+    output.write_text(text, encoding="utf-8")
+    names = ", ".join(f"{item['kind']} {item['metadata']['name']}" for item in objects)
+    console.print(f"{output}: {names}", highlight=False, soft_wrap=True)
+
+
+def _made(recipe: Recipe) -> tuple[str, str]:
+    """Where the finished run's model and index are.
+
+    Raises HeadwaterError when a stage has not finished, or when the store cannot be read from here.
+    """
+    from headwater import pipeline
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.store import Store
+
+    try:
+        artifacts = pipeline.finished(recipe, Session(Store(recipe.store)))
+    except OSError as error:
+        raise HeadwaterError(
+            f"the store cannot be read ({error})",
+            where=recipe.store,
+            fix="check AWS_ENDPOINT_URL, AWS_REGION and the keys in this shell",
+        ) from error
+    return artifacts["rl"].path("model"), artifacts["index"].location

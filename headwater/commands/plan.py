@@ -1,0 +1,224 @@
+"""`headwater plan`: what a recipe's pretraining takes, before it is paid for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from headwater.options import AddressOption, RecipeArgument, SetOption, console, open_recipe, open_session
+
+if TYPE_CHECKING:
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.planning.budget import Budget
+    from headwater.llm.planning.plan import Memory, Plan, Work
+    from headwater.llm.planning.scaling_law import FittedLaw
+    from headwater.recipe import Recipe
+
+LAW = "scaling.json"
+"""In a run's folder: the law that `headwater scaling` fitted for this recipe."""
+
+
+def plan(
+    recipe: RecipeArgument,
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="8xH100", help="Plan for these GPUs, not for this machine."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, metavar="DOLLARS", help="What model and how many tokens this buys.")
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your prices and GPUs, as in llm/hardware/hardware.yaml."),
+    ] = None,
+    mfu: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of the GPUs' peak that training will reach.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure a few real steps here, unless that was done before.")
+    ] = True,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell memory, time, tokens, price and expected loss of a recipe's pretraining before it runs."""
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.hardware.machines import parse_machine, read_table
+    from headwater.llm.planning.budget import afford
+    from headwater.llm.planning.plan import plan_gpus
+
+    opened = open_recipe(recipe, set_)
+    work, law = work_of(opened, Store(opened.store)), law_of(opened, Store(opened.store))
+    table = read_table(prices)
+    bought: Budget | None = None
+    if gpus is not None:
+        machine = parse_machine(gpus, table)
+        made = plan_gpus(work, machine, law, mfu)
+        if budget is not None:
+            if not machine.dollars_per_hour:
+                raise HeadwaterError(f"{machine.name} has no price", where="--budget", fix="give --prices")
+            bought = afford(work, machine, budget, law, mfu)
+    elif budget is not None or mfu is not None:
+        raise HeadwaterError("on this machine nothing is paid for", where="--budget", fix="give --gpus too")
+    else:
+        made = _on_this_machine(opened, work, law, address, measure, quiet=json_)
+    if json_:
+        whole = made.model_dump() | ({"budget": bought.model_dump()} if bought else {})
+        console.print_json(data=whole)
+        return
+    _show(made)
+    if bought is not None:
+        console.print(
+            f"\n[bold]${bought.dollars:,.0f} buys[/] {bought.hours:.1f} h of {made.target}, "
+            f"{bought.flops:.2g} FLOPs; parameters and tokens by {bought.rule}:",
+            highlight=False,
+        )
+        _show(bought.plan)
+        keys = {
+            "depth": bought.plan.depth,
+            "pretrain.batch": bought.plan.batch,
+            "pretrain.steps": bought.plan.steps,
+            "pretrain.micro_batch": bought.plan.micro_batch,
+            "pretrain.zero.stage": bought.plan.zero,
+            "pretrain.workers": bought.plan.workers,
+            "pretrain.gpus_per_worker": 1,
+        }
+        chosen = " ".join(f"--set {key}={value}" for key, value in keys.items())
+        console.print(f"  [cyan]{chosen}[/]", highlight=False, soft_wrap=True)
+
+
+def work_of(recipe: Recipe, store: Store) -> Work:
+    """The recipe's pretraining; vocabulary and validation rows as they are, where it is tokenized already."""
+    from headwater.llm.planning.plan import Work
+
+    settings = recipe.tokenize.model_dump(mode="json")
+    made = [m for m in store.manifests() if m.stage == "tokenize" and m.config == settings]
+    metrics: dict[str, Any] = made[-1].metrics if made else {}
+    return Work(
+        recipe.name,
+        recipe.pretrain,
+        metrics.get("vocab_size", recipe.tokenizer.vocab_size),
+        recipe.tokenize.row_length,
+        validation_rows=metrics.get("validation_rows", 0),
+    )
+
+
+def law_of(recipe: Recipe, store: Store) -> FittedLaw | None:
+    from headwater.llm.planning.scaling_law import FittedLaw
+
+    folder = store.folder(f"runs/{recipe.name}")
+    return FittedLaw.from_json(folder.read_json(LAW)) if folder.exists(LAW) else None
+
+
+def _on_this_machine(
+    recipe: Recipe, work: Work, law: FittedLaw | None, address: str | None, measure: bool, *, quiet: bool
+) -> Plan:
+    import psutil  # type: ignore[import-untyped]
+
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.planning.calibrate import calibrate, place, read_calibration
+    from headwater.llm.planning.plan import plan_here
+
+    on_gpus = bool(recipe.pretrain.gpus_per_worker)
+    if on_gpus and address is None and not _has_gpus():
+        what = "this recipe trains on GPUs, and here are none"
+        raise HeadwaterError(what, where="pretrain.gpus_per_worker", fix="give --gpus")
+    shape = work.shape()
+    measured = read_calibration(Store(recipe.store), place(recipe.pretrain, shape, work.row_length, address))
+    if measured is None and measure:
+        was_quiet, console.quiet = console.quiet, quiet
+        try:
+            with open_session(recipe.store, address, recipe.name) as session:
+                session.say("measuring a few steps on this machine …")
+                measured = calibrate(recipe.pretrain, shape, work.row_length, session)
+        finally:
+            console.quiet = was_quiet
+    known = address is None and not on_gpus
+    each = psutil.virtual_memory().total / recipe.pretrain.workers if known else None
+    return plan_here(work, measured, law, each)
+
+
+def _has_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _show(made: Plan) -> None:
+    from headwater.llm.evaluation.report import duration
+
+    console.print(f"[bold]{escape(made.recipe)}[/] on {escape(made.target)}", highlight=False)
+    lines = [
+        ("model", f"depth {made.depth}, width {made.width}, {made.parameters:,} parameters"),
+        (
+            "tokens",
+            f"{made.tokens:,} in {made.steps:,} steps of {made.batch} x {made.row_length}, "
+            f"{made.tokens_per_parameter:.3g} a parameter",
+        ),
+        (
+            "workers",
+            f"{made.workers}, ZeRO {made.zero}, {made.precision}, {made.optimizer}; micro-batch "
+            f"{made.micro_batch} x {made.accumulation} accumulated",
+        ),
+        (
+            "memory",
+            f"{_size(made.peak_bytes)} a worker, {_size(made.state_bytes)} of it weights and optimizer",
+        ),
+    ]
+    if made.seconds is not None and made.step_seconds is not None:
+        speed = made.batch * made.row_length / made.step_seconds
+        bounds = ""
+        if made.seconds_low is not None and made.seconds_high is not None and made.dollars is not None:
+            bounds = f" ({duration(made.seconds_low)} to {duration(made.seconds_high)})"
+            price = f"${made.dollars:,.2f} (${made.dollars_low:,.2f} to ${made.dollars_high:,.2f})"
+            lines.append(("price", price))
+        lines.append(("time", f"{duration(made.seconds)}{bounds}, {speed:,.0f} tokens/s"))
+    if made.loss is not None:
+        lines.append(
+            (
+                "loss",
+                f"{made.loss.mean:.3f} bits per byte ({made.loss.low:.3f} to {made.loss.high:.3f}), by the "
+                f"law of {made.loss.runs} runs, {made.loss.reach:.3g} times the largest of them",
+            )
+        )
+    for name, text in lines:
+        console.print(f"  [bold]{name:<8}[/] {text}", highlight=False, soft_wrap=True)
+    console.print(_memory_table(made.memory))
+    for note in made.notes:
+        console.print(f"  {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _memory_table(rows: list[Memory]) -> Table:
+    unit, name = (1e9, "GB") if max(row.total for row in rows) >= 1e10 else (1e6, "MB")
+    digits = 2 if unit == 1e9 else 1
+    table = Table(
+        title=f"one worker's memory, {name}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("ZeRO", "rows", "weights", "grads", "optim", "on host", "passes", "libs", "all", "fits"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        sizes = (row.parameters, row.gradients, row.optimizer, row.host, row.working, row.reserved, row.total)
+        table.add_row(
+            f"{row.zero}{' host' if row.offload else ''}",
+            str(row.micro_batch),
+            *(f"{size / unit:,.{digits}f}" if size else "" for size in sizes),
+            "yes" if row.fits else "no",
+        )
+    return table
+
+
+def _size(count: float) -> str:
+    """Two digits after the point from MB on: a plan is compared with what was measured."""
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
+    return f"{count / unit:,.2f} {name}"

@@ -1,0 +1,245 @@
+"""`headwater trace`: which documents a training step read, and which steps read a document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from headwater.options import SetOption, StoreOption, console
+
+if TYPE_CHECKING:
+    from headwater.cluster.runtime.stage import Stage
+    from headwater.cluster.storage.artifact import Artifact
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.stages.trace import Part, Reading
+    from headwater.recipe import Recipe
+
+app = typer.Typer(
+    help="Tell which documents a training step read, or which steps read a document.", no_args_is_help=True
+)
+
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="The run of this recipe, which need not be finished.")
+]
+ArtifactOption = Annotated[
+    str | None,
+    typer.Option("--artifact", metavar="STAGE/KEY", help="A finished artifact; its key may be shortened."),
+]
+StageOption = Annotated[str, typer.Option(help="pretrain, sft, dpo, reward or rl.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training stage with its settings and artifacts; the output may be unfinished, or not there at all."""
+
+    stage: Stage[Any]
+    inputs: Mapping[str, Artifact]
+    output: Artifact
+    corpus: Artifact
+    """The cleaned documents that all of it was made from."""
+
+    def reading(self) -> Reading:
+        from headwater.llm.stages.trace import reading
+
+        return reading(self.stage.name, self.stage.config, self.inputs, self.output)
+
+
+@app.command("step")
+def trace_step(
+    step: Annotated[int, typer.Argument(metavar="K", help="A step of the run, from 0.")],
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    artifact: ArtifactOption = None,
+    stage: StageOption = "pretrain",
+    store: StoreOption = "store",
+    as_json: JsonOption = False,
+) -> None:
+    """List the documents of one step: URL, id, in which row of which shard they stand, and where in it."""
+    from headwater.llm.stages.trace import check_step
+
+    trained = _open(recipe, set_, artifact, stage, store)
+    check_step(step, trained.stage.config.steps)
+    parts = trained.reading().parts(step)
+    known = _documents(trained, parts)
+    lines = [
+        {
+            "in batch": part.place,
+            "row": part.where,
+            "ids": part.span,
+            "id": part.origin,
+            "document": known.get(part.origin, {}).get("url") or part.origin,
+        }
+        for part in parts
+    ]
+    _show(lines, f"step {step} of {trained.output.location}", as_json)
+
+
+@app.command("document")
+def trace_document(
+    document: Annotated[
+        str,
+        typer.Argument(metavar="URL-or-ID", help="A document; or FILE:LINE of a conversation, or a ranking."),
+    ],
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    artifact: ArtifactOption = None,
+    stage: StageOption = "pretrain",
+    store: StoreOption = "store",
+    as_json: JsonOption = False,
+) -> None:
+    """List the steps that read a document, with the epoch and the row."""
+    from headwater.data_pipeline.explain import explain
+
+    trained = _open(recipe, set_, artifact, stage, store)
+    fates = explain(trained.corpus, document)
+    names = {fate.row["id"] for fate in fates if fate.kept} or {document}
+    reading = trained.reading()
+    steps = trained.stage.config.steps
+    found = sorted(visit for name in names for visit in reading.visits(name, steps))
+    if not found:
+        raise _unread(document, fates, trained)
+    lines = [
+        {"step": visit.step, "epoch": visit.epoch, "in batch": visit.place, "row": where}
+        for visit, where in found
+    ]
+    _show(lines, f"{document} in {trained.output.location}", as_json)
+
+
+def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
+    """Why no step has read it, as far as the artifacts tell."""
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.data_pipeline.explain import token_places
+
+    stage, kept = trained.stage.name, [fate for fate in fates if fate.kept]
+    if not kept and (dropped := [fate for fate in fates if not fate.kept]):
+        what = f"cleaning dropped it: {dropped[0].row['step']}, {dropped[0].row['reason']}"
+        return HeadwaterError(what, where=document, fix="headwater explain tells more")
+    if not kept:
+        return HeadwaterError(
+            "no document has this id or URL", where=trained.corpus.location, fix="see headwater trace step"
+        )
+    if stage != "pretrain":
+        what = f"no example of {stage} that was made from it is in the run's steps"
+        return HeadwaterError(what, where=document, fix="it may be held out, or have no usable title")
+    places = token_places(trained.inputs["tokenize"], kept[0].row["id"])
+    if places and {place.split for place in places} == {"validation"}:
+        return HeadwaterError("it is held out for validation", where=document, fix="no step reads it")
+    what = f"none of the run's {trained.stage.config.steps} steps reads it"
+    return HeadwaterError(what, where=document, fix="they do not reach all rows, or its corpus has no weight")
+
+
+def _open(
+    recipe: Path | None, overrides: list[str] | None, artifact: str | None, stage: str, store: str
+) -> Trained:
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.cluster.storage.store import Store
+    from headwater.llm.stages.trace import check_stage
+    from headwater.options import open_recipe
+
+    check_stage(artifact.partition("/")[0] if artifact else stage)
+    if recipe is not None and artifact is not None:
+        raise HeadwaterError("both a recipe and an artifact are given", fix="leave one of them out")
+    if recipe is not None:
+        return _of_recipe(open_recipe(recipe, overrides), stage)
+    opened = Store(store)
+    if artifact is not None:
+        name, _, key = artifact.partition("/")
+        return _of_artifact(opened, name, opened.find(name, key).key)
+    keys = [manifest.key for manifest in opened.manifests() if manifest.stage == stage]
+    if not keys:
+        raise HeadwaterError(
+            f"no finished {stage} here", where=opened.location, fix="give --recipe for an unfinished run"
+        )
+    return _of_artifact(opened, stage, keys[-1])
+
+
+def _of_recipe(recipe: Recipe, stage: str) -> Trained:
+    """The stage as the recipe has it; what it is made from has to be finished."""
+    from headwater import pipeline
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.cluster.runtime.session import Session
+    from headwater.cluster.storage.store import Store
+
+    with Session(Store(recipe.store), console=console) as session:
+        found = pipeline.located(recipe, session, stage)
+    made, output = found[stage]
+    for name in made.inputs:
+        _, artifact = found[name]
+        if artifact.manifest() is None:
+            raise HeadwaterError(
+                f"{name} has not finished, so the batches of {stage} are not known yet",
+                where=artifact.location,
+                fix="headwater run the recipe first; give the --set of that run",
+            )
+    return Trained(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
+
+
+def _of_artifact(store: Store, stage: str, key: str) -> Trained:
+    """From what the manifest says of its settings and inputs."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from headwater import pipeline
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.recipe import Recipe
+
+    output = store.artifact(stage, key)
+    manifest = output.manifest()
+    assert manifest is not None
+    made = next(each for each in pipeline.STAGES if each.name == stage)
+    settings: Any = Recipe.model_fields[stage].annotation
+    try:
+        config = TypeAdapter(settings).validate_python(manifest.config)
+    except ValidationError as error:
+        raise HeadwaterError(
+            f"its settings are of another version of Headwater ({error.error_count()} keys differ)",
+            where=output.location,
+            fix="trace it with the version that made it: its manifest names it",
+        ) from error
+    inputs = {name: store.artifact(name, of_input) for name, of_input in manifest.inputs.items()}
+    corpus = inputs.get("clean")
+    for of_input in inputs.values():
+        below = of_input.manifest()
+        if below is None:
+            raise HeadwaterError(
+                "an artifact that it was made from is gone", where=of_input.location, fix="make it anew"
+            )
+        if corpus is None and "clean" in below.inputs:
+            corpus = store.artifact("clean", below.inputs["clean"])
+    if corpus is None:
+        raise HeadwaterError(f"{stage} was not made from documents", where=output.location)
+    return Trained(made(config), inputs, output, corpus)
+
+
+def _documents(trained: Trained, parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
+    """The documents of these parts, by id. Rows name the part of the corpus that their shard was made of."""
+    from headwater.data_pipeline.explain import kept_documents
+
+    parts = list(parts)
+    files = None
+    if trained.stage.name == "pretrain":
+        files = {PurePosixPath(part.where.rsplit(" row ", 1)[0]).stem for part in parts}
+    return kept_documents(trained.corpus, {part.origin for part in parts}, files)
+
+
+def _show(lines: list[dict[str, Any]], title: str, as_json: bool) -> None:
+    if as_json:
+        for line in lines:
+            console.print(json.dumps(line, ensure_ascii=False), highlight=False, markup=False, soft_wrap=True)
+        return
+    console.print(f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True)
+    used = [name for name in lines[0] if any(line[name] != "" for line in lines)]
+    if all(line.get("document") == line.get("id") for line in lines):
+        used = [name for name in used if name != "document"]
+    cells = [used, *([str(line[name]) for name in used] for line in lines)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(used))]
+    for number, row in enumerate(cells):  # never folded: a line of the list is a line of the screen
+        shown = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        style = "dim" if number == 0 else ""
+        console.print(f"  {shown}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,89 @@
+"""The manifests of k8s/, built by the real kustomize, which comes with kubectl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headwater.cluster.errors import HeadwaterError
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "k8s"
+
+Manifest = dict[str, Any]
+
+
+def build(overlay: Path, components: Sequence[str] = ()) -> list[Manifest]:
+    """The objects of an overlay with components of k8s/components on top, in this order.
+
+    Raises HeadwaterError without kubectl or kustomize, or with what they say when the build fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="headwater-k8s-") as name:
+        folder = Path(name).resolve()
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [_relative(overlay, folder)],
+            "components": [_relative(MANIFESTS / "components" / part, folder) for part in components],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+        done = subprocess.run([*_program(), str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HeadwaterError(f"does not build: {done.stderr.strip()}", where=str(overlay))
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def dump(manifests: Sequence[Manifest]) -> str:
+    """Manifests as one YAML text; texts of several lines stay readable."""
+    return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def find_overlay(name: str) -> Path:
+    """An overlay by its name in k8s/overlays, or a folder of one's own."""
+    for folder in (MANIFESTS / "overlays" / name, Path(name)):
+        if (folder / "kustomization.yaml").is_file():
+            return folder
+    if not MANIFESTS.is_dir():
+        raise HeadwaterError(
+            "the manifests are not beside this installation",
+            where=str(MANIFESTS),
+            fix="run this from a checkout of the project",
+        )
+    known = ", ".join(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
+    raise HeadwaterError(
+        "no such overlay", where=name, fix=f"one of {known}, or a folder with a kustomization.yaml"
+    )
+
+
+def _program() -> list[str]:
+    if kubectl := shutil.which("kubectl"):
+        return [kubectl, "kustomize"]
+    if kustomize := shutil.which("kustomize"):
+        return [kustomize, "build"]
+    raise HeadwaterError("neither kubectl nor kustomize is on the path", fix="install kubectl")
+
+
+def _relative(path: Path, start: Path) -> str:
+    """kustomize takes folders by relative paths only."""
+    return os.path.relpath(path.resolve(), start)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as YAML's literal blocks; nothing as anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)

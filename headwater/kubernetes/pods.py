@@ -1,0 +1,78 @@
+"""How many pods a recipe needs: what its actors reserve, packed into pods of a size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.llm.training.config import TrainConfig
+from headwater.recipe import Recipe
+from headwater.serving.config import Scaling
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one actor reserves."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
+    """Actors of each training stage that have to run at the same time."""
+    stages: dict[str, TrainConfig] = {
+        "pretrain": recipe.pretrain,
+        "sft": recipe.sft,
+        "reward": recipe.reward,
+        "rl": recipe.rl,
+    }
+    if recipe.dpo:
+        stages["dpo"] = recipe.dpo
+    needs = {
+        name: [Need(stage.cpus_per_worker, stage.gpus_per_worker)] * stage.workers
+        for name, stage in stages.items()
+    }
+    rollout = Need(recipe.rl.cpus_per_rollout_worker, recipe.rl.gpus_per_rollout_worker)
+    needs["rl"] += [rollout] * recipe.rl.rollout_workers
+    return needs
+
+
+def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
+    """Copies of the endpoint's parts: the fewest that the recipe asks for, or the most."""
+
+    def copies(part: Scaling) -> list[Need]:
+        return [Need(part.cpus, part.gpus)] * (part.max_replicas if most else part.min_replicas)
+
+    serve = recipe.serve
+    return [*copies(serve.api), *copies(serve.engine), *copies(serve.retrieval)]
+
+
+def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:
+    """Pods of one size that hold all of these actors (first fit, largest first).
+
+    Raises HeadwaterError when one actor is larger than a pod.
+    """
+    free: list[Need] = []
+    for need in sorted(needs, key=lambda need: (need.gpus, need.cpus), reverse=True):
+        if need.cpus > pod.cpus or need.gpus > pod.gpus:
+            raise HeadwaterError(
+                f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit a pod of "
+                f"{pod.cpus:g} CPUs and {pod.gpus:g} GPUs",
+                where=what,
+                fix="ask for less, or take an overlay with larger pods",
+            )
+        for number, left in enumerate(free):
+            if need.cpus <= left.cpus + 1e-9 and need.gpus <= left.gpus + 1e-9:
+                free[number] = Need(left.cpus - need.cpus, left.gpus - need.gpus)
+                break
+        else:
+            free.append(Need(pod.cpus - need.cpus, pod.gpus - need.gpus))
+    return len(free)
+
+
+def cores(quantity: str) -> float:
+    """Kubernetes' CPU quantity as a number: "500m" is half a core. Ray rounds a pod's CPUs up."""
+    text = str(quantity)
+    return float(math.ceil(float(text[:-1]) / 1000)) if text.endswith("m") else float(text)

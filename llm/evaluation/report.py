@@ -1,0 +1,205 @@
+"""The report card: what a run made, how good it is, and where everything came from.
+
+Pure functions over plain data: `write_report` turns a `Report` into `report.md`, `report.json` and
+PNG plots in one folder. Nothing is read from a store here; whatever is not given is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headwater.llm.evaluation.measures import FunnelStep, Metric, Planned, Report, Sample, StageRecord
+
+MEANINGS = {
+    "bits_per_byte": "Cross-entropy on the validation text in bits, per byte of UTF-8. Lower is better; "
+    "unlike a loss per token it can be compared between tokenizers.",
+    "unigram_bits_per_byte": "The same for a model that knows only how frequent each token is.",
+    "bytes_per_token": "How much text a token stands for on average.",
+    "heldout_loss": "Loss on the assistant's tokens of conversations that were not trained on, in nats.",
+    "reward_accuracy": "Share of held-out pairs in which the reward model scores the better answer higher. "
+    "A coin reaches 0.5.",
+    "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
+    "log-probability more than the other's.",
+    "reward": "Mean score of the reward model over answers to held-out prompts.",
+    "verifiable_reward": "Mean of the reward that is computed, not learnt, over answers to held-out prompts.",
+    "kl": "How far the policy has moved from the SFT model, in nats a token.",
+    "parameters": "Trained weights of the model.",
+    "mfu": "FLOPs that the model needs over what its workers' matrix products could reach in pretraining, "
+    "median of the steps.",
+    "documents_kept": "Documents left after cleaning.",
+}
+
+
+def write_report(folder: Path, report: Report) -> list[str]:
+    """Write the card into a folder; returns the names of the files."""
+    from headwater.llm.evaluation import plots
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = plots.draw(folder, report)
+    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+    (folder / "report.md").write_text(to_markdown(report, pictures), encoding="utf-8")
+    return ["report.md", "report.json", *pictures.values()]
+
+
+def to_json(report: Report) -> str:
+    """The whole card; what is not a finite number becomes null, so that every JSON reader takes it."""
+    plain = _finite(dataclasses.asdict(report))
+    return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_markdown(report: Report, plots: dict[str, str]) -> str:
+    """`plots` maps funnel, losses and reward to the picture's file name where there is one."""
+    parts = [f"# {_inline(report.title)}"]
+    if report.summary:
+        parts.append("\n".join(_inline(line) for line in report.summary))
+    if report.metrics:
+        parts += ["## Measures", _metrics_table(report.metrics)]
+    if report.funnel:
+        parts += ["## Corpus", *_picture(plots, "funnel", "Documents left after each step of cleaning")]
+        parts.append(_funnel_table(report.funnel))
+    if "losses" in plots:
+        parts += [
+            "## Training",
+            *_picture(
+                plots, "losses", "Losses of pretraining, fine-tuning and reward model; speed of pretraining"
+            ),
+        ]
+    if report.planned:
+        parts += ["## Planned and actual", _planned_table(report.planned)]
+    if "reward" in plots:
+        parts += [
+            "## Reinforcement learning",
+            *_picture(plots, "reward", "Reward and distance from the SFT model by iteration"),
+        ]
+    if report.samples:
+        parts += ["## Answers to held-out prompts", *map(_sample, report.samples)]
+    if report.stages:
+        parts += ["## Where it came from", _stage_table(report.stages)]
+    if report.machine or report.versions:
+        rows = [[name, value] for name, value in [*report.machine.items(), *sorted(report.versions.items())]]
+        parts += ["## Machine and versions", _table(["", ""], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metrics_table(metrics: Sequence[Metric]) -> str:
+    rows = []
+    for metric in metrics:
+        against = ""
+        if metric.baseline is not None:
+            against = f"{_figure(metric.baseline)} {metric.baseline_name}".strip()
+        meaning = metric.meaning or MEANINGS.get(metric.name, "")
+        rows.append([metric.name.replace("_", " "), _figure(metric.value), against, meaning])
+    return _table(["measure", "value", "against", "what it says"], rows, "lrll")
+
+
+def _funnel_table(funnel: Sequence[FunnelStep]) -> str:
+    rows = []
+    for step in funnel:
+        reasons = sorted(step.reasons.items(), key=lambda item: (-item[1], item[0]))
+        dropped = ", ".join(f"{name} {count:,}" for name, count in reasons if count)
+        rows.append([step.name, f"{step.documents:,}", f"{sum(step.reasons.values()):,}", dropped])
+    return _table(["step", "documents left", "dropped", "for"], rows, "lrrl")
+
+
+def _planned_table(planned: Sequence[Planned]) -> str:
+    rows = []
+    for row in planned:
+        bounds = ""
+        if row.low is not None and row.high is not None:
+            bounds = f" ({_figure(row.low)} to {_figure(row.high)})"
+        apart = f"{row.actual / row.planned - 1:+.1%}" if row.planned else ""
+        rows.append([row.name, _figure(row.planned) + bounds, _figure(row.actual), apart])
+    return _table(["pretraining", "planned", "actual", "apart"], rows, "lrrr")
+
+
+def _stage_table(stages: Sequence[StageRecord]) -> str:
+    rows = [
+        [
+            stage.stage,
+            f"`{stage.key}`",
+            ", ".join(f"{name} `{key[:8]}`" for name, key in stage.inputs.items()),
+            duration(stage.seconds),
+        ]
+        for stage in stages
+    ]
+    total = duration(sum(stage.seconds for stage in stages))
+    rows.append(["all", "", "", total])
+    return _table(["stage", "artifact", "made from", "wall time"], rows, "lllr")
+
+
+def _sample(sample: Sample) -> str:
+    """A block that shows text as it is: no answer can write Markdown into the card."""
+    answers = [
+        ("prompt", sample.prompt, None),
+        ("before RL", sample.before, sample.before_reward),
+        ("after RL", sample.after, sample.after_reward),
+        ("reference", sample.reference, None),
+    ]
+    lines = []
+    for label, text, reward in answers:
+        if not text:
+            continue
+        heading = f"{label:<11}" if reward is None else f"{label:<11}(reward {reward:+.2f}) "
+        shown = textwrap.shorten(text, 400, placeholder=" …")
+        lines += textwrap.wrap(shown, 100, initial_indent=heading, subsequent_indent=" " * 11)
+    body = "\n".join(lines)
+    fence = "```"
+    while fence in body:
+        fence += "`"
+    return f"{fence}text\n{body}\n{fence}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _picture(plots: dict[str, str], name: str, description: str) -> list[str]:
+    return [f"![{description}]({plots[name]})"] if name in plots else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    rules = {"r": "---:", "l": "---"}
+    marks = [rules[letter] for letter in align] or ["---"] * len(head)
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(marks) + " |"]
+    lines += ["| " + " | ".join(_inline(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _inline(text: str) -> str:
+    """One line of a table cell or paragraph, with what Markdown or HTML would act on made harmless."""
+    safe = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return safe.replace("|", "\\|").replace("[", "\\[").replace("*", "\\*")
+
+
+def _figure(value: float | int | str | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,215 @@
+"""Conversations to token ids and the mask of what is learnt from them.
+
+A message is `{"role": "system" | "user" | "assistant", "content": str}`. Conversations are encoded
+segment by segment, so that the ids of a prompt are always the first ids of the conversation that
+goes on from it, and text that spells a special token stays text. The ids are those of the
+tokenizer's own `apply_chat_template` (except where a message spells a special token, which the
+template would let through).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.tokens.chat_template import (
+    CHAT_TEMPLATE,
+    DOCUMENT_END,
+    ROLES,
+    TURN_END,
+    TURN_START,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "EncodedConversations",
+    "encode_conversation",
+    "encode_conversations",
+    "encode_prompt",
+]
+
+Message = Mapping[str, str]
+
+
+@dataclass
+class _Turn:
+    """One message in ids: header and footer are never cut, the content may be."""
+
+    header: list[int]
+    content: list[int]
+    footer: list[int]
+    trained: bool
+
+    def __len__(self) -> int:
+        return len(self.header) + len(self.content) + len(self.footer)
+
+
+@dataclass
+class EncodedConversations:
+    """What is left to train on."""
+
+    conversations: list[tuple[list[int], list[int]]]
+    """(ids, loss mask) of each, in the order given."""
+    kept: list[int]
+    """Number of each among those given."""
+    shortened: int
+    """Conversations whose prompt or answer was cut to fit."""
+    dropped: int
+    """Conversations without one token to learn: no assistant turn, or none within the length."""
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
+) -> tuple[list[int], list[int]]:
+    """Token ids and, for each, 1 where it is to be learnt and 0 elsewhere.
+
+    Learnt are the assistant's tokens with the `<|im_end|>` that closes the turn. A conversation longer
+    than `max_length` loses the middle of its longest user or system message, then of the next longest,
+    until it fits, with the template and the assistant's words whole. Only what is still too long with
+    every such message empty is cut at its end, without a closing token: a cut must not teach to stop.
+    """
+    turns = [_encode_turn(tokenizer, message) for message in messages]
+    if max_length is not None:
+        _shorten(turns, max_length)
+    ids: list[int] = []
+    mask: list[int] = []
+    for turn in turns:
+        ids += turn.header + turn.content + turn.footer
+        learnt = len(turn.content) + 1 if turn.trained else 0  # the footer is <|im_end|> and a line break
+        mask += [0] * len(turn.header) + [1] * learnt
+        mask += [0] * (len(ids) - len(mask))
+    return ids[:max_length], mask[:max_length]
+
+
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerFast, conversations: Iterable[Sequence[Message]], max_length: int
+) -> EncodedConversations:
+    """Encode many; those with nothing to learn are dropped and counted."""
+    encoded = EncodedConversations([], [], 0, 0)
+    for number, messages in enumerate(conversations):
+        ids, mask = encode_conversation(tokenizer, messages)
+        if len(ids) > max_length:
+            encoded.shortened += 1
+            ids, mask = encode_conversation(tokenizer, messages, max_length)
+        if any(mask):
+            encoded.conversations.append((ids, mask))
+            encoded.kept.append(number)
+        else:
+            encoded.dropped += 1
+    return encoded
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
+) -> list[int]:
+    """Ids that an assistant's answer follows: the messages and the header of its turn.
+
+    Too long a prompt is shortened by the rule of `encode_conversation`; one that cannot be is refused.
+    """
+    turns = [_encode_turn(tokenizer, message) for message in messages]
+    opening = _header(tokenizer, "assistant")
+    if max_length is not None:
+        _shorten(turns, max_length - len(opening))
+        length = sum(map(len, turns)) + len(opening)
+        if length > max_length:
+            raise HeadwaterError(
+                f"the prompt has {length} tokens of the {max_length} there is room for",
+                fix="shorten the conversation",
+            )
+    return [token for turn in turns for token in turn.header + turn.content + turn.footer] + opening
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """The ids that end an answer: the end of a turn, and of a document for a model that only read those."""
+    return (_id(tokenizer, TURN_END), _id(tokenizer, DOCUMENT_END))
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of generated ids up to the first stop, without special tokens."""
+    stops = set(stop_ids(tokenizer))
+    end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
+    return str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()
+
+
+def check_messages(messages: object) -> list[dict[str, str]]:
+    """The messages, when they are a conversation this template knows; else an error that names the fault."""
+    if not isinstance(messages, list) or not messages:
+        raise HeadwaterError("`messages` is not a list with a message in it")
+    checked = []
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict):
+            raise HeadwaterError(f"message {number} is not an object with `role` and `content`")
+        if message.get("role") not in ROLES:
+            raise HeadwaterError(
+                f"message {number} has the role {message.get('role')!r}", fix=f"use one of {', '.join(ROLES)}"
+            )
+        content = _plain_text(message.get("content"))
+        if content is None:
+            raise HeadwaterError(
+                f"the content of message {number} is not text", fix="give a string, or a list of text parts"
+            )
+        checked.append({"role": message["role"], "content": content})
+    return checked
+
+
+def _plain_text(content: object) -> str | None:
+    """A string, or the joined parts `{"type": "text", "text" or "value": str}` of other chat formats."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            return None
+        text = part.get("text", part.get("value"))
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return "".join(texts)
+
+
+def _encode_turn(tokenizer: PreTrainedTokenizerFast, message: Message) -> _Turn:
+    return _Turn(
+        header=_header(tokenizer, message["role"]),
+        content=_text_ids(tokenizer, message["content"].strip()),
+        footer=[_id(tokenizer, TURN_END), *_text_ids(tokenizer, "\n")],
+        trained=message["role"] == "assistant",
+    )
+
+
+def _header(tokenizer: PreTrainedTokenizerFast, role: str) -> list[int]:
+    if role not in ROLES:
+        raise HeadwaterError(f"no such role: {role!r}", fix=f"use one of {', '.join(ROLES)}")
+    return [_id(tokenizer, TURN_START), *_text_ids(tokenizer, f"{role}\n")]
+
+
+def _shorten(turns: Sequence[_Turn], max_length: int) -> None:
+    """Cut the middles of the longest messages that are not the assistant's until all fits."""
+    excess = sum(map(len, turns)) - max_length
+    cuttable = sorted(
+        (turn for turn in turns if not turn.trained), key=lambda t: len(t.content), reverse=True
+    )
+    for turn in cuttable:
+        if excess <= 0:
+            return
+        kept = max(0, len(turn.content) - excess)
+        excess -= len(turn.content) - kept
+        tail = kept // 2
+        turn.content = turn.content[: kept - tail] + turn.content[len(turn.content) - tail :]
+
+
+def _text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise HeadwaterError(f"the tokenizer has no {token}", fix="use a tokenizer with ChatML tokens")
+    return found

@@ -1,0 +1,190 @@
+"""Conversations to fine-tune on: made from cleaned documents, or read from JSONL.
+
+A document here is a row of the cleaned corpus: a mapping with `id`, `url`, `title` and `text`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.split import document_fraction
+from headwater.llm.examples.chat import check_messages
+
+Document = Mapping[str, Any]
+Conversation = list[dict[str, str]]
+
+HELDOUT_SHARE = 0.1
+"""Documents below this on the hash line (`split.py`) give prompts that are only measured on."""
+ARTICLE_WORDS = 60
+"""Words of an article shown in a headline prompt: a news story's lead says what it is about."""
+PASSAGE_WORDS = 50
+HEADLINE_WORDS = (3, 30)
+"""Fewer words are a section's name ("Quotable"), more are a paragraph in the wrong field."""
+
+_SITE_SEPARATORS = re.compile(r"\s+[|»–—-]\s+|\s*\|\s*")
+_NOT_A_NAME = {"www", "com", "org", "net", "gov", "edu", "info", "news"}
+_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|Gen|Col|Lt|Sgt|Capt|Sen|Rep|Gov|Rev|St|Jr|Sr|vs|No|Co|Inc|Ltd|"
+    r"Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)|\b[A-Z](?:\.[A-Z])*)\.\s+$"
+)
+
+
+def question_about(title: str) -> str:
+    return f"What is the news about {title}?"
+
+
+def split_of(document_id: str) -> Literal["train", "heldout"]:
+    """Whether a document's conversations are trained on (sft, reward, rl) or kept to measure on."""
+    return "heldout" if document_fraction(document_id) < HELDOUT_SHARE else "train"
+
+
+def clean_title(title: str, url: str = "") -> str:
+    """A headline without the site's name; empty when it is none (too short or too long).
+
+    A last piece of up to four words after a bar or dash is the site's name when it begins or ends
+    with a label of the host name: "… - BBC News" of www.bbc.co.uk.
+    """
+    title = " ".join((title or "").split())
+    pieces = list(_SITE_SEPARATORS.finditer(title))
+    if pieces and _is_site_name(title[pieces[-1].end() :], url):
+        headline = title[: pieces[-1].start()].rstrip()
+        title = headline if len(headline.split()) >= HEADLINE_WORDS[0] else title
+    return title if HEADLINE_WORDS[0] <= len(title.split()) <= HEADLINE_WORDS[1] else ""
+
+
+def _is_site_name(words: str, url: str) -> bool:
+    name = re.sub(r"\W", "", words.lower())
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # not a URL at all
+        return False
+    labels = [part for part in host.split(".") if len(part) >= 3 and part not in _NOT_A_NAME]
+    affixed = any(name.startswith(label) or name.endswith(label) for label in labels)
+    return bool(name) and len(words.split()) <= 4 and affixed
+
+
+def first_words(text: str, count: int) -> str:
+    return " ".join((text or "").split(maxsplit=count)[:count])
+
+
+def first_sentences(text: str, max_words: int = PASSAGE_WORDS) -> str:
+    """As many whole sentences from the start as fit; empty when not even the first does."""
+    opening = first_words(text, max_words + 1)
+    if len(opening.split()) <= max_words:
+        return opening
+    ends = [match.end() for match in _SENTENCE_END.finditer(opening)]
+    whole = [end for end in ends if not _ABBREVIATION.search(opening[max(0, end - 12) : end])]
+    return opening[: whole[-1]].rstrip() if whole else ""
+
+
+def headline_prompt(text: str) -> Conversation:
+    content = f"Write a headline for this article:\n\n{first_words(text, ARTICLE_WORDS)}"
+    return [{"role": "user", "content": content}]
+
+
+def headline_conversation(document: Document) -> Conversation | None:
+    """Article → headline; None for a document without a usable title."""
+    title = clean_title(document["title"], document["url"])
+    if not title or not (document["text"] or "").strip():
+        return None
+    return [*headline_prompt(document["text"]), {"role": "assistant", "content": title}]
+
+
+def passage_conversation(document: Document) -> Conversation | None:
+    """Question about a headline → the first sentences of its article; None where either is missing."""
+    title = clean_title(document["title"], document["url"])
+    passage = first_sentences(document["text"])
+    if not title or not passage:
+        return None
+    return [
+        {"role": "user", "content": question_about(title)},
+        {"role": "assistant", "content": passage},
+    ]
+
+
+@dataclass(frozen=True)
+class HeadlineTask:
+    """One prompt of reinforcement learning and evaluation, with what its answer is judged by."""
+
+    document_id: str
+    prompt: Conversation
+    reference: str
+    """The true headline."""
+    article: str
+    """The text that the answer may draw its words from."""
+
+
+def headline_tasks(
+    documents: Iterable[Document], split: Literal["train", "heldout"]
+) -> Iterator[HeadlineTask]:
+    """The tasks of one split, in the documents' order."""
+    for document in documents:
+        if split_of(document["id"]) != split:
+            continue
+        conversation = headline_conversation(document)
+        if conversation is not None:
+            yield HeadlineTask(
+                document["id"], conversation[:-1], conversation[-1]["content"], str(document["text"])
+            )
+
+
+def read_conversations(location: str) -> Iterator[Conversation]:
+    """`{"messages": [...]}` lines of a file on disk or s3 (.gz and .zst too); a broken line is named."""
+    return (conversation for _, conversation in numbered_conversations(location))
+
+
+def numbered_conversations(location: str) -> Iterator[tuple[int, Conversation]]:
+    """The same, with the number of each one's line, from 1."""
+    fs, path = filesystem(location)
+    try:
+        stream = fs.open_input_stream(path)
+    except OSError as error:
+        raise HeadwaterError(
+            f"cannot be opened ({error})", where=location, fix="check the path, and that you may read it"
+        ) from error
+    number = 0
+    with stream:
+        try:
+            for number, line in enumerate(_lines(stream), start=1):
+                if line.strip():
+                    yield number, _parse_line(line, f"{location}:{number}")
+        except OSError as error:
+            raise HeadwaterError(
+                f"cannot be read on ({error})",
+                where=f"{location}:{number + 1}",
+                fix="get a whole copy of the file",
+            ) from error
+
+
+def _lines(stream: Any, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
+    rest = b""
+    while chunk := stream.read(chunk_bytes):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _parse_line(line: bytes, where: str) -> Conversation:
+    try:
+        value = json.loads(line)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise HeadwaterError(f"not a JSON line ({error})", where=where, fix="correct or remove it") from error
+    if not isinstance(value, dict) or "messages" not in value:
+        raise HeadwaterError(
+            "no `messages` in this line",
+            where=where,
+            fix='write {"messages": [{"role": …, "content": …}, …]}',
+        )
+    try:
+        return check_messages(value["messages"])
+    except HeadwaterError as error:
+        raise HeadwaterError(error.what, where=where, fix=error.fix) from error

@@ -1,0 +1,111 @@
+"""Encoded examples on disk: variable-length lists of ids and masks in memory-mapped Arrow files.
+
+Written by the stages that fine-tune (one file per unit of input), read by index like one list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+
+Example = Mapping[str, Sequence[float]]
+
+
+ORIGINS = "origins"
+
+
+def write_examples(
+    output: Artifact,
+    name: str,
+    examples: Sequence[Example],
+    columns: Iterable[str],
+    values: pa.DataType | None = None,
+    *,
+    origins: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """One Arrow IPC file of one record batch; each column holds a list per example, of int32 or `values`.
+
+    `origins` are what each example was made from: ids of documents, or a file and a line of it.
+    """
+    kind = pa.list_(values or pa.int32())
+    table = {column: pa.array([list(example[column]) for example in examples], kind) for column in columns}
+    if origins is not None:
+        table[ORIGINS] = pa.array([list(of_one) for of_one in origins], pa.list_(pa.string()))
+    batch = pa.record_batch(table)
+    with output.create(name) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+class Examples:
+    """The example files of a folder (those that match) as one sequence, opened where they are read."""
+
+    def __init__(self, artifact: Artifact, folder: str, pattern: str = "*.arrow") -> None:
+        self.artifact, self.folder, self.pattern = artifact, folder, pattern
+        self._table: pa.Table | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Examples, (self.artifact, self.folder, self.pattern))
+
+    @property
+    def table(self) -> pa.Table:
+        if self._table is None:
+            local = self.artifact.local(self.folder)
+            readers = [
+                pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(local.glob(self.pattern))
+            ]
+            self._table = pa.concat_tables(
+                [reader.read_all() for reader in readers], promote_options="default"
+            )
+        return self._table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def gather(self, column: str, indices: np.ndarray) -> list[np.ndarray]:
+        values = self.table.column(column)
+        return [np.asarray(values[int(i)].values) for i in indices]
+
+    def origins(self, index: int) -> list[str]:
+        """What an example was made from; HeadwaterError where that was not yet written down."""
+        found = self.table.column(ORIGINS)[index].as_py() if ORIGINS in self.table.column_names else None
+        if found is None:
+            raise self._unnamed()
+        return list(found)
+
+    def made_from(self, origin: str) -> list[int]:
+        """The examples that were made from a document (or line) by itself or with others."""
+        if ORIGINS not in self.table.column_names:
+            raise self._unnamed()
+        column = self.table.column(ORIGINS).combine_chunks()
+        hits = pc.equal(pc.list_flatten(column), origin)
+        return sorted(set(pc.list_parent_indices(column).filter(hits).to_pylist()))
+
+    def _unnamed(self) -> HeadwaterError:
+        return HeadwaterError(
+            "these examples do not tell what they were made from: an earlier version wrote them",
+            where=self.artifact.path(self.folder),
+            fix="make them anew: headwater run RECIPE --from STAGE",
+        )
+
+
+def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> np.ndarray:
+    """Ragged integers → [n, longest], filled on the right."""
+    width = max(len(sequence) for sequence in sequences)
+    padded: np.ndarray = np.full((len(sequences), width), value, dtype)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return padded
+
+
+def describe_examples(examples: Examples, indices: np.ndarray) -> list[str]:
+    """One line an example: what it was made from, where that is known, and its number."""
+    if ORIGINS not in examples.table.column_names:
+        return [f"example {i}" for i in indices]
+    return [f"{', '.join(examples.origins(int(i)))} (example {i})" for i in indices]

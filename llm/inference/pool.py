@@ -1,0 +1,54 @@
+"""Many prompts, completed by engines on as many CPUs or GPUs as the cluster has or can get."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from headwater.cluster.runtime.pool import Share, map_pool
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Folder
+from headwater.llm.inference import load_engine
+from headwater.llm.inference.base import Completion, Sampling
+
+PROMPTS_PER_CALL = 64
+
+
+def generate(
+    session: Session,
+    label: str,
+    model: Folder,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    *,
+    gpus: float = 0.0,
+) -> list[Completion]:
+    """Completions in the prompts' order. Deterministic for a seed whatever the cluster's size.
+
+    `gpus` is what an engine reserves of them: asked for, not looked up: they may come with the first work.
+    """
+    share = Share(cpus=1, gpus=gpus)
+    rows: list[dict[str, Any]] = [
+        {"start": start, "prompts": prompts[start : start + PROMPTS_PER_CALL]}
+        for start in range(0, len(prompts), PROMPTS_PER_CALL)
+    ]
+    found: dict[int, list[Completion]] = {}
+    arguments = {"model": model, "sampling": sampling}
+    with session.progress(label, len(prompts), "prompts") as shown:
+        for result in map_pool(session, rows, _Completer, arguments, share):
+            found[result["start"]] = [Completion(**completion) for completion in result["completions"]]
+            shown.advance(len(result["completions"]))
+    return [completion for row in rows for completion in found[row["start"]]]
+
+
+class _Completer:
+    """One engine, loaded once an actor."""
+
+    def __init__(self, model: Folder, sampling: Sampling) -> None:
+        self._engine, self._sampling = load_engine(model.local(), threads=1), sampling
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        seed = self._sampling.seed  # no two calls draw alike
+        sampling = replace(self._sampling, seed=None if seed is None else seed + row["start"])
+        completions = self._engine.generate(row["prompts"], sampling)
+        return {"start": row["start"], "completions": [asdict(completion) for completion in completions]}

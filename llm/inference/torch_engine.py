@@ -1,0 +1,237 @@
+"""The torch backend: batched decoding with a KV cache over any transformers causal model.
+
+Exact and always there: it gives full log-probabilities, takes new weights in place (rollouts),
+and its greedy text equals `transformers`' own. Prompts of different lengths are padded on the
+left; sequences that have ended leave the batch as soon as they are half of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.llm.inference.base import Completion, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SCORE_TOKENS = 16_384
+"""Tokens (padding included) of one scoring pass: bounds the memory of its logits."""
+
+
+@dataclass
+class _Step:
+    """One decoding step: for each sequence still running its index in the batch, id and log-probability."""
+
+    rows: list[int]
+    ids: list[int]
+    logprobs: list[float]
+
+
+class TorchEngine:
+    """Implements `llm.inference.base.Engine` for a `transformers` causal language model."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.context = int(model.config.max_position_embeddings)
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> TorchEngine:
+        """Raises HeadwaterError when the folder is no model that transformers can open."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise HeadwaterError(
+                f"not a model folder ({str(error).splitlines()[0]})",
+                where=str(folder),
+                fix="give a folder with config.json, model.safetensors and tokenizer.json",
+            ) from error
+        return cls(model.to(device), tokenizer)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Replace parameters in place. Raises KeyError for a name that the model lacks."""
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, values in weights.items():
+                own[name].copy_(torch.tensor(values))
+
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Completion]:
+        completions = [Completion([], [], "length") for _ in prompts]
+        stop = self._stop_ids(sampling)
+        for step in self._decode(prompts, sampling, stop, seeds):
+            for row, token, logprob in zip(step.rows, step.ids, step.logprobs, strict=True):
+                completions[row].ids.append(token)
+                completions[row].logprobs.append(logprob)
+                if token in stop:
+                    completions[row].finish_reason = "stop"
+        return completions
+
+    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[tuple[int, float]]:
+        for step in self._decode([prompt], sampling, self._stop_ids(sampling)):
+            yield step.ids[0], step.logprobs[0]
+
+    @torch.inference_mode()
+    def score(
+        self, prompts: list[list[int]], completions: list[list[int]], *, temperature: float = 1.0
+    ) -> list[list[float]]:
+        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+        self._check_lengths(lengths, 0)
+        order = sorted(range(len(prompts)), key=lambda i: lengths[i])  # like with like: little padding
+        results: list[list[float]] = [[] for _ in prompts]
+        for batch in _batches(order, lengths, SCORE_TOKENS):
+            width = lengths[batch[-1]]
+            ids = torch.zeros(len(batch), width, dtype=torch.long, device=self.device)
+            for position, i in enumerate(batch):
+                ids[position, : lengths[i]] = torch.tensor(prompts[i] + completions[i])
+            # Padding on the right is invisible to a causal model: no mask is needed.
+            logits_BLV = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            picked_BL = _log_probability(logits_BLV / temperature, ids[:, 1:])
+            for position, i in enumerate(batch):
+                start = len(prompts[i]) - 1
+                results[i] = picked_BL[position, start : lengths[i] - 1].tolist()
+        return results
+
+    def _stop_ids(self, sampling: Sampling) -> frozenset[int]:
+        own = self.tokenizer.eos_token_id
+        return frozenset(sampling.stop_ids) | ({own} if isinstance(own, int) else set())
+
+    def _check_lengths(self, lengths: list[int], new_tokens: int) -> None:
+        longest = max(lengths, default=0)
+        if longest + new_tokens > self.context:
+            raise HeadwaterError(
+                f"{longest} + {new_tokens} tokens do not fit a context of {self.context}",
+                fix="shorten the prompt or ask for fewer tokens",
+            )
+
+    def _decode(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        stop: frozenset[int],
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[_Step]:
+        """Yield step after step until every sequence has stopped or has `max_tokens`."""
+        from transformers import DynamicCache
+
+        if not prompts or sampling.max_tokens < 1:
+            return
+        self._check_lengths([len(prompt) for prompt in prompts], sampling.max_tokens)
+        uniforms = _uniforms(sampling, len(prompts), seeds)
+        ids, mask = _left_pad(prompts, self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        rows = list(range(len(prompts)))  # batch row → prompt
+        running = [True] * len(rows)
+        for step in range(sampling.max_tokens):
+            with torch.inference_mode():
+                logits_BV = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+                draws = None if uniforms is None else torch.from_numpy(uniforms[rows, step]).to(self.device)
+                tokens_B, logprobs_B = sample(logits_BV.float(), sampling, draws)
+            tokens, logprobs = tokens_B.tolist(), logprobs_B.tolist()
+            live = [i for i in range(len(rows)) if running[i]]
+            yield _Step([rows[i] for i in live], [tokens[i] for i in live], [logprobs[i] for i in live])
+            running = [alive and token not in stop for alive, token in zip(running, tokens, strict=True)]
+            keep = [i for i, alive in enumerate(running) if alive]
+            if not keep:
+                return
+            if len(keep) <= len(rows) // 2:
+                index = torch.tensor(keep, device=self.device)
+                cache.batch_select_indices(index)
+                tokens_B, mask, positions = tokens_B[index], mask[index], positions[index]
+                rows, running = [rows[i] for i in keep], [True] * len(keep)
+            ids = tokens_B[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+
+
+def sample(
+    logits_BV: torch.Tensor, sampling: Sampling, uniforms_B: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose one token a row by inverse transform of a given uniform draw in [0, 1).
+
+    Returns ids [B] and their log-probabilities [B] before the top-p cut. With temperature 0
+    (`uniforms_B` None) the likeliest token is taken. Top-p as in Holtzman et al. 2019: the fewest
+    tokens whose probabilities reach p.
+    """
+    if uniforms_B is None:
+        tokens_B = logits_BV.argmax(-1)
+        return tokens_B, _log_probability(logits_BV, tokens_B)
+    logits_BV = logits_BV / sampling.temperature
+    probabilities_BV, order_BV = logits_BV.softmax(-1).sort(-1, descending=True)
+    cumulative_BV = probabilities_BV.cumsum(-1)
+    before_BV = cumulative_BV - probabilities_BV
+    kept_B = (before_BV < sampling.top_p).sum(-1, keepdim=True)
+    mass_B1 = cumulative_BV.gather(-1, kept_B - 1)
+    rank_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None].to(cumulative_BV) * mass_B1, right=True)
+    tokens_B = order_BV.gather(-1, torch.minimum(rank_B1, kept_B - 1))[:, 0]
+    return tokens_B, _log_probability(logits_BV, tokens_B)
+
+
+def _log_probability(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[ids] over the last axis, without a second tensor of the logits' size."""
+    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None) -> np.ndarray | None:
+    """One draw a row and step, each row from its own stream; None when nothing is sampled.
+
+    A row with a seed of its own draws what the first row of a batch with that seed would.
+    """
+    if sampling.temperature == 0:
+        return None
+    if seeds is None:
+        children = np.random.SeedSequence(sampling.seed).spawn(rows)
+    else:
+        children = [np.random.SeedSequence(seed).spawn(1)[0] for seed in seeds]
+    streams = [np.random.Generator(np.random.Philox(child)) for child in children]
+    return np.stack([stream.random(sampling.max_tokens, dtype=np.float32) for stream in streams])
+
+
+def _left_pad(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask [B, longest], the prompts flush right."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise HeadwaterError("an empty prompt cannot be completed", where=f"prompt {row}")
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
+    """Cut a length-sorted order into batches of at most `tokens` padded tokens."""
+    batch: list[int] = []
+    for i in order:
+        if batch and lengths[i] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

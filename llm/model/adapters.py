@@ -1,0 +1,158 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): fine-tuning trains a small product beside each frozen matrix.
+
+peft makes them. Only they have gradients and optimizer state and are in checkpoints; the frozen model is
+read again from where it came from. What leaves training has them merged into the matrices.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.stage import StageConfig
+from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER = "default"
+PREFIX = "base_model.model."
+"""What peft puts before the names of a model's parameters."""
+
+
+class LoraConfig(StageConfig):
+    """Settings of the adapters."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    """The product is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the adapters' inputs. Every worker draws its own: losses then depend on how many there are."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the matrices that get one: all of a layer's, as Dettmers et al. 2023 found needed."""
+    quantise: Literal["none", "nf4"] = "none"
+    """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes."""
+
+
+def quantisation(config: LoraConfig | None, precision: Precision) -> Any:
+    """What transformers is to load the frozen model with; None for its own precision.
+
+    Products with the 4-bit matrices are made in the `precision` of training. Raises HeadwaterError where
+    bitsandbytes is not installed.
+    """
+    if config is None or config.quantise == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise HeadwaterError(
+            "4-bit matrices need bitsandbytes, which is not installed",
+            where="lora.quantise: nf4",
+            fix="pip install 'headwater[qlora]', or `quantise: none`",
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch_dtype(resolve_precision(precision)),
+    )
+
+
+def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
+    """A peft model around `model`, equal on every rank: its adapters start as a product of nothing.
+
+    Raises HeadwaterError when no matrix has one of the target names.
+    """
+    import peft
+    import torch
+
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number does
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        task_type="CAUSAL_LM",
+    )
+    for layer in model.modules():
+        # bitsandbytes would lay 4-bit matrices out anew in the first evaluation on a CPU with AVX-512, which
+        # neither the next training step nor merging expects.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, settings, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise HeadwaterError(
+                f"no adapter can be put on this model ({error})",
+                where="lora.targets",
+                fix="name its matrices, such as q_proj and v_proj",
+            ) from error
+
+
+def is_adapted(module: Any) -> bool:
+    return hasattr(module, "peft_config")
+
+
+def whole_weights(module: Any) -> dict[str, torch.Tensor]:
+    """Parameters of a model under their own names in fp32, with what adapters add to them.
+
+    `module` has whole parameters (`zero.gathered`) and is left as it is.
+    """
+    if not is_adapted(module):
+        return {name: parameter.detach().float() for name, parameter in module.named_parameters()}
+    from peft.tuners.lora import LoraLayer
+
+    merged = {}
+    for name, parameter in module.named_parameters():
+        if ".lora_" not in name:
+            own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
+            merged[own] = _dequantised(parameter).detach().float()
+    for name, layer in module.named_modules():
+        if isinstance(layer, LoraLayer):
+            parts: Any = layer
+            up, down = parts.lora_B[ADAPTER].weight, parts.lora_A[ADAPTER].weight
+            delta = parts.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
+            own = f"{name.removeprefix(PREFIX)}.weight"
+            merged[own] = merged[own] + delta
+    return merged
+
+
+def save_merged(module: Any, folder: Path) -> None:
+    """A plain Hugging Face folder of an adapted model, and the adapters alone in `adapter/` within it."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    base = module.get_base_model()
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):  # what is saved is not quantised
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = type(base)(config)
+    plain.load_state_dict(whole_weights(module), strict=False, assign=True)
+    plain.tie_weights()
+    plain.save_pretrained(folder)
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    module.peft_config[ADAPTER].save_pretrained(adapter)
+    tensors = get_peft_model_state_dict(module, adapter_name=ADAPTER)
+    save_file(
+        {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+
+
+def _dequantised(parameter: Any) -> torch.Tensor:
+    """A matrix of numbers, whatever it is held as."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-untyped]
+
+    return dequantize_4bit(parameter.data, state)  # type: ignore[no-any-return]

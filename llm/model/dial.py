@@ -1,0 +1,103 @@
+"""The dial: what depth derives of a run's other settings, by rules that are stated with their sources.
+
+Pure functions. The recipe takes width, heads and learning rates from here unless they are set, and the batch
+and the steps of pretraining where it says `auto` (`headwater/recipe.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from headwater.llm.model.shape import HEAD_WIDTH, ModelConfig, Shape, parameter_count, shape_of
+
+REFERENCE_DEPTH = 4
+LEARNING_RATES = {"pretrain": 3e-3, "sft": 1e-3, "dpo": 1e-4, "reward": 3e-4, "rl": 1e-4}
+"""AdamW's peak rates at the reference depth, found by trying."""
+TOKENS_PER_PARAMETER = 20.0
+"""Hoffmann et al. 2022 ("Chinchilla"), table 3: what a given compute is spent best on."""
+BATCH_FACTOR, BATCH_EXPONENT = 0.58, 0.571
+"""Li et al. 2025 ("Step Law", arXiv 2503.04715): the best batch grows with the tokens, whatever the model."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A pretraining run as the dial would have it."""
+
+    shape: Shape
+    learning_rate: float
+    tokens: int
+    """The horizon: what the model is to see in all."""
+    batch: int
+    """Rows of a step."""
+    steps: int
+
+
+def learning_rate(stage: str, depth: int) -> float:
+    """A stage's peak rate for AdamW: falls with width^-0.5 (nanochat), four digits.
+
+    Muon's rate is not scaled: its updates have a fixed spectral norm, so one rate fits all widths (Jordan et
+    al. 2024; nanochat keeps it, too).
+    """
+    return scaled_rate(LEARNING_RATES[stage], REFERENCE_DEPTH, depth)
+
+
+def scaled_rate(rate: float, depth: int, other: int) -> float:
+    """What a rate that suits a depth becomes at another."""
+    return float(f"{rate * (other / depth) ** -0.5:.4g}")
+
+
+def learning_parameters(shape: Shape) -> int:
+    """Parameters that a token is multiplied with: all but an input embedding that is not the head as well.
+
+    Counting them so, one number of tokens a parameter fits small models with large vocabularies (nanochat).
+    """
+    lookup = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
+    return parameter_count(shape) - lookup
+
+
+def horizon(shape: Shape, tokens_per_parameter: float = TOKENS_PER_PARAMETER) -> int:
+    """Tokens to train on."""
+    return round(tokens_per_parameter * learning_parameters(shape))
+
+
+def batch_tokens(tokens: int) -> float:
+    """The best batch for a horizon, both in tokens."""
+    return float(BATCH_FACTOR * tokens**BATCH_EXPONENT)
+
+
+def batch_rows(tokens: int, row_length: int) -> int:
+    """The same in rows: the nearest power of two (in the logarithm), so that workers share it evenly."""
+    return int(2 ** max(0, round(math.log2(batch_tokens(tokens) / row_length))))
+
+
+def derive(
+    model: ModelConfig,
+    *,
+    vocab_size: int,
+    row_length: int,
+    tokens_per_parameter: float = TOKENS_PER_PARAMETER,
+    batch: int | None = None,
+) -> Derived:
+    """What follows from a model's shape; a `batch` set by hand counts in the number of steps."""
+    shape = shape_of(model, vocab_size)
+    tokens = horizon(shape, tokens_per_parameter)
+    rows = batch or batch_rows(tokens, row_length)
+    return Derived(
+        shape=shape,
+        learning_rate=learning_rate("pretrain", model.depth),
+        tokens=tokens,
+        batch=rows,
+        steps=max(1, math.ceil(tokens / (rows * row_length))),
+    )
+
+
+RULES = {
+    "width": f"{HEAD_WIDTH} × depth (nanochat's aspect ratio)",
+    "heads": f"{HEAD_WIDTH} wide each",
+    "learning rate": "3e-3 × (width / 256)^-0.5 (nanochat)",
+    "tokens": "a number of tokens each parameter (Hoffmann et al. 2022: 20)",
+    "batch": "0.58 × tokens^0.571 tokens, as a power of two in rows (Li et al. 2025)",
+    "steps": "tokens / batch",
+}
+"""In words, for people."""

@@ -1,0 +1,202 @@
+"""A Hugging Face folder of ours → one GGUF file, which llama.cpp and what is built on it open.
+
+Keys and tensor names are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md for the
+architecture `qwen3`; the `gguf` package, llama.cpp's own, writes them. Rotary positions turn halves of a head
+in transformers and in llama.cpp's `qwen3` alike, so no weight is permuted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.tokens.encoder import unlike_ours
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+Precision = Literal["f32", "f16", "bf16", "q8_0"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3"}
+PRE_TOKENIZER = "qwen2"
+"""llama.cpp's name for the rule by which `data_pipeline.tokens.tokenizer` splits text (SPLIT_PATTERN)."""
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Marks of transformers alone, for the mask of what is learnt; they print nothing."""
+
+
+def write_gguf(folder: Path, path: Path, *, name: str, precision: Precision | None = None) -> Precision:
+    """Write the model and tokenizer of a folder; vectors stay in fp32, as llama.cpp's own converter has it.
+
+    `precision` None keeps that of the weights. Returns the precision. One tensor at a time is in memory.
+    Raises HeadwaterError for an architecture, rotary scaling or tokenizer that we do not make.
+    """
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    _check(config, tokenizer, folder)
+    precision = precision or _stored_precision(folder)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES[config["architectures"][0]])
+    try:
+        _add_shape(writer, config, name, precision)
+        _add_tokenizer(writer, config, tokenizer, folder)
+        _add_tensors(writer, folder, config, precision)
+    finally:
+        writer.close()
+    return precision
+
+
+def _check(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> None:
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise HeadwaterError(
+            f"a GGUF file cannot be made of the architecture {architecture}",
+            where=str(folder),
+            fix="export a language model (pretrain, sft or rl), or choose --format hf",
+        )
+    rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise HeadwaterError(
+            f"rotary positions of the type {rope['rope_type']} are not written to GGUF files",
+            where=str(folder),
+            fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
+        )
+    if other := unlike_ours(tokenizer):
+        raise HeadwaterError(
+            f"llama.cpp has no name for this tokenizer's rule: it has {other}",
+            where=str(folder),
+            fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
+        )
+
+
+def _add_shape(writer: GGUFWriter, config: dict[str, Any], name: str, precision: Precision) -> None:
+    import gguf
+
+    types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[types[precision]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+
+
+def _add_tokenizer(
+    writer: GGUFWriter, config: dict[str, Any], tokenizer: dict[str, Any], folder: Path
+) -> None:
+    """Every id of the embedding needs a token: those that round its size up are named, and marked unused."""
+    from gguf import TokenType
+    from transformers import AutoTokenizer
+
+    tokens = [f"[PAD{number}]" for number in range(config["vocab_size"])]
+    types = [TokenType.UNUSED] * len(tokens)
+    for token, number in tokenizer["model"]["vocab"].items():
+        tokens[number], types[number] = token, TokenType.NORMAL
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]], types[added["id"]] = added["content"], TokenType.CONTROL
+    merges = tokenizer["model"]["merges"]
+    opened: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZER)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_eos_token_id(opened.eos_token_id)
+    writer.add_pad_token_id(opened.pad_token_id)
+    writer.add_add_bos_token(False)
+    if opened.chat_template:
+        writer.add_chat_template(_GENERATION.sub("", opened.chat_template))
+
+
+def _add_tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], precision: Precision) -> None:
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
+    tied = config["tie_word_embeddings"]
+    written = []
+    for name, shape in _shapes(folder):
+        if tied and name == "lm_head.weight":
+            continue
+        known = names.get_name(name, try_suffixes=(".weight",))
+        if known is None:
+            raise HeadwaterError(f"a weight that the architecture does not have: {name}", where=str(folder))
+        kind = _kind(shape, precision)
+        plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
+        if plain is not None:
+            writer.add_tensor_info(known, shape, np.dtype(plain), _size(shape) * np.dtype(plain).itemsize)
+        else:
+            packed = gguf.quant_shape_to_byte_shape(shape, kind)
+            writer.add_tensor_info(known, packed, np.dtype(np.uint8), _size(packed), raw_dtype=kind)
+        written.append((name, kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, kind in written:
+        writer.write_tensor_data(gguf.quantize(_tensor(folder, name), kind))
+
+
+def _kind(shape: tuple[int, ...], precision: Precision) -> GGMLQuantizationType:
+    """Vectors (norms) in fp32, and matrices whose rows are no whole number of quantisation blocks in f16."""
+    import gguf
+
+    if len(shape) < 2:
+        return gguf.GGMLQuantizationType.F32
+    kind = gguf.GGMLQuantizationType[precision.upper()]
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    return gguf.GGMLQuantizationType.F16 if shape[-1] % block else kind
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape))
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise HeadwaterError(
+            "no weights here", where=str(folder), fix="give the artifact of a finished training stage"
+        )
+    return files
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    from safetensors import safe_open
+
+    for path in _files(folder):
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a dict)
+                yield name, tuple(opened.get_slice(name).get_shape())
+
+
+def _tensor(folder: Path, name: str) -> np.ndarray:
+    """One weight in fp32; numpy has no bf16, so torch reads it."""
+    from safetensors import safe_open
+
+    for path in _files(folder):
+        with safe_open(path, "pt") as opened:
+            if name in opened.keys():  # noqa: SIM118 (not a dict)
+                return np.ascontiguousarray(opened.get_tensor(name).float().numpy())
+    raise HeadwaterError(f"the weight {name} is gone", where=str(folder))
+
+
+def _stored_precision(folder: Path) -> Precision:
+    """The precision of the matrices as they lie in the folder."""
+    from safetensors import safe_open
+
+    known: dict[str, Precision] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+    with safe_open(_files(folder)[0], "pt") as opened:
+        found = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    return known[next(kind for kind in ("F32", "BF16", "F16") if kind in found)]

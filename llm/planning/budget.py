@@ -1,0 +1,67 @@
+"""The model and the tokens that a sum of money buys: the compute-optimal split of its FLOPs."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel
+
+from headwater.llm.hardware import machines
+from headwater.llm.hardware.machines import Machine
+from headwater.llm.model.shape import flops_per_token, parameter_count, shape_of
+from headwater.llm.planning.plan import START_SECONDS, Plan, Work, plan_gpus
+from headwater.llm.planning.scaling_law import CHINCHILLA, FittedLaw
+
+DEPTHS = range(1, 97)
+BATCH_TOKENS = 1 << 19
+"""Of a step, at least: nanochat's 524,288, which serves its models of 0.5 to 2 B parameters."""
+TRUSTED_REACH = 1000.0
+"""Times the FLOPs of the largest small run up to which the split is left to the law that they gave."""
+
+
+class Budget(BaseModel):
+    """What a sum buys on some GPUs."""
+
+    dollars: float
+    hours: float
+    flops: float
+    """In training, after the start."""
+    rule: str
+    """How parameters and tokens were chosen."""
+    plan: Plan
+    """Of the model and the tokens that it buys."""
+
+
+def afford(
+    work: Work, machine: Machine, dollars: float, law: FittedLaw | None, mfu: float | None = None
+) -> Budget:
+    """The recipe with the depth and the steps that a budget buys on these GPUs."""
+    hours = dollars / machine.dollars_per_hour if machine.dollars_per_hour else math.inf
+    seconds = max(0.0, 3600 * hours - START_SECONDS)
+    flops = seconds * machine.peak_flops * (mfu or machines.MFU[1])
+    offers = [(depth, *_split(work, depth, flops)) for depth in DEPTHS]
+    rule = "Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022)"
+    chosen = min(offers, key=lambda offer: abs(math.log(max(offer[2], 1) / offer[1] / CHINCHILLA)))
+    if law is not None:
+        best = min(offers, key=lambda offer: law.law.loss(offer[1], max(offer[2], 1)))
+        reach = law.reach(best[1], best[2])
+        if reach <= TRUSTED_REACH:
+            chosen = best
+            rule = f"the least loss by the law of {len(law.points)} small runs"
+        else:
+            rule += f"; the small runs' law would reach {reach:,.0f} times further than they did"
+    depth, _, tokens = chosen
+    batch = max(work.config.batch, BATCH_TOKENS // work.row_length)
+    batch = -(-batch // machine.count) * machine.count
+    steps = max(1, round(tokens / (batch * work.row_length)))
+    model = work.config.model.model_copy(update={"depth": depth})
+    config = work.config.model_copy(update={"model": model, "batch": batch, "steps": steps})
+    plan = plan_gpus(Work(work.name, config, work.vocab_size, work.row_length), machine, law, mfu)
+    return Budget(dollars=dollars, hours=hours, flops=flops, rule=rule, plan=plan)
+
+
+def _split(work: Work, depth: int, flops: float) -> tuple[int, float]:
+    """Parameters of a depth, and the tokens that so many FLOPs train it on."""
+    model = work.config.model.model_copy(update={"depth": depth})
+    shape = shape_of(model, work.vocab_size)
+    return parameter_count(shape), flops / flops_per_token(shape, work.row_length)

@@ -1,0 +1,226 @@
+"""A short measurement on the machine at hand: what a step, a start, a checkpoint, an evaluation really take.
+
+The real loop runs a few steps of the recipe's shape on as many workers as it says, on rows of random ids,
+through Ray Train and DeepSpeed. What is measured is kept in the store under what it depends on, and found
+there again by `headwater plan` and by the run itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.tokens.tokenizer import FOLDER, save_tokenizer, train, wrap
+from headwater.llm.model.build import initialise
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.stages.pretrain import PackedRows, PretrainConfig
+from headwater.llm.training import loop
+from headwater.llm.training.bits_per_byte import BitsPerByte
+from headwater.llm.training.held_memory import WithMemory
+from headwater.llm.training.objectives import NextToken
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config
+
+    from headwater.data_pipeline.tokens.shards import TokenRows
+
+STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 7, 3, 5
+WARM = 2
+"""Steps that do not count: the first ones allocate, and make their kernels."""
+PLACES = "plans"
+"""Folder of the store."""
+DECIDES = {
+    "batch",
+    "micro_batch",
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "zero",
+    "precision",
+    "optimizer",
+    "separate_documents",
+    "sequence_parallel",
+    "tensor_parallel",
+    "activation_checkpointing",
+    "torch_compile",
+}
+"""Settings of pretraining on which time and memory of a step depend."""
+
+
+class Calibration(BaseModel):
+    """What was measured. Seconds are wall-clock time."""
+
+    machine: str
+    peak_flops: float
+    """FLOP/s of the workers' matrix products together, in the precision of training."""
+    start_seconds: float
+    """From the start of the stage to its first step, with what the first steps take longer than others."""
+    step_seconds: float
+    checkpoint_seconds: float
+    evaluation_pass_seconds: float
+    """Of one micro-batch of validation rows on every worker."""
+    end_seconds: float
+    """From the last step to the end of the stage."""
+    state_bytes: int
+    peak_bytes: int
+    """Most that a worker's process (or its GPU) had; its libraries included."""
+
+    def seconds(self, config: PretrainConfig, validation_rows: int) -> float:
+        """Of a whole stage."""
+        checkpoints = (config.steps - 1) // config.checkpoint_every
+        evaluations = -(-config.steps // config.evaluate_every)
+        passes = -(-validation_rows // (config.workers * config.micro_batch))
+        return (
+            self.start_seconds
+            + config.steps * self.step_seconds
+            + checkpoints * self.checkpoint_seconds
+            + evaluations * passes * self.evaluation_pass_seconds
+            + self.end_seconds
+        )
+
+
+@dataclass
+class RandomRows:
+    """Rows of random ids with what the pretrain stage asks of `TokenRows`."""
+
+    rows: int
+    row_length: int
+    vocab_size: int
+    pad_id: int = 0
+    end_id: int = 1
+    bytes: int = 1
+
+    def __post_init__(self) -> None:
+        self.corpora: dict[str, range] = {}
+        self.corpus_bytes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        generator = np.random.default_rng(int(indices[0]) if len(indices) else 0)
+        return generator.integers(2, self.vocab_size, (len(indices), self.row_length + 1), dtype=np.int64)
+
+
+class StampedRows(PackedRows):
+    """Says in each step's record when it ended."""
+
+    def metrics(self) -> dict[str, float]:
+        return {"ended_at": time.time()}
+
+
+def place(config: PretrainConfig, shape: Qwen3Config, row_length: int, address: str | None) -> str:
+    """The name of the file that a measurement for these settings has in the store."""
+    settings = config.model_dump(mode="json", include=DECIDES)
+    decides = {"settings": settings, "shape": shape.to_dict(), "row_length": row_length}
+    machine = address or f"{platform.node()} {os.cpu_count()}"
+    text = json.dumps([decides, machine], sort_keys=True, default=str)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def read_calibration(store: Store, name: str) -> Calibration | None:
+    folder = store.folder(PLACES)
+    return Calibration.model_validate(folder.read_json(name)) if folder.exists(name) else None
+
+
+def calibrate(config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session) -> Calibration:
+    """Measure, and keep the result in the session's store."""
+    name = place(config, shape, row_length, session.address)
+    folder = session.store.folder(PLACES)
+    scratch = session.store.folder(f"{PLACES}/{name.removesuffix('.json')}")
+    scratch.delete_folder("")
+    session.ray()
+    try:
+        measured = _measure(config, shape, row_length, session, scratch)
+    finally:
+        scratch.delete_folder("")
+    folder.write_json(name, measured.model_dump())
+    return measured
+
+
+def _measure(
+    config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session, scratch: Artifact
+) -> Calibration:
+    with scratch.create_folder(FOLDER) as tokenizer:
+        save_tokenizer(wrap(train(["a b c"], 300, 2)), tokenizer)
+    short = config.model_copy(
+        update={"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "evaluate_every": EVALUATE_EVERY}
+    )
+    vocabulary = shape.vocab_size
+    rows = cast("TokenRows", RandomRows(1 << 20, row_length, vocabulary))
+    passes = cast("TokenRows", RandomRows(2 * config.workers * config.micro_batch, row_length, vocabulary))
+    apart = config.separate_documents
+    evaluation = WithMemory(BitsPerByte(passes, config.micro_batch, separate_documents=apart))
+    started = time.time()
+    history = loop.train(
+        loop.TrainJob(
+            label="measure",
+            config=short,
+            objective=NextToken(config.z_loss),
+            source=StampedRows(
+                rows,
+                BatchPlan(len(rows), config.batch, 0),
+                separate_documents=apart,
+                workers_a_row=config.workers_a_row(),
+                stretches=config.stretches_a_row(),
+            ),
+            load_model=functools.partial(initialise, shape, config.seed),
+            tokenizer=Folder(scratch, FOLDER),
+            output=scratch,
+            evaluate=Probe(evaluation),
+        ),
+        session,
+    )
+    return from_history(history, started, time.time())
+
+
+class Probe:
+    """The evaluation, how long it took, and the peak that all workers had measured when they started."""
+
+    def __init__(self, evaluate: WithMemory) -> None:
+        self.evaluate = evaluate
+
+    def __call__(self, worker: loop.Worker) -> dict[str, float]:
+        started = time.perf_counter()
+        figures = self.evaluate(worker)
+        took = time.perf_counter() - started
+        return figures | {"evaluation_seconds": took, "peak_flops": worker.peak}
+
+
+def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:
+    """A calibration from the records of its steps and the times (seconds of the clock) around them."""
+    step = statistics.mean(record["seconds"] for record in history[WARM:])
+    warming = sum(max(0.0, record["seconds"] - step) for record in history[:WARM])
+    between = [
+        after["ended_at"] - after["seconds"] - before["ended_at"]
+        for before, after in itertools.pairwise(history)
+    ]
+    saved = [between[k - 1] for k in range(CHECKPOINT_EVERY, len(history), CHECKPOINT_EVERY)]
+    nothing = min(between)
+    last = history[-1]
+    return Calibration(
+        machine=f"{platform.node()}, {os.cpu_count()} CPUs",
+        peak_flops=last["peak_flops"],
+        start_seconds=history[0]["ended_at"] - history[0]["seconds"] - started + warming,
+        step_seconds=step + nothing,
+        checkpoint_seconds=max(0.0, statistics.mean(saved) - nothing),
+        evaluation_pass_seconds=last["evaluation_seconds"] / 2,
+        end_seconds=max(0.0, ended - last["ended_at"] - last["evaluation_seconds"]),
+        state_bytes=int(last["state_bytes"]),
+        peak_bytes=int(last["peak_bytes"]),
+    )

@@ -1,0 +1,126 @@
+"""Bytes of training state on one worker: by the formulas of ZeRO, and as an engine really holds them.
+
+The formulas are those of Rajbhandari et al. 2019 (sections 3 and 5): with Ψ parameters of b bytes and N
+workers, parameters cost bΨ, gradients bΨ, the optimizer its fp32 copy of the weights and its moments (12
+bytes a parameter with AdamW); stage 1 divides the last by N, stage 2 the gradients too, stage 3 all. What
+they leave out and DeepSpeed does is counted as well: padding, matrices that lie on the border of two
+workers, and Muon, which keeps one moment of the hidden matrices instead of two, whole where it needs whole
+matrices.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from headwater.llm.model.shape import Weight
+from headwater.llm.training.held_memory import StateBytes
+from headwater.llm.training.zero_config import Optimizer, ZeroConfig
+
+if TYPE_CHECKING:
+    pass
+
+FP32 = 4
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def state_formula(
+    weights: Sequence[Weight],
+    zero: ZeroConfig,
+    *,
+    world_size: int,
+    precision: str,
+    optimizer: Optimizer,
+    rank: int = 0,
+) -> StateBytes:
+    """What a rank keeps. `precision` is fp32, bf16 or fp16."""
+    rules = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
+    state = rules[zero.stage](weights, zero.stage, world_size, ELEMENT_BYTES[precision], optimizer, rank)
+    # Ren et al. 2021: fp32 weights and moments lie with the host, and the gradients for them; with parameters
+    # offloaded (Rajbhandari et al. 2021) those as well, of which the device has what a layer needs.
+    part = host = 0
+    if zero.offload_optimizer != "none":
+        part = FP32 * (sum(weight.size for weight in weights) // world_size)
+        host = state.optimizer + part
+    if zero.offload_parameters != "none":
+        host += state.parameters
+    return StateBytes(state.parameters, state.gradients + part, state.optimizer, host)
+
+
+def largest_state(
+    weights: Sequence[Weight], zero: ZeroConfig, *, world_size: int, precision: str, optimizer: Optimizer
+) -> StateBytes:
+    """The state of the worker that keeps most."""
+    every = (
+        state_formula(
+            weights, zero, world_size=world_size, precision=precision, optimizer=optimizer, rank=rank
+        )
+        for rank in (range(world_size) if zero.stage in (1, 2) else [0])
+    )
+    return max(every, key=lambda state: state.total)
+
+
+def groups_of(weights: Sequence[Weight], optimizer: Optimizer) -> list[list[Weight]]:
+    """The optimizer's groups (`zero.initialise_engine`); ZeRO 1 and 2 make one flat vector of each."""
+    lookup = [weight for weight in weights if weight.lookup]
+    matrices = [weight for weight in weights if len(weight.shape) >= 2 and not weight.lookup]
+    vectors = [weight for weight in weights if len(weight.shape) < 2]
+    if optimizer == "muon":
+        groups = [[w for w in matrices if w.hidden], [w for w in matrices if not w.hidden], lookup, vectors]
+    else:
+        groups = [matrices, lookup, vectors]
+    return [group for group in groups if group]
+
+
+def touched(group: Sequence[Weight], part: int, rank: int) -> int:
+    """Elements of the whole tensors that a rank's stretch of `part` elements touches."""
+    low, high = part * rank, part * (rank + 1)
+    ends = itertools.accumulate(weight.size for weight in group)
+    return sum(w.size for w, end in zip(group, ends, strict=True) if low < end and end - w.size < high)
+
+
+def _moments(group: Sequence[Weight], optimizer: Optimizer) -> int:
+    return 1 if optimizer == "muon" and group[0].hidden else 2
+
+
+def _replicated(
+    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
+) -> StateBytes:
+    size = sum(weight.size for weight in weights)
+    moments = sum(
+        _moments(group, optimizer) * sum(weight.size for weight in group)
+        for group in groups_of(weights, optimizer)
+    )
+    copy = 0 if element == FP32 else size
+    return StateBytes(element * size, element * size, FP32 * (copy + moments))
+
+
+def _partitioned_groups(
+    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
+) -> StateBytes:
+    parameters = gradients = held = 0
+    for group in groups_of(weights, optimizer):
+        size = sum(weight.size for weight in group)
+        part = 2 * -(-size // (2 * world_size))  # DeepSpeed aligns parts to two elements
+        whole = touched(group, part, rank)
+        parameters += element * part * world_size
+        gradients += element * (whole if stage == 2 else size)
+        held += FP32 * part
+        if _moments(group, optimizer) == 1:  # in the gradient's type, of all that the update needs
+            held += element * whole
+        else:
+            held += 2 * FP32 * part
+    return StateBytes(parameters, gradients, held)
+
+
+def _partitioned_parameters(
+    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
+) -> StateBytes:
+    parameters = held = 0
+    for group in groups_of(weights, optimizer):
+        part = sum(-(-weight.size // world_size) for weight in group)
+        parameters += element * part
+        held += FP32 * part
+        held += element * part if _moments(group, optimizer) == 1 else 2 * FP32 * part
+    return StateBytes(parameters, parameters, held)

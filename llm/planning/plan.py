@@ -1,0 +1,359 @@
+"""What a pretraining will take before it runs: memory, time, tokens, money, and the loss to expect.
+
+Memory is by formula (`planning.memory`, `planning.activations`). Time is measured on the machine at hand
+(`planning.calibrate`); on absent GPUs it is FLOPs over an assumed share of the peak, and the plan says so.
+The loss comes from a law that small runs gave (`planning.scaling`), or is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel
+
+from headwater.llm.hardware import machines
+from headwater.llm.hardware.machines import Machine
+from headwater.llm.hardware.precision import resolve_precision
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import (
+    Weight,
+    flops_per_token,
+    hf_config,
+    parameter_count,
+    shape_of,
+    weights_of,
+)
+from headwater.llm.planning.activations import Activations, Pass, activations
+from headwater.llm.planning.calibrate import Calibration
+from headwater.llm.planning.memory import ELEMENT_BYTES, FP32, largest_state
+from headwater.llm.planning.scaling_law import FittedLaw
+from headwater.llm.stages.pretrain import PretrainConfig
+from headwater.llm.training.parallel import tensor
+from headwater.llm.training.zero_config import ZeroConfig
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config
+
+START_SECONDS = 90.0
+"""Assumed until the first step on GPU nodes: processes, libraries, NCCL, kernels."""
+RESERVED_BYTES, RESERVED_SHARE = 2.0e9, 0.05
+"""Of a GPU's memory, assumed: CUDA's context and NCCL's buffers; blocks that the allocator cannot use."""
+SHORT_PASS = 0.02
+"""Seconds of a micro-batch at the assumed speed below which a GPU waits for its kernels to be launched."""
+GPU_ROWS = ((0, False), (1, False), (2, False), (3, False), (2, True), (3, True))
+"""ZeRO stage, and whether the optimizer is offloaded to the host: what a plan for GPUs shows."""
+PROCESS_BYTES = 0.5e9
+"""A worker's libraries on a CPU, where nothing has been measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe's pretraining, as far as a plan depends on it."""
+
+    name: str
+    config: PretrainConfig
+    vocab_size: int
+    row_length: int
+    validation_rows: int = 0
+    bytes_per_token: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.config.steps * self.config.batch * self.row_length
+
+    def parameters(self) -> int:
+        return parameter_count(shape_of(self.config.model, self.vocab_size))
+
+    def shape(self) -> Qwen3Config:
+        special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no figure depends on them
+        return hf_config(self.config.model, self.vocab_size, special)
+
+
+class Memory(BaseModel):
+    """One worker at one ZeRO stage, in bytes."""
+
+    zero: int
+    offload: bool
+    micro_batch: int
+    """Rows that fit; 0: not even one."""
+    parameters: int
+    gradients: int
+    optimizer: int
+    host: int
+    """As much of gradients and optimizer state as lies in the host's memory."""
+    working: int
+    """Activations of the micro-batch and communication buffers, or what the optimizer's step needs."""
+    reserved: int
+    """Libraries, contexts and the like."""
+    total: int
+    """On the device."""
+    fits: bool
+
+
+class Loss(BaseModel):
+    """Bits per byte of the validation text that the fitted law expects."""
+
+    mean: float
+    low: float
+    high: float
+    reach: float
+    """How many times the FLOPs of the largest small run this is."""
+    runs: int
+
+
+class Plan(BaseModel):
+    """All of it; `headwater plan --json` prints this."""
+
+    recipe: str
+    target: str
+    precision: str
+    optimizer: str
+    depth: int
+    width: int
+    parameters: int
+    flops_per_token: int
+    row_length: int
+    batch: int
+    steps: int
+    tokens: int
+    tokens_per_parameter: float
+    workers: int
+    zero: int
+    micro_batch: int
+    accumulation: int
+    memory: list[Memory]
+    state_bytes: int
+    """Parameters and optimizer state of the worker that has most, at this ZeRO stage."""
+    peak_bytes: int
+    step_seconds: float | None
+    seconds: float | None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    dollars: float | None = None
+    dollars_low: float | None = None
+    dollars_high: float | None = None
+    loss: Loss | None
+    notes: list[str]
+
+
+def plan_here(
+    work: Work, measured: Calibration | None, law: FittedLaw | None, device_bytes: float | None = None
+) -> Plan:
+    """On this machine (or a cluster that was joined), with the recipe's workers, ZeRO stage and micro-batch.
+
+    `device_bytes` is the memory that each worker may have, where that is known.
+    """
+    config, shape = work.config, work.shape()
+    precision = resolve_precision(config.precision)
+    parts = _Parts.of(work, shape, precision, on_gpus=bool(config.gpus_per_worker))
+    notes = []
+    reserved = PROCESS_BYTES
+    if measured is None:
+        notes.append("Not measured on this machine: no time, and libraries are taken for 0.5 GB a worker.")
+    else:
+        as_said = parts.memory(config.zero, config.workers, config.micro_batch, 0, None)
+        reserved = max(0.0, measured.peak_bytes - as_said.total)
+    table = [
+        parts.memory(
+            config.zero.model_copy(update={"stage": stage}),
+            config.workers,
+            config.micro_batch,
+            reserved,
+            device_bytes,
+        )
+        for stage in range(4)
+    ]
+    chosen = table[config.zero.stage]
+    each = f"{config.cpus_per_worker:g} CPUs"
+    if config.gpus_per_worker:
+        each = f"{config.gpus_per_worker:g} GPUs"
+    seconds = measured.seconds(config, work.validation_rows) if measured else None
+    if measured and not work.validation_rows:
+        notes.append("The corpus is not tokenized yet: evaluations are not in the time.")
+    return _plan(
+        work,
+        shape,
+        target=f"{config.workers} workers with {each}",
+        precision=precision,
+        workers=config.workers,
+        zero=config.zero.stage,
+        micro_batch=config.micro_batch,
+        memory=table,
+        state_bytes=chosen.parameters + chosen.optimizer,
+        peak_bytes=measured.peak_bytes if measured else chosen.total,
+        step_seconds=measured.step_seconds if measured else None,
+        seconds=seconds,
+        law=law,
+        notes=notes,
+    )
+
+
+def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | None = None) -> Plan:
+    """On GPUs, whether they are at hand or not, one worker each: the lowest ZeRO stage that leaves room for
+    the largest micro-batch."""
+    config, shape = work.config, work.shape()
+    precision = "bf16" if config.precision == "auto" else config.precision
+    parts = _Parts.of(work, shape, precision, on_gpus=True)
+    share = max(1, -(-config.batch // machine.count))
+    device = machine.gpu.memory_gb * 1e9
+    reserved = RESERVED_BYTES + RESERVED_SHARE * device
+    table = []
+    for stage, offload in GPU_ROWS:
+        keys = {"stage": stage, "offload_optimizer": offload, "bucket_elements": config.zero.bucket_elements}
+        zero = ZeroConfig.model_validate(keys)
+        table.append(parts.largest(zero, machine.count, share, reserved, device))
+    notes = []
+    chosen = max(table, key=lambda row: (row.fits, row.micro_batch, not row.offload, -row.zero))
+    if not chosen.fits:
+        notes.append(f"Not one row fits a {machine.name} at any ZeRO stage: more GPUs, or a smaller model.")
+    if config.batch % machine.count:
+        notes.append(
+            f"{machine.count} GPUs share a batch of {config.batch} rows unevenly: "
+            "the largest share sets the time."
+        )
+    shares = (mfu, mfu, mfu) if mfu else machines.MFU
+    # Every GPU waits for the one with the largest share of the batch.
+    row_flops = work.row_length * flops_per_token(shape, work.row_length)
+    step_flops = share * machine.count * row_flops
+    low, usual, high = (
+        START_SECONDS + config.steps * step_flops / (machine.peak_flops * part) for part in reversed(shares)
+    )
+    speed = machine.gpu.peak_tflops * 1e12 * shares[1]
+    pass_seconds = max(1, chosen.micro_batch) * row_flops / speed
+    if pass_seconds < SHORT_PASS:
+        notes.append(
+            f"A micro-batch is {1e3 * pass_seconds:.2g} ms of work for a {machine.name}: it will wait for "
+            "kernels to be launched; time and price are lower bounds. Fewer GPUs, or a larger `batch`."
+        )
+    notes.append(
+        f"Time: {shares[1]:.0%} of the peak "
+        + ("as given" if mfu else f"assumed ({shares[0]:.0%} and {shares[2]:.0%} in the bounds)")
+        + f", {START_SECONDS:.0f} s of start; evaluations and checkpoints are not in it."
+    )
+    seconds = (usual, low, high)
+    dollars = [machine.dollars_per_hour * value / 3600 for value in seconds]
+    return _plan(
+        work,
+        shape,
+        target=f"{machine.count}x{machine.name}",
+        precision=precision,
+        workers=machine.count,
+        zero=chosen.zero,
+        micro_batch=max(1, chosen.micro_batch),
+        memory=table,
+        state_bytes=chosen.parameters + chosen.optimizer,
+        peak_bytes=chosen.total,
+        step_seconds=share * row_flops / speed,
+        seconds=seconds[0],
+        seconds_low=seconds[1],
+        seconds_high=seconds[2],
+        dollars=dollars[0],
+        dollars_low=dollars[1],
+        dollars_high=dollars[2],
+        law=law,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the memory of a worker is made of, for any stage and number of workers."""
+
+    weights: list[Weight]
+    passes: Activations
+    precision: str
+    config: PretrainConfig
+    on_gpus: bool
+
+    @classmethod
+    def of(cls, work: Work, shape: Qwen3Config, precision: str, *, on_gpus: bool) -> _Parts:
+        import torch
+
+        with torch.device("meta"):
+            weights = tensor.cut(weights_of(initialise(shape, 0)), work.config.tensor_parallel)
+        config = work.config
+        how = Pass(on_gpus, config.activation_checkpointing, config.separate_documents, config.z_loss)
+        length = work.row_length // config.stretches_a_row()  # what one worker has of a row
+        passes = activations(shape, length, precision, how)
+        return cls(weights, passes, precision, work.config, on_gpus)
+
+    def memory(
+        self, zero: ZeroConfig, workers: int, rows: int, reserved: float, device: float | None
+    ) -> Memory:
+        """With a micro-batch of so many rows."""
+        workers = max(1, workers // self.config.tensor_parallel)  # that share out the same state
+        state = largest_state(
+            self.weights,
+            zero,
+            world_size=workers,
+            precision=self.precision,
+            optimizer=self.config.optimizer,
+        )
+        size = sum(weight.size for weight in self.weights)
+        bucket = zero.bucket_elements if zero.stage and self.on_gpus else 0  # a CPU's is never all touched
+        exchanged = ELEMENT_BYTES[self.precision] * bucket * (2 if zero.stage == 3 else 1)
+        stepping = FP32 * size // (workers if zero.stage else 1) if not state.host else 0
+        working = max(self.passes.of(rows) + exchanged, stepping) if rows else exchanged
+        held = state.device if self.on_gpus else state.total  # a CPU worker is its own host
+        total = held + working + round(reserved)
+        return Memory(
+            zero=zero.stage,
+            offload=bool(state.host),
+            micro_batch=rows,
+            parameters=state.parameters,
+            gradients=state.gradients,
+            optimizer=state.optimizer,
+            host=state.host,
+            working=working,
+            reserved=round(reserved),
+            total=total,
+            fits=device is None or (total <= device and rows > 0),
+        )
+
+    def largest(self, zero: ZeroConfig, workers: int, most: int, reserved: float, device: float) -> Memory:
+        """With the largest micro-batch that fits, a power of two or all of the `most` rows of a share."""
+        room = device - self.memory(zero, workers, 0, reserved, device).total
+        rows = min(most, self.passes.most_rows(round(room)))
+        if 0 < rows < most:
+            rows = 1 << (rows.bit_length() - 1)
+        return self.memory(zero, workers, rows, reserved, device)
+
+
+def _plan(work: Work, shape: Qwen3Config, *, law: FittedLaw | None, notes: list[str], **figures: Any) -> Plan:
+    parameters = parameter_count(shape)
+    loss = predicted(law, parameters, work.tokens)
+    if loss is None:
+        notes = [*notes, "No loss: `headwater scaling RECIPE` fits its law from small runs."]
+    largest_share = -(-work.config.batch // figures["workers"])
+    return Plan(
+        recipe=work.name,
+        optimizer=work.config.optimizer,
+        depth=work.config.model.depth,
+        width=work.config.model.resolved_width(),
+        parameters=parameters,
+        flops_per_token=flops_per_token(shape, work.row_length),
+        row_length=work.row_length,
+        batch=work.config.batch,
+        steps=work.config.steps,
+        tokens=work.tokens,
+        tokens_per_parameter=work.tokens / parameters,
+        accumulation=-(-largest_share // figures["micro_batch"]),
+        loss=loss,
+        notes=notes,
+        **figures,
+    )
+
+
+def predicted(law: FittedLaw | None, parameters: int, tokens: int) -> Loss | None:
+    if law is None:
+        return None
+    found = law.predict(parameters, tokens)
+    return Loss(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        reach=law.reach(parameters, tokens),
+        runs=len(law.points),
+    )

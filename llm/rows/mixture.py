@@ -1,0 +1,116 @@
+"""The rows of each step's batch when corpora are mixed by weight: a pure function of (seed, k).
+
+Positions (step × batch + place in the batch) are taken in blocks. In each block every corpus has as many
+positions as its weight gives it, and a seeded shuffle says which; a corpus's n-th position takes the n-th
+row of its own shuffles, epoch after epoch. So shares are exact over a block and random within one, every
+epoch of a corpus visits each of its rows once, and nothing is counted that would have to be saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.llm.rows.order import Plan, Visit, derived_seed, inverse_permutation, permutation
+
+BLOCK = 1 << 16
+"""Positions in a block: weights are kept to within 1/131,072 of the whole."""
+
+
+@dataclass(frozen=True)
+class MixturePlan(Plan):
+    """The global batches of a run over several corpora."""
+
+    corpora: tuple[range, ...]
+    """Row numbers of each corpus."""
+    weights: tuple[float, ...]
+    """Share of each in the batches, up to a common factor."""
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or not self.corpora or not all(self.corpora) or min(self.weights) <= 0:
+            raise HeadwaterError(
+                f"a batch of {self.batch} over corpora of {[len(rows) for rows in self.corpora]} rows "
+                f"with weights {list(self.weights)}",
+                fix="give every corpus rows and a weight above 0",
+            )
+
+    def indices(self, step: int) -> np.ndarray:
+        position = step * self.batch + np.arange(self.batch, dtype=np.int64)
+        blocks, within = position // BLOCK, position % BLOCK
+        quotas = quotas_of(self.weights)
+        corpus, ordinal = np.empty_like(position), np.empty_like(position)
+        for block in range(int(blocks[0]), int(blocks[-1]) + 1):
+            here = blocks == block
+            owners, ranks = _block(quotas, self.seed, block)
+            corpus[here], ordinal[here] = owners[within[here]], ranks[within[here]]
+        ordinal += blocks * np.array(quotas)[corpus]
+        chosen = np.empty_like(position)
+        for number in np.unique(corpus).tolist():
+            rows = self.corpora[number]
+            mine = np.flatnonzero(corpus == number)
+            epochs, at = ordinal[mine] // len(rows), ordinal[mine] % len(rows)
+            seed = derived_seed(self.seed, 1 + number)
+            for epoch in np.unique(epochs).tolist():
+                now = epochs == epoch
+                chosen[mine[now]] = rows.start + permutation(len(rows), seed, epoch, at[now])
+        return chosen
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row, in order; never, where it is in none of the corpora."""
+        number = next((n for n, rows in enumerate(self.corpora) if row in rows), None)
+        if number is None:
+            return []
+        rows, quotas, found = self.corpora[number], quotas_of(self.weights), []
+        for epoch in itertools.count():
+            at = inverse_permutation(
+                len(rows), derived_seed(self.seed, 1 + number), epoch, np.array([row - rows.start])
+            )
+            block, rank = divmod(epoch * len(rows) + int(at[0]), quotas[number])
+            if block * BLOCK >= steps * self.batch:
+                break
+            owners, _ = _block(quotas, self.seed, block)
+            position = block * BLOCK + int(np.flatnonzero(owners == number)[rank])
+            if position >= steps * self.batch:  # its later epochs are later still
+                break
+            found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+        return found
+
+    def epochs(self, step: int) -> list[float]:
+        """Passes over each corpus made before this step, by its weight."""
+        share = np.array(quotas_of(self.weights)) / BLOCK
+        return [
+            float(step * self.batch * part / len(rows))
+            for part, rows in zip(share, self.corpora, strict=True)
+        ]
+
+
+@functools.lru_cache(maxsize=64)
+def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
+    """Positions of each corpus in a block, by largest remainders; at least one."""
+    exact = np.array(weights, np.float64) / sum(weights) * BLOCK
+    quotas = np.maximum(1, np.floor(exact)).astype(np.int64)
+    missing = BLOCK - int(quotas.sum())
+    order = np.argsort(quotas - exact, kind="stable")
+    if missing >= 0:
+        quotas[order[:missing]] += 1
+    else:  # corpora of next to no weight were given one
+        quotas[np.argmax(quotas)] += missing
+    return tuple(quotas.tolist())
+
+
+@functools.lru_cache(maxsize=4)
+def _block(quotas: tuple[int, ...], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per position of a block: number of the corpus, and how many positions before it are that corpus's."""
+    slots = permutation(BLOCK, derived_seed(seed, 0), block, np.arange(BLOCK))
+    owners = np.searchsorted(np.cumsum(quotas), slots, side="right")
+    ranks = np.empty(BLOCK, np.int64)
+    for number, quota in enumerate(quotas):
+        ranks[owners == number] = np.arange(quota)
+    return owners, ranks

@@ -1,0 +1,146 @@
+"""Which rows make up the batch of step k: a pure function of (seed, k), with no state to save.
+
+Rows are shuffled by a pseudo-random permutation that can be evaluated at any index (Black and
+Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002: a Feistel network with cycle
+walking), so a run resumes at any step, on any number of workers, with the batches it would have had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from headwater.cluster.errors import HeadwaterError
+
+ROUNDS = 8
+_MASK = (1 << 64) - 1
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on uint64, wrapping around."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _round_keys(seed: int, epoch: int) -> np.ndarray:
+    start = _mix(np.array([seed & _MASK], np.uint64)) + np.uint64(epoch & _MASK)
+    return _mix(_mix(start) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def permutation(n: int, seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
+    """Where a shuffle of `range(n)` puts each index: int64, a bijection for every (seed, epoch)."""
+    return _walk(n, seed, epoch, index, inverse=False)
+
+
+def inverse_permutation(n: int, seed: int, epoch: int, value: np.ndarray) -> np.ndarray:
+    """Which index `permutation` puts at each value: the same network with its rounds undone, last first.
+
+    Cycle walking inverts itself: the way back from a value passes the same values above n.
+    """
+    return _walk(n, seed, epoch, value, inverse=True)
+
+
+def _walk(n: int, seed: int, epoch: int, start: np.ndarray, *, inverse: bool) -> np.ndarray:
+    start = np.asarray(start)
+    if start.size and (start.min() < 0 or start.max() >= n):
+        raise IndexError(f"index outside range({n})")
+    half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
+    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    keys = _round_keys(seed, epoch)
+    value = start.astype(np.uint64)
+    walking = np.ones(value.shape, bool)
+    while walking.any():  # the network permutes 4**half_bits < 4n values: walk on until back below n
+        left, right = value[walking] >> shift, value[walking] & mask
+        if inverse:
+            for key in keys[::-1]:
+                left, right = right ^ (_mix(left + key) & mask), left
+        else:
+            for key in keys:
+                left, right = right, left ^ (_mix(right + key) & mask)
+        value[walking] = (left << shift) | right
+        walking = value >= n
+    return value.astype(np.int64)
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """Seeds of several independent shuffles from one."""
+    return int(_mix(_mix(np.array([seed & _MASK], np.uint64)) + np.uint64(number))[0])
+
+
+@dataclass(frozen=True, order=True)
+class Visit:
+    """A row in the batch of a step."""
+
+    step: int
+    place: int
+    """In the batch, from 0."""
+    epoch: int
+    """Passes that were complete before: over all rows, or over those of its corpus in a mixture."""
+    row: int
+
+
+class Plan(Protocol):
+    """Which rows make up the batch of each step."""
+
+    batch: int
+    """Rows in a global batch, over all workers and micro-batches."""
+
+    def indices(self, step: int) -> np.ndarray:
+        """The rows of a step's global batch, int64 [batch]."""
+        ...
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row: `indices` inverted, without looking at the steps."""
+        ...
+
+    def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """One worker's slice of the batch: in rank order the slices are the whole of it.
+
+        Their sizes differ by at most one row, so that every row counts once on any number of workers.
+        """
+        first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
+        return self.indices(step)[first:last]
+
+
+@dataclass(frozen=True)
+class BatchPlan(Plan):
+    """The global batches of a run over `rows` rows; epochs follow each other without a gap."""
+
+    rows: int
+    batch: int
+    """Rows in a global batch, over all workers and micro-batches."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.batch < 1:
+            raise HeadwaterError(
+                f"a batch of {self.batch} over {self.rows} rows",
+                fix="give the stage more data, or a batch ≥ 1",
+            )
+
+    def indices(self, step: int) -> np.ndarray:
+        """The rows of a step's global batch, int64 [batch]. Each epoch visits every row once."""
+        position = step * self.batch + np.arange(self.batch, dtype=np.int64)
+        epochs, within = position // self.rows, position % self.rows
+        chosen = np.empty_like(position)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            chosen[here] = permutation(self.rows, self.seed, epoch, within[here])
+        return chosen
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        """When the first `steps` steps take a row, in order."""
+        found = []
+        for epoch in range(-(-steps * self.batch // self.rows)):
+            within = inverse_permutation(self.rows, self.seed, epoch, np.array([row]))
+            position = epoch * self.rows + int(within[0])
+            if position < steps * self.batch:
+                found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+        return found
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data made before this step."""
+        return step * self.batch / self.rows

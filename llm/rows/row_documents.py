@@ -1,0 +1,62 @@
+"""Which documents the batch of a step holds, and which steps hold a document: no step is gone through.
+
+A step's rows come from its plan, a row's documents from its shard. The way back needs the rows with the
+document (`data_pipeline.explain.token_places`) and the plan's inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headwater.data_pipeline.tokens.shards import TokenRows
+from headwater.llm.rows.order import Plan, Visit
+
+if TYPE_CHECKING:  # it imports all of cleaning, which a training worker has no use for
+    from headwater.data_pipeline.explain import TokenPlace
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What a document gave to one row of a batch."""
+
+    place: int
+    """The row's in the batch, from 0."""
+    document_id: str
+    shard: str
+    """File below the `tokenize` artifact."""
+    row: int
+    """Of the shard."""
+    start: int
+    end: int
+    """Its ids in the row are `start` to `end` (not included), with the one that closes it."""
+
+    def __str__(self) -> str:
+        return f"{self.document_id} ({self.shard} row {self.row}, ids {self.start} to {self.end - 1})"
+
+
+def passages(rows: TokenRows, plan: Plan, step: int) -> list[Passage]:
+    """The documents of a step's global batch, row by row in the batch's order."""
+    found = []
+    for place, index in enumerate(plan.indices(step).tolist()):
+        shard, row = rows.place(index)
+        documents = rows.documents(index)
+        ends = [*(start for start, _ in documents[1:]), _filled(rows[index], rows.pad_id)]
+        for (start, name), end in zip(documents, ends, strict=True):
+            found.append(Passage(place, name, shard, row, start, end))
+    return found
+
+
+def visits(rows: TokenRows, plan: Plan, places: Iterable[TokenPlace], steps: int) -> list[Visit]:
+    """When the first `steps` steps take a row with tokens of a document, in order."""
+    mine = [place for place in places if place.split == rows.split]
+    indices = [rows.index(place.shard, row) for place in mine for row in place.rows]
+    return sorted(visit for index in indices for visit in plan.visits(index, steps))
+
+
+def _filled(ids: np.ndarray, pad_id: int) -> int:
+    """Ids of a row before its padding."""
+    return int(np.flatnonzero(ids != pad_id)[-1]) + 1

@@ -1,0 +1,246 @@
+"""The dpo stage: direct preference optimisation of the SFT model.
+
+Its pairs are those that the reward model learns from. What the SFT model itself gives every answer is
+computed once, before training, and lies beside the encoded pairs: no second model sits in memory, and it is
+the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.parallel import map_units
+from headwater.cluster.runtime.pool import Share
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples.chat import encode_conversation, encode_prompt
+from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
+from headwater.llm.examples.preferences import Preference
+from headwater.llm.hardware.precision import resolve_precision, torch_dtype
+from headwater.llm.model import build
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from headwater.llm.training import loop
+from headwater.llm.training.config import FineTuneConfig
+from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.objectives import PreferenceOptimisation, answer_logprobs
+
+SIDES = ("chosen", "rejected")
+COLUMNS = ("prompt", *SIDES)
+REFERENCE = "reference"
+PAIRS_PER_UNIT = 512
+"""Pairs that a worker gives reference log-probabilities to at a time."""
+
+
+class DpoConfig(PairConfig, FineTuneConfig):
+    """Settings of direct preference optimisation."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    beta: float = 0.1
+    """How dearly the model pays for leaving the SFT model: small, it may go far."""
+
+
+class AnswerBatches:
+    """What `PreferenceOptimisation` learns from; both sides are padded to one width."""
+
+    def __init__(self, output: Artifact, split: str, batch: int, seed: int, pad_id: int) -> None:
+        self.pairs, self.reference = Examples(output, split), Examples(output, f"{REFERENCE}/{split}")
+        self.plan, self.pad_id = BatchPlan(len(self.pairs), batch, seed), pad_id
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        return self.arrays(self.plan.share(step, self.rank, self.world_size))
+
+    def arrays(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = answer_arrays(self.pairs, indices, self.pad_id)
+        for side in SIDES:
+            logprobs = self.reference.gather(side, indices)
+            arrays[f"{REFERENCE}_{side}"] = np.array([values.sum() for values in logprobs], np.float32)
+        return arrays
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the pairs of a step's global batch were made from, one line each."""
+        return describe_examples(self.pairs, self.plan.indices(step))
+
+
+def answer_arrays(pairs: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    """`chosen`, `rejected` [B, L]: prompt and answer; and their masks [B, L], 1 on the answers."""
+    prompts = pairs.gather("prompt", indices)
+    ids, masks = [], []
+    for side in SIDES:
+        for prompt, answer in zip(prompts, pairs.gather(side, indices), strict=True):
+            ids.append(np.concatenate([prompt, answer]))
+            masks.append(np.concatenate([np.zeros_like(prompt), np.ones_like(answer)]))
+    chosen_ids, rejected_ids = np.split(pad(ids, pad_id), 2)
+    chosen_mask, rejected_mask = np.split(pad(masks, 0, np.uint8), 2)
+    return {
+        "chosen": chosen_ids,
+        "rejected": rejected_ids,
+        "chosen_mask": chosen_mask,
+        "rejected_mask": rejected_mask,
+    }
+
+
+class ReferenceScorer:
+    """Unit worker: some pairs of a file → each answer's log-probability under the SFT model.
+
+    In the precision of training, so that the model's first log-ratios are none.
+    """
+
+    def __init__(self, config: DpoConfig, sft: Folder, output: Artifact, pad_id: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.config, self.output, self.pad_id = config, output, pad_id
+        self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        dtype = torch_dtype(resolve_precision(config.precision))
+        self.model = build.saved_model(sft).to(self.device, dtype).eval()
+        if self.device.type == "cpu":
+            from headwater.llm.model.cpu_kernels import use_kernels
+
+            use_kernels(self.model)  # as in training
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        folder, _, name = unit["file"].rpartition("/")
+        pairs = Examples(self.output, folder, name)
+        scored: list[Example] = []
+        for start in range(unit["start"], unit["end"], self.config.micro_batch):
+            indices = np.arange(start, min(start + self.config.micro_batch, unit["end"]))
+            arrays = answer_arrays(pairs, indices, self.pad_id)
+            batch = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
+            with torch.inference_mode():
+                chosen, rejected = answer_logprobs(self.model, batch).chunk(2)
+            scored += [
+                {"chosen": [c], "rejected": [r]}
+                for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
+            ]
+        write_examples(self.output, f"{REFERENCE}/{folder}/{unit['unit']}.arrow", scored, SIDES, pa.float64())
+        return {"pairs": len(scored)}
+
+
+class HeldoutPairs:
+    """Loss and accuracy on held-out pairs (the first `limit`), equal on all ranks."""
+
+    def __init__(self, batches: AnswerBatches, config: DpoConfig, limit: int = 256) -> None:
+        self.batches, self.objective = batches, PreferenceOptimisation(config.beta)
+        self.micro_batch, self.count = config.micro_batch, min(limit, len(batches.pairs))
+
+    def __call__(self, worker: Worker) -> dict[str, float]:
+        import torch
+
+        sums = [0.0, 0.0, 0.0]
+        stride = worker.world_size * self.micro_batch
+        for start in range(0, self.count, stride):
+            first = start + worker.rank * self.micro_batch
+            wanted = np.arange(first, min(first + self.micro_batch, self.count))
+            # Every rank makes every pass (ZeRO-3 gathers in it): one without pairs makes it over the last.
+            rows = wanted if wanted.size else np.array([self.count - 1])
+            arrays = self.batches.arrays(rows)
+            batch = {key: torch.from_numpy(value).to(worker.device) for key, value in arrays.items()}
+            with torch.no_grad():
+                loss, more = self.objective.loss_sum(worker.engine, batch)
+            if wanted.size:
+                sums = [sums[0] + float(loss), sums[1] + float(more["accuracy"]), sums[2] + wanted.size]
+        loss_sum, right, count = worker.total(sums)
+        return {"heldout_loss": loss_sum / count, "heldout_accuracy": right / count}
+
+
+class Dpo(PairStage[DpoConfig]):
+    name = "dpo"
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        sft, tokenizer_folder = Folder(inputs["sft"], "model"), Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer = load_tokenizer(tokenizer_folder.local())
+        pad_id = int(tokenizer.pad_token_id)
+        if not output.exists("pairs.json"):
+            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
+            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
+        counts: dict[str, int] = output.read_json("pairs.json")
+        if not sum(count for name, count in counts.items() if name.startswith("train/")):
+            raise HeadwaterError(
+                "there is no pair to learn from",
+                where="dpo",
+                fix="raise `corpus_pairs`, `model_pairs` or `max_length`, or rank answers at the endpoint",
+            )
+        map_units(
+            session,
+            output,
+            REFERENCE,
+            list(_units(counts)),
+            ReferenceScorer,
+            worker_args={"config": config, "sft": sft, "output": output, "pad_id": pad_id},
+            size=lambda result: int(result["pairs"]),
+            total=sum(counts.values()),
+            unit_name="pairs",
+            share=Share(cpus=1, gpus=min(1.0, config.gpus_per_worker)),
+        )
+        train = AnswerBatches(output, "train", config.batch, config.seed, pad_id)
+        held_out = any(count for name, count in counts.items() if name.startswith("heldout/"))
+        history = loop.train(
+            TrainJob(
+                label="dpo",
+                config=config,
+                objective=PreferenceOptimisation(config.beta),
+                source=train,
+                load_model=functools.partial(build.saved_model, sft, config.lora, config.precision),
+                tokenizer=tokenizer_folder,
+                output=output,
+                evaluate=HeldoutPairs(AnswerBatches(output, "heldout", 1, 0, pad_id), config)
+                if held_out
+                else None,
+            ),
+            session,
+        )
+        last = history[-1]
+        session.say(
+            f"{len(train.pairs):,} pairs; loss {history[0]['loss']:.3f} → {last['loss']:.3f}, "
+            f"right on {last.get('heldout_accuracy', float('nan')):.0%} of held-out pairs"
+        )
+        return {
+            "pairs": counts,
+            "heldout_accuracy": last.get("heldout_accuracy"),
+            "heldout_loss": last.get("heldout_loss"),
+            **loop.summary(history),
+        }
+
+
+def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
+    """Ids of the prompt and of both answers, each with its end of turn; None where both do not fit.
+
+    Both answers follow the same prompt: it is shortened to leave room for the longer one.
+    """
+    encoded: dict[str, list[int]] = {}
+    for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        ids, mask = encode_conversation(tokenizer, [{"role": "assistant", "content": answer}])
+        encoded[side] = [token for token, learnt in zip(ids, mask, strict=True) if learnt]
+    room = max_length - max(map(len, encoded.values()))
+    try:
+        return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}
+    except HeadwaterError:  # no room even with every message of the prompt empty
+        return None
+
+
+def _units(counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Named so that the files of a folder sort as those of the pairs do."""
+    for name, count in counts.items():
+        for start in range(0, count, PAIRS_PER_UNIT):
+            unit = f"{name.replace('/', '-')}-{start:09d}"
+            end = min(start + PAIRS_PER_UNIT, count)
+            yield {"unit": unit, "file": f"{name}.arrow", "start": start, "end": end}

@@ -1,0 +1,108 @@
+"""The preference pairs that a run learns from, by where they come from.
+
+The reward model and DPO learn from the same ones: from the corpus (the true headline against another
+article's), from the model (the true headline against the fine-tuned model's own) and from the rankings
+that people left in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.corpus import iter_documents
+from headwater.llm.examples.chat import decode_answer, encode_prompt
+from headwater.llm.examples.conversations import HeadlineTask, headline_tasks, split_of
+from headwater.llm.examples.encoded import Example, write_examples
+from headwater.llm.examples.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
+from headwater.llm.inference import Sampling, pool
+from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
+
+HELDOUT_SHARE = 0.25
+"""Held-out pairs with the model's own headlines, for each that is trained on."""
+
+
+class PairConfig(TrainConfig):
+    """Settings of a stage that learns from preference pairs."""
+
+    corpus_pairs: int = 10_000
+    """At most so many articles whose true headline stands against another article's; 0 for none."""
+    model_pairs: int = 512
+    """Prompts for which the model's own headline is the rejected one; 0 for none."""
+    rankings: bool = True
+    """Learn from what people ranked at the endpoint, too."""
+    max_length: int = 320
+    max_new_tokens: int = 32
+
+
+P = TypeVar("P", bound=PairConfig)
+
+
+class PairStage(Stage[P]):
+    """A stage that learns from them: its inputs, and what else it depends on."""
+
+    inputs = ("clean", "tokenizer", "sft")
+    runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        return rankings_fingerprint(session.store) if self.config.rankings else {}
+
+
+def write_pairs(
+    output: Artifact,
+    kinds: Mapping[str, list[Preference]],
+    encode: Callable[[Preference], Example | None],
+    columns: tuple[str, ...],
+) -> dict[str, int]:
+    """Encode all pairs into one file a kind; what has no encoding is left out. Returns the pairs of each."""
+    counts = {}
+    for name, pairs in kinds.items():
+        encoded = [(example, pair.origins) for pair in pairs if (example := encode(pair))]
+        counts[name] = len(encoded)
+        if encoded:
+            examples, origins = zip(*encoded, strict=True)
+            write_examples(output, f"{name}.arrow", examples, columns, origins=origins)
+    return counts
+
+
+def gather_pairs(
+    config: PairConfig, clean: Artifact, sft: Artifact, tokenizer: Any, session: Session
+) -> dict[str, list[Preference]]:
+    """`train/<kind>` and `heldout/<kind>` → pairs; what is held out is never trained on."""
+    documents = list(iter_documents(clean))
+    kinds: dict[str, list[Preference]] = {}
+    for split in ("train", "heldout"):
+        own = [d for d in documents if split_of(d["id"]) == split]
+        if config.corpus_pairs:
+            kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)[: config.corpus_pairs]
+        if config.model_pairs:
+            share = 1.0 if split == "train" else HELDOUT_SHARE
+            tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
+            kinds[f"{split}/model"] = _against_model(config, tasks, sft, tokenizer, session)
+    if config.rankings:
+        kinds["train/people"] = read_rankings(session.store)
+    return kinds
+
+
+def _against_model(
+    config: PairConfig, tasks: list[HeadlineTask], sft: Artifact, tokenizer: Any, session: Session
+) -> list[Preference]:
+    room = config.max_length - config.max_new_tokens
+    completions = pool.generate(
+        session,
+        "own headlines",
+        Folder(sft, "model"),
+        [encode_prompt(tokenizer, task.prompt, room) for task in tasks],
+        Sampling(max_tokens=config.max_new_tokens, seed=config.seed),
+        gpus=min(1.0, config.gpus_per_worker),
+    )
+    pairs = []
+    for task, completion in zip(tasks, completions, strict=True):
+        answer = decode_answer(tokenizer, completion.ids)
+        if answer and answer != task.reference:
+            pairs.append(Preference(task.prompt, task.reference, answer, "model", (task.document_id,)))
+    return pairs

@@ -1,0 +1,216 @@
+"""The pretrain stage: next-token prediction on packed rows, sharded by ZeRO."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
+from headwater.data_pipeline.tokens.packing import document_positions
+from headwater.data_pipeline.tokens.shards import TokenRows, unigram_bits_per_byte
+from headwater.llm.model.build import fresh_model
+from headwater.llm.model.shape import ModelConfig, parameter_count, shape_of
+from headwater.llm.rows.mixture import MixturePlan
+from headwater.llm.rows.order import BatchPlan, Plan
+from headwater.llm.rows.row_documents import passages
+from headwater.llm.training import loop
+from headwater.llm.training.bits_per_byte import BitsPerByte
+from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
+from headwater.llm.training.held_memory import WithMemory
+from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.parallel import sequence, tensor
+
+
+class PretrainConfig(TrainConfig):
+    """Settings of pretraining."""
+
+    model: ModelConfig = ModelConfig()
+    separate_documents: bool = False
+    """Attention does not cross from one document of a row to the next, and positions begin anew with each;
+    bits per byte are measured in the same way. Off, the model sees what stands before in the row."""
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
+    named is left out. Empty: every row counts alike."""
+
+    sequence_parallel: int = Field(1, ge=1)
+    """Workers that share each row, for rows too long for the memory of one (`llm/sequence.py`)."""
+
+    tensor_parallel: int = Field(1, ge=1)
+    """Workers that share every layer, for models too wide for one (`llm/tensor.py`)."""
+
+    @model_validator(mode="after")
+    def _rows_are_shared_whole(self) -> PretrainConfig:
+        if self.sequence_parallel > 1 and self.tensor_parallel > 1:
+            raise ValueError("sequence_parallel and tensor_parallel are not to be had together")
+        if self.sequence_parallel > 1 and self.separate_documents:
+            raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
+        return self
+
+    def stretches_a_row(self) -> int:
+        return self.sequence_parallel
+
+    def workers_a_layer(self) -> int:
+        return self.tensor_parallel
+
+
+class PackedRows:
+    """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
+
+    With `separate_documents` also `positions` [B, L], by which no document sees another. Where rows are cut
+    into stretches, `ids` and `mask` are this worker's stretch and `positions` where it lies.
+    """
+
+    def __init__(
+        self,
+        rows: TokenRows,
+        plan: Plan,
+        *,
+        separate_documents: bool = False,
+        workers_a_row: int = 1,
+        stretches: int = 1,
+    ) -> None:
+        self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
+        self.workers_a_row, self.stretches = workers_a_row, stretches
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        group, groups = self.rank // self.workers_a_row, self.world_size // self.workers_a_row
+        ids = self.rows.gather(self.plan.share(step, group, groups))
+        if self.stretches > 1:
+            ids, positions = sequence.stretch(ids, self.rank, self.stretches)
+            mask = (ids != self.rows.pad_id).astype(np.uint8)
+            return {"ids": ids, "mask": mask, "positions": positions}
+        batch = {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
+        if self.separate_documents:
+            batch["positions"] = document_positions(ids[:, :-1], self.rows.end_id)
+        return batch
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, step: int) -> list[str]:
+        """The documents in a step's global batch: id, shard, row, and where in the row."""
+        return [str(passage) for passage in passages(self.rows, self.plan, step)]
+
+
+def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
+    """Raises HeadwaterError where workers cannot share rows or layers as the recipe says."""
+    shape = shape_of(config.model, rows.vocab_size)
+    sizes: dict[str, Any] = {"workers": config.workers, "elastic": config.min_workers is not None}
+    sizes |= {"batch": config.batch, "micro_batch": config.micro_batch}
+    sequence.check(config.sequence_parallel, shape, row_length=rows.row_length, **sizes)
+    tensor.check(config.tensor_parallel, shape, optimizer=config.optimizer, **sizes)
+
+
+def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePlan:
+    """Which rows each step takes."""
+    if not config.mixture:
+        return BatchPlan(len(rows), config.batch, config.seed)
+    unknown = config.mixture.keys() - rows.corpora.keys()
+    if unknown:
+        raise HeadwaterError(
+            f"no corpus of the name {', '.join(sorted(unknown))}",
+            where=rows.artifact.location,
+            fix=f"`tokenize.corpora` names {', '.join(rows.corpora) or 'none'}",
+        )
+    chosen = [name for name in rows.corpora if name in config.mixture]
+    return MixturePlan(
+        tuple(rows.corpora[name] for name in chosen),
+        tuple(config.mixture[name] for name in chosen),
+        config.batch,
+        config.seed,
+    )
+
+
+def epochs(plan: BatchPlan | MixturePlan, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
+    """Metrics: passes over the rows, and over each corpus of a mixture."""
+    passes = {"epochs": config.steps * config.batch / len(rows)}
+    if isinstance(plan, MixturePlan):
+        chosen = [name for name in rows.corpora if name in config.mixture]
+        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(config.steps), strict=True)}
+    return passes
+
+
+class Comparison(Protocol):
+    """A plan that is held against the finished run."""
+
+    def beside(self, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
+        """Rows for the report. `seconds` is the stage's wall time, None for a resumed run."""
+        ...
+
+
+class Pretrain(Stage[PretrainConfig]):
+    name = "pretrain"
+    inputs = ("tokenizer", "tokenize")
+    runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
+    compare_with_plan: Callable[..., Comparison] | None = None
+    """Makes a plan beside the run; the front door sets `planning.plan_report.PlanAhead`."""
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        rows = TokenRows(inputs["tokenize"], "train")
+        validation = TokenRows(inputs["tokenize"], "validation")
+        plan = batch_plan(rows, config)
+        check_sharing(config, rows)
+        unigram = unigram_bits_per_byte(rows.target_counts(), validation)
+        began, goes_on = time.monotonic(), output.exists(SCRATCH)
+        make = self.compare_with_plan
+        ahead = make(config, rows, len(validation), output, session) if make else None
+        history = loop.train(
+            TrainJob(
+                label="pretrain",
+                config=config,
+                objective=NextToken(config.z_loss),
+                source=PackedRows(
+                    rows,
+                    plan,
+                    separate_documents=config.separate_documents,
+                    workers_a_row=config.workers_a_row(),
+                    stretches=config.stretches_a_row(),
+                ),
+                load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
+                tokenizer=tokenizer,
+                output=output,
+                evaluate=WithMemory(
+                    BitsPerByte(validation, config.micro_batch, separate_documents=config.separate_documents)
+                ),
+                judged_by="bits_per_byte",
+            ),
+            session,
+        )
+        seconds = None if goes_on else time.monotonic() - began
+        final = history[-1]["bits_per_byte"]
+        session.say(
+            f"loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f} nats a token; "
+            f"validation {final:.3f} bits per byte (a unigram model: {unigram:.3f})"
+        )
+        return {
+            "bits_per_byte": final,
+            "unigram_bits_per_byte": unigram,
+            "parameters": exported_parameters(output),
+            **epochs(plan, rows, config),
+            **loop.summary(history),
+            "planned": ahead.beside(history, seconds) if ahead else [],
+        }
+
+
+def exported_parameters(output: Artifact) -> int:
+    """Parameters of the exported model, counted from its config."""
+    from transformers import AutoConfig
+
+    return parameter_count(AutoConfig.from_pretrained(str(output.local("model"))))

@@ -1,0 +1,105 @@
+"""The reward stage: a Bradley-Terry model of which of two answers people would rank higher."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples.chat import encode_conversation
+from headwater.llm.examples.encoded import Examples, describe_examples, pad
+from headwater.llm.examples.preferences import Preference
+from headwater.llm.model import build
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from headwater.llm.training import loop
+from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.objectives import BradleyTerry
+
+COLUMNS = ("chosen", "rejected")
+
+
+class RewardConfig(PairConfig):
+    """Settings of the reward model."""
+
+    learning_rate: float = 3e-4
+
+
+class PairBatches:
+    """`chosen`, `rejected` [B, L] and their masks; both sides are padded to one length."""
+
+    def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
+        self.examples, self.plan, self.pad_id = examples, BatchPlan(len(examples), batch, seed), pad_id
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        return pair_arrays(self.examples, self.plan.share(step, self.rank, self.world_size), self.pad_id)
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the pairs of a step's global batch were made from, one line each."""
+        return describe_examples(self.examples, self.plan.indices(step))
+
+
+def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    arrays = {}
+    for side in COLUMNS:
+        sequences = examples.gather(side, indices)
+        arrays[side] = pad(sequences, pad_id)
+        arrays[f"{side}_mask"] = pad([np.ones_like(s) for s in sequences], 0)
+    return arrays
+
+
+class Reward(PairStage[RewardConfig]):
+    name = "reward"
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        tokenizer_folder = Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer = load_tokenizer(tokenizer_folder.local())
+        pad_id = int(tokenizer.pad_token_id)
+        if not output.exists("pairs.json"):
+            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
+            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
+        counts = output.read_json("pairs.json")
+        train = Examples(output, "train")
+        history = loop.train(
+            TrainJob(
+                label="reward",
+                config=config,
+                objective=BradleyTerry(),
+                source=PairBatches(train, config.batch, config.seed, pad_id),
+                load_model=functools.partial(
+                    build.reward_model, Folder(inputs["sft"], "model"), new_head_seed=config.seed
+                ),
+                tokenizer=tokenizer_folder,
+                output=output,
+            ),
+            session,
+        )
+        recent = [record["accuracy"] for record in history[-20:]]
+        session.say(
+            f"{len(train):,} pairs; loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f}, "
+            f"accuracy over the last steps {sum(recent) / len(recent):.2f}"
+        )
+        return {"pairs": counts, "recent_accuracy": sum(recent) / len(recent), **loop.summary(history)}
+
+
+def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]]:
+    """Token ids of both conversations up to the end of the answer's turn, where the reward is read."""
+    encoded = {}
+    for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        messages = [*pair.prompt, {"role": "assistant", "content": answer}]
+        ids, mask = encode_conversation(tokenizer, messages, max_length)
+        encoded[side] = ids[: len(mask) - mask[::-1].index(1)]
+    return encoded

@@ -1,0 +1,250 @@
+"""The rl stage: GRPO against the reward model plus a verifiable reward, with a KL leash to where it started.
+
+The learner is the one trainer of all stages; its batches are rollouts. Each step publishes the
+weights, has the rollout workers sample a group of answers to each of the step's prompts, turns
+their rewards into advantages and takes one clipped policy step. Prompts and seeds are functions of
+the step, so a restart from a checkpoint goes on with the prompts it would have had.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.logs import Context
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.corpus import iter_documents
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples.conversations import HeadlineTask, headline_tasks
+from headwater.llm.inference.base import Sampling
+from headwater.llm.model import build
+from headwater.llm.rl.advantages import ESTIMATORS
+from headwater.llm.rl.losses import ClippedPolicy
+from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.training import loop
+from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
+from headwater.llm.training.loop import TrainJob, Worker
+
+HELDOUT_SEED = 1 << 20
+
+
+class RlConfig(FineTuneConfig):
+    """Settings of reinforcement learning. `batch` counts sampled answers: prompts × group."""
+
+    learning_rate: float = 1e-4
+    schedule: Literal["wsd", "cosine", "constant"] = "constant"
+    weight_decay: float = 0.0
+    batch: int = 64
+    group: int = 8
+    """Answers sampled to each prompt, compared with each other."""
+    advantage: Literal["grpo", "rloo"] = "grpo"
+    kl: float = 0.05
+    """Weight of the KL penalty towards the model that RL starts from."""
+    policy_clip: float = 0.2
+    temperature: float = 1.0
+    max_new_tokens: int = 32
+    reward_model_weight: float = 1.0
+    """What a point of the reward model's score counts."""
+    verifier_weight: float = 2.0
+    """What the verifier's whole score (0 to 1) counts."""
+    rollout_workers: int = 2
+    cpus_per_rollout_worker: float = 0.5
+    gpus_per_rollout_worker: float = 0.0
+    heldout_prompts: int = 64
+    """Held-out prompts whose reward is measured every `evaluate_every` steps."""
+
+
+def total_reward(rollouts: Rollouts, config: RlConfig) -> np.ndarray:
+    """[samples] what the policy is trained to raise."""
+    return config.reward_model_weight * rollouts.model_rewards + config.verifier_weight * rollouts.verified
+
+
+class RolloutBatches:
+    """The learner's batch source: publishes weights, asks its rollout workers, computes advantages."""
+
+    def __init__(
+        self,
+        config: RlConfig,
+        tasks: list[HeadlineTask],
+        heldout: list[HeadlineTask],
+        board: Any,
+        rollout_workers: list[Any],
+        pad_id: int,
+    ) -> None:
+        self.config, self.tasks, self.heldout = config, tasks, heldout
+        self.board, self.rollout_workers, self.pad_id = board, rollout_workers, pad_id
+        self.plan = BatchPlan(len(tasks), config.batch // config.group, config.seed)
+        self.last: dict[str, float] = {}
+
+    def open(self, worker: Worker) -> None:
+        self.worker = worker
+        self.published = -1
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        config, worker = self.config, self.worker
+        indices = self.plan.share(step, worker.rank, worker.world_size)
+        seed = (config.seed * 1_000_003 + step) * worker.world_size + worker.rank
+        rollouts = self._rollout([self.tasks[i] for i in indices], config.group, seed, step)
+        rewards = total_reward(rollouts, config)
+        advantages = ESTIMATORS[config.advantage](rewards.reshape(-1, config.group)).reshape(-1)
+        self.last = self._means(rollouts, rewards, "")
+        return learner_arrays(rollouts, advantages, self.pad_id)
+
+    def metrics(self) -> dict[str, float]:
+        return self.last
+
+    def describe(self, step: int) -> list[str]:
+        """The documents of the prompts that a step's answers were sampled to."""
+        return [self.tasks[i].document_id for i in self.plan.indices(step)]
+
+    def evaluate(self, worker: Worker) -> dict[str, float]:
+        """Reward on this rank's share of the held-out prompts, one answer each, the same draws each time."""
+        mine = self.heldout[worker.rank :: worker.world_size]
+        rollouts = self._rollout(mine, 1, HELDOUT_SEED + worker.rank, len(worker.history) + 1)
+        return self._means(rollouts, total_reward(rollouts, self.config), "heldout_")
+
+    def _rollout(self, tasks: list[HeadlineTask], group: int, seed: int, version: int) -> Rollouts:
+        import ray
+
+        if version != self.published:
+            weights = self.worker.weights()
+            if self.worker.rank == 0:
+                ray.get(self.board.publish.remote(version, [ray.put(weights)]))
+            self.published = version
+        chosen = self.rollout_workers[self.worker.rank % len(self.rollout_workers)]
+        return ray.get(chosen.rollout.remote(tasks, group, seed, version))
+
+    def _means(self, rollouts: Rollouts, rewards: np.ndarray, prefix: str) -> dict[str, float]:
+        lengths = [len(completion.ids) for completion in rollouts.completions]
+        sums = [
+            rewards.sum(),
+            rollouts.model_rewards.sum(),
+            rollouts.verified.sum(),
+            sum(lengths),
+            len(lengths),
+        ]
+        *totals, count = self.worker.total([float(value) for value in sums])
+        names = ("reward", "reward_model", "verified", "answer_tokens")
+        return {f"{prefix}{name}": total / count for name, total in zip(names, totals, strict=True)}
+
+
+class Rl(Stage[RlConfig]):
+    name = "rl"
+    inputs = ("clean", "tokenizer", "sft", "reward")
+    optional_inputs = ("dpo",)
+    # Each learner draws its own share of the answers: another number of them draws others.
+    runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
+    off_fields = OFF_FIELDS
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        if config.batch % (config.group * config.workers):
+            raise HeadwaterError(
+                f"rl.batch {config.batch} is not a multiple of group x workers "
+                f"({config.group} x {config.workers})",
+                fix="choose a batch that is",
+            )
+        if config.min_workers is not None:
+            raise HeadwaterError(
+                "rl has a fixed number of learners: what is sampled depends on it",
+                where="rl.min_workers",
+                fix="leave it out; a lost learner is replaced when there is room for it",
+            )
+        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        documents = list(iter_documents(inputs["clean"]))
+        heldout = list(headline_tasks(documents, "heldout"))[: config.heldout_prompts]
+        board, workers = start_rollout_workers(session, inputs, config)
+        source = RolloutBatches(
+            config,
+            list(headline_tasks(documents, "train")),
+            heldout,
+            board,
+            workers,
+            int(load_tokenizer(tokenizer.local()).pad_token_id),
+        )
+        try:
+            history = loop.train(
+                TrainJob(
+                    label="rl",
+                    config=config,
+                    objective=ClippedPolicy(config.policy_clip, config.kl, config.temperature),
+                    source=source,
+                    load_model=functools.partial(
+                        build.saved_model,
+                        Folder(starting_policy(inputs), "model"),
+                        config.lora,
+                        config.precision,
+                    ),
+                    tokenizer=tokenizer,
+                    output=output,
+                    evaluate=source.evaluate if len(heldout) >= config.workers else None,
+                    judged_by="-heldout_reward" if len(heldout) >= config.workers else None,
+                ),
+                session,
+            )
+        finally:
+            stop_actors([board, *workers])
+        first, last = (sum(r["reward"] for r in part) / len(part) for part in (history[:5], history[-5:]))
+        session.say(
+            f"reward of the first five steps {first:.3f}, of the last five {last:.3f}; "
+            f"KL {history[-1]['kl']:.4f}"
+        )
+        return {
+            "first_reward": first,
+            "last_reward": last,
+            "kl": history[-1]["kl"],
+            **loop.summary(history),
+        }
+
+
+def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
+    """What RL starts from and is held to: the dpo stage's model where there is one, else the sft stage's."""
+    return inputs.get("dpo", inputs["sft"])
+
+
+def start_rollout_workers(
+    session: Session,
+    inputs: Mapping[str, Artifact],
+    config: RlConfig,
+    *,
+    policy: Artifact | None = None,
+) -> tuple[Any, list[Any]]:
+    """The weight board and the rollout workers; they outlive a restart of the learner."""
+    import ray
+
+    session.ray()
+    board: Any = ray.remote(num_cpus=0)(WeightBoard).remote()
+    make = ray.remote(
+        num_cpus=config.cpus_per_rollout_worker,
+        num_gpus=config.gpus_per_rollout_worker,
+        max_restarts=-1,
+        max_task_retries=3,
+    )(RolloutWorker)
+    start = Folder(starting_policy(inputs), "model")
+    workers = [
+        make.remote(
+            policy=Folder(policy, "model") if policy else start,
+            reference=start,
+            reward=Folder(inputs["reward"], "model"),
+            board=board,
+            sampling=Sampling(config.max_new_tokens, config.temperature),
+            threads=max(1, int(config.cpus_per_rollout_worker)),
+            context=Context.here(),
+        )
+        for _ in range(config.rollout_workers)
+    ]
+    return board, workers
+
+
+def stop_actors(actors: Iterable[Any]) -> None:
+    import ray
+
+    for actor in actors:
+        ray.kill(actor)

@@ -1,0 +1,198 @@
+"""The sft stage: conversations, the loss on the assistant's tokens alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from headwater.cluster.runtime.parallel import map_units
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.corpus import iter_documents, kept_files
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples import conversations
+from headwater.llm.examples.chat import encode_conversations
+from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
+from headwater.llm.model import build
+from headwater.llm.rows.order import BatchPlan
+from headwater.llm.training import loop
+from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
+from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.objectives import NextToken
+
+MAKERS = {
+    "headline": conversations.headline_conversation,
+    "passage": conversations.passage_conversation,
+}
+
+
+class SftConfig(FineTuneConfig):
+    """Settings of supervised fine-tuning."""
+
+    learning_rate: float = 1e-3
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
+    make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
+    """Conversations to make from the cleaned documents that are not held out."""
+    files: tuple[str, ...] = ()
+    """JSONL files of `{"messages": […]}` to learn from as well (path or s3://; .gz, .zst)."""
+    max_length: int = 320
+    """Tokens of a conversation; a longer one loses the middle of its longest prompt."""
+
+
+class ConversationEncoder:
+    """Unit worker: one part of the corpus, or one JSONL file, to encoded conversations."""
+
+    def __init__(self, config: SftConfig, clean: Artifact, tokenizer: Folder, output: Artifact) -> None:
+        self.config, self.clean, self.output = config, clean, output
+        self.tokenizer = load_tokenizer(tokenizer.local())
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if "part" in unit:
+            split: dict[str, list[tuple[str, conversations.Conversation]]] = {"train": [], "heldout": []}
+            for document in iter_documents(self.clean, files=[unit["part"]]):
+                made = [MAKERS[kind](document) for kind in self.config.make]
+                split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
+        else:
+            lines = conversations.numbered_conversations(unit["file"])
+            split = {"train": [(f"{unit['file']}:{n}", talk) for n, talk in lines], "heldout": []}
+        counts: dict[str, int] = {}
+        for name, talks in split.items():
+            encoded = encode_conversations(
+                self.tokenizer, [talk for _, talk in talks], self.config.max_length
+            )
+            examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
+            origins = [[talks[number][0]] for number in encoded.kept]
+            write_examples(
+                self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"), origins=origins
+            )
+            counts |= {name: len(examples), f"{name}_shortened": encoded.shortened}
+        return counts
+
+
+class ConversationBatches:
+    """`ids` [B, L] padded on the right and `mask` [B, L], 1 on the assistant's tokens."""
+
+    def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
+        self.examples, self.plan, self.pad_id = examples, BatchPlan(len(examples), batch, seed), pad_id
+
+    def open(self, worker: Worker) -> None:
+        self.rank, self.world_size = worker.rank, worker.world_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        indices = self.plan.share(step, self.rank, self.world_size)
+        return {
+            "ids": pad(self.examples.gather("ids", indices), self.pad_id),
+            "mask": pad(self.examples.gather("mask", indices), 0, np.uint8),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def describe(self, step: int) -> list[str]:
+        """What the conversations of a step's global batch were made from, one line each."""
+        return describe_examples(self.examples, self.plan.indices(step))
+
+
+class Heldout:
+    """Loss a token on the held-out conversations (the first `limit`)."""
+
+    def __init__(self, examples: Examples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
+        self.examples, self.micro_batch, self.pad_id = examples, micro_batch, pad_id
+        self.count = min(limit, len(examples))
+
+    def __call__(self, worker: Worker) -> dict[str, float]:
+        import torch
+
+        objective, nats, weight = NextToken(), 0.0, 0.0
+        stride = worker.world_size * self.micro_batch
+        for start in range(0, self.count, stride):
+            wanted = start + worker.rank * self.micro_batch + np.arange(self.micro_batch)
+            rows = np.minimum(wanted, self.count - 1)
+            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * (wanted < self.count)[:, None]
+            ids = pad(self.examples.gather("ids", rows), self.pad_id)
+            batch = {
+                "ids": torch.from_numpy(ids).to(worker.device),
+                "mask": torch.from_numpy(mask).to(worker.device),
+            }
+            with torch.no_grad():
+                nats += float(objective.loss_sum(worker.engine, batch)[0])
+            weight += objective.weight(batch)
+        total, count = worker.total([nats, weight])
+        return {"heldout_loss": total / max(1.0, count)}
+
+
+class Sft(Stage[SftConfig]):
+    name = "sft"
+    inputs = ("clean", "tokenizer", "pretrain")
+    runtime_fields = RUNTIME_FIELDS
+    off_fields = OFF_FIELDS
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        return {"files": [_size_and_time(location) for location in self.config.files]}
+
+    def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
+        config = self.config
+        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        counts = map_units(
+            session,
+            output,
+            "conversations",
+            list(_units(inputs["clean"], config)),
+            ConversationEncoder,
+            worker_args={
+                "config": config,
+                "clean": inputs["clean"],
+                "tokenizer": tokenizer,
+                "output": output,
+            },
+        )
+        pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
+        train, heldout = Examples(output, "train"), Examples(output, "heldout")
+        history = loop.train(
+            TrainJob(
+                label="sft",
+                config=config,
+                objective=NextToken(config.z_loss),
+                source=ConversationBatches(train, config.batch, config.seed, pad_id),
+                load_model=functools.partial(
+                    build.saved_model, Folder(inputs["pretrain"], "model"), config.lora, config.precision
+                ),
+                tokenizer=tokenizer,
+                output=output,
+                evaluate=Heldout(heldout, config.micro_batch, pad_id) if len(heldout) else None,
+                judged_by="heldout_loss" if len(heldout) else None,
+            ),
+            session,
+        )
+        session.say(
+            f"{len(train):,} conversations; loss on the answers {history[0]['loss']:.3f} → "
+            f"{history[-1]['loss']:.3f}, held out {history[-1].get('heldout_loss', float('nan')):.3f}"
+        )
+        return {
+            "conversations": len(train),
+            "heldout_conversations": len(heldout),
+            "shortened": sum(count["train_shortened"] for count in counts),
+            "heldout_loss": history[-1].get("heldout_loss"),
+            **loop.summary(history),
+        }
+
+
+def _units(clean: Artifact, config: SftConfig) -> Iterator[dict[str, Any]]:
+    if config.make:
+        for part in kept_files(clean):
+            yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
+    for number, location in enumerate(config.files):
+        yield {"unit": f"file-{number:05d}", "file": location}
+
+
+def _size_and_time(location: str) -> list[Any]:
+    fs, path = filesystem(location)
+    info = fs.get_file_info(path)
+    return [location, info.size, info.mtime_ns]

@@ -1,0 +1,147 @@
+"""What a training stage read in a step, and in which steps it read a document, whichever stage it is.
+
+Everything is computed from the settings and the stage's inputs, so an unfinished run can be asked as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.corpus import iter_documents
+from headwater.data_pipeline.explain import token_places
+from headwater.data_pipeline.tokens.shards import TokenRows
+from headwater.llm.examples.conversations import headline_tasks
+from headwater.llm.examples.encoded import Examples
+from headwater.llm.rows import row_documents
+from headwater.llm.rows.order import BatchPlan, Plan, Visit
+from headwater.llm.stages.pretrain import PretrainConfig, batch_plan
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one origin (a document, a line of a file, a ranking) gave to one row of a batch."""
+
+    place: int
+    """The row's in the batch, from 0."""
+    origin: str
+    """A document's id, `FILE:LINE` of given conversations, or the file of a ranking."""
+    where: str
+    """The row: its shard and number, or the number of the example."""
+    span: str = ""
+    """Where in the row."""
+
+
+class Reading(Protocol):
+    """What a stage reads, step by step."""
+
+    def parts(self, step: int) -> list[Part]: ...
+
+    def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:
+        """When the first `steps` steps read it, in order, and in which row."""
+        ...
+
+
+class RowReading:
+    """Packed rows (pretrain)."""
+
+    def __init__(self, rows: TokenRows, plan: Plan) -> None:
+        self.rows, self.plan = rows, plan
+
+    def parts(self, step: int) -> list[Part]:
+        return [
+            Part(p.place, p.document_id, f"{p.shard} row {p.row}", f"{p.start}–{p.end - 1}")
+            for p in row_documents.passages(self.rows, self.plan, step)
+        ]
+
+    def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:
+        places = token_places(self.rows.artifact, origin)
+        found = row_documents.visits(self.rows, self.plan, places, steps)
+        return [(visit, "{} row {}".format(*self.rows.place(visit.row))) for visit in found]
+
+
+class ExampleReading:
+    """Conversations (sft) or pairs (reward) made from documents."""
+
+    def __init__(self, examples: Examples, plan: Plan) -> None:
+        self.examples, self.plan = examples, plan
+
+    def parts(self, step: int) -> list[Part]:
+        return [
+            Part(place, origin, f"example {index}")
+            for place, index in enumerate(self.plan.indices(step).tolist())
+            for origin in self.examples.origins(index)
+        ]
+
+    def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:
+        indices = self.examples.made_from(origin)
+        found = sorted(visit for index in indices for visit in self.plan.visits(index, steps))
+        return [(visit, f"example {visit.row}") for visit in found]
+
+
+class TaskReading:
+    """Prompts of documents, to which answers are sampled (rl)."""
+
+    def __init__(self, documents: list[str], plan: Plan) -> None:
+        self.documents, self.plan = documents, plan
+
+    def parts(self, step: int) -> list[Part]:
+        indices = self.plan.indices(step).tolist()
+        return [Part(place, self.documents[i], f"prompt {i}") for place, i in enumerate(indices)]
+
+    def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:
+        indices = [i for i, name in enumerate(self.documents) if name == origin]
+        found = sorted(visit for index in indices for visit in self.plan.visits(index, steps))
+        return [(visit, f"prompt {visit.row}") for visit in found]
+
+
+def _rows(config: PretrainConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    rows = TokenRows(inputs["tokenize"], "train")
+    return RowReading(rows, batch_plan(rows, config))
+
+
+def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    if not output.files("train", ".arrow"):
+        raise HeadwaterError(
+            "the stage has not written its examples yet", where=output.location, fix="start it first"
+        )
+    examples = Examples(output, "train")
+    return ExampleReading(examples, BatchPlan(len(examples), config.batch, config.seed))
+
+
+def _tasks(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    documents = [task.document_id for task in headline_tasks(iter_documents(inputs["clean"]), "train")]
+    return TaskReading(documents, BatchPlan(len(documents), config.batch // config.group, config.seed))
+
+
+READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] = {
+    "pretrain": _rows,
+    "sft": _examples,
+    "dpo": _examples,
+    "reward": _examples,
+    "rl": _tasks,
+}
+"""Stage → what it reads, from its settings, inputs and output."""
+
+
+def reading(stage: str, config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    """Raises HeadwaterError for a stage that does not train, or has not come so far."""
+    check_stage(stage)
+    return READINGS[stage](config, inputs, output)
+
+
+def check_stage(stage: str) -> None:
+    """Raises HeadwaterError for a stage that does not train."""
+    if stage not in READINGS:
+        raise HeadwaterError(
+            f"{stage} does not train in steps", fix=f"one of {', '.join(READINGS)} can be traced"
+        )
+
+
+def check_step(step: int, steps: int) -> None:
+    """Raises HeadwaterError for a step that the run does not have."""
+    if not 0 <= step < steps:
+        raise HeadwaterError(f"no step {step} in a run of {steps}", fix=f"steps are 0 to {steps - 1}")

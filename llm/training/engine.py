@@ -1,0 +1,95 @@
+"""A model made ready to be trained as a stage's settings say: adapters, memory savings, shards, average."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.llm.hardware.precision import resolve_precision
+from headwater.llm.model.adapters import with_adapters
+from headwater.llm.training import zero
+from headwater.llm.training.config import FineTuneConfig, TrainConfig
+from headwater.llm.training.parallel import sequence as sequences
+from headwater.llm.training.parallel import tensor as tensors
+from headwater.llm.training.state.average import Average
+from headwater.llm.training.zero_config import ZeroConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
+    """The DeepSpeed engine around a model that is equal on every rank; all ranks must call it.
+
+    Raises HeadwaterError for settings that this host has not the means for.
+    """
+    import torch
+
+    from headwater.llm.model.cpu_kernels import use_kernels
+
+    precision = resolve_precision(config.precision)
+    check_means(config.zero, precision)
+    stretches, sharing = config.stretches_a_row(), config.workers_a_layer()
+    if stretches == 1 and not config.torch_compile and not torch.cuda.is_available():
+        use_kernels(model)
+    if isinstance(config, FineTuneConfig) and config.lora:
+        model = with_adapters(model, config.lora, config.seed)
+    model.train()  # a model that was read from a folder is not, and would ignore the next line
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    groups = sequences.exchange_in_attention(model, stretches, config.micro_batch)
+    if sharing > 1:
+        zero.start()
+        groups = tensors.form_groups(sharing)
+    engine = zero.initialise_engine(
+        model,
+        zero.deepspeed_config(
+            config.zero,
+            precision,
+            micro_batch=config.micro_batch,
+            accumulation=config.accumulation(world_size),
+            world_size=world_size // config.workers_a_row(),
+            clip=config.clip if config.optimizer == "adamw" else 0.0,
+            fp16=config.fp16,
+        )
+        | tensors.settings(sharing),
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        betas=config.betas,
+        muon_momentum=config.muon_momentum,
+        eager=not config.torch_compile,
+        groups=groups,
+    )
+    if config.torch_compile:
+        engine.compile()
+    if config.ema_decay is not None:
+        Average(engine, config.ema_decay)
+    return engine
+
+
+def check_means(sharding: ZeroConfig, precision: str) -> None:
+    """Refuse what only GPUs can do, and disks without asynchronous access, before DeepSpeed fails on them."""
+    import torch
+
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")
+    if sharding.offload_parameters == "nvme" and precision == "fp32":
+        raise HeadwaterError(
+            "DeepSpeed's buffers for parameters on a disk lose bits of fp32",
+            where="zero.offload_parameters",
+            fix="choose `precision: bf16`, or keep them in host memory with `cpu`",
+        )
+    if "nvme" in (sharding.offload_optimizer, sharding.offload_parameters):
+        from deepspeed.ops.op_builder import AsyncIOBuilder
+
+        if not AsyncIOBuilder().is_compatible(verbose=False):
+            raise HeadwaterError(
+                "state cannot be kept on a disk here: DeepSpeed's asynchronous access to it needs libaio",
+                where="zero.offload_optimizer, zero.offload_parameters",
+                fix="install libaio-dev and a C++ compiler on every host, or choose `cpu`",
+            )
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep each layer's input alone and compute the layer again in the backward pass (Chen et al. 2016)."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

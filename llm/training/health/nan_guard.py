@@ -1,0 +1,109 @@
+"""A loss or gradient that is not a finite number: no update is made with it, and somebody is told why.
+
+DeepSpeed's optimizers refuse an update whose gradient norm is not finite, weights and moments untouched;
+what `take_step` adds is that a bad loss counts as a bad gradient, and the same where DeepSpeed has no
+optimizer of its own (ZeRO 0 in fp32). What comes next is the recipe's `on_nan`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training.job import StopTraining
+
+if TYPE_CHECKING:
+    from headwater.llm.training.job import TrainJob, Worker
+    from headwater.llm.training.state.manager import Stored
+
+FILE = "not_finite.jsonl"
+NAMED = 8
+"""Documents that a message names; the file has all of them."""
+
+
+def take_step(engine: Any) -> tuple[bool, float]:
+    """The last `engine.step()` of a batch; whether it changed the weights, and the global gradient norm."""
+    if not hasattr(engine.optimizer, "overflow"):
+        return _plain_step(engine)
+    engine.step()
+    return engine.was_step_applied(), float(engine.get_global_grad_norm() or 0.0)
+
+
+def _plain_step(engine: Any) -> tuple[bool, float]:
+    """A torch optimizer that DeepSpeed calls as it is: gradients are whole on every rank, and alike."""
+    import torch
+
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        engine.step()
+        return True, norm
+    step = engine.optimizer.step
+    engine.optimizer.step = lambda: None  # all the rest, such as counting and clearing gradients, is done
+    try:
+        engine.step()
+    finally:
+        engine.optimizer.step = step
+    return False, norm
+
+
+class NotFinite:
+    """What a run does about such steps; one on every rank, all of the same mind."""
+
+    def __init__(self, job: TrainJob, worker: Worker) -> None:
+        self.job, self.worker, self.config = job, worker, job.config
+        self.passed_over: dict[int, dict[str, float]] = {}
+        """Steps that are not made again on the way from a checkpoint, with the records that they left."""
+        self._in_a_row = 0
+        self._returns: Counter[int] = Counter()
+
+    def fine(self) -> None:
+        self._in_a_row = 0
+
+    def met(self, record: dict[str, float], newest: Stored | None) -> bool:
+        """A step's update was refused. True when training is to go back to the checkpoint `newest`.
+
+        Raises StopTraining when it is to stop: by the recipe, or after too many of them.
+        """
+        step, config = int(record["step"]), self.config
+        documents = self._documents(step)
+        words = f"the loss is {record['loss']}"
+        if math.isfinite(record["loss"]):
+            words = f"the gradient norm is {record['gradient_norm']}"
+        seen = ", ".join(documents[:NAMED]) + (" …" if len(documents) > NAMED else "")
+        batch = f"; its batch had {seen}" if documents else ""
+        self._in_a_row += 1
+        back = newest if config.on_nan == "rollback" else None
+        if back:
+            self._returns[back.step] += 1
+        many = max(self._in_a_row, *self._returns.values(), 0)
+        stop = config.on_nan == "stop" or many > config.nan_limit
+        action = "stop" if stop else "rollback" if back else "skip"
+        self._write({"step": step, "found": words, "action": action, "documents": documents})
+        if stop:
+            often = f", {many} times by now" if many > 1 else ""
+            raise StopTraining(
+                f"{words}{often}{batch}",
+                where=f"{self.job.label} step {step}",
+                fix="lower `learning_rate`, or pass over such batches with `on_nan: skip` or `rollback`",
+            )
+        self.passed_over[step] = record
+        done = f"going back to step {back.step}, then on without it" if back else "the step is skipped"
+        if config.on_nan == "rollback" and not back:
+            done += " (there is no checkpoint yet to go back to)"
+        if self.worker.rank == 0:
+            self.worker.say(f"step {step}: {words}{batch}; {done}")
+        return back is not None
+
+    def _documents(self, step: int) -> list[str]:
+        describe = getattr(self.job.source, "describe", None)
+        return list(describe(step)) if describe else []
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.worker.rank:
+            return
+        output = self.job.output
+        before = output.read_bytes(FILE) if output.exists(FILE) else b""
+        output.write_bytes(FILE, before + json.dumps(entry).encode() + b"\n")

@@ -1,0 +1,81 @@
+"""Slow ranks: how long each rank computes on its own share, compared over the last steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+WINDOW = 20
+"""Steps over which ranks are compared."""
+
+
+SLOW = 1.5
+"""So many times the median of the ranks is slow."""
+
+
+class Stopwatch:
+    """How long a rank computes by itself: the forward passes, before ranks wait for each other.
+
+    Under ZeRO 3 they also wait in these, for parameters: there the processor's time counts, on the CPU.
+    """
+
+    def __init__(self, device: torch.device, zero_stage: int) -> None:
+        self._cuda = device.type == "cuda"
+        self._clock = time.perf_counter if zero_stage < 3 else time.thread_time
+        self._seconds = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self._started = self._clock()
+        if self._cuda:
+            self._events.append((self._mark(), None))
+
+    def __exit__(self, *_: Any) -> None:
+        self._seconds += self._clock() - self._started
+        if self._cuda:
+            self._events[-1] = (self._events[-1][0], self._mark())
+
+    def _mark(self) -> Any:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> float:
+        """In all; a GPU is waited for."""
+        if not self._cuda:
+            return self._seconds
+        self._events[-1][1].synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3
+
+
+class Pace:
+    """Seconds of own computation by rank, over the last steps. Rank 0's."""
+
+    def __init__(self) -> None:
+        self._steps: deque[Sequence[float]] = deque(maxlen=WINDOW)
+        self._named: set[int] = set()
+
+    def add(self, seconds: Sequence[float]) -> list[tuple[int, float]]:
+        """Of each rank at one step. Returns who has become slow, with how many times the median."""
+        self._steps.append(seconds)
+        if len(self._steps) < WINDOW or len(seconds) < 2:
+            return []
+        slow = stragglers([statistics.median(rank) for rank in zip(*self._steps, strict=True)])
+        new = [(rank, times) for rank, times in slow if rank not in self._named]
+        self._named = {rank for rank, _ in slow}
+        return new
+
+
+def stragglers(seconds: Sequence[float]) -> list[tuple[int, float]]:
+    """Ranks that take more than SLOW times the (lower) median, and how many times it."""
+    usual = statistics.median_low(seconds)
+    return [(rank, own / usual) for rank, own in enumerate(seconds) if usual > 0 and own > SLOW * usual]

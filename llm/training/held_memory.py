@@ -1,0 +1,132 @@
+"""Bytes that a training engine holds, and the most memory that a worker has used."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training.state.elements import inner_optimizer
+
+if TYPE_CHECKING:
+    from headwater.llm.training.loop import Worker
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """What one worker keeps between two micro-batches of a step, in bytes."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    """The fp32 copy of the weights, where there is one besides the model's, and the moments."""
+    host: int = 0
+    """As much of it as lies in the memory, or on a disk, of a GPU's host (offload)."""
+
+    @property
+    def device(self) -> int:
+        """Bytes on the device that computes."""
+        return self.parameters + self.gradients + self.optimizer - self.host
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.optimizer
+
+
+def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
+    """What a DeepSpeed engine holds, every block of memory once; and those blocks' addresses."""
+    seen: set[int] = set()
+    parameters, gradients, held = (
+        _count(tensors, seen)
+        for tensors in (_parameters(engine), _gradients(engine), _optimizer_tensors(engine))
+    )
+    return StateBytes(parameters, gradients, held), seen
+
+
+def other_bytes(seen: set[int]) -> int:
+    """Bytes of all live tensors whose blocks are not among those: what `state_bytes` did not find."""
+    import torch
+
+    return _count((found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)), seen)
+
+
+def _count(tensors: Iterable[Any], seen: set[int]) -> int:
+    total = 0
+    for tensor in tensors:
+        if tensor is None or tensor.device.type == "meta":
+            continue
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+    return total
+
+
+def _parameters(engine: Any) -> Iterator[Any]:
+    for parameter in engine.module.parameters():
+        yield parameter.data
+        yield getattr(parameter, "ds_tensor", None)
+
+
+def _gradients(engine: Any) -> Iterator[Any]:
+    optimizer = engine.optimizer
+    for parameter in engine.module.parameters():
+        yield parameter.grad
+        yield getattr(parameter, "grad_accum", None)
+    for name in ("averaged_gradients", "all_grad_tensors"):
+        for held in getattr(optimizer, name, {}).values():
+            yield from held or ()
+    yield getattr(optimizer, "grad_partitions_flat_buffer", None)
+    for copy in _fp32_copies(optimizer):
+        yield copy.grad
+
+
+def _fp32_copies(optimizer: Any) -> Iterator[Any]:
+    yield from getattr(optimizer, "single_partition_of_fp32_groups", ())  # ZeRO 1 and 2
+    yield from getattr(optimizer, "fp32_partitioned_groups_flat", ())  # ZeRO 3
+    for group in getattr(optimizer, "fp32_groups", ()):  # a 16-bit model without ZeRO
+        yield from group
+
+
+def _optimizer_tensors(engine: Any) -> Iterator[Any]:
+    import torch
+
+    yield from _fp32_copies(engine.optimizer)
+    for state in inner_optimizer(engine).state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+class WithMemory:
+    """An evaluation of a training job that also reports memory, of the worker that has most (bytes).
+
+    `state_bytes` are the parameters and optimizer state that its engine holds, `peak_bytes` the most that its
+    process has had resident (its GPU, where there is one, had allocated).
+    """
+
+    def __init__(self, evaluate: Callable[[Worker], dict[str, float]]) -> None:
+        self.evaluate = evaluate
+
+    def __call__(self, worker: Worker) -> dict[str, float]:
+        state, _ = state_bytes(worker.engine)
+        figures = self.evaluate(worker)
+        own = [float(state.parameters + state.optimizer), float(peak_bytes(worker))]
+        states, peaks = zip(*worker.gather(own), strict=True)
+        return figures | {"state_bytes": max(states), "peak_bytes": max(peaks)}
+
+
+def peak_bytes(worker: Worker) -> int:
+    """The most memory that this worker has had: of its GPU, else resident in its process."""
+    import torch
+
+    if worker.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(worker.device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,118 @@
+"""What a training stage hands to the loop, and what the loop hands to the stage's own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.model import adapters
+from headwater.llm.training import zero
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.objectives import Objective
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+T = TypeVar("T")
+
+
+class StopTraining(HeadwaterError):
+    """An end that all ranks come to at the same step: starting them again would only repeat it."""
+
+
+class BatchSource(Protocol):
+    """Where batches come from. Pickled to every worker; `open` runs there once."""
+
+    def open(self, worker: Worker) -> None: ...
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This worker's share of the step's global batch, sequences along the first axis."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Sums or means that the source itself wants in the step's record (same on all ranks)."""
+        ...
+
+    # A source that knows may also have `describe(step) -> list[str]`: the documents of the global batch.
+
+
+@dataclass
+class TrainJob:
+    """All that a worker needs to know, sent to it once."""
+
+    label: str
+    config: TrainConfig
+    objective: Objective
+    source: BatchSource
+    load_model: Callable[[], torch.nn.Module]
+    """Builds the starting model, equal on every rank."""
+    tokenizer: Folder
+    """Its tokenizer files are copied beside the exported model."""
+    output: Artifact
+    evaluate: Callable[[Worker], dict[str, float]] | None = None
+    """Called on every rank every `evaluate_every` steps and at the end; same result on all ranks."""
+    judged_by: str | None = None
+    """The figure of `evaluate` by which checkpoints are compared (`keep_best`): lower is better, or with a
+    `-` before its name higher."""
+    board: Any = None
+
+
+@dataclass
+class Worker:
+    """One rank's view of a running job: what sources and evaluations may use."""
+
+    rank: int
+    world_size: int
+    engine: Any
+    device: torch.device
+    history: list[dict[str, float]] = field(default_factory=list)
+    copies: int = 1
+    """Ranks next to each other that compute the same rows together (`llm.training.parallel.tensor`)."""
+    peak: float = 0.0
+    """FLOP/s that the ranks together could do; 0: not known, no MFU."""
+    say: Callable[[str], Any] = print
+    """To the person in front of the screen."""
+    tell: Callable[[], Sequence[float]] = tuple
+    """What this rank tells the others with each step's totals …"""
+    heard: list[list[float]] = field(default_factory=list)
+    """… and what each rank told; before it, the seconds of its own computation."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """The values of all ranks, in rank order."""
+        import torch
+        import torch.distributed as dist
+
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size == 1:
+            return [own.tolist()]
+        everybody = own.new_empty(self.world_size * len(values))
+        dist.all_gather_single(everybody, own)
+        return everybody.view(self.world_size, -1).tolist()
+
+    def agree(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        import torch.distributed as dist
+
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
+    def total(self, values: list[float]) -> list[float]:
+        """Sums over all ranks."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Whole parameters as fp32 arrays, by name; every rank must call it."""
+        with zero.gathered(self.engine) as module:
+            return {name: p.cpu().numpy().copy() for name, p in adapters.whole_weights(module).items()}

@@ -1,0 +1,394 @@
+"""The one training loop: Ray Train places and restarts the workers, DeepSpeed shards the state.
+
+What differs between pretraining, fine-tuning, the reward model and the RL learner is an
+objective (`llm/training/objectives.py`) and a batch source. The batch of a step is a function of the seed
+and the step alone, the learning rate of the step alone: a checkpoint is weights, optimizer state
+and a step number, and a run goes on from it, on as many workers as there are, as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.logs import Context
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import SCRATCH
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
+from headwater.llm.hardware.peak import peak
+from headwater.llm.hardware.precision import resolve_precision
+from headwater.llm.model import adapters
+from headwater.llm.training import engine as training_engine
+from headwater.llm.training import zero
+from headwater.llm.training.config import check
+from headwater.llm.training.health import nan_guard
+from headwater.llm.training.health.nan_guard import NotFinite
+from headwater.llm.training.health.preemption import Notice
+from headwater.llm.training.health.stragglers import Pace, Stopwatch
+from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
+from headwater.llm.training.job import BatchSource as BatchSource
+from headwater.llm.training.job import StopTraining, TrainJob, Worker
+from headwater.llm.training.objectives import Batch
+from headwater.llm.training.parallel import tensor
+from headwater.llm.training.records import Recorder, RunRecorder, batch_flops, read_history, resident_mb
+from headwater.llm.training.records import summary as summary
+from headwater.llm.training.schedule import learning_rate
+from headwater.llm.training.state.manager import Checkpoints, due, score_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from ray.train.torch import TorchTrainer
+
+LOOK_EVERY = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+"""How soon Ray Train's controller notices a loss, a notice or the end; 2 s where nobody says otherwise."""
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
+"""Settings of glibc for workers: the memory of a step's tensors is kept for the next step. By default it goes
+back to the system and comes again by page faults, 25,000 in a step of 0.8 s, which take a twentieth of it."""
+DONE = f"{SCRATCH}/exported"
+"""There once model and history are whole: on S3 the files of a folder do not appear at once."""
+
+
+def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
+    """Run a job to its end, from its last checkpoint if there is one; returns the steps' records.
+
+    Writes `model/` (a Hugging Face folder) and `metrics.jsonl` to the job's output.
+    Raises HeadwaterError when the cluster is too small or training fails for good.
+    """
+    if job.output.exists(DONE):
+        return read_history(job.output)
+    config = job.config
+    check(config, session)
+    if config.keep_best and job.judged_by is None:
+        raise HeadwaterError(
+            f"{job.label} has no evaluation to call a checkpoint the best by",
+            where="keep_best",
+            fix="leave it out",
+        )
+    os.environ.setdefault(*LOOK_EVERY)
+    with session.remote_progress(job.label, config.steps, "steps") as job.board:
+        result = _fit(job, session)
+    reason = getattr(result, "return_value", None)  # typed as in the API before this one
+    if isinstance(reason, StopTraining):
+        raise reason
+    return read_history(job.output)
+
+
+def _fit(job: TrainJob, session: Session) -> Any:
+    """Ray Train's result. A group that loses a worker while it is formed is formed again."""
+    import ray
+    from ray.train import TrainingFailedError
+
+    from headwater.llm.training.health.failures import final_error, lost_at_start
+
+    lost = 0
+    while True:
+        try:
+            return _trainer(job).fit()
+        except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
+            raise KeyboardInterrupt from error
+        except TrainingFailedError as error:
+            if lost_at_start(error) and lost < job.config.max_failures:
+                lost += 1
+                session.say(f"{job.label}: a worker died while the group was formed; forming it again")
+                continue
+            said = ray.get(job.board.lines.remote())
+            final = final_error(error, said[-1] if said else "", job.config)
+            if final is error:
+                raise
+            raise final from None
+
+
+def _trainer(job: TrainJob) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from headwater.llm.training.health.failures import Witness
+    from headwater.llm.training.process_group import ProcessGroupConfig
+
+    config = job.config
+    fs, path = filesystem(job.output.path(f"{SCRATCH}/train"))
+    workers = config.workers if config.min_workers is None else (config.min_workers, config.workers)
+    resources = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return TorchTrainer(
+        _worker_loop,  # type: ignore[arg-type]  # it may return something
+        train_loop_config={"job": job, "context": Context.here()},
+        torch_config=ProcessGroupConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=config.collective_timeout_s
+        ),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as in the API before this one
+            num_workers=workers,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=config.resize_interval_s,
+            use_gpu=bool(config.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]  # typed as in the API before this one
+            name="run",
+            storage_path=path,
+            storage_filesystem=fs,
+            worker_runtime_env={"env_vars": KEEP_MEMORY},
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
+        ),
+    )
+
+
+def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
+    """Runs on every worker. Returns why it ended before the last step, if it did for good."""
+    import ray.train
+    import torch
+
+    from headwater.llm.training.health.failures import cause_first
+    from headwater.llm.training.process_group import limit_waiting
+
+    arguments["context"].enter()
+    job: TrainJob = arguments["job"]
+    config = job.config
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+    torch.manual_seed(config.seed)
+    engine = training_engine.build(job.load_model(), config, world_size)
+    limit_waiting(engine, config.collective_timeout_s)
+    worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
+    worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
+    (worker.peak,) = worker.total([peak(resolve_precision(config.precision), engine.device)])
+    checkpoints = Checkpoints(job, worker)
+    start = checkpoints.restore()
+    host = ray.util.get_node_ip_address()
+    node = str(ray.get_runtime_context().get_node_id())
+    ray.train.report({"joined": {"host": host, "node": node}, "step": start})
+    # A second report waits until Ray Train has taken the first: now it knows who is where.
+    ray.train.report({"waited": True})
+    if rank == 0:
+        job.board.report.remote(start, resumed=start)
+    job.source.open(worker)
+    with (
+        Watchdog(worker, job.output, SHARE_OF_TIMEOUT * config.collective_timeout_s) as watchdog,
+        cause_first(),
+    ):
+        try:
+            run_steps(job, worker, checkpoints, start, watchdog)
+        except StopTraining as reason:
+            return reason
+    export(job, worker, checkpoints, lambda: ray.train.report({"exported": True}))
+    checkpoints.close()
+    return None
+
+
+def run_steps(
+    job: TrainJob, worker: Worker, checkpoints: Checkpoints, start: int, watchdog: Watchdog
+) -> None:
+    """All steps from `start` on, with what happens between them. The same on every rank."""
+    config, engine = job.config, worker.engine
+    trouble, notice, pace = NotFinite(job, worker), Notice(), Pace()
+    worker.tell = lambda: (notice.told(), checkpoints.landed())
+    step = start
+    with recording(job, worker) as recorder:
+        watchdog.beat(step)
+        while step < config.steps:
+            warning = ""
+            if step in trouble.passed_over:
+                record = trouble.passed_over[step]
+            else:
+                record = train_step(job, worker, step)
+                own_seconds, told, landed = zip(*worker.heard, strict=True)
+                checkpoints.note_landed(landed)
+                name_slow(worker, pace.add(own_seconds))
+                warning = notice.new(told)
+                if "skipped" not in record:
+                    trouble.fine()
+                elif not (engine.fp16_enabled() and math.isfinite(record["loss"])):  # no matter of its scale
+                    back = checkpoints.newest() if config.on_nan == "rollback" else None
+                    if trouble.met(record, back) and back is not None:
+                        step = checkpoints.load(back)
+                        watchdog.beat(step)
+                        recorder.go_back(worker.history)
+                        continue
+            step += 1
+            watchdog.beat(step)
+            if step == config.steps and config.ema_decay is not None:
+                engine.average.install()
+            if job.evaluate and (step == config.steps or step % config.evaluate_every == 0):
+                record |= evaluate(job.evaluate, worker)
+                watchdog.beat(step)
+            worker.history.append(record)
+            recorder.add(record)
+            score = score_of(record, job.judged_by)
+            if step == config.steps:
+                break
+            if warning or due(config, step, worker.history, job.judged_by):
+                checkpoints.save(step, score=score)
+            if warning:
+                checkpoints.settle()
+                if worker.rank == 0:
+                    worker.say(f"{warning}: a checkpoint of step {step} is safe")
+        checkpoints.settle()
+
+
+def evaluate(function: Callable[[Worker], dict[str, float]], worker: Worker) -> dict[str, float]:
+    worker.engine.module.eval()
+    figures = function(worker)
+    worker.engine.module.train()
+    return figures
+
+
+def recording(job: TrainJob, worker: Worker) -> Recorder:
+    """Where rank 0's records go; the other ranks' go nowhere."""
+    if worker.rank:
+        return Recorder()
+    return RunRecorder(job.output, job.config.track, job.label, worker.history, job.board)
+
+
+def name_slow(worker: Worker, slow: list[tuple[int, float]]) -> None:
+    """Whoever has become slow says so itself: it knows where it is."""
+    import ray
+
+    for rank, times in slow:
+        if rank == worker.rank:
+            host = ray.util.get_node_ip_address()
+            worker.say(f"rank {rank} ({host}) is slow: {times:.1f} times the others' time for its own share")
+
+
+def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
+    """One optimizer step on this rank's share of the global batch; the record is equal on all ranks."""
+    config, engine = job.config, worker.engine
+    started = time.perf_counter()
+    arrays = job.source.batch(step)
+    waited = time.perf_counter() - started
+    micro_batches = _split(arrays, config.accumulation(worker.world_size), worker.device)
+    (weight,) = worker.total([sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)])
+    if weight == 0:
+        raise StopTraining("no token or pair of this batch has a say in the loss", where=f"step {step}")
+    share = learning_rate(
+        step,
+        config.steps,
+        1.0,
+        warmup_share=config.warmup_share,
+        decay_share=config.decay_share,
+        shape=config.schedule,
+        floor=config.final_share,
+    )
+    lookup = config.embedding_learning_rate
+    zero.set_learning_rate(
+        engine,
+        config.learning_rate * share,
+        config.muon_learning_rate * share,
+        None if lookup is None else lookup * share,
+    )
+    sums: dict[str, Any] = {"loss": 0.0}
+    own = Stopwatch(worker.device, config.zero.stage)
+    for number, (micro, counts) in enumerate(micro_batches, 1):
+        with own:
+            loss, extra = job.objective.loss_sum(engine, micro)
+        for name, value in {"loss": loss, **extra}.items():
+            sums[name] = sums.get(name, 0.0) + counts * value.detach().double()
+        scale = counts * engine.gradient_divisor * len(micro_batches) / weight
+        if number == len(micro_batches):
+            totals = exchange(worker, arrays, sums, waited, own.seconds())
+            if not math.isfinite(totals["loss"]):
+                scale = math.nan  # a bad loss makes a bad gradient: all ranks will refuse the update
+        # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
+        engine.backward(loss * scale)
+        if number < len(micro_batches):
+            engine.step()
+    applied, norm = nan_guard.take_step(engine)
+    if applied and config.ema_decay is not None:
+        engine.average.update(step)
+    seconds = time.perf_counter() - started
+    record = {
+        "step": step,
+        **{name: totals[name] / weight for name in sorted(sums)},
+        "learning_rate": config.learning_rate * share,
+        "gradient_norm": norm,
+        "tokens_per_second": totals["tokens"] / seconds,
+        "seconds": seconds,
+        "data_wait": totals["data_wait"],
+        "memory_mb": totals["memory_mb"],
+        **job.source.metrics(),
+    }
+    if totals["flops"]:
+        record["mfu"] = totals["flops"] / seconds / worker.peak
+    return record if applied else record | {"skipped": 1.0}
+
+
+def exchange(
+    worker: Worker, arrays: dict[str, np.ndarray], sums: dict[str, Any], waited: float, own_seconds: float
+) -> dict[str, float]:
+    """What all ranks must know of a step once their forward passes are made: sums, and the most memory and
+    waiting of any of them. Fills `worker.heard`."""
+    tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
+    flops = batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0
+    said = {
+        "data_wait": waited,
+        "memory_mb": resident_mb(worker.device),
+        "tokens": tokens / worker.copies,
+        "flops": flops / worker.copies,
+        **{name: float(sums[name]) for name in sorted(sums)},
+    }
+    everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])
+    worker.heard = [rank[len(said) :] for rank in everybody]
+    by_name = {name: [rank[place] for rank in everybody] for place, name in enumerate(said)}
+    most = ("data_wait", "memory_mb")
+    return {name: max(values) if name in most else sum(values) for name, values in by_name.items()}
+
+
+def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> list[tuple[Batch, bool]]:
+    """A worker's rows in as many even micro-batches as every rank has, and whether each of them counts.
+
+    All ranks must make the same number of passes (they exchange parameters and gradients in each). One
+    that has a row fewer than it has passes makes one over a row that it has had, which counts nothing.
+    """
+    import numpy as np
+    import torch
+
+    rows = np.arange(len(next(iter(arrays.values()))))
+    micro_batches = []
+    for part in np.array_split(rows, pieces):
+        chosen = part if part.size else rows[:1]
+        micro = {name: torch.from_numpy(array[chosen]).to(device) for name, array in arrays.items()}
+        micro_batches.append((micro, bool(part.size)))
+    return micro_batches
+
+
+def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callable[[], None]) -> None:
+    """Rank 0 writes the Hugging Face folder, and one of the best state if that is wanted and not the last.
+
+    The others wait meanwhile, for which an exchange between ranks has too short a time limit.
+    """
+    _export_folder(job, worker, "model")
+    wait()
+    best = checkpoints.best() if job.config.keep_best else None
+    final = score_of(worker.history[-1], job.judged_by)
+    if best is not None and best.score is not None and (final is None or best.score < final):
+        checkpoints.load(best)
+        if job.config.ema_decay is not None:
+            worker.engine.average.install()
+        _export_folder(job, worker, "best")
+        wait()
+    if worker.rank == 0:
+        job.output.write_json(DONE, {"steps": job.config.steps})
+
+
+def _export_folder(job: TrainJob, worker: Worker, name: str) -> None:
+    with zero.gathered(worker.engine) as module:
+        weights = tensor.whole_weights(worker.engine, module)
+        if worker.rank == 0:
+            with job.output.create_folder(name) as folder:
+                if adapters.is_adapted(module):
+                    adapters.save_merged(module, Path(folder))
+                else:
+                    module.save_pretrained(folder, state_dict=weights)
+                save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)

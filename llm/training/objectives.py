@@ -1,0 +1,166 @@
+"""What each kind of training minimises. An objective returns a *sum* and the weight it sums over.
+
+The trainer divides by the weight of the whole global batch, over all workers and micro-batches,
+so that the loss does not change with how a batch is cut up (a mean of means would).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Batch = dict[str, "torch.Tensor"]
+
+
+class Objective(Protocol):
+    def weight(self, batch: Batch) -> float:
+        """What the loss is divided by: tokens or sequences with a say in it."""
+        ...
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The summed loss of a micro-batch, and further sums (of the same weight) to report."""
+        ...
+
+
+class NextToken:
+    """Cross-entropy of each next token, over the positions that `mask` marks (all, if there is none).
+
+    Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 where the token is to be learnt; optional
+    `positions` [B, L], which keep documents apart (`token_logits`).
+    `z_loss` × log²Z of each such position is added (PaLM, Chowdhery et al. 2022, section 5, with 1e-4):
+    it keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
+    """
+
+    def __init__(self, z_loss: float = 0.0) -> None:
+        self.z_loss = z_loss
+
+    def weight(self, batch: Batch) -> float:
+        if "mask" in batch:
+            return float(batch["mask"][:, 1:].sum())
+        return float(batch["ids"][:, 1:].numel())
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits_BLV = token_logits(model, batch["ids"], positions=batch.get("positions"))
+        losses_BL = cross_entropy(logits_BLV, batch["ids"])
+        mask_BL = batch["mask"][:, 1:] if "mask" in batch else 1
+        loss = (losses_BL * mask_BL).sum()
+        if not self.z_loss:
+            return loss, {}
+        penalty = self.z_loss * (logits_BLV.float().logsumexp(dim=-1).square() * mask_BL).sum()
+        return loss + penalty, {"z_loss": penalty}
+
+
+class BradleyTerry:
+    """-log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022).
+
+    Batch: `chosen`, `rejected` [B, L] ids and `chosen_mask`, `rejected_mask` [B, L], 1 on tokens.
+    The model is a sequence classifier with one label: the reward of the last token.
+    """
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch["chosen"].shape[0])
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        chosen_B = rewards(model, batch["chosen"], batch["chosen_mask"])
+        rejected_B = rewards(model, batch["rejected"], batch["rejected_mask"])
+        loss = bradley_terry(chosen_B, rejected_B).sum()
+        return loss, {"accuracy": (chosen_B > rejected_B).float().sum()}
+
+
+class PreferenceOptimisation:
+    """DPO: -log sigmoid(β × how much more than the reference the model prefers the chosen answer).
+
+    Rafailov et al. 2023, equation 7, with log-probabilities summed over each answer's tokens.
+    Batch: `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the
+    answer's tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities of the answers under the
+    model that training started from, in nats.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch["chosen"].shape[0])
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        chosen_B, rejected_B = answer_logprobs(model, batch).chunk(2)
+        margin_B = preference_margin(
+            chosen_B, rejected_B, batch["reference_chosen"], batch["reference_rejected"], self.beta
+        )
+        margins_B = margin_B.detach()
+        return preference_loss(margin_B).sum(), {
+            "accuracy": (margins_B > 0).float().sum(),
+            "margin": margins_B.sum(),
+            "chosen_reward": self.beta * (chosen_B.detach() - batch["reference_chosen"]).sum(),
+        }
+
+
+def answer_logprobs(model: Any, batch: Batch) -> torch.Tensor:
+    """Summed log-probability (nats) of the chosen answers, then of the rejected ones: [2B], fp32."""
+    import torch
+
+    ids = torch.cat([batch["chosen"], batch["rejected"]])
+    mask = torch.cat([batch["chosen_mask"], batch["rejected_mask"]])
+    return -(token_losses(model, ids) * mask[:, 1:]).sum(dim=1)
+
+
+def preference_margin(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    reference_chosen: torch.Tensor,
+    reference_rejected: torch.Tensor,
+    beta: float,
+) -> torch.Tensor:
+    """The implicit reward of the chosen answer less that of the rejected one; all are log-probabilities."""
+    return beta * ((chosen - rejected) - (reference_chosen - reference_rejected))
+
+
+def preference_loss(margin: torch.Tensor) -> torch.Tensor:
+    """Loss of each pair: the Bradley-Terry model with log-ratios as rewards."""
+    import torch
+
+    return bradley_terry(margin, torch.zeros_like(margin))
+
+
+def token_losses(
+    model: Any, ids: torch.Tensor, *, temperature: float = 1.0, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
+
+    `positions` as in `token_logits`.
+    """
+    logits_BLV = token_logits(model, ids, positions=positions)
+    if temperature != 1.0:
+        logits_BLV = logits_BLV.float() / temperature
+    return cross_entropy(logits_BLV, ids)
+
+
+def token_logits(model: Any, ids: torch.Tensor, *, positions: torch.Tensor | None = None) -> torch.Tensor:
+    """What the model expects after each token but the last: ids [B, L+1] → [B, L, V], in its precision.
+
+    `positions` [B, L] are places within documents: transformers restarts the rotary positions with them, and
+    where they do not rise by one it lets no attention through (with no attention mask and no cache).
+    """
+    logits: torch.Tensor = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits
+    return logits
+
+
+def cross_entropy(logits_BLV: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Loss (nats) of each token after the first: logits [B, L, V], ids [B, L+1] → [B, L], fp32."""
+    from headwater.llm.model import cpu_kernels
+
+    return cpu_kernels.cross_entropy(logits_BLV.flatten(0, 1), ids[:, 1:].flatten()).view(ids.shape[0], -1)
+
+
+def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+
+
+def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """Loss of each pair."""
+    import torch.nn.functional as functional
+
+    return -functional.logsigmoid(chosen - rejected)

@@ -1,0 +1,408 @@
+"""Training state that any number of workers, at any ZeRO stage, can go on from.
+
+Every rank writes the runs of elements that it holds and no others, flat, as `<parameter>/<kind>/<place>`
+in safetensors files; a loading rank reads the elements that it holds, from whichever files have them.
+Nothing is gathered on either side, so a checkpoint never needs more memory than training does, and what
+was cut up for two workers is put together again for three, some columns of each matrix a worker or not.
+`state.json` beside them has the step and whatever else the trainer wants back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.training.parallel import tensor
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.json"
+FORMAT = 1
+FILE_BYTES = 256 << 20
+"""A rank's tensors are collected in host memory up to about this size, then written to a file."""
+
+WEIGHTS = "weights"  # the fp32 master copy
+AVERAGE = "average"  # its moving average, where one is kept (llm/training/state/average.py)
+MOMENTUM = "momentum_buffer"  # Muon's state
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which elements of a parameter a run is: consecutive ones, of all its columns or of some."""
+
+    start: int
+    """The first one, counted in the columns that are there."""
+    first: int = 0
+    """The first of these columns."""
+    width: int = 0
+    """How many there are …"""
+    columns: int = 0
+    """… of how many; 0: of all, whatever the parameter's shape."""
+
+    def __str__(self) -> str:
+        return f"{self.start}" + (f"@{self.first}+{self.width}:{self.columns}" if self.columns else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        return cls(*map(int, re.split(r"[@+:]", text)))
+
+    def blocks(self, length: int, columns: int) -> Iterator[Block]:
+        """A run of `length` elements from here, as at most three blocks of a matrix with so many columns."""
+        first, width = (self.first, self.width) if self.columns else (0, columns)
+        row, column = divmod(self.start, width)
+        offset = min(width - column, length) if column else 0
+        if offset:
+            yield Block(row, 1, first + column, offset, 0)
+            row += 1
+        rows, rest = divmod(length - offset, width)
+        if rows:
+            yield Block(row, rows, first, width, offset)
+        if rest:
+            yield Block(row + rows, 1, first, rest, length - rest)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns of a matrix, and where in a run their elements lie end to end."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+    offset: int
+
+
+@dataclass
+class Run:
+    """Consecutive elements of one flattened parameter that this rank holds, or of its part of it."""
+
+    parameter: str
+    place: Place
+    values: dict[str, torch.Tensor]
+    """Kind → flat view into the engine's own memory: writing to it sets the state. Good until the next run is
+    asked for."""
+    written: bool = True
+    """Whether this rank is the one that writes them, where several hold the same."""
+    model: torch.Tensor | None = None
+    """The same elements of the model's own copy, where it can be set from the weights directly."""
+
+
+def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
+    """Write this rank's share of weights and optimizer state; rank 0 writes `state` (JSON) as well."""
+    write(pieces(engine), Artifact(str(folder)), own_state(engine, state))
+
+
+def pieces(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """A copy of this rank's share in host memory, in dictionaries of about FILE_BYTES."""
+    collected: dict[str, torch.Tensor] = {}
+    size = 0
+    for run in runs(engine):
+        for kind, values in run.values.items() if run.written else ():
+            held = values.detach().to("cpu", copy=True)
+            collected[f"{run.parameter}/{kind}/{run.place}"] = held
+            size += held.numel() * held.element_size()
+        if size >= FILE_BYTES:
+            yield collected
+            collected, size = {}, 0
+    if collected:
+        yield collected
+
+
+def own_state(engine: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """What is saved beside the tensors: `state`, and what the optimizer itself counts."""
+    return {
+        "format": FORMAT,
+        "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
+        "loss_scale": {name: value for name, value in _loss_scale(engine).items() if name in LOSS_SCALE},
+        "state": state,
+    }
+
+
+def write(share: Iterable[dict[str, torch.Tensor]], folder: Artifact, own: dict[str, Any]) -> int:
+    """Write what `pieces` and `own_state` returned, each file whole or not at all; returns the bytes.
+
+    Touches neither engine nor process group: it may run in another thread than training.
+    """
+    import torch.distributed as dist
+
+    rank, written = dist.get_rank(), 0
+    for number, tensors in enumerate(share):
+        with folder.create(f"rank-{rank:05d}-{number:05d}.safetensors") as stream:
+            written += _write_tensors(tensors, stream)
+    if rank == 0:
+        text = json.dumps(own).encode()
+        folder.write_bytes(STATE, text)
+        written += len(text)
+    return written
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
+    """The format of safetensors, from where the tensors lie: the library would copy all of them first,
+    holding the lock that training needs."""
+    import torch
+
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+    header, end = {}, 0
+    for name, values in tensors.items():
+        begin, end = end, end + values.numel() * values.element_size()
+        header[name] = {"dtype": names[values.dtype], "shape": [values.numel()], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for values in tensors.values():
+        stream.write(values.contiguous().view(torch.uint8).numpy().data)
+    return 8 + len(text) + end
+
+
+def load(engine: Any, folder: Path) -> dict[str, Any]:
+    """Set a fresh engine to what `save` wrote, however many ranks wrote it; returns its `state`.
+
+    All ranks must call it. Raises HeadwaterError when the files do not hold all that this rank needs.
+    """
+    if not (folder / STATE).exists():
+        raise HeadwaterError(
+            f"no {STATE} in this checkpoint: another version of Headwater made it",
+            where=str(folder),
+            fix="delete `_scratch` in the unfinished artifact and run again",
+        )
+    own = json.loads((folder / STATE).read_text())
+    stored = _Stored(folder)
+    for run in runs(engine):
+        for kind, values in run.values.items():
+            stored.read(run.parameter, kind, run.place, values)
+        to_model(run)
+    for state in _optimizer_states(engine):
+        state["step"].fill_(own["optimizer_steps"])
+    _loss_scale(engine).update(own["loss_scale"])
+    spread_weights(engine)
+    return dict(own["state"])
+
+
+def to_model(run: Run) -> None:
+    """Bring the model's own copy of a run's elements up to date with its weights, where this rank has it."""
+    if run.model is not None:
+        run.model.copy_(run.values[WEIGHTS])
+
+
+def spread_weights(engine: Any) -> None:
+    """The same where it needs everybody's weights (ZeRO 1 and 2); all ranks must call it."""
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer.update_lp_params()
+
+
+class _Stored:
+    """The files of a checkpoint as one place to read any elements of any parameter from."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self.folder = folder
+        self.pieces: dict[tuple[str, str], list[tuple[Place, Any]]] = defaultdict(list)
+        for path in sorted(folder.glob("rank-*.safetensors")):
+            opened: Any = safe_open(path, "pt")
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                parameter, kind, place = name.rsplit("/", 2)
+                self.pieces[parameter, kind].append((Place.parse(place), opened.get_slice(name)))
+
+    def read(self, parameter: str, kind: str, place: Place, into: torch.Tensor) -> None:
+        """Fill `into` with the elements of that place."""
+        found = sum(_copy(piece, at, into, place) for at, piece in self.pieces[parameter, kind])
+        if found != into.numel():
+            raise HeadwaterError(
+                f"{found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are there",
+                where=str(self.folder),
+                fix="delete `_scratch` in the unfinished artifact and run again",
+            )
+
+
+def _copy(piece: Any, at: Place, into: torch.Tensor, place: Place) -> int:
+    """Copy what a stored run and a wanted one have in common; returns how many elements."""
+    length = piece.get_shape()[0]
+    columns = at.columns or place.columns or max(at.start + length, place.start + into.numel())
+    found = 0
+    for here in at.blocks(length, columns):
+        for there in place.blocks(into.numel(), columns):
+            top, bottom = max(here.row, there.row), min(here.row + here.rows, there.row + there.rows)
+            left = max(here.column, there.column)
+            right = min(here.column + here.columns, there.column + there.columns)
+            if top >= bottom or left >= right:
+                continue
+            begin = here.offset + (top - here.row) * here.columns
+            stored = piece[begin : begin + (bottom - top) * here.columns].view(-1, here.columns)
+            wanted = into.narrow(0, there.offset, there.rows * there.columns).view(there.rows, there.columns)
+            wanted[top - there.row : bottom - there.row, left - there.column : right - there.column].copy_(
+                stored[:, left - here.column : right - here.column]
+            )
+            found += (bottom - top) * (right - left)
+    return found
+
+
+def runs(engine: Any) -> Iterator[Run]:
+    """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
+    held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
+    average = getattr(engine, "average", None)
+    among, _ = tensor.rank_and_size(engine)
+    for run in held[engine.zero_optimization_stage()](engine):
+        if among and tensor.dim_of(run.parameter) is None:
+            run.written = False  # the first of the group writes what all of it have
+        if average is not None and WEIGHTS in run.values:
+            run.values[AVERAGE] = average.values[run.parameter, run.place]
+        yield run
+
+
+def _place(engine: Any, parameter: Any, start: int) -> Place:
+    """Of the elements from `start` on of what this worker has of a parameter: all, or a part of a matrix."""
+    dim, (rank, size) = (
+        tensor.dim_of(engine.param_names[parameter]),
+        tensor.rank_and_size(engine),
+    )
+    if dim is None or size == 1:
+        return Place(start)
+    rows, columns = getattr(parameter, "ds_shape", parameter.shape)
+    if dim == 0:
+        return Place(start + rank * rows * columns)
+    return Place(start, rank * columns, columns, size * columns)
+
+
+def _shard_rank(engine: Any) -> tuple[int, int]:
+    """This worker's place among those that share out the same state, and how many they are."""
+    import torch.distributed as dist
+
+    group = engine.seq_data_parallel_group
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def _replicated(engine: Any) -> Iterator[Run]:
+    """ZeRO 0: every rank holds everything, and they take turns in writing it."""
+    optimizer, (rank, ranks) = engine.optimizer, _shard_rank(engine)
+    turns = itertools.cycle(range(ranks))
+    if hasattr(optimizer, "fp32_groups"):  # 16-bit model, fp32 copy
+        pairs = list(
+            zip(itertools.chain(*optimizer.fp16_groups), itertools.chain(*optimizer.fp32_groups), strict=True)
+        )
+    else:
+        pairs = [(p, p) for group in optimizer.param_groups for p in group["params"]]
+    for (parameter, weights), turn in zip(pairs, turns, strict=False):
+        state = _state(engine, weights, parameter)
+        yield Run(
+            engine.param_names[parameter],
+            _place(engine, parameter, 0),
+            {WEIGHTS: weights.data.view(-1)} | {kind: state[kind].view(-1) for kind in _kinds(parameter)},
+            written=turn == rank,
+            model=parameter.data.view(-1),
+        )
+
+
+def _partitioned_groups(engine: Any) -> Iterator[Run]:
+    """ZeRO 1 and 2: each group of parameters is one flat vector, of which a rank holds one stretch.
+
+    Muon needs whole matrices: there a rank has the momentum of every matrix that its stretch touches, end
+    to end, and the rank with a matrix's first element writes it.
+    """
+    optimizer = engine.optimizer
+    for index, group in enumerate(optimizer.bit16_groups):
+        flat = optimizer.single_partition_of_fp32_groups[index]
+        touched = optimizer.params_in_partition[index]
+        whole = _uses_muon(group[0]) and not optimizer.cpu_offload
+        state = _state(engine, flat, group[0], sum(p.numel() for p in touched) if whole else None)
+        for parameter in group:
+            if parameter._hp_mapping is None:
+                continue
+            here = parameter._hp_mapping.lp_fragment_address
+            there = parameter._hp_mapping.hp_fragment_address
+            kinds = () if whole else _kinds(parameter)
+            held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in kinds}
+            values = {kind: vector.narrow(0, there.start, there.numel) for kind, vector in held.items()}
+            yield Run(engine.param_names[parameter], _place(engine, parameter, here.start), values)
+        offset = 0
+        for parameter in touched if whole else ():
+            momentum = state[MOMENTUM].narrow(0, offset, parameter.numel())
+            first = parameter._hp_mapping.lp_fragment_address.start == 0
+            yield Run(engine.param_names[parameter], Place(0), {MOMENTUM: momentum}, written=first)
+            offset += parameter.numel()
+
+
+def _partitioned_parameters(engine: Any) -> Iterator[Run]:
+    """ZeRO 3: each parameter is cut into equal parts, the last ones filled up beyond its end."""
+    optimizer, (rank, _) = engine.optimizer, _shard_rank(engine)
+    for index, group in enumerate(optimizer.fp16_groups):
+        with _in_memory(optimizer, index):
+            flat = optimizer.fp32_partitioned_groups_flat[index]
+            state = _state(engine, flat, group[0])
+            offset = 0
+            for parameter in group:
+                size = parameter.partition_numel()
+                start = size * rank
+                inside = min(size, parameter.ds_numel - start)
+                if inside > 0:
+                    held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
+                    yield Run(
+                        engine.param_names[parameter],
+                        _place(engine, parameter, start),
+                        {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
+                        model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
+                    )
+                offset += size
+
+
+@contextlib.contextmanager
+def _in_memory(optimizer: Any, group: int) -> Iterator[None]:
+    """A group's weights and optimizer state, which may be on a disk (`zero.offload_optimizer: nvme`)."""
+    away = optimizer._swappable_optimizer_subgroup(group)
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_in(group)
+    yield
+    if away:
+        optimizer._optimizer_states_and_gradient_swap_out(group)
+
+
+def _uses_muon(parameter: Any) -> bool:
+    return bool(getattr(parameter, "use_muon", False))
+
+
+def _kinds(parameter: Any) -> tuple[str, ...]:
+    return (MOMENTUM,) if _uses_muon(parameter) else MOMENTS
+
+
+def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | None = None) -> dict[str, Any]:
+    """What the optimizer keeps for a tensor that it steps; `elements` where it is not one a weight."""
+    import torch
+
+    state: dict[str, Any] = inner_optimizer(engine).state[weights]
+    for kind in _kinds(parameter):
+        if kind not in state:
+            blank = torch.zeros_like(weights) if elements is None else weights.new_zeros(elements)
+            state[kind] = blank.detach()
+    if not _uses_muon(parameter) and "step" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+    return state
+
+
+def _optimizer_states(engine: Any) -> list[dict[str, Any]]:
+    """The states that count their steps (for AdamW's bias correction)."""
+    return [state for state in inner_optimizer(engine).state.values() if "step" in state]
+
+
+def inner_optimizer(engine: Any) -> Any:
+    """The torch optimizer, inside DeepSpeed's if there is one."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _loss_scale(engine: Any) -> dict[str, Any]:
+    """The attributes of the loss scaler of fp16; of no consequence in other precisions."""
+    for name in ("loss_scaler", "loss_scale_config"):
+        if hasattr(engine.optimizer, name):
+            return vars(getattr(engine.optimizer, name))
+    return {}

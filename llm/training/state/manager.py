@@ -1,0 +1,318 @@
+"""The checkpoints of a running job: written beside training, kept by number and by merit, whole or not there.
+
+A step that is to be kept stops for one copy of this rank's share in host memory; a thread writes it to
+the store while training goes on, and last how many bytes it was. When rank 0's thread sees that note of
+every rank it writes `whole.json` with the size of every file: however long the next step takes, the
+checkpoint counts. One without `whole.json`, or with a file of another size, is torn: it is passed over
+for the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.cache import cached_file
+from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
+from headwater.llm.rows.order import derived_seed
+from headwater.llm.training.state import elements
+
+if TYPE_CHECKING:
+    from headwater.llm.training.config import TrainConfig
+    from headwater.llm.training.job import TrainJob, Worker
+
+FOLDER = f"{SCRATCH}/train"
+WHOLE = "whole.json"
+WRITTEN = "written-{:05d}.json"
+"""A rank's last file: how many bytes its others have."""
+LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A whole checkpoint."""
+
+    name: str
+    step: int
+    """Steps that had been made."""
+    score: float | None
+    """What it was judged by, lower being better."""
+
+
+def find(output: Artifact) -> tuple[list[Stored], list[str]]:
+    """The whole checkpoints of a job, oldest first, and the names of the torn ones."""
+    sizes: dict[str, dict[str, int]] = {}
+    for path, size in _sizes(output, FOLDER).items():
+        folder, _, file = path.partition("/")
+        if folder.startswith("checkpoint_"):
+            sizes.setdefault(folder, {})[file] = size
+    whole, torn = [], []
+    for name, files in sizes.items():
+        marker: dict[str, Any] = {"files": {WHOLE: 0}}
+        if WHOLE in files:
+            marker = output.read_json(f"{FOLDER}/{name}/{WHOLE}")
+        if all(files.get(file) == size for file, size in marker["files"].items()):
+            whole.append(Stored(name, marker["step"], marker["score"]))
+        else:
+            torn.append(name)
+    return sorted(whole, key=lambda stored: stored.step), torn
+
+
+def _sizes(output: Artifact, folder: str) -> dict[str, int]:
+    """Path below a folder → bytes."""
+    _, root = filesystem(output.path(folder))
+    return {info.path[len(root) :].lstrip("/"): info.size for info in list_files(output.path(folder))}
+
+
+@contextlib.contextmanager
+def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
+    """A local folder with the checkpoint's files. From S3 the processes of a host fetch each file once."""
+    folder = f"{FOLDER}/{stored.name}"
+    if not is_remote(output.location):
+        yield output.local(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="headwater-checkpoint-") as scratch:
+        for file, size in output.read_json(f"{folder}/{WHOLE}")["files"].items():
+            (Path(scratch) / file).symlink_to(cached_file(output.path(f"{folder}/{file}"), size))
+        yield Path(scratch)
+
+
+def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Stored]:
+    """Those that are neither among the `newest` nor the best."""
+    kept = set(whole[-newest:])
+    scored = [stored for stored in whole if stored.score is not None]
+    if keep_best and scored:
+        kept.add(min(scored, key=lambda stored: (stored.score, stored.step)))
+    return [stored for stored in whole if stored not in kept]
+
+
+class Checkpoints:
+    """One rank's part in them. `save` and `restore` are called by all ranks at the same step."""
+
+    def __init__(self, job: TrainJob, worker: Worker) -> None:
+        self.job, self.worker, self.config = job, worker, job.config
+        # A folder belongs to one group of workers: what an earlier one left half-written is never added to.
+        self._token = worker.agree(secrets.token_hex(4))
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._written: Future[None] | None = None
+        self._next = Stored("", 0, None)
+        self._committer = ThreadPoolExecutor(1, "commit")
+        self._committed: Future[None] | None = None
+        self._closed = threading.Event()
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint, if there is one; returns the step to go on with."""
+        reseed(self.config.seed, self.worker.rank, 0)
+        chosen = self.worker.agree(self._newest() if self.worker.rank == 0 else None)
+        return 0 if chosen is None else self.load(chosen)
+
+    def load(self, stored: Stored) -> int:
+        """Set engine, history and random generators to it; returns the step to go on with."""
+        worker = self.worker
+        with fetched(self.job.output, stored) as folder:
+            state = elements.load(worker.engine, folder)
+            if state["world_size"] == worker.world_size:
+                set_random_state(json.loads((folder / f"random-{worker.rank:05d}.json").read_text()))
+            else:
+                reseed(self.config.seed, worker.rank, stored.step)
+            worker.total([0.0])  # nobody tidies up while another still reads
+            if is_remote(self.job.output.location):
+                for file in folder.iterdir():
+                    file.resolve().unlink(missing_ok=True)
+        worker.history = state["history"]
+        return int(state["step"])
+
+    def _newest(self) -> Stored | None:
+        """The newest whole one; the torn ones go."""
+        whole, torn = find(self.job.output)
+        last = whole[-1] if whole else None
+        for name in torn:
+            if last is None or int(name.split("_")[1]) > last.step:
+                instead = f"of step {last.step}" if last else "of the beginning"
+                self.worker.say(f"the checkpoint {name} is not whole: that {instead} is taken instead")
+            self.job.output.delete_folder(f"{FOLDER}/{name}")
+        return last
+
+    def newest(self) -> Stored | None:
+        """The newest whole one, the same on all ranks; what is being written is waited for."""
+        self.settle()
+        whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
+        return self.worker.agree(whole[-1] if whole else None)
+
+    def best(self) -> Stored | None:
+        """The one with the best score, the same on all ranks."""
+        self.settle()
+        whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
+        scored = [stored for stored in whole if stored.score is not None]
+        return self.worker.agree(min(scored, key=lambda s: (s.score, s.step), default=None))
+
+    def save(self, step: int, *, score: float | None = None) -> None:
+        """Keep the state after `step` steps. One is written at a time: an unfinished one is waited for."""
+        self.settle()
+        self._next = Stored(f"checkpoint_{step:08d}_{self._token}", step, score)
+        worker = self.worker
+        state = {"step": step, "history": list(worker.history), "world_size": worker.world_size}
+        own = elements.own_state(worker.engine, state)
+        randomness = json.dumps(random_state()).encode()
+        folder = Artifact(self.job.output.path(f"{FOLDER}/{self._next.name}"))
+        share: Any = elements.pieces(worker.engine)
+        if self.config.background_checkpoints:
+            share = list(share)  # all that training waits for
+        self._written = self._writer.submit(_write, folder, share, own, worker.rank, randomness)
+        del share  # of which the thread has the only one
+        if worker.rank == 0:
+            self._committed = self._committer.submit(self._commit, self._next)
+        if not self.config.background_checkpoints:
+            self.settle()
+
+    def landed(self) -> float:
+        """What this rank tells the others: 1 once its share is written, -1 if it cannot be."""
+        if self._written is None or not self._written.done():
+            return 0.0
+        return -1.0 if self._written.exception() else 1.0
+
+    def note_landed(self, told: Sequence[float]) -> None:
+        """What all ranks told at a step: whether the last has written.
+
+        Raises HeadwaterError, on all ranks, when one could not write.
+        """
+        if self._written is None:
+            return
+        if min(told) < 0:
+            self._closed.set()
+            self._raise(self._written)
+            rank, step = told.index(-1.0), self._next.step
+            raise HeadwaterError(f"rank {rank} could not write its share of the checkpoint of step {step}")
+        if min(told) > 0:
+            self._written = None
+
+    def settle(self) -> None:
+        """Wait, on every rank, until what is being written counts."""
+        if self._next.name:
+            if self._written is not None:
+                wait([self._written])
+            told = 1.0 if self._written is None else self.landed()
+            self.note_landed([rank for (rank,) in self.worker.gather([told])])
+            self._finish_committing()
+            self.worker.total([0.0])
+
+    def _finish_committing(self) -> None:
+        if self._committed is not None:
+            self._raise(self._committed)
+            self._committed = None
+
+    def _commit(self, stored: Stored) -> None:
+        """Rank 0: once all have written it the checkpoint counts, and what is no longer wanted goes."""
+        output, folder = self.job.output, f"{FOLDER}/{stored.name}"
+        notes = [WRITTEN.format(rank) for rank in range(self.worker.world_size)]
+        for note in notes:
+            while not output.exists(f"{folder}/{note}"):
+                if self._closed.wait(LOOK_SECONDS) or not threading.main_thread().is_alive():
+                    return  # that rank's note will not come
+        files = _sizes(output, folder)
+        written = sum(output.read_json(f"{folder}/{note}") for note in notes)
+        found = sum(size for name, size in files.items() if name not in notes)
+        if found != written:
+            raise HeadwaterError(
+                f"{found:,} of the {written:,} bytes that were written are there",
+                where=output.path(folder),
+                fix="is another run at work on this store? End it",
+            )
+        marker = {"step": stored.step, "score": stored.score, "files": files}
+        output.write_json(f"{folder}/{WHOLE}", marker)
+        whole, _ = find(output)
+        for old in superfluous(whole, self.config.keep_checkpoints, self.config.keep_best):
+            output.delete(f"{FOLDER}/{old.name}/{WHOLE}")  # first: half of it must not count
+            output.delete_folder(f"{FOLDER}/{old.name}")
+
+    def _raise(self, done: Future[Any]) -> None:
+        try:
+            done.result()
+        except OSError as error:
+            raise HeadwaterError(
+                f"the checkpoint of step {self._next.step} could not be written: {error}",
+                where=self.job.output.path(FOLDER),
+                fix="make room or see to the store, then run again",
+            ) from error
+
+    def close(self) -> None:
+        """No more of them, and nobody is waited for who does not come."""
+        self._closed.set()
+        self._writer.shutdown()
+        self._committer.shutdown()
+
+
+def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomness: bytes) -> None:
+    folder.write_bytes(f"random-{rank:05d}.json", randomness)
+    written = len(randomness) + elements.write(share, folder, own)
+    folder.write_json(WRITTEN.format(rank), written)
+
+
+def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:
+    """Whether the state after `done` steps is to be kept: every so often, and the best so far if wanted."""
+    if done % config.checkpoint_every == 0:
+        return True
+    score = score_of(history[-1], name)
+    if not config.keep_best or score is None:
+        return False
+    earlier = (score_of(record, name) for record in history[:-1])
+    return all(score < other for other in earlier if other is not None)
+
+
+def score_of(record: dict[str, float], name: str | None) -> float | None:
+    """What a checkpoint after this step is judged by, lower being better."""
+    if name is None:
+        return None
+    sign, metric = (-1, name[1:]) if name.startswith("-") else (1, name)
+    return sign * record[metric] if metric in record else None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator of this process, as JSON takes it."""
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([torch.tensor(own, dtype=torch.uint8) for own in state["cuda"]])
+
+
+def reseed(seed: int, rank: int, step: int) -> None:
+    """Another sequence on every rank and after every change of their number. What decides a batch or a
+    learning rate does not come from here; dropout does, where a model has any."""
+    import numpy as np
+    import torch
+
+    own = derived_seed(derived_seed(seed, rank), step)
+    random.seed(own)
+    np.random.seed(own % (1 << 32))
+    torch.manual_seed(own % (1 << 63))

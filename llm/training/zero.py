@@ -1,0 +1,173 @@
+"""DeepSpeed ZeRO: a training recipe to an engine; gathering its weights.
+
+The same code runs on CPU workers over gloo and on GPUs over NCCL; only settings differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training.zero_config import Device, Fp16Config, Optimizer, ZeroConfig
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDINGS = "embeddings"
+"""How the optimizer's group of the input embeddings is named."""
+
+
+def deepspeed_config(
+    zero: ZeroConfig,
+    precision: str,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    world_size: int,
+    clip: float,
+    fp16: Fp16Config | None = None,
+) -> dict[str, Any]:
+    """The dictionary that `deepspeed.initialize` reads. `world_size` counts groups that share rows."""
+    stage: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": zero.bucket_elements,
+        "allgather_bucket_size": zero.bucket_elements,
+        "contiguous_gradients": True,
+        "overlap_comm": False,
+        "stage3_param_persistence_threshold": 0,
+    }
+    if zero.offload_optimizer != "none":
+        stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
+    if zero.offload_parameters != "none":
+        stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
+    fp16 = fp16 or Fp16Config()
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch * accumulation * world_size,
+        "gradient_clipping": clip,
+        "zero_optimization": stage,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": fp16.loss_scale,
+            "initial_scale_power": fp16.initial_scale_power,
+            "loss_scale_window": fp16.scale_window,
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
+    return {"device": device} | ({"nvme_path": nvme_path} if device == "nvme" else {})
+
+
+def start() -> None:
+    """Have DeepSpeed join the group of workers, in the way that suits this host's hardware."""
+    import torch
+
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+
+    # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
+    # no compiler and reaches them all.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def initialise_engine(
+    model: torch.nn.Module,
+    config: dict[str, Any],
+    *,
+    optimizer: Optimizer,
+    weight_decay: float,
+    betas: tuple[float, float],
+    muon_momentum: float = 0.95,
+    eager: bool = True,
+    groups: Any = None,
+) -> Any:
+    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
+
+    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
+    head and vectors to AdamW; DeepSpeed shards both. `groups` come from `parallel.sequence` or
+    `parallel.tensor`.
+    """
+    import torch
+
+    start()
+    import deepspeed
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    lookup = _input_embeddings(model)
+    decays = [
+        {"params": [p for p in parameters if p.ndim >= 2 and p is not lookup], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p is lookup], "weight_decay": weight_decay, "name": EMBEDDINGS},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    decays = [group for group in decays if group["params"]]
+    if optimizer == "muon":
+        if eager and not torch.cuda.is_available():
+            torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
+        settings = {"lr": 0.0, "momentum": muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
+        # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.
+        zero = config["zero_optimization"]
+        zero = zero | {"reduce_scatter": zero["stage"] < 3}
+        config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=config, mpu=groups)
+    else:
+        adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8, fused=True)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
+    engine.gradient_divisor = _gradient_divisor(engine, groups)
+    return engine
+
+
+def _gradient_divisor(engine: Any, groups: Any) -> int:
+    """What turns DeepSpeed's mean of gradients into the sum over all workers' rows.
+
+    It means to divide by the number of groups that share rows. Where ZeRO-3 scatters gradients it divides by
+    that of workers all the same. Workers that share layers count their rows each, which makes up for it.
+    """
+    import torch.distributed as dist
+
+    workers = dist.get_world_size()
+    if engine.autotp_size() > 1 or groups is None:
+        return workers
+    if engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter():
+        return workers
+    return workers // int(groups.get_sequence_parallel_world_size())
+
+
+def _input_embeddings(model: Any) -> Any:
+    """The weights that tokens are looked up in."""
+    layer = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return getattr(layer, "weight", None)
+
+
+def set_learning_rate(
+    engine: Any, rate: float, muon_rate: float, embedding_rate: float | None = None
+) -> None:
+    """`rate` is AdamW's, `embedding_rate` the input embeddings'; groups that Muon updates get `muon_rate`."""
+    for group in engine.optimizer.param_groups:
+        if group.get("use_muon"):
+            group["lr"] = muon_rate
+        elif group.get("name", "").startswith(EMBEDDINGS):
+            group["lr"] = rate if embedding_rate is None else embedding_rate
+        else:
+            group["lr"] = rate
+
+
+@contextlib.contextmanager
+def gathered(engine: Any) -> Iterator[Any]:
+    """The module with whole parameters on every rank (ZeRO-3 partitions them); all ranks must enter."""
+    import deepspeed
+
+    if engine.zero_optimization_stage() < 3:
+        yield engine.module
+        return
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=None):
+        yield engine.module

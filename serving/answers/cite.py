@@ -1,0 +1,220 @@
+"""Which sentence of an answer rests on which passage: pure rules, no model and no network.
+
+Two ways to an answer meet here. Quoting picks sentences of the passages by score (`choose`);
+writing has its sentences checked against the passages (`support`). Both lay the answer down with
+`CitedText`, which numbers the sources in the order of their first use.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headwater.serving.retrieval.passages import Passage
+from headwater.serving.sentences import content_words, sentence_spans
+
+CANDIDATE_WORDS = (5, 60)
+"""Shorter sentences say nothing by themselves ("He agreed."), longer ones are lists or scraping noise."""
+MARGIN = 1.0
+"""Nats: a further sentence is said when it scores no less than this below the first."""
+SAME = 0.5
+"""Jaccard overlap of content words from which two sentences say the same."""
+SUPPORT = 0.6
+"""Share of a written sentence's distinct content words that its passage must hold."""
+SUPPORT_WORDS = 3
+"""Sentences with fewer content words ("It is so.") are not cited: any passage would hold them."""
+_MARKER = re.compile(r"\s*\[\d{1,3}\]")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sentence that may be quoted: `passage.text[start:end]`; `rank` is its passage's, from 1."""
+
+    passage: Passage
+    rank: int
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return self.passage.text[self.start : self.end]
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A sentence of the answer and what it rests on. All spans are [start, end) in characters."""
+
+    index: int
+    """The number in the answer: sources are counted in the order of their first use, a document once."""
+    title: str
+    url: str
+    document_id: str
+    quote: str
+    """The passage, word for word."""
+    start: int
+    end: int
+    """The supported sentence in the answer; its marker `[index]` follows."""
+    marker_start: int
+    marker_end: int
+    source_start: int
+    source_end: int
+    """The supporting sentence in the document's text."""
+    quote_start: int
+    """Where `quote` begins in the document's text."""
+
+
+def candidates(passages: Sequence[Passage]) -> list[Candidate]:
+    """The sentences of passages in rank order, each place of a document once.
+
+    Where no sentence of the best document has a fitting length, all its sentences are taken.
+    """
+    found: list[Candidate] = []
+    seen: set[tuple[str, int]] = set()
+    for rank, passage in enumerate(passages, start=1):
+        for start, end in sentence_spans(passage.text):
+            place = (passage.document_id, passage.start + start)
+            if place not in seen:
+                seen.add(place)
+                found.append(Candidate(passage, rank, start, end))
+    low, high = CANDIDATE_WORDS
+    fitting = [c for c in found if low <= len(c.text.split()) <= high]
+    if not any(c.rank == 1 for c in fitting):
+        fitting = [c for c in found if c.rank == 1] + [c for c in fitting if c.rank != 1]
+    return fitting
+
+
+def quote_scores(
+    with_question: Sequence[float], without: Sequence[float], ranks: Sequence[int]
+) -> np.ndarray:
+    """Pointwise mutual information of question and sentence per token, less the log of the passage's rank.
+
+    Both inputs are mean log-probabilities of a sentence's tokens (nats): after the question, and at the
+    start of an answer to nothing. Their difference asks what the question makes likelier, not what is
+    likely anyway (Holtzman et al. 2021, "Surface Form Competition"). Read as Bayes' rule, the search
+    gives the prior 1 / rank.
+    """
+    return np.asarray(with_question) - np.asarray(without) - np.log(np.asarray(ranks, float))
+
+
+def choose(
+    found: Sequence[Candidate],
+    scores: np.ndarray,
+    count: int,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+) -> list[Candidate]:
+    """Up to `count` sentences: the first from the best document, others if nearly as good and not the same.
+
+    At temperature 0 by score alone. Above, each score is first perturbed by Gumbel noise of that scale, which
+    draws without replacement from softmax(scores / temperature) (Kool et al. 2019, "Stochastic Beams and
+    Where to Find Them"), cut to the nucleus of `top_p`. Sentences of one document stand together, as in it.
+    """
+    if not found:
+        return []
+    keys = np.asarray(scores, float)
+    if temperature > 0:
+        noise = np.random.default_rng(seed).gumbel(scale=temperature, size=len(keys))
+        keys = np.where(_nucleus(keys / temperature, top_p), keys + noise, -np.inf)
+    order = sorted(range(len(found)), key=lambda i: (-keys[i], i))
+    best_document = found[0].passage.document_id
+    first = next(i for i in order if found[i].passage.document_id == best_document)
+    chosen = [first]
+    for i in order:
+        if len(chosen) == count:
+            break
+        near = keys[i] > -math.inf and keys[i] >= keys[first] - MARGIN
+        if near and not any(_same(found[i].text, found[j].text) for j in chosen):
+            chosen.append(i)
+    documents = list(dict.fromkeys(found[i].passage.document_id for i in chosen))
+    return sorted(
+        (found[i] for i in chosen),
+        key=lambda c: (documents.index(c.passage.document_id), c.passage.start + c.start),
+    )
+
+
+def _nucleus(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """Mask of the fewest items whose softmax probabilities reach `top_p`."""
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities, kind="stable")
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    mask = np.zeros(len(logits), bool)
+    mask[order[before < top_p]] = True
+    return mask
+
+
+def _same(one: str, other: str) -> bool:
+    a, b = set(content_words(one)), set(content_words(other))
+    return len(a & b) >= SAME * max(1, len(a | b))
+
+
+def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
+    """The passage that a written sentence rests on, and the sentence of it that is closest; None without.
+
+    A passage supports it when it holds at least `SUPPORT` of its distinct content words and every number
+    in it. Of several the one that holds most is taken, then the better ranked.
+    """
+    words = set(content_words(sentence))
+    if len(words) < SUPPORT_WORDS:
+        return None
+    numbers = {word for word in words if any(letter.isdigit() for letter in word)}
+    best: tuple[float, int] | None = None
+    for rank, passage in enumerate(passages, start=1):
+        held = words & set(content_words(f"{passage.title} {passage.text}"))
+        share = len(held) / len(words)
+        if numbers <= held and share >= SUPPORT and (best is None or share > best[0]):
+            best = (share, rank)
+    if best is None:
+        return None
+    passage = passages[best[1] - 1]
+    spans = sentence_spans(passage.text)
+    start, end = max(spans, key=lambda s: len(words & set(content_words(passage.text[s[0] : s[1]]))))
+    return Candidate(passage, best[1], start, end)
+
+
+def without_markers(text: str) -> str:
+    """A written sentence without the `[n]` that the model put there itself: those are not checked."""
+    return _MARKER.sub("", text)
+
+
+@dataclass
+class CitedText:
+    """An answer as it grows."""
+
+    text: str = ""
+    citations: list[Citation] = field(default_factory=list)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def add(self, sentence: str, source: Candidate | None) -> str:
+        """Append a sentence (with the white space before it) and its marker; returns what was appended."""
+        start = len(self.text) + len(sentence) - len(sentence.lstrip())
+        before = len(self.text)
+        self.text += sentence
+        if source is not None:
+            passage = source.passage
+            number = self._numbers.setdefault(passage.document_id, len(self._numbers) + 1)
+            end = len(self.text)
+            self.text += f" [{number}]"
+            self.citations.append(
+                Citation(
+                    index=number,
+                    title=passage.title,
+                    url=passage.url,
+                    document_id=passage.document_id,
+                    quote=passage.text,
+                    start=start,
+                    end=end,
+                    marker_start=end + 1,
+                    marker_end=len(self.text),
+                    source_start=passage.start + source.start,
+                    source_end=passage.start + source.end,
+                    quote_start=passage.start,
+                )
+            )
+        return self.text[before:]

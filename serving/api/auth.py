@@ -1,0 +1,41 @@
+"""API keys: who may use the endpoint, where that is asked at all."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.serving.errors import ApiError
+
+
+def read_keys(path: str) -> tuple[bytes, ...]:
+    """The keys of a file, one a line; empty lines and lines that begin with # are left out."""
+    if not path:
+        return ()
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadwaterError(
+            f"the API keys cannot be read ({error})", where=path, fix="correct `api_keys`"
+        ) from error
+    keys = tuple(line.strip().encode() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise HeadwaterError(
+            "holds no key", where=path, fix="write one key a line, or leave `api_keys` empty"
+        )
+    return keys
+
+
+def check_key(header: str | None, keys: tuple[bytes, ...]) -> None:
+    """Raises ApiError 401 unless the Authorization header carries one of the keys.
+
+    Every key is compared, each in constant time, so that the time taken tells nothing about them.
+    """
+    if not keys:
+        return
+    scheme, _, given = (header or "").partition(" ")
+    token = given.strip().encode("utf-8", "surrogateescape")
+    matches = [hmac.compare_digest(token, key) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
+        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")

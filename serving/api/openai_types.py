@@ -1,0 +1,225 @@
+"""Requests and responses of the OpenAI chat completions API, and its errors.
+
+Only what is answered is accepted: a parameter that would change the answer and is not supported is
+refused by name, unknown ones (metadata, user, …) are ignored as OpenAI's own server does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from headwater.serving.answers.cite import Citation
+from headwater.serving.errors import ApiError
+
+MAX_CHOICES = 8
+Text = Annotated[str, Field(max_length=1_000_000)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class TextPart(_Request):
+    type: Literal["text"]
+    text: Text
+
+
+class Message(_Request):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart]
+
+    def plain(self) -> dict[str, str]:
+        """As the chat template takes it; `developer` is OpenAI's newer word for `system`."""
+        content = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class StreamOptions(_Request):
+    include_usage: bool = False
+
+
+class ChatRequest(_Request):
+    """The body of `POST /v1/chat/completions`."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Annotated[str, Field(min_length=1, max_length=1000)] | list[str] | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    retrieval: bool | None = None
+    """An extension: false answers without sources."""
+    # Known to OpenAI's clients, and refused unless they ask for nothing.
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    logit_bias: dict[str, Any] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    response_format: dict[str, Any] | None = None
+
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list) and (len(value) > 4 or not all(0 < len(s) <= 1000 for s in value)):
+            raise ValueError("at most 4 stop strings, none of them empty")
+        return value
+
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def question(self) -> str:
+        """What to look up: the last thing that the user said."""
+        return next((m.plain()["content"] for m in reversed(self.messages) if m.role == "user"), "")
+
+    def check_supported(self) -> None:
+        if self.messages[-1].role == "assistant":
+            raise ApiError(
+                400, "The last message must not be the assistant's.", code="invalid_value", param="messages"
+            )
+        if self.response_format and self.response_format.get("type") != "text":
+            raise _unsupported("response_format")
+        for name in ("tools", "functions", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty"):
+            if getattr(self, name):
+                raise _unsupported(name)
+
+
+class RankingRequest(_Request):
+    """The body of `POST /v1/rankings`: of two answers to one prompt, which is the better."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    chosen: Annotated[str, Field(min_length=1, max_length=100_000)]
+    rejected: Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+def _unsupported(name: str) -> ApiError:
+    return ApiError(400, f"`{name}` is not supported.", code="unsupported_parameter", param=name)
+
+
+R = TypeVar("R", bound=_Request)
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """Raises ApiError 400 that names the first wrong value."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Branches of a union add their type's name to the place; the field's path is what helps.
+        place = [str(part) for part in first["loc"] if not str(part).startswith(("constrained", "list["))]
+        param = ".".join(place) or None
+        if first["type"] == "json_invalid":
+            message, code = f"The body is not valid JSON: {first['msg']}", "invalid_json"
+        elif first["type"] == "missing":
+            message, code = f"`{param}` is missing.", "missing_required_parameter"
+        else:
+            message, code = f"`{param}`: {first['msg']}" if param else first["msg"], "invalid_value"
+        raise ApiError(400, message, code=code, param=param) from error
+
+
+def citation_fields(citations: list[Citation]) -> list[dict[str, Any]]:
+    """The extension `citations`: everything that is known of each."""
+    return [asdict(citation) for citation in citations]
+
+
+def url_citations(citations: list[Citation]) -> list[dict[str, Any]]:
+    """The same as OpenAI's `url_citation` annotations; their span is the marker in the text."""
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": c.marker_start,
+                "end_index": c.marker_end,
+                "title": c.title,
+                "url": c.url,
+            },
+        }
+        for c in citations
+    ]
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def completion(
+    identifier: str,
+    model: str,
+    choices: list[tuple[str, str, list[Citation]]],
+    used: dict[str, int],
+) -> dict[str, Any]:
+    """The whole response; `choices` are (text, finish reason, citations)."""
+    return {
+        "id": identifier,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": text,
+                    "refusal": None,
+                    "annotations": url_citations(cited),
+                    "citations": citation_fields(cited),
+                },
+                "logprobs": None,
+                "finish_reason": reason,
+            }
+            for index, (text, reason, cited) in enumerate(choices)
+        ],
+        "usage": used,
+        "citations": citation_fields(choices[0][2]),  # the first choice's, at hand
+    }
+
+
+class Chunks:
+    """The chunks of one streamed response, as server-sent events."""
+
+    def __init__(self, identifier: str, model: str) -> None:
+        self._head = {
+            "id": identifier,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def delta(self, index: int, delta: dict[str, Any]) -> str:
+        return self._event(choices=[_choice(index, delta)])
+
+    def finish(self, index: int, reason: str, citations: list[Citation]) -> str:
+        """The last chunk of a choice carries its citations."""
+        delta = {"annotations": url_citations(citations)} if citations else {}
+        return self._event(choices=[_choice(index, delta, reason)], citations=citation_fields(citations))
+
+    def usage(self, used: dict[str, int]) -> str:
+        return self._event(choices=[], usage=used)
+
+    def _event(self, **fields: Any) -> str:
+        return event({**self._head, **fields})
+
+
+def _choice(index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+DONE = "data: [DONE]\n\n"

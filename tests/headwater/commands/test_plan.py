@@ -1,0 +1,99 @@
+"""`headwater plan` and `headwater scaling` say what they know, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headwater.cli import app
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.store import Store
+from headwater.commands.plan import law_of, work_of
+from headwater.commands.scaling import default_steps, scaling
+from headwater.llm.planning.scaling import ScalingConfig
+from headwater.llm.planning.scaling_law import FittedLaw, Law, Point
+from headwater.recipe import load
+
+QUICKSTART = str(Path(__file__).resolve().parents[3] / "recipes" / "quickstart.yaml")
+LAW = Law(1.0, 30.0, 20.0, 0.3, 0.25)
+FITTED = FittedLaw(LAW, (LAW,), 0.01, (Point(1e6, 1e6, 3.0),))
+
+
+def plan(*options: str) -> str:
+    result = CliRunner().invoke(app, ["plan", QUICKSTART, *options])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_a_plan_for_gpus_has_every_zero_stage_a_price_and_what_a_budget_buys(tmp_path: Path) -> None:
+    made = json.loads(plan("--gpus", "8xH100", "--budget", "100", "--json", "--set", f"store={tmp_path}"))
+    assert [(row["zero"], row["offload"]) for row in made["memory"]] == [
+        (0, False), (1, False), (2, False), (3, False), (2, True), (3, True)
+    ]  # fmt: skip
+    assert made["target"] == "8xH100" and made["parameters"] == 2_078_400
+    assert made["dollars_low"] < made["dollars"] < made["dollars_high"]
+    assert made["budget"]["plan"]["dollars"] == pytest.approx(100, rel=0.02)
+    assert made["loss"] is None
+
+
+def test_prices_of_the_users_own_change_the_price_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("H100: {price_per_hour: 29.9}\n")
+    common = ("--gpus", "H100", "--json", "--set", f"store={tmp_path}")
+    usual, dear = (json.loads(plan(*common, *more)) for more in ((), ("--prices", str(tmp_path / "p.yaml"))))
+    assert dear["dollars"] == pytest.approx(10 * usual["dollars"])
+    assert dear["seconds"] == usual["seconds"]
+
+
+def test_the_text_names_tokens_memory_time_price_and_the_loss_of_a_law(tmp_path: Path) -> None:
+    Store(str(tmp_path)).folder("runs/quickstart").write_json("scaling.json", FITTED.to_json())
+    text = " ".join(plan("--gpus", "2xA100", "--set", f"store={tmp_path}").split())
+    for expected in ("655,360 in 80 steps", "a worker, ", "price $", "time ", "bits per byte", "ZeRO rows"):
+        assert expected in text, expected
+
+
+def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measured(tmp_path: Path) -> None:
+    made = json.loads(plan("--no-measure", "--json", "--set", f"store={tmp_path}"))
+    assert made["seconds"] is None and made["workers"] == 2 and made["zero"] == 2
+    assert any("Not measured" in note for note in made["notes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--budget", "5"), "give --gpus"),
+        (("--gpus", "8xH10"), "did you mean"),
+        (("--prices", "no.yaml"), "no such"),
+        (("--set", "pretrain.gpus_per_worker=1"), "here are none"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    with pytest.raises(HeadwaterError, match=said):
+        plan(*options, "--no-measure", "--set", f"store={tmp_path}")
+
+
+def test_a_recipe_that_is_not_tokenized_is_planned_from_its_settings(tmp_path: Path) -> None:
+    recipe = load(QUICKSTART, [f"store={tmp_path}"])
+    work = work_of(recipe, Store(str(tmp_path)))
+    assert (work.vocab_size, work.row_length, work.validation_rows) == (4096, 512, 0)
+    assert law_of(recipe, Store(str(tmp_path))) is None
+
+
+def test_small_runs_share_the_recipes_settings_but_size_length_and_rate() -> None:
+    recipe = load(QUICKSTART)
+    assert default_steps(recipe, 3) == (20, 40, 80)
+    small = ScalingConfig(pretrain=recipe.pretrain, depths=(1, 2), steps=(10, 20, 40)).small(1, 20)
+    assert (small.model.depth, small.steps, small.evaluate_every) == (1, 20, 20)
+    assert small.learning_rate == pytest.approx(recipe.pretrain.learning_rate * 3**0.5, rel=1e-3)
+    assert (small.batch, small.optimizer, small.zero) == (16, "muon", recipe.pretrain.zero)
+
+
+@pytest.mark.parametrize(
+    ("depths", "said"), [("1,2", "six runs"), ("1,x", "no list"), ("0,1,2", "start at 1")]
+)
+def test_too_few_small_runs_and_what_is_no_number_are_refused(depths: str, said: str) -> None:
+    with pytest.raises(HeadwaterError, match=said):
+        scaling(Path(QUICKSTART), depths=depths, steps="10,20")

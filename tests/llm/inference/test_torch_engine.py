@@ -1,0 +1,98 @@
+"""The torch engine agrees with transformers, with itself and with its own probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.llm.inference import Sampling, load_engine
+from headwater.llm.inference.torch_engine import sample
+from tests.llm.models import save_model, small_engine
+
+PROMPTS = [[7, 8, 9], [20, 21, 22, 23, 24, 25, 26], [50], [60, 61]]
+
+
+def test_greedy_ids_are_those_of_transformers_generate() -> None:
+    engine = small_engine()
+    completions = engine.generate(PROMPTS, Sampling(max_tokens=24, temperature=0))
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        expected = engine.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=engine.tokenizer.pad_token_id,
+        )[0, len(prompt) :].tolist()
+        assert completion.ids == expected
+
+
+def test_generated_log_probabilities_equal_those_of_scoring() -> None:
+    engine = small_engine()
+    completions = engine.generate(PROMPTS, Sampling(max_tokens=24, seed=1))
+    scored = engine.score(PROMPTS, [completion.ids for completion in completions])
+    for completion, logprobs in zip(completions, scored, strict=True):
+        np.testing.assert_allclose(completion.logprobs, logprobs, atol=2e-4)
+
+
+def test_sampling_does_not_depend_on_what_else_is_in_the_batch() -> None:
+    engine = small_engine()
+    alone = engine.generate(PROMPTS[:1], Sampling(max_tokens=16, seed=5))[0]
+    together = engine.generate(PROMPTS, Sampling(max_tokens=16, seed=5))[0]
+    assert alone.ids == together.ids
+
+
+def test_streaming_gives_what_generating_gives() -> None:
+    engine = small_engine()
+    sampling = Sampling(max_tokens=16, seed=3)
+    whole = engine.generate(PROMPTS[:1], sampling)[0]
+    assert [token for token, _ in engine.stream(PROMPTS[0], sampling)] == whole.ids
+
+
+def test_a_stop_id_ends_the_completion_and_is_kept() -> None:
+    engine = small_engine()
+    free = engine.generate(PROMPTS[1:2], Sampling(max_tokens=8, temperature=0))[0]
+    stopped = engine.generate(PROMPTS[1:2], Sampling(max_tokens=8, temperature=0, stop_ids=(free.ids[2],)))[0]
+    first = free.ids.index(free.ids[2])
+    assert stopped.ids == free.ids[: first + 1]
+    assert (free.finish_reason, stopped.finish_reason) == ("length", "stop")
+
+
+def test_sampled_frequencies_follow_the_distribution_and_top_p_cuts_its_tail() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
+    draws = torch.from_numpy(np.random.default_rng(0).random(20_000, dtype=np.float32))
+    tokens, _ = sample(logits, Sampling(), draws)
+    shares = torch.bincount(tokens, minlength=4) / len(tokens)
+    np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.015)
+    cut, _ = sample(logits, Sampling(top_p=0.6), draws)  # 0.5 does not reach 0.6, 0.5 + 0.3 does
+    assert set(cut.tolist()) == {0, 1}
+
+
+def test_new_weights_change_what_is_generated() -> None:
+    engine, other = small_engine(0), small_engine(1)
+    sampling = Sampling(max_tokens=12, temperature=0)
+    wanted = other.generate(PROMPTS, sampling)
+    own = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+    engine.load_weights({name: p.detach().numpy() for name, p in other.model.named_parameters()})
+    assert [c.ids for c in engine.generate(PROMPTS, sampling)] == [c.ids for c in wanted]
+    engine.load_weights({name: p.numpy() for name, p in own.items()})
+
+
+def test_a_prompt_that_does_not_fit_and_an_empty_one_are_refused() -> None:
+    engine = small_engine()
+    with pytest.raises(HeadwaterError, match="do not fit a context of 256"):
+        engine.generate([[5] * 250], Sampling(max_tokens=10))
+    with pytest.raises(HeadwaterError, match="empty prompt"):
+        engine.generate([[]], Sampling(max_tokens=1))
+
+
+def test_a_saved_model_opens_and_a_folder_without_one_is_named(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "saved")
+    opened = load_engine(folder.local())
+    sampling = Sampling(max_tokens=8, temperature=0)
+    assert opened.generate(PROMPTS, sampling)[0].ids == small_engine().generate(PROMPTS, sampling)[0].ids
+    with pytest.raises(HeadwaterError, match="not a model folder"):
+        load_engine(tmp_path)

@@ -1,0 +1,33 @@
+"""What a pass without memory says is what a real one takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headwater.llm.model.shape import ModelConfig, hf_config
+from headwater.llm.planning.activations import Pass, activations, pass_peak
+
+IDS: Any = SimpleNamespace(eos_token_id=0, pad_token_id=0)
+SHAPE = hf_config(ModelConfig(depth=5, width=64, context=256), 512, IDS)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Pass(), Pass(on_gpus=True), Pass(checkpointing=True), Pass(separate_documents=True), Pass(z_loss=1e-4)],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_small_passes_without_memory_tell_the_peak_of_a_real_one(precision: str, how: Pass) -> None:
+    predicted = activations(SHAPE, 128, precision, how)
+    for rows in (1, 5):
+        real = pass_peak(SHAPE, rows, 128, precision, how)
+        assert predicted.of(rows) == pytest.approx(real, rel=0.05)
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+    predicted = activations(SHAPE, 64, "bf16", Pass())
+    rows = predicted.most_rows(10**8)
+    assert predicted.of(rows) <= 10**8 < predicted.of(rows + 1)
+    assert predicted.most_rows(1000) == 0

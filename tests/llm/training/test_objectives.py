@@ -1,0 +1,119 @@
+"""Losses against formulas computed another way, and what must not change them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.inference import Completion
+from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
+from headwater.llm.rl.advantages import grpo, rloo
+from headwater.llm.rl.losses import clipped_surrogate, kl_k3
+from headwater.llm.rl.verifiers import headline
+from headwater.llm.training.objectives import NextToken, bradley_terry
+from headwater.llm.training.schedule import learning_rate
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import SMALL, small_model
+
+
+def test_masked_positions_have_no_say_in_the_loss() -> None:
+    model = small_model()
+    ids = torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros_like(ids)
+    mask[:, 9:] = 1
+    changed = ids.clone()
+    changed[:, 16] = 7  # the last token is a target only
+    batch = {"ids": ids, "mask": mask}
+    objective = NextToken()
+    loss, _ = objective.loss_sum(model, batch)
+    logprobs = model(input_ids=ids).logits.log_softmax(-1)[:, :-1]
+    expected = -logprobs.gather(-1, ids[:, 1:, None])[..., 0][:, 8:].sum()
+    torch.testing.assert_close(loss, expected)
+    assert objective.weight(batch) == 16
+    mask[:, 16] = 0
+    before = objective.loss_sum(model, {"ids": ids, "mask": mask})[0]
+    after = objective.loss_sum(model, {"ids": changed, "mask": mask})[0]
+    torch.testing.assert_close(before, after)
+
+
+def test_the_z_loss_draws_the_normaliser_towards_one() -> None:
+    ids = torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    plain, _ = NextToken().loss_sum(small_model(), {"ids": ids, "mask": mask})
+    loss, more = NextToken(z_loss=1e-4).loss_sum(small_model(), {"ids": ids, "mask": mask})
+    logits = small_model()(input_ids=ids).logits[:, :-1]
+    normalisers = logits.exp().sum(-1).log()[mask[:, 1:] == 1]
+    assert normalisers.numel() == 20
+    torch.testing.assert_close(loss - plain, 1e-4 * normalisers.square().sum(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(more["z_loss"], loss - plain, rtol=1e-3, atol=1e-5)
+
+
+def test_bradley_terry_of_a_known_pair() -> None:
+    loss = bradley_terry(torch.tensor(1.5), torch.tensor(0.2))
+    assert float(loss) == pytest.approx(0.241008, abs=1e-6)  # log(1 + e^-1.3)
+    assert float(bradley_terry(torch.tensor(3.0), torch.tensor(3.0))) == pytest.approx(math.log(2))
+
+
+def test_grpo_divides_by_the_sample_deviation_and_equal_rewards_teach_nothing() -> None:
+    rewards = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 5.0]])
+    advantages = grpo(rewards)
+    deviation = math.sqrt(5 / 3)  # of 1, 2, 3, 4 with divisor 3
+    np.testing.assert_allclose(advantages[0], (rewards[0] - 2.5) / (deviation + 1e-4))
+    np.testing.assert_array_equal(advantages[1], 0)
+
+
+def test_rloo_compares_each_reward_with_the_mean_of_the_others() -> None:
+    rewards = np.array([[1.0, 2.0, 6.0]])
+    np.testing.assert_allclose(rloo(rewards), [[1 - 4, 2 - 3.5, 6 - 1.5]])
+
+
+def test_the_surrogate_stops_rewarding_a_ratio_beyond_the_clip() -> None:
+    log_ratio = torch.log(torch.tensor([0.5, 1.0, 1.5]))
+    good = clipped_surrogate(log_ratio, torch.tensor(1.0), 0.2)
+    bad = clipped_surrogate(log_ratio, torch.tensor(-1.0), 0.2)
+    torch.testing.assert_close(good, torch.tensor([-0.5, -1.0, -1.2]))
+    torch.testing.assert_close(bad, torch.tensor([0.8, 1.0, 1.5]))
+
+
+def test_the_kl_estimate_is_unbiased_and_never_negative() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy = torch.randn(50, generator=generator).log_softmax(0)
+    reference = torch.randn(50, generator=generator).log_softmax(0)
+    exact = (policy.exp() * (policy - reference)).sum()
+    estimates = kl_k3(policy, reference)
+    assert (estimates >= 0).all()
+    torch.testing.assert_close((policy.exp() * estimates).sum(), exact)
+
+
+def test_the_headline_verifier_rewards_what_a_headline_must_be() -> None:
+    task = HeadlineTask("id", [], "ref", "The council voted on Tuesday to rebuild the old stone bridge.")
+    ended, cut = Completion([1], [0.0], "stop"), Completion([1], [0.0], "length")
+    assert headline("Council voted to rebuild old bridge", ended, task) == 1.0
+    assert headline("Council voted to rebuild old bridge", cut, task) == 0.75
+    assert headline("Council council council council", ended, task) == 0.75
+    assert headline("Martians voted to leave", ended, task) == pytest.approx((3 + 2 / 4) / 4)
+    assert headline("", ended, task) == 0.0
+
+
+def test_the_schedule_warms_up_stays_and_decays() -> None:
+    def rate(step: int, shape: str) -> float:
+        return learning_rate(step, 100, 1.0, warmup_share=0.1, decay_share=0.2, shape=shape)  # type: ignore[arg-type]
+
+    assert [rate(s, "wsd") for s in (0, 9, 10, 79)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
+    assert rate(90, "wsd") == pytest.approx(0.5) and rate(99, "wsd") == pytest.approx(0.1)
+    assert rate(99, "constant") == 1.0
+    assert rate(55, "cosine") == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-6)
+
+
+def test_counted_parameters_are_the_models_own() -> None:
+    config = hf_config(SMALL, 400, chat_tokenizer())
+    assert parameter_count(config) == sum(p.numel() for p in small_model().parameters())
+    # 6 per matrix parameter and 12 x layers x width x length for attention (PaLM, appendix B)
+    norms = (2 * 64 + 2 * 64) * 2 + 64
+    expected = 6 * (parameter_count(config) - norms) + 12 * 2 * 64 * 32
+    assert flops_per_token(config, 32) == pytest.approx(expected, rel=0.01)

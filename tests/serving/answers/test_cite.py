@@ -1,0 +1,132 @@
+"""Citation rules on plain text and numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.serving.answers.cite import (
+    CitedText,
+    candidates,
+    choose,
+    quote_scores,
+    support,
+    without_markers,
+)
+from headwater.serving.retrieval.passages import Passage
+from headwater.serving.sentences import sentence_spans
+
+BRIDGE = Passage(
+    "d1",
+    "https://news.example/1",
+    "Old bridge",
+    "The council voted on Tuesday to rebuild the bridge. Work begins in March and costs 12 million pounds.",
+    100,
+    201,
+)
+RAIN = Passage(
+    "d2",
+    "https://news.example/2",
+    "Weeks of rain",
+    "Farmers fear for their wheat after weeks of rain. Ministers promised help for the worst hit families.",
+    0,
+    101,
+)
+
+
+def sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def test_sentences_end_at_punctuation_but_not_after_abbreviations_and_initials() -> None:
+    text = (
+        'Dr. A. Reed met Sen. Cruz in the U.S. Senate on Jan. 5. "It went well." He left! Why? 3.5 percent.'
+    )
+    assert sentences(text) == [
+        "Dr. A. Reed met Sen. Cruz in the U.S. Senate on Jan. 5.",
+        '"It went well."',
+        "He left!",
+        "Why?",
+        "3.5 percent.",
+    ]
+
+
+@given(st.text(alphabet="aB1. !?\n\"'”…é", max_size=60))
+def test_sentences_keep_every_character_but_white_space(text: str) -> None:
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+    spans = sentence_spans(text)
+    assert all(a_end <= b_start for (_, a_end), (b_start, _) in itertools.pairwise(spans))
+
+
+def test_candidates_name_each_place_of_a_document_once() -> None:
+    overlapping = Passage("d1", BRIDGE.url, BRIDGE.title, BRIDGE.text[52:], 152, 201)
+    found = candidates([BRIDGE, overlapping, RAIN])
+    assert [(c.passage.document_id, c.rank) for c in found] == [("d1", 1), ("d1", 1), ("d2", 3), ("d2", 3)]
+
+
+def test_score_is_information_per_token_less_the_log_of_the_rank() -> None:
+    scores = quote_scores([-2.0, -1.0], [-3.0, -3.0], [1, 2])
+    assert scores == pytest.approx([1.0, 2.0 - np.log(2)])
+
+
+def test_first_sentence_is_from_the_best_document_even_where_another_scores_higher() -> None:
+    found = candidates([BRIDGE, RAIN])
+    chosen = choose(found, np.array([0.0, 0.1, 5.0, 0.2]), 1)
+    assert [c.passage.document_id for c in chosen] == ["d1"]
+
+
+def test_further_sentences_are_near_in_score_and_stand_in_the_documents_order() -> None:
+    found = candidates([BRIDGE, RAIN])
+    chosen = choose(found, np.array([1.0, 1.5, 0.9, -3.0]), 3)
+    assert [c.text.split()[0] for c in chosen] == ["The", "Work", "Farmers"]
+    assert len(choose(found, np.array([1.0, 9.0, 2.0, 2.0]), 3)) == 1
+
+
+def test_the_same_thing_is_not_said_twice() -> None:
+    again = Passage("d3", "u", "Copy", "The council voted on Tuesday to rebuild this bridge.", 0, 52)
+    chosen = choose(candidates([BRIDGE, again]), np.array([1.0, -9.0, 0.9]), 3)
+    assert len(chosen) == 1
+
+
+def test_temperature_samples_in_proportion_and_zero_repeats() -> None:
+    found = candidates([BRIDGE, RAIN])
+    scores = np.array([0.0, np.log(3.0), -50.0, -50.0])
+    picks = [choose(found, scores, 1, temperature=1.0, seed=seed)[0].start for seed in range(2000)]
+    assert np.mean([start > 0 for start in picks]) == pytest.approx(0.75, abs=0.03)  # softmax(0, ln 3)
+    assert (
+        len({choose(found, scores, 1, temperature=1.0, top_p=0.5, seed=s)[0].start for s in range(50)}) == 1
+    )
+    assert choose(found, scores, 1) == choose(found, scores, 1)
+
+
+def test_written_sentence_is_cited_when_its_words_and_numbers_are_in_a_passage() -> None:
+    held = support("The bridge will be rebuilt: the council voted on Tuesday.", [RAIN, BRIDGE])
+    assert held is not None and held.passage is BRIDGE and held.text.startswith("The council voted")
+    assert support("The bridge costs 15 million pounds, and work begins in March.", [BRIDGE]) is None
+    assert support("Aliens landed near the harbour and spoke to the mayor.", [BRIDGE, RAIN]) is None
+    assert support("It is so.", [BRIDGE]) is None
+
+
+def test_sources_are_numbered_in_order_of_first_use_and_spans_fit_the_text() -> None:
+    answer = CitedText()
+    first, second, third = (
+        candidates([RAIN])[0],
+        candidates([BRIDGE])[0],
+        candidates([RAIN])[1],
+    )
+    for source in (first, second, third):
+        answer.add(f" {source.text}" if answer.text else source.text, source)
+    assert [c.index for c in answer.citations] == [1, 2, 1]
+    for cited, source in zip(answer.citations, (first, second, third), strict=True):
+        assert answer.text[cited.start : cited.end] == source.text
+        assert answer.text[cited.marker_start : cited.marker_end] == f"[{cited.index}]"
+        inside = cited.source_start - cited.quote_start
+        assert cited.quote[inside : inside + cited.source_end - cited.source_start] == source.text
+
+
+def test_markers_of_the_models_own_are_taken_out() -> None:
+    assert without_markers("It rained [3]. Then [12] it stopped.") == "It rained. Then it stopped."

@@ -1,0 +1,134 @@
+"""Passages, the index and the search."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.runtime.stage import execute
+from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.documents import Document
+from headwater.llm.examples.conversations import question_about
+from headwater.serving.retrieval.embed import load_embedder
+from headwater.serving.retrieval.index import Index, IndexConfig
+from headwater.serving.retrieval.passages import passage_spans
+from headwater.serving.retrieval.search import PassageIndex, reciprocal_rank_fusion
+from tests.serving.conftest import ARTICLES, BRIDGE, clean_artifact, documents
+
+TEXT = " ".join(f"Sentence number {i} has exactly seven words." for i in range(40))
+
+
+@pytest.fixture(scope="module")
+def index(news_index: Artifact) -> PassageIndex:
+    return PassageIndex(news_index.location)
+
+
+def test_passages_are_whole_sentences_with_shared_ones_between_them() -> None:
+    spans = passage_spans(TEXT, 35, 7)
+    passages = [TEXT[start:end] for start, end in spans]
+    assert all(p.startswith("Sentence") and p.endswith("words.") for p in passages)
+    assert all(len(p.split()) <= 35 for p in passages[:-1])
+    assert all(b_start < a_end for (_, a_end), (b_start, _) in itertools.pairwise(spans))
+    assert all(TEXT[b_start:a_end].count(".") == 1 for (_, a_end), (b_start, _) in itertools.pairwise(spans))
+
+
+@given(
+    st.lists(st.sampled_from(["word", "Two", "end.", "Dr.", "x" * 30, "!"]), max_size=120),
+    st.integers(10, 40),
+    st.integers(0, 60),
+)
+def test_passages_cover_every_word_of_a_text(words: list[str], size: int, overlap: int) -> None:
+    text = " ".join(words)
+    covered = np.zeros(len(text), bool)
+    for start, end in passage_spans(text, size, overlap):
+        assert 0 <= start < end <= len(text)
+        covered[start:end] = True
+    assert all(covered[i] for i, letter in enumerate(text) if letter != " ")
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    fused = reciprocal_rank_fusion([["a", "b"], ["b", "c"]])
+    assert fused == [("b", 1 / 62 + 1 / 61), ("a", 1 / 61), ("c", 1 / 62)]  # Cormack et al. 2009, k = 60
+
+
+def test_vectors_have_length_one_and_like_texts_lie_close() -> None:
+    embed = load_embedder("wordllama")
+    rain, wet, chess = embed(["weeks of heavy rain", "it rained for days", "a chess tournament"])
+    assert np.linalg.norm(rain) == pytest.approx(1, abs=1e-5)
+    assert rain @ wet > rain @ chess
+    assert np.isfinite(embed(["", "\u200b"])).all()
+
+
+def test_unknown_embedding_is_named() -> None:
+    with pytest.raises(HeadwaterError, match="word-lama"):
+        load_embedder("word-lama")
+
+
+@pytest.mark.parametrize("title", ARTICLES)
+def test_headlines_question_finds_its_article_first(index: PassageIndex, title: str) -> None:
+    found = index.search(question_about(title))
+    assert found[0].title == title
+    assert ARTICLES[title][found[0].start : found[0].end] == found[0].text
+
+
+def test_search_gives_no_more_than_asked_of_one_document(index: PassageIndex) -> None:
+    found = index.search("bridge council work drivers", limit=4, per_document=1)
+    assert len({passage.document_id for passage in found}) == len(found) <= 4
+
+
+def test_query_syntax_is_only_words(index: PassageIndex) -> None:
+    for query in [
+        '"bridge" AND (title:^',
+        "' OR 1=1 --",
+        "*",
+        "bridge~2 +council -rain",
+        "\x00bridge",
+        "   ",
+    ]:
+        index.search(query)
+    assert index.search('"bridge" AND (title:^')[0].title == BRIDGE
+
+
+def test_words_that_no_document_has_find_nothing(index: PassageIndex) -> None:
+    assert index.search("zxqv wvut") == []
+
+
+def test_stage_reports_what_it_found_and_is_not_run_twice(session: Session) -> None:
+    clean = clean_artifact(session.store, documents(), files=3)
+    stage = Index(IndexConfig(passage_words=20, overlap_words=0))
+    built, found = execute(stage, {"clean": clean}, session)
+    metrics = built.manifest().metrics  # type: ignore[union-attr]
+    assert not found and metrics["documents"] == metrics["questions"] == len(ARTICLES)
+    assert metrics["passages"] >= 2 * len(ARTICLES)
+    assert metrics["first_passage_is_its_article"] == 1.0
+    assert execute(stage, {"clean": clean}, session)[1]
+
+
+def test_corpus_without_text_is_refused(session: Session) -> None:
+    clean = clean_artifact(session.store, [Document("0", "u", "t", "  ")], files=1)
+    with pytest.raises(HeadwaterError, match="no text to index"):
+        execute(Index(IndexConfig()), {"clean": clean}, session)
+
+
+def test_folder_that_is_no_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HeadwaterError, match="no passage index"):
+        PassageIndex(str(tmp_path))
+
+
+def test_index_on_s3_is_searched_where_it_lies(news_index: Artifact, s3_server: str) -> None:
+    import boto3
+    import pyarrow.fs as pafs
+
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="passages")
+    remote, path = filesystem("s3://passages/index/k")
+    pafs.copy_files(str(news_index.local()), path, destination_filesystem=remote)
+    found = PassageIndex("s3://passages/index/k").search(question_about(BRIDGE))
+    assert found == PassageIndex(news_index.location).search(question_about(BRIDGE))
