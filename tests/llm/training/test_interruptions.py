@@ -34,7 +34,7 @@ from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model
 from tests.llm.ranks import on_ranks
-from tests.llm.rows import Rows
+from tests.llm.random_rows import Rows
 from tests.llm.training.parallel.test_sharding import CASES, make, whole
 
 STEPS = 6

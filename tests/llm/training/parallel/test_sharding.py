@@ -29,7 +29,7 @@ from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective
 from headwater.llm.training.state import elements
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
-from tests.llm.rows import Rows
+from tests.llm.random_rows import Rows
 
 STEPS, SAVED_AT = 6, 3
 CASES = list(itertools.product(("adamw", "muon"), (0, 1, 2, 3)))
