@@ -33,8 +33,8 @@ from headwater.llm.training.state import elements
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model
-from tests.llm.ranks import on_ranks
 from tests.llm.random_rows import Rows
+from tests.llm.ranks import on_ranks
 from tests.llm.training.parallel.test_sharding import CASES, make, whole
 
 STEPS = 6

@@ -32,8 +32,8 @@ from headwater.llm.training.objectives import NextToken
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model, small_model
-from tests.llm.ranks import on_ranks
 from tests.llm.random_rows import Rows
+from tests.llm.ranks import on_ranks
 
 STEPS = 6
 

@@ -28,8 +28,8 @@ from headwater.llm.training.loop import BatchSource, TrainJob, Worker, train_ste
 from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
 from headwater.llm.training.state import elements
 from tests.llm.models import small_model
-from tests.llm.ranks import on_ranks
 from tests.llm.random_rows import Rows
+from tests.llm.ranks import on_ranks
 
 STEPS, SAVED_AT = 6, 3
 CASES = list(itertools.product(("adamw", "muon"), (0, 1, 2, 3)))
