@@ -116,7 +116,7 @@ class Measurer:
             return Rejection("no_text")
         if max(len(text), whole / NORMALISED) > config.max_characters:
             return Rejection("too_long", whole, config.max_characters)
-        title = normalise(title, config.repair).replace("\n", " ")
+        title = " ".join(normalise(title, config.repair).split())
         found.document = replace(document, title=title, text=text)
         found.characters["extract"] = len(text)
         return None
@@ -135,7 +135,7 @@ class Measurer:
         found.scores["gopher_quality"] = gopher.measure_quality(self._of(found.document), config)
 
     def _c4_step(self, found: Measured) -> Rejection | None:
-        result = c4.measure(found.document.text, self._config.c4)
+        result = c4.measure(found.document.text, self._config.c4, indented=True)
         if isinstance(result, Rejection):
             return result
         text, found.scores["c4"] = result

@@ -77,7 +77,7 @@ def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
         output.delete_folder("")
     elif found is not None:
         raise HeadwaterError(
-            "this folder holds the result of other inputs or settings",
+            "this folder holds the result of other inputs or settings, or of an earlier version",
             where=output.location,
             fix="give another --output, or --overwrite",
         )

@@ -4,10 +4,12 @@ applies them: they take lines out of a text, and reject the text when too little
 from __future__ import annotations
 
 import re
+from operator import add
 from typing import ClassVar
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.text.normalise import indentation
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
@@ -39,9 +41,12 @@ class C4Config(StageConfig):
     """A line with a longer word is dropped."""
 
 
-def measure(text: str, config: C4Config) -> tuple[str, Scores] | Rejection:
-    """The text without the lines that the rules drop, with its scores; or the rejection of the whole."""
-    kept = []
+def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, Scores] | Rejection:
+    """The text without the lines that the rules drop, with its scores; or the rejection of the whole.
+
+    The rules see no indentation, and datatrove drops it: `indented` puts it back before the lines that stay.
+    """
+    kept, starts = [], []
     everything = text.lower()
     suspect = any(phrase in everything for phrase in ("lorem ipsum", "javascript", *POLICY_PHRASES))
     for original in text.splitlines():
@@ -65,7 +70,11 @@ def measure(text: str, config: C4Config) -> tuple[str, Scores] | Rejection:
         if suspect and any(phrase in lower for phrase in POLICY_PHRASES):
             continue
         kept.append(line)
-    return "\n".join(kept).strip(), {"sentences": vocabulary().sentences(kept)}
+        starts.append(indentation(original) if indented else "")
+    scores: Scores = {"sentences": vocabulary().sentences(kept)}
+    if any(starts) and len(kept) > 1:
+        return "\n".join(map(add, starts, kept)).strip("\n"), scores
+    return "\n".join(kept).strip(), scores
 
 
 def rules(config: C4Config) -> list[Rule]:

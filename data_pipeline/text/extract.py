@@ -27,14 +27,15 @@ CHILD_MEMORY_BYTES = 4 << 30
 
 
 class ExtractConfig(StageConfig):
-    """HTML → main text; plain text only gets its white space normalised."""
+    """HTML → main text; plain text is only brought into normal form (data_pipeline/text/normalise.py)."""
 
     enabled: bool = True
     """Off: documents that are HTML are rejected, plain text goes through."""
     setting: Literal["quality", "fast"] = "quality"
     """`fast` leaves trafilatura out: some three times the speed, and more menus and comments in the texts."""
-    repair: bool = True
-    """Mend quotes and dashes that were lost in a wrong decoding."""
+    repair: bool = False
+    """Mend quotes and dashes that a wrong decoding has made `"?` of. Only for prose so damaged: in code `"?`
+    can be what was written."""
     max_characters: int = Field(default=5_000_000, gt=0)
     """A longer text is rejected, and only so much of it kept to look at. A novel has some 600,000."""
     max_html_bytes: int = Field(default=8_000_000, gt=0)

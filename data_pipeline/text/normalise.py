@@ -1,4 +1,5 @@
-"""Plain text in one form: Unicode NFC, `\\n` for line ends, single spaces, nothing invisible."""
+"""Plain text in one form: Unicode NFC, `\\n` for line ends, single spaces between words, nothing
+invisible. Indentation stays."""
 
 from __future__ import annotations
 
@@ -27,15 +28,31 @@ SENTENCE_END = frozenset(".,!?;:…")
 QUOTE_REACH = 2000
 
 
-def normalise(text: str, repair: bool = True) -> str:
-    """The text in normal form; `repair` also mends marks that were lost in a wrong decoding."""
+def normalise(text: str, repair: bool = False) -> str:
+    """The text in normal form; `repair` also puts in marks that may have been lost in a wrong decoding.
+
+    Blanks and tabs at the start of a line stay (code, lists, verse), unless the text is one line only.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", without_heaps_of_marks(text))
     text = INVISIBLE.sub("", LINE_ENDS.sub("\n", text))
     if repair:
         text = repair_lost_marks(text)
-    text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
-    return BLANK_LINES.sub("\n\n", text).strip()
+    text = "\n".join(
+        _line(line) if line[:1] in " \t" else " ".join(line.split()) for line in text.split("\n")
+    )
+    text = BLANK_LINES.sub("\n\n", text).strip("\n")
+    return text if "\n" in text else text.strip()
+
+
+def indentation(line: str) -> str:
+    """The blanks and tabs that a line begins with."""
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _line(line: str) -> str:
+    content = " ".join(line.split())
+    return indentation(line) + content if content else ""
 
 
 def without_heaps_of_marks(text: str) -> str:

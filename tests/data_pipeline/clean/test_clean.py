@@ -16,10 +16,11 @@ from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.score_documents import Measurer
 from headwater.data_pipeline.clean.stage import Clean, CleanConfig, MeasureWorker
 from headwater.data_pipeline.clean.update import Change, update
 from headwater.data_pipeline.corpus import iter_texts, read_documents
-from headwater.data_pipeline.documents import SCHEMA
+from headwater.data_pipeline.documents import SCHEMA, Document
 from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.verdict import Rejection
 from tests.data_pipeline.corpora import article, contents, rejected, run, write_corpus
@@ -160,6 +161,16 @@ def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(
     assert last["characters_out"] == sum(map(len, iter_texts(cleaned))) < before["characters_out"]
     with pytest.raises(HeadwaterError, match="what was cut out is gone"):
         update(cleaned, Change(forget=("a.org",)), session)
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_texts_stay_as_they_were_written_unless_repair_is_asked_for(repair: bool) -> None:
+    code = '  for each page of the crawl do\n    return "?q=" + the address of the page\n\tand close it.'
+    text = f"{article(1)}\n{code}\n{article(2)}"
+    found = Measurer(CleanConfig(extract=ExtractConfig(repair=repair)))(Document("1", "", "A  page", text))
+    assert found.stop is None and found.document.title == "A page"
+    mended = text.replace('return "?q="', 'return \u2014 q="')
+    assert found.document.text == (mended if repair else text)
 
 
 def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(

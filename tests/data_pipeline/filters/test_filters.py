@@ -154,6 +154,19 @@ def test_c4_takes_out_lines_and_keeps_the_rest() -> None:
     assert kept == f"{(SENTENCE * 5).strip()}\nA fact that was stated by someone."
 
 
+def test_c4_keeps_the_indentation_of_a_documents_lines() -> None:
+    text = f"  {SENTENCE * 5}\n\tMenu\n\n    A fact[12] that was stated.\nThe last line of it."
+    without, scores = c4.measure(text, C4Config())  # type: ignore[misc]
+    found = c4.measure(text, C4Config(), indented=True)
+    assert found == (
+        f"  {SENTENCE.strip()}"
+        + f" {SENTENCE.strip()}" * 4
+        + "\n    A fact that was stated.\nThe last line of it.",
+        scores,
+    )
+    assert [line.strip() for line in found[0].split("\n")] == without.split("\n")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -268,8 +281,26 @@ def test_normalising_leaves_one_form_and_no_invisible_characters() -> None:
     ],
 )
 def test_marks_lost_in_a_wrong_decoding_are_put_back(lost: str, mended: str) -> None:
-    assert normalise(lost) == mended
-    assert normalise(mended) == mended
+    assert normalise(lost, repair=True) == mended
+    assert normalise(mended, repair=True) == mended
+    assert normalise(lost) == lost
+
+
+CODE = 'def f(x):\n    if x:\n        return "?q=" + x\n\n\n\tdone  #  so\n    \n'
+
+
+def test_normalising_leaves_line_starts_and_question_marks_as_they_were_written() -> None:
+    assert normalise(CODE) == 'def f(x):\n    if x:\n        return "?q=" + x\n\n\tdone # so'
+    assert normalise("\r\n    a\r\n  b") == "    a\n  b"
+    assert normalise("  one line \n \t\n") == "one line"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from('a" \t\n\r\u00a0\u3000\u200b?'), max_size=30), st.booleans())
+def test_normalising_twice_changes_nothing_more(text: str, repair: bool) -> None:
+    once = normalise(text, repair)
+    assert normalise(once, repair) == once
+    assert repair or once.split() == text.replace("\u200b", "").split()
 
 
 def test_sentences_are_those_of_spacys_sentencizer() -> None:

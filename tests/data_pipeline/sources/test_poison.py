@@ -23,7 +23,11 @@ from headwater.data_pipeline.text.normalise import MARKS_ON_ONE, normalise, with
 from headwater.data_pipeline.verdict import Refused
 from tests.data_pipeline.corpora import article
 
-CONFIG = CleanConfig(toxicity=ToxicityConfig(languages=("en",)), url=UrlConfig(words=("casino",)))
+CONFIG = CleanConfig(
+    extract=ExtractConfig(repair=True),
+    toxicity=ToxicityConfig(languages=("en",)),
+    url=UrlConfig(words=("casino",)),
+)
 HANG_SECONDS = 60
 
 PIECES = {
@@ -41,6 +45,7 @@ PIECES = {
     "carriage returns": "\r",
     "blanks": " ",
     "blank and line end": " \n",
+    "indented lines": "\n \tab c",
     "combining marks": "\u0301",
     "disordered marks": "e\u0301\u0323",
     "zeros": "a\0",
