@@ -43,7 +43,7 @@ class Acquire(Stage[AcquireConfig]):
     """Sources → `documents/*.parquet` (documents.SCHEMA) and `unread/*.parquet`."""
 
     name: ClassVar[str] = "acquire"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         from headwater.data_pipeline.sources.listing import fingerprint
@@ -113,7 +113,9 @@ def _units(config: AcquireConfig) -> list[dict[str, Any]]:
             groups.append((index, [source.package]))
     units = []
     for number, (index, paths) in enumerate(groups):
-        digest = hashlib.blake2b("\n".join(paths).encode(), digest_size=4).hexdigest()
+        digest = hashlib.blake2b(
+            "\n".join(paths).encode("utf-8", "surrogateescape"), digest_size=4
+        ).hexdigest()
         units.append({"unit": f"{number:05d}-{digest}", "source": index, "paths": paths})
     return units
 

@@ -140,7 +140,7 @@ class PartWriter:
 
 def _as_row(problem: Unread) -> dict[str, str]:
     return {
-        "file": problem.file,
+        "file": problem.file.encode("utf-8", "replace").decode(),
         "position": problem.position,
         "reason": problem.reason,
         "detail": problem.detail.encode("utf-8", "replace").decode()[:500],

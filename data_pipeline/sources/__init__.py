@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.folder import read_folder_file
-from headwater.data_pipeline.sources.items import Unread
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile, encodable
 from headwater.data_pipeline.sources.jsonl import read_jsonl
 from headwater.data_pipeline.sources.parquet import read_parquet
 from headwater.data_pipeline.sources.position import Mark, Position
@@ -37,6 +37,8 @@ def read_source(source: Source, path: str, position: Position | None = None) -> 
 
     `position` says where to begin, and while reading where the item just yielded begins.
     """
+    if not encodable(path):
+        raise UnreadableFile("invalid_name", "the file's name is not UTF-8: rename it")
     match source:
         case WarcSource():
             return read_warc(source, path, position)

@@ -44,10 +44,14 @@ def csv_rows(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[D
     lines = _Lines(stream, limit)
     csv.field_size_limit(limit)
     reader = csv.DictReader(lines)
-    if not reader.fieldnames:
+    try:
+        names = reader.fieldnames
+    except csv.Error as error:
+        raise UnreadableFile("broken_line", f"not valid CSV: {error}", lines.place) from error
+    if not names:
         raise UnreadableFile("empty_file", "no header line", "line 1")
-    if columns.text not in reader.fieldnames and columns.html not in reader.fieldnames:
-        found = ", ".join(reader.fieldnames)
+    if columns.text not in names and columns.html not in names:
+        found = ", ".join(names)
         raise UnreadableFile("missing_column", f"no column {columns.text}; there are: {found}", "line 1")
     while True:
         first = lines.number + 1

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.filesystem import filesystem, list_files
+from headwater.data_pipeline.sources.items import encodable
 from headwater.data_pipeline.sources.listing import SUFFIXES
 from headwater.data_pipeline.sources.opening import REMOTE
 from headwater.data_pipeline.sources.spec import Columns, FolderSource, JsonlSource, ParquetSource, WarcSource
@@ -20,6 +21,9 @@ def sources_of(inputs: Sequence[str], columns: Columns) -> list[Files]:
     """One source for each input (path, folder, glob, URL, s3:// or hf:// name) and kind of file in it."""
     found: list[Files] = []
     for path in inputs:
+        if not encodable(path):
+            where = path.encode("utf-8", "replace").decode()
+            raise HeadwaterError("the name is not UTF-8", where=where, fix="rename it")
         for kind in _kinds(path):
             entry: dict[str, object] = {"kind": kind, "paths": [path]}
             if kind in ("jsonl", "parquet"):

@@ -56,7 +56,7 @@ def document_from_row(
         return Unread(file, position, "too_large", f"more than {limit:,} bytes")
     fields = {name: _string(row.get(getattr(columns, name))) for name in ("url", "title", "id", "fetched_at")}
     for name, value in (("text", text), *fields.items()):
-        if not _encodable(value):
+        if not encodable(value):
             return Unread(file, position, "invalid_utf8", f"{name} holds bytes that are not UTF-8")
     if len(text) * 4 > limit and len(text.encode()) > limit:
         return Unread(file, position, "too_large", f"more than {limit:,} bytes")
@@ -76,7 +76,7 @@ def _string(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     """False for lone surrogates: escaped bytes that were no UTF-8, or a JSON escape of half a character."""
     if text.isascii():
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,9 @@ from headwater.data_pipeline.sources.position import Mark, Position
 from headwater.data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
+NO_VALUE = (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError)
+"""What pyarrow raises for a value that is none in Python: a date after the year 9999, an unknown time zone,
+bytes that are no UTF-8."""
 
 
 def read_parquet(
@@ -24,7 +28,7 @@ def read_parquet(
     with open_input(path, source.max_download_bytes) as stream:
         try:
             table = pq.ParquetFile(stream)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             empty = stream.seek(0, 2) == 0
             raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
         columns = _columns(table.schema_arrow, source.columns)
@@ -35,14 +39,29 @@ def read_parquet(
             ):
                 passed = min(batch.num_rows, max(0, wanted - row))
                 row += passed
-                for values in batch.slice(passed).to_pylist():
+                for values in _rows(batch.slice(passed)):
                     position.mark = Mark(row, row)
                     place, row = f"row {row}", row + 1
-                    yield document_from_row(values, source.columns, path, place, source.max_document_bytes)
-        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+                    if isinstance(values, Exception):
+                        reason = "invalid_utf8" if isinstance(values, UnicodeDecodeError) else "broken_row"
+                        yield Unread(path, place, reason, f"{type(values).__name__}: {values}")
+                    else:
+                        yield document_from_row(
+                            values, source.columns, path, place, source.max_document_bytes
+                        )
+        except (pa.ArrowException, OSError) as error:
             raise UnreadableFile(
                 "truncated", f"breaks off or is damaged: {error}", f"after row {row - 1}"
             ) from error
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:
+    """Each row's values, or why Python has none such."""
+    try:
+        return batch.to_pylist()
+    except NO_VALUE as error:
+        halves = batch.slice(0, batch.num_rows // 2), batch.slice(batch.num_rows // 2)
+        return [error] if batch.num_rows == 1 else [row for half in halves for row in _rows(half)]
 
 
 def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:

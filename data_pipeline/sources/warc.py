@@ -142,7 +142,7 @@ def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
     head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
     lines = head.decode("latin-1").splitlines()
     words = lines[0].split() if lines else []
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    status = int(words[1][:4]) if len(words) > 1 and words[1].isdecimal() else 0
     pairs = (line.partition(":") for line in lines[1:])
     return status, {name.strip().lower(): value.strip() for name, _, value in pairs}, body
 

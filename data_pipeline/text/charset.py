@@ -6,6 +6,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from resiliparse.parse.encoding import map_encoding_to_html5
+
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -17,38 +19,40 @@ META_CHARSET = re.compile(
 META_BYTES = 4096  # the standard looks at 1,024; real pages put scripts before it
 GUESS_BYTES = 65_536
 
-# Labels that browsers read as a larger encoding (https://encoding.spec.whatwg.org/#names-and-labels).
-WHATWG = {
-    "iso-8859-1": "cp1252",
-    "latin-1": "cp1252",
-    "latin1": "cp1252",
-    "ascii": "cp1252",
-    "us-ascii": "cp1252",
-    "gb2312": "gb18030",
+LARGER = {
     "gbk": "gb18030",
     "shift_jis": "cp932",
-    "shift-jis": "cp932",
-    "sjis": "cp932",
-    "x-sjis": "cp932",
-    "euc-kr": "cp949",
-    "ks_c_5601-1987": "cp949",
-    "iso-8859-9": "cp1254",
-    "iso-8859-11": "cp874",
-    "tis-620": "cp874",
-    "x-gbk": "gb18030",
-    "x-euc-jp": "euc_jp",
-    "unicode-1-1-utf-8": "utf-8",
+    "euc_kr": "cp949",
+    "iso8859-11": "cp874",
+    "big5": "big5hkscs",
 }
+"""Encodings whose decoder in browsers is a larger one of Python's."""
+CYRILLIC_MAC = ("x-mac-cyrillic", "x-mac-ukrainian")  # not in resiliparse's table
+
+
+def codec(label: str | None) -> str | None:
+    """Python's codec for a label of the Encoding Standard (https://encoding.spec.whatwg.org/#names-and-labels).
+
+    None for any other label: Python also knows codecs that are no charsets of the web (utf-7, unicode_escape,
+    idna, rot13, …), some of which make lone surrogates, which no file can hold.
+    """
+    name = (label or "").strip().strip("\"'").lower()
+    if name in CYRILLIC_MAC:
+        return "mac_cyrillic"
+    found = map_encoding_to_html5(name, fallback_utf8=False)
+    return LARGER.get(found, found) if found else None
 
 
 def decode_declared(content: bytes, label: str | None) -> str | None:
     """The text in the declared charset, or None when the label is unknown or does not fit every byte."""
-    if not label:
-        return None
-    name = label.strip().strip("\"'").lower()
+    found = codec(label)
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if found and content.startswith(mark):  # tells more than a label
+            content, found = content[len(mark) :], encoding
+            break
     try:
-        return content.decode(WHATWG.get(name, name))
-    except (LookupError, UnicodeError, ValueError):
+        return content.decode(found) if found else None
+    except UnicodeError:
         return None
 
 
@@ -67,18 +71,9 @@ def decode_html(content: bytes) -> str:
     label = found.group(1).decode("ascii") if found else None
     if (text := decode_declared(content, label)) is not None:
         return text
-    if label and _known(label):  # a stray byte in a page that says what it is
-        name = label.lower()
-        return content.decode(WHATWG.get(name, name), "replace")
+    if declared := codec(label):  # a stray byte in a page that says what it is
+        return content.decode(declared, "replace")
     from charset_normalizer import from_bytes
 
-    best = from_bytes(content[:GUESS_BYTES]).best()
+    best = from_bytes(content[:GUESS_BYTES], cp_exclusion=["utf_7"]).best()
     return content.decode(best.encoding if best is not None else "cp1252", "replace")
-
-
-def _known(label: str) -> bool:
-    try:
-        # codecs such as "hex" or "zip" are no text encodings
-        return getattr(codecs.lookup(WHATWG.get(label.lower(), label)), "_is_text_encoding", True)
-    except LookupError:
-        return False

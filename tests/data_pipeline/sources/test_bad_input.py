@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -21,7 +23,11 @@ from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig, PartWriter, ReadWorker, _units
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources.items import Unread
+from headwater.data_pipeline.sources.csv import csv_rows
+from headwater.data_pipeline.sources.guess import sources_of
+from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.text.charset import decode_declared, decode_html
 from tests.data_pipeline.reading import read_all
 from tests.data_pipeline.sources.test_sources_files import warc_record
 
@@ -146,6 +152,122 @@ def test_parquet_without_the_column_names_those_that_are_there(tmp_path: Path) -
     _, _, error = read_all("parquet", str(tmp_path / "a.parquet"))
     assert error is not None and error.reason == "missing_column"
     assert "content" in error.detail
+
+
+OUT_OF_RANGE = {
+    "date": pa.array([0, 2**30, 1], pa.int32()).view(pa.date32()),
+    "date64": pa.array([0, 2**46 * 86_400, 1], pa.int64()).view(pa.date64()),
+    "timestamp": pa.array([0, 2**62, 1], pa.int64()).view(pa.timestamp("us", "UTC")),
+    "time": pa.array([0, 2**62, 1], pa.int64()).view(pa.time64("us")),
+    "duration": pa.array([0, 2**60, 1], pa.int64()).view(pa.duration("ms")),
+    "list": pa.ListArray.from_arrays([0, 1, 2, 3], pa.array([0, 2**30, 1], pa.int32()).view(pa.date32())),
+    "bytes": pa.array([b"a", b"caf\xe9", b"b"]).view(pa.string()),
+}
+
+
+@pytest.mark.parametrize("column", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
+def test_a_value_of_a_table_that_is_none_in_python_costs_its_row(tmp_path: Path, column: pa.Array) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", "two", "three"], "fetched_at": column}), path)
+    documents, unread, error = read_all("parquet", str(path))
+    assert error is None
+    assert [document.text for document in documents] == ["one", "three"]
+    assert [(problem.position, problem.reason) for problem in unread] == [
+        ("row 1", "invalid_utf8" if column.type == pa.string() else "broken_row")
+    ]
+
+
+def test_a_time_zone_that_nobody_knows_is_named_with_file_and_row(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    column = pa.array([0], pa.int64()).view(pa.timestamp("us", "Nowhere/None"))
+    pq.write_table(pa.table({"text": ["one"], "fetched_at": column}), path)
+    config = AcquireConfig.model_validate({"sources": [{"kind": "parquet", "paths": [str(path)]}]})
+    with pytest.raises(HeadwaterError, match=r"a\.parquet \(row 0\): broken_row, .*Nowhere/None"):
+        execute(Acquire(config), {}, session)
+
+
+@pytest.mark.parametrize(
+    ("charset", "body"),
+    [
+        ("utf-7", b"+2AA-"),
+        ("unicode_escape", b"\\ud800"),
+        ("raw_unicode_escape", b"\\ud800"),
+        ("rot13", b"uryyb"),
+    ],
+)
+def test_charsets_that_only_python_knows_are_not_used(tmp_path: Path, charset: str, body: bytes) -> None:
+    """Some make lone surrogates of a text, which no file of the corpus can hold."""
+    path = tmp_path / "a.warc"
+    labelled = f"Content-Type: text/plain; charset={charset}"
+    html = f"Content-Type: text/html; charset={charset}"
+    path.write_bytes(warc_record("u:1", body, labelled) + warc_record("u:2", body, html))
+    source = {"kind": "warc", "paths": [str(path)]}
+    config = AcquireConfig.model_validate({"sources": [source]})
+    (unit,) = _units(config)
+    result = ReadWorker(config, Artifact(str(tmp_path / "out")))(unit)
+    assert (result["documents"], result["rejected"]) == (1, {"invalid_charset": 1})
+    (problem,) = result["problems"]
+    assert problem["file"] == str(path) and problem["position"] == "record 1, byte 0 uncompressed"
+    assert problem["detail"] == f"the text is not {charset}; u:1"
+    assert decode_html(b"\xff<meta charset=" + charset.encode() + b"><p>" + body).endswith(body.decode())
+
+
+@pytest.mark.parametrize(
+    ("label", "content", "expected"),
+    [
+        ("X-SJIS", "①髙".encode("cp932"), "①髙"),
+        ("ks_c_5601-1989", "똠".encode("cp949"), "똠"),
+        ("big5-hkscs", "嘅啲".encode("big5hkscs"), "嘅啲"),
+        ("csISO58GB231280", "镕".encode("gb18030"), "镕"),
+        ("ansi_x3.4-1968", b"\x93a\x94", "“a”"),
+        ("x-mac-ukrainian", "Їжак".encode("mac_cyrillic"), "Їжак"),
+        ("utf-16", "žluť".encode("utf-16-le"), "žluť"),
+        ("utf-16", codecs.BOM_UTF16_BE + "žluť".encode("utf-16-be"), "žluť"),
+        ("iso-2022-kr", b"a", None),
+        ("idna", b"xn--a", None),
+        ("punycode", b"a-", None),
+        ("hex", b"61", None),
+        ("", b"a", None),
+        (None, b"a", None),
+    ],
+)
+def test_labels_are_those_of_the_encoding_standard(
+    label: str | None, content: bytes, expected: str | None
+) -> None:
+    """https://encoding.spec.whatwg.org/#names-and-labels, with browsers' larger encodings."""
+    assert decode_declared(content, label) == expected
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_and_the_next_one_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.txt").write_text("fine")
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.txt")).write_text("lost")
+    source = {"kind": "folder", "paths": [str(tmp_path / "in")]}
+    config = AcquireConfig.model_validate({"sources": [source]})
+    (unit,) = _units(config)
+    result = ReadWorker(config, Artifact(str(tmp_path / "out")))(unit)
+    assert (result["documents"], result["rejected"]) == (1, {"invalid_name": 1})
+    assert result["unopened"] == result["problems"]
+    assert result["problems"][0]["file"] == str(tmp_path / "in" / "caf?.txt")
+    with pytest.raises(HeadwaterError, match="not UTF-8"):
+        sources_of([os.fsdecode(b"caf\xe9.txt")], Columns())
+
+
+def test_an_http_status_that_is_no_number_costs_only_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc"
+    odd = warc_record("u:1", b"<p>odd</p>").replace(b"HTTP/1.1 200", b"HTTP/1.1 \xb200")
+    path.write_bytes(odd + warc_record("u:2", b"<p>fine</p>"))
+    documents, unread, error = read_all("warc", str(path))
+    assert error is None
+    assert ([document.url for document in documents], [u.reason for u in unread]) == (
+        ["u:2"],
+        ["http_status"],
+    )
+
+
+def test_a_csv_header_that_is_none_is_named() -> None:
+    with pytest.raises(UnreadableFile, match=r"broken_line.*line 1"):
+        list(csv_rows(io.BytesIO(b"text,a\rb\nfine,x\n"), "a.csv", Columns(), 1000))
 
 
 def test_a_document_over_the_limit_is_rejected_by_every_reader(tmp_path: Path) -> None:
