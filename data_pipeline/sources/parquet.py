@@ -28,10 +28,11 @@ def read_parquet(
     with open_input(path, source.max_download_bytes) as stream:
         try:
             table = pq.ParquetFile(stream)
-        except (pa.ArrowException, OSError) as error:
+            names = table.schema_arrow.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             empty = stream.seek(0, 2) == 0
             raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
-        columns = _columns(table.schema_arrow, source.columns)
+        columns = _columns(names, source.columns)
         row, groups = _groups_from(table, wanted)
         try:
             for batch in table.iter_batches(
@@ -49,7 +50,7 @@ def read_parquet(
                         yield document_from_row(
                             values, source.columns, path, place, source.max_document_bytes
                         )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UnreadableFile(
                 "truncated", f"breaks off or is damaged: {error}", f"after row {row - 1}"
             ) from error
@@ -75,11 +76,11 @@ def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
     return first, []
 
 
-def _columns(schema: pa.Schema, wanted: Columns) -> list[str]:
+def _columns(there: list[str], wanted: Columns) -> list[str]:
     """The columns to read; without one for the text there is nothing to make documents of."""
-    names = [name for name in wanted.model_dump().values() if name in schema.names]
+    names = [name for name in wanted.model_dump().values() if name in there]
     if wanted.text not in names and wanted.html not in names:
-        found = ", ".join(schema.names)
+        found = ", ".join(there)
         raise UnreadableFile(
             "missing_column", f"no column {wanted.text} or {wanted.html}; there are: {found}"
         )

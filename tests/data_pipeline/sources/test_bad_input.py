@@ -270,6 +270,14 @@ def test_a_csv_header_that_is_none_is_named() -> None:
         list(csv_rows(io.BytesIO(b"text,a\rb\nfine,x\n"), "a.csv", Columns(), 1000))
 
 
+def test_a_table_with_a_column_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one"], "caf_": ["x"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"caf_", b"caf\xe9"))
+    documents, _, error = read_all("parquet", str(path))
+    assert (documents, error and error.reason) == ([], "unreadable")
+
+
 def test_a_document_over_the_limit_is_rejected_by_every_reader(tmp_path: Path) -> None:
     text = "x" * 5000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "ok"}))
