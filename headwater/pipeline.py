@@ -13,14 +13,14 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.run_record import StageRecord
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, execute, locate
-from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.artifact import MANIFEST, Artifact
 from headwater.data_pipeline.acquire import Acquire
 from headwater.data_pipeline.clean.stage import Clean
 from headwater.data_pipeline.tokens.tokenize import Tokenize
 from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
-from headwater.llm.planning.plan_report import PlanAhead
 from headwater.llm.stages.dpo import Dpo
 from headwater.llm.stages.evaluate import Evaluate
+from headwater.llm.stages.preference_pairs import PairStage
 from headwater.llm.stages.pretrain import Pretrain
 from headwater.llm.stages.reward import Reward
 from headwater.llm.stages.rl import Rl
@@ -104,18 +104,61 @@ def run(
     return results
 
 
-def finished(recipe: Recipe, session: Session) -> dict[str, Artifact]:
-    """The recipe's artifacts; HeadwaterError naming the first stage that has not finished."""
-    artifacts: dict[str, Artifact] = {}
+def finished(recipe: Recipe, session: Session, only: str | None = None) -> dict[str, Artifact]:
+    """The recipe's artifacts; with `only`, those up to this stage, of which it alone must have finished.
+
+    Where the rankings have changed since, they are those of the newest model that has finished, and the
+    session says so. Raises HeadwaterError naming the first stage that has not finished.
+    """
+    last = only or NAMES[-1]
+    now = {name: artifact for name, (_, artifact) in located(recipe, session, last).items()}
+    missing = _missing(now, only)
+    if missing is None:
+        return now
+    trained = [chain for chain in _whatever_rankings(recipe, session, last) if _missing(chain, only) is None]
+    if not trained:
+        raise HeadwaterError(
+            f"stage {missing.stage} has not finished",
+            where=missing.location,
+            fix="headwater run the recipe first" + (", or name another --stage" if only else ""),
+        )
+    newest = max(trained, key=_times)
+    session.say(
+        f"rankings were added or removed after the model {newest.get(Rl.name, newest[last]).location} was "
+        f"trained; `headwater run` of {recipe.name} trains it on those of now"
+    )
+    return newest
+
+
+def _missing(artifacts: dict[str, Artifact], only: str | None) -> Artifact | None:
+    """The first that has not finished."""
+    wanted = [artifacts[only]] if only else artifacts.values()
+    return next((artifact for artifact in wanted if not artifact.exists(MANIFEST)), None)
+
+
+def _times(artifacts: dict[str, Artifact]) -> list[str]:
+    """When each stage's work began, the last stage's first: what two chains share does not decide."""
+    manifests = [artifact.manifest() for artifact in reversed(artifacts.values())]
+    return [manifest.started_at if manifest else "" for manifest in manifests]
+
+
+def _whatever_rankings(recipe: Recipe, session: Session, last: str) -> list[dict[str, Artifact]]:
+    """The recipe's artifacts up to `last` for each set of rankings that a stage has finished with."""
+    manifests = session.store.manifests()
+    chains: list[dict[str, Artifact]] = [{}]
     for stage in stages(recipe):
-        artifacts[stage.name] = locate(stage, artifacts, session)
-        if artifacts[stage.name].manifest() is None:
-            raise HeadwaterError(
-                f"stage {stage.name} has not finished",
-                where=artifacts[stage.name].location,
-                fix="headwater run the recipe first",
-            )
-    return artifacts
+        longer = []
+        for chain in chains:
+            keys = {name: artifact.key for name, artifact in stage.own_inputs(chain).items()}
+            own = {locate(stage, chain, session).key}
+            if isinstance(stage, PairStage):
+                made = [manifest for manifest in manifests if manifest.stage == stage.name]
+                own |= {each.key for each in made if stage.key(keys, each.fingerprint) == each.key}
+            longer += [chain | {stage.name: session.store.artifact(stage.name, key)} for key in sorted(own)]
+        chains = longer
+        if stage.name == last:
+            break
+    return chains
 
 
 def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:

@@ -56,18 +56,10 @@ def _artifact(store: str, source: str) -> Artifact:
 
 def _of_recipe(path: Path, overrides: list[str] | None, stage: str) -> Artifact:
     from headwater import pipeline
-    from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.store import Store
     from headwater.options import open_recipe
 
     recipe = open_recipe(path, overrides)
     with Session(Store(recipe.store), console=console) as session:
-        _, artifact = pipeline.located(recipe, session, stage)[stage]
-    if artifact.manifest() is None:
-        raise HeadwaterError(
-            f"stage {stage} has not finished",
-            where=artifact.location,
-            fix="headwater run the recipe first, or name another --stage",
-        )
-    return artifact
+        return pipeline.finished(recipe, session, stage)[stage]

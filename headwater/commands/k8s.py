@@ -93,12 +93,15 @@ def _made(recipe: Recipe) -> tuple[str, str]:
 
     Raises HeadwaterError when a stage has not finished, or when the store cannot be read from here.
     """
+    from rich.console import Console
+
     from headwater import pipeline
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.store import Store
 
     try:
-        artifacts = pipeline.finished(recipe, Session(Store(recipe.store)))
+        session = Session(Store(recipe.store), console=Console(stderr=True))  # the objects may go to stdout
+        artifacts = pipeline.finished(recipe, session)
     except OSError as error:
         raise HeadwaterError(
             f"the store cannot be read ({error})",
