@@ -227,8 +227,6 @@ def run_steps(
             worker.history.append(record)
             recorder.add(record)
             score = score_of(record, job.judged_by)
-            if step == config.steps:
-                break
             if warning or due(config, step, worker.history, job.judged_by):
                 checkpoints.save(step, score=score)
             if warning:

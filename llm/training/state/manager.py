@@ -260,8 +260,9 @@ def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomn
 
 
 def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:
-    """Whether the state after `done` steps is to be kept: every so often, and the best so far if wanted."""
-    if done % config.checkpoint_every == 0:
+    """Whether the state after `done` steps is to be kept: every so often, the last, and the best so far if
+    wanted. From the last an export that failed is done again without a step of training."""
+    if done == config.steps or done % config.checkpoint_every == 0:
         return True
     score = score_of(history[-1], name)
     if not config.keep_best or score is None:

@@ -88,6 +88,13 @@ class Ending(Chancy):
         return super().batch(step)
 
 
+class Over(Rows):
+    """Of which no batch may be asked for."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        raise AssertionError(f"step {step} is made again")
+
+
 class Sleepy(Rows):
     def batch(self, step: int) -> dict[str, np.ndarray]:
         if step == 2 and self.worker.rank == 1:
@@ -132,7 +139,7 @@ def truncated(folder: Path) -> None:
     """A whole checkpoint of which a file has lost its end, as when a disk was full."""
     if dist.get_rank() == 0:
         shutil.copytree(folder / "undisturbed", folder / "truncated")
-        (newest,) = (folder / "truncated/_scratch/train").glob("checkpoint_00000004_*")
+        (newest,) = (folder / "truncated/_scratch/train").glob("checkpoint_00000006_*")
         file = newest / "rank-00001-00000.safetensors"
         os.truncate(file, file.stat().st_size - 1)
     dist.barrier()
@@ -235,6 +242,16 @@ def in_s3(folder: Path) -> None:
     run_job(folder / "undisturbed", Chancy(8), folder / "screen")
 
 
+def export_fails_once(folder: Path) -> None:
+    """On one rank: an export whose tokenizer is not there, done again once it is; and one without mishap."""
+    tokenizer, nothing = save_model(folder / "tokenizer"), Folder(Artifact(str(folder / "nothing")), "model")
+    settings = {"checkpoint_every": 100, "ema_decay": 0.9}
+    run_job(folder / "exported", Chancy(8), folder / "screen", tokenizer=tokenizer, **settings)
+    with pytest.raises(HeadwaterError):
+        run_job(folder / "failed", Chancy(8), folder / "screen", tokenizer=nothing, **settings)
+    run_job(folder / "failed", Over(8), folder / "screen", tokenizer=tokenizer, **settings)
+
+
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interruptions")
@@ -276,13 +293,13 @@ def test_records_are_written_while_it_runs_and_never_twice_for_one_step(aftermat
 
 
 def test_a_checkpoint_that_lost_the_end_of_a_file_is_passed_over(aftermath: Path) -> None:
-    assert was_said(aftermath / "truncated-screen", "is not whole", "that of step 2 is taken instead")
+    assert was_said(aftermath / "truncated-screen", "is not whole", "that of step 4 is taken instead")
     assert losses(aftermath / "truncated") == losses(aftermath / "undisturbed")
 
 
 def test_the_newest_and_the_best_are_kept_and_nothing_else(aftermath: Path) -> None:
-    assert checkpoints(aftermath / "undisturbed") == [2, 4]
-    assert checkpoints(aftermath / "kept") == [2, 4]  # the best, which is no longer among the newest one
+    assert checkpoints(aftermath / "undisturbed") == [4, 6]
+    assert checkpoints(aftermath / "kept") == [2, 6]  # the best, which is no longer among the newest one
     assert len(list((aftermath / "kept/_scratch/train").iterdir())) == 2
 
 
@@ -342,7 +359,7 @@ def test_a_notice_to_one_rank_has_all_of_them_keep_the_state_of_that_step(afterm
     assert (aftermath / "told-screen").read_text().count(
         "rank 1 was sent SIGTERM: a checkpoint of step 3 is safe"
     ) == 1
-    assert checkpoints(aftermath / "told") == [3]
+    assert checkpoints(aftermath / "told") == [3, 6]
 
 
 def test_in_s3_too_it_goes_on_from_its_newest_checkpoint_bit_for_bit(s3_server: str, tmp_path: Path) -> None:
@@ -350,7 +367,14 @@ def test_in_s3_too_it_goes_on_from_its_newest_checkpoint_bit_for_bit(s3_server: 
     output = Artifact("s3://corpus/ended")
     assert [record["loss"] for record in read_history(output)] == losses(tmp_path / "undisturbed")
     whole = [name for name in output.files("_scratch/train") if name.endswith("whole.json")]
-    assert [name.split("_")[2] for name in sorted(whole)] == ["00000002", "00000004"]
+    assert [name.split("_")[2] for name in sorted(whole)] == ["00000004", "00000006"]
+
+
+def test_after_an_export_that_failed_only_the_export_is_done_again(tmp_path: Path) -> None:
+    on_ranks(1, export_fails_once, tmp_path)
+    assert losses(tmp_path / "failed") == losses(tmp_path / "exported")
+    files = [tmp_path / name / "model/model.safetensors" for name in ("failed", "exported")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def was_said(screen: Path, *words: str) -> bool:
