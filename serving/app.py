@@ -54,7 +54,7 @@ def build(config: AppConfig) -> Application:
     )
     return ingress.bind(
         config,
-        engine.bind(config.model, config.threads, config.parallel_requests),
+        engine.bind(config.model, config.threads, config.parallel_requests, config.engine.gpus),
         retrieval.bind(config.index) if config.index else None,
     )
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.inference import load_engine
+from headwater.llm.inference import device_of, load_engine
 from headwater.serving.answers.answer import Event, Job, answer
 from headwater.serving.errors import ApiError
 from headwater.serving.retrieval.passages import Passage
@@ -19,8 +19,8 @@ from headwater.serving.retrieval.search import PassageIndex
 class EngineReplica:
     """One copy of the model. Answers are made in threads, so that it stays reachable meanwhile."""
 
-    def __init__(self, folder: str, threads: int | None, parallel_requests: int) -> None:
-        self._engine = load_engine(Artifact(folder).local(), threads=threads)
+    def __init__(self, folder: str, threads: int | None, parallel_requests: int, gpus: float = 0.0) -> None:
+        self._engine = load_engine(Artifact(folder).local(), device=device_of(gpus), threads=threads)
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
 
     async def answer(self, job: Job) -> AsyncIterator[Event | ApiError]:

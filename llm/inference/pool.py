@@ -8,7 +8,7 @@ from typing import Any
 from headwater.cluster.runtime.pool import Share, map_pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Folder
-from headwater.llm.inference import load_engine
+from headwater.llm.inference import device_of, load_engine
 from headwater.llm.inference.base import Completion, Sampling
 
 PROMPTS_PER_CALL = 64
@@ -33,7 +33,7 @@ def generate(
         for start in range(0, len(prompts), PROMPTS_PER_CALL)
     ]
     found: dict[int, list[Completion]] = {}
-    arguments = {"model": model, "sampling": sampling}
+    arguments = {"model": model, "sampling": sampling, "gpus": gpus}
     with session.progress(label, len(prompts), "prompts") as shown:
         for result in map_pool(session, rows, _Completer, arguments, share):
             found[result["start"]] = [Completion(**completion) for completion in result["completions"]]
@@ -44,8 +44,9 @@ def generate(
 class _Completer:
     """One engine, loaded once an actor."""
 
-    def __init__(self, model: Folder, sampling: Sampling) -> None:
-        self._engine, self._sampling = load_engine(model.local(), threads=1), sampling
+    def __init__(self, model: Folder, sampling: Sampling, gpus: float) -> None:
+        self._engine = load_engine(model.local(), device=device_of(gpus), threads=1)
+        self._sampling = sampling
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         seed = self._sampling.seed  # no two calls draw alike

@@ -44,14 +44,12 @@ class TorchEngine:
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> TorchEngine:
+    def load(cls, folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> TorchEngine:
         """Raises HeadwaterError when the folder is no model that transformers can open."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if threads:
             torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

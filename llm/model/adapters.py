@@ -39,7 +39,7 @@ class LoraConfig(StageConfig):
     """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes."""
 
 
-def quantisation(config: LoraConfig | None, precision: Precision) -> Any:
+def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 0.0) -> Any:
     """What transformers is to load the frozen model with; None for its own precision.
 
     Products with the 4-bit matrices are made in the `precision` of training. Raises HeadwaterError where
@@ -59,7 +59,7 @@ def quantisation(config: LoraConfig | None, precision: Precision) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch_dtype(resolve_precision(precision)),
+        bnb_4bit_compute_dtype=torch_dtype(resolve_precision(precision, gpus)),
     )
 
 

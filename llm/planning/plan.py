@@ -146,7 +146,7 @@ def plan_here(
     `device_bytes` is the memory that each worker may have, where that is known.
     """
     config, shape = work.config, work.shape()
-    precision = resolve_precision(config.precision)
+    precision = resolve_precision(config.precision, config.gpus_per_worker)
     parts = _Parts.of(work, shape, precision, on_gpus=bool(config.gpus_per_worker))
     notes = []
     reserved = PROCESS_BYTES

@@ -73,16 +73,18 @@ class RolloutWorker:
         sampling: Sampling,
         threads: int,
         context: Context,
+        gpus: float = 0.0,
     ) -> None:
         import torch
 
+        from headwater.llm.inference import device_of
         from headwater.llm.inference.torch_engine import TorchEngine
         from headwater.llm.model.build import reward_model
 
         context.enter()
         torch.set_num_threads(threads)
-        self.engine = TorchEngine.load(policy.local())
-        self.reference = TorchEngine.load(reference.local())
+        self.engine = TorchEngine.load(policy.local(), device=device_of(gpus))
+        self.reference = TorchEngine.load(reference.local(), device=device_of(gpus))
         self.reward_model: Any = reward_model(reward).eval().to(self.engine.device)
         self.board, self.sampling, self.version = board, sampling, -1
 
@@ -142,7 +144,7 @@ class RolloutWorker:
 
 
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """Rollouts as the learner's batch: see `llm.rl.losses.ClippedPolicy`. `advantages` is [samples]."""
+    """Rollouts as the learner's batch: see `headwater.llm.rl.losses.ClippedPolicy`. `advantages` is [samples]."""
     ids, mask, old, reference = [], [], [], []
     for prompt, completion, given in zip(
         rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, strict=True

@@ -149,7 +149,7 @@ def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> flo
     from headwater.llm.model.build import saved_model
 
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")  # no GPU is reserved for this task, though one may be visible
     manifest = pretrain.manifest()
     assert manifest is not None, f"{pretrain.location} is an input, so it has finished"
     separate = PretrainConfig.model_validate(manifest.config).separate_documents

@@ -237,6 +237,7 @@ def start_rollout_workers(
             sampling=Sampling(config.max_new_tokens, config.temperature),
             threads=max(1, int(config.cpus_per_rollout_worker)),
             context=Context.here(),
+            gpus=config.gpus_per_rollout_worker,
         )
         for _ in range(config.rollout_workers)
     ]

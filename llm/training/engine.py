@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.model.adapters import with_adapters
 from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig, TrainConfig
 from headwater.llm.training.parallel import sequence as sequences
 from headwater.llm.training.parallel import tensor as tensors
 from headwater.llm.training.state.average import Average
-from headwater.llm.training.zero_config import ZeroConfig
 
 if TYPE_CHECKING:
     import torch
@@ -23,23 +21,23 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
 
     Raises HeadwaterError for settings that this host has not the means for.
     """
-    import torch
-
     from headwater.llm.model.cpu_kernels import use_kernels
 
-    precision = resolve_precision(config.precision)
-    check_means(config.zero, precision)
+    gpus = config.gpus_per_worker
+    precision = zero.resolve_precision(config.precision, gpus)
+    check_means(config.zero, precision, gpus)
     stretches, sharing = config.stretches_a_row(), config.workers_a_layer()
-    if stretches == 1 and not config.torch_compile and not torch.cuda.is_available():
+    if stretches == 1 and not config.torch_compile and not gpus:
         use_kernels(model)
     if isinstance(config, FineTuneConfig) and config.lora:
         model = with_adapters(model, config.lora, config.seed)
     model.train()  # a model that was read from a folder is not, and would ignore the next line
     if config.activation_checkpointing:
         checkpoint_activations(model)
+    if stretches > 1 or sharing > 1:
+        zero.start(gpus)
     groups = sequences.exchange_in_attention(model, stretches, config.micro_batch)
     if sharing > 1:
-        zero.start()
         groups = tensors.form_groups(sharing)
     engine = zero.initialise_engine(
         model,
@@ -59,6 +57,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         muon_momentum=config.muon_momentum,
         eager=not config.torch_compile,
         groups=groups,
+        gpus=gpus,
     )
     if config.torch_compile:
         engine.compile()
@@ -67,11 +66,9 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     return engine
 
 
-def check_means(sharding: ZeroConfig, precision: str) -> None:
+def check_means(sharding: zero.ZeroConfig, precision: str, gpus: float = 0.0) -> None:
     """Refuse what only GPUs can do, and disks without asynchronous access, before DeepSpeed fails on them."""
-    import torch
-
-    if precision == "fp16" and not torch.cuda.is_available():
+    if precision == "fp16" and not gpus:
         raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")
     if sharding.offload_parameters == "nvme" and precision == "fp32":
         raise HeadwaterError(

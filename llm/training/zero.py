@@ -19,6 +19,71 @@ EMBEDDINGS = "embeddings"
 """How the optimizer's group of the input embeddings is named."""
 
 
+Device = Literal["none", "cpu", "nvme"]
+
+
+class ZeroConfig(StageConfig):
+    """How training state is sharded over the workers (Rajbhandari et al. 2019)."""
+
+    stage: Literal[0, 1, 2, 3] = 2
+    """0 replicates; 1 shards optimizer state; 2 gradients too; 3 parameters too."""
+    offload_optimizer: Device = "none"
+    """Where optimizer state is kept: on the worker's device, in its host's memory (Ren et al. 2021), or on a
+    disk in it (stage 3; Rajbhandari et al. 2021)."""
+    offload_parameters: Device = "none"
+    """The same for the parameters themselves, at stage 3."""
+    nvme_path: str = ""
+    """Folder on a fast disk of every host, for `nvme`."""
+    bucket_elements: int = 50_000_000
+    """Elements of one reduce or all-gather; smaller saves memory, larger saves latency."""
+
+    @field_validator("offload_optimizer", mode="before")
+    @classmethod
+    def _as_a_switch(cls, value: object) -> object:
+        return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _what_can_be_offloaded(self) -> ZeroConfig:
+        places = {self.offload_optimizer, self.offload_parameters}
+        if self.offload_parameters != "none" and self.stage < 3:
+            raise ValueError("offload_parameters needs stage 3: only there are parameters sharded")
+        if self.offload_optimizer != "none" and self.stage < 1:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if "nvme" in places and (self.stage < 3 or not self.nvme_path):
+            raise ValueError("nvme needs stage 3 and `nvme_path`")
+        return self
+
+
+class Fp16Config(StageConfig):
+    """How losses are scaled in fp16, so that small gradients do not vanish (Micikevicius et al. 2018)."""
+
+    loss_scale: float = 0.0
+    """A fixed scale; 0 looks for the largest that does not overflow."""
+    initial_scale_power: int = 16
+    """The search begins at 2 to this power."""
+    scale_window: int = 1000
+    """Steps without overflow after which the scale is doubled."""
+
+
+def resolve_precision(precision: Precision, gpus: float = 0.0) -> Literal[fp32, bf16, fp16]:
+    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere. `gpus`: a worker's."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if gpus and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def deepspeed_config(
     zero: ZeroConfig,
     precision: str,
@@ -67,17 +132,16 @@ def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
     return {"device": device} | ({"nvme_path": nvme_path} if device == "nvme" else {})
 
 
-def start() -> None:
-    """Have DeepSpeed join the group of workers, in the way that suits this host's hardware."""
-    import torch
-
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+def start(gpus: float = 0.0) -> None:
+    """Have DeepSpeed join the group of workers. `gpus` is what was reserved for each of them: without
+    any, the host's GPUs are visible all the same, and not for them."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpus else "cpu")
     import deepspeed
 
     # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
     # no compiler and reaches them all.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo")
 
 
 def initialise_engine(
@@ -90,16 +154,17 @@ def initialise_engine(
     muon_momentum: float = 0.95,
     eager: bool = True,
     groups: Any = None,
+    gpus: float = 0.0,
 ) -> Any:
     """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both. `groups` come from `parallel.sequence` or
-    `parallel.tensor`.
+    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `headwater.llm.training.parallel.sequence` or of
+    `headwater.llm.training.parallel.tensor`. `gpus`: as of `start`.
     """
     import torch
 
-    start()
+    start(gpus)
     import deepspeed
 
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -111,7 +176,7 @@ def initialise_engine(
     ]
     decays = [group for group in decays if group["params"]]
     if optimizer == "muon":
-        if eager and not torch.cuda.is_available():
+        if eager and not gpus:
             torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
         settings = {"lr": 0.0, "momentum": muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.

@@ -136,6 +136,7 @@ def run(job: Job, session: Session) -> dict[str, Any]:
                     "output": work,
                     "max_tokens": job.max_tokens,
                     "batch_size": job.batch_size,
+                    "gpus": job.gpus_per_worker,
                 },
                 size=lambda result: result["answers"] + result["errors"],
                 total=planned.requests,

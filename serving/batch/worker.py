@@ -16,7 +16,7 @@ from typing import Any
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.llm.examples.chat import stop_ids
-from headwater.llm.inference import load_engine
+from headwater.llm.inference import device_of, load_engine
 from headwater.llm.inference.base import Completion, Engine, Sampling
 from headwater.serving.answers.answer import checked_prompt
 from headwater.serving.answers.text_stream import TextStream
@@ -38,11 +38,17 @@ class BatchWorker:
     """One engine, loaded once an actor."""
 
     def __init__(
-        self, source: str, model: Artifact, output: Artifact, max_tokens: int, batch_size: int
+        self,
+        source: str,
+        model: Artifact,
+        output: Artifact,
+        max_tokens: int,
+        batch_size: int,
+        gpus: float = 0.0,
     ) -> None:
         self._source, self._output = source, output
         self._max_tokens, self._batch_size = max_tokens, batch_size
-        self._engine = load_engine(model.local(), threads=1)
+        self._engine = load_engine(model.local(), device=device_of(gpus), threads=1)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         lines = [too_long(unit["line"])] if unit["too_long"] else self._read(unit)

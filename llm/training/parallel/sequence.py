@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from headwater.llm.model.shape import Shape
-from headwater.llm.training import zero
 from headwater.llm.training.parallel import sharing
 
 
@@ -38,11 +37,10 @@ def exchange_in_attention(model: Any, size: int, micro_batch: int) -> Any:
     """Have transformers' attention exchange with the other workers of a row while the model trains.
 
     Returns what DeepSpeed has to know of the groups (None where every worker has whole rows). Not in
-    evaluation mode: there every worker is by itself. Once in a process.
+    evaluation mode: there every worker is by itself. Once in a process, after `zero.start`.
     """
     if size == 1:
         return None
-    zero.start()
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
     return UlyssesSPAttentionHF.register_with_transformers(

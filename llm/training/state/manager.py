@@ -284,13 +284,14 @@ def random_state() -> dict[str, Any]:
     import numpy as np
     import torch
 
+    on_gpus = torch.cuda.is_initialized()  # of a worker on CPUs they are neither read nor woken
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [kind, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
         "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()],
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if on_gpus else [],
     }
 
 
