@@ -18,6 +18,7 @@ from headwater.data_pipeline.acquire import Acquire
 from headwater.data_pipeline.clean.stage import Clean
 from headwater.data_pipeline.tokens.tokenize import Tokenize
 from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
+from headwater.llm.planning.plan_report import PlanAhead
 from headwater.llm.stages.dpo import Dpo
 from headwater.llm.stages.evaluate import Evaluate
 from headwater.llm.stages.preference_pairs import PairStage

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
-    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere."""
-    import torch
-
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
-
-
 def torch_dtype(precision: str) -> torch.dtype:
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def resolve_precision(precision: Precision, gpus: float = 0.0) -> Literal["fp32", "bf16", "fp16"]:
+    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere. `gpus`: a worker's."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if gpus and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"

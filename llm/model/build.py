@@ -49,20 +49,23 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
 
 
 def saved_model(
-    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32"
+    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
 ) -> torch.nn.Module:
     """A model that an earlier stage exported, in fp32.
 
-    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`.
+    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`; they lie
+    on a GPU where a worker has `gpus`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    quantised = quantisation(adapters, precision, gpus)
     return AutoModelForCausalLM.from_pretrained(
         str(folder.local()),
         dtype=torch.float32,
         local_files_only=True,
-        quantization_config=quantisation(adapters, precision),
+        quantization_config=quantised,
+        device_map="cpu" if quantised and not gpus else None,  # left to itself it takes any GPU in sight
     )
 
 

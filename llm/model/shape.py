@@ -127,45 +127,6 @@ class Weight:
         return self.name.endswith("embed_tokens.weight")
 
 
-def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Module:
-    """A new model for a tokenizer's vocabulary."""
-    from transformers import AutoTokenizer
-
-    opened: Any = AutoTokenizer.from_pretrained(str(tokenizer.local()), local_files_only=True)
-    return initialise(hf_config(model, len(opened), opened), seed, zero_outputs=model.zero_outputs)
-
-
-def saved_model(
-    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
-) -> torch.nn.Module:
-    """A model that an earlier stage exported, in fp32.
-
-    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`; they lie
-    on a GPU where a worker has `gpus`.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    quantised = quantisation(adapters, precision, gpus)
-    return AutoModelForCausalLM.from_pretrained(
-        str(folder.local()),
-        dtype=torch.float32,
-        local_files_only=True,
-        quantization_config=quantised,
-        device_map="cpu" if quantised and not gpus else None,  # left to itself it takes any GPU in sight
-    )
-
-
-def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.nn.Module:
-    """A sequence classifier with one label: a saved reward model, or a language model with a new head."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(new_head_seed or 0)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder.local()), num_labels=1, dtype=torch.float32, local_files_only=True
-        )
-    if new_head_seed is not None:
-        torch.nn.init.zeros_(model.score.weight)  # start with no preference at all
-    return model
+def weights_of(model: torch.nn.Module) -> list[Weight]:
+    """The trained tensors of a model (one on the meta device will do), tied ones once."""
+    return [Weight(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]

@@ -144,7 +144,7 @@ class RolloutWorker:
 
 
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """Rollouts as the learner's batch: see `headwater.llm.rl.losses.ClippedPolicy`. `advantages` is [samples]."""
+    """Rollouts as the learner's batch: see `losses.ClippedPolicy`. `advantages` is [samples]."""
     ids, mask, old, reference = [], [], [], []
     for prompt, completion, given in zip(
         rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, strict=True

@@ -24,6 +24,7 @@ from headwater.llm.examples.chat import encode_conversation, encode_prompt
 from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
+from headwater.llm.model import build
 from headwater.llm.rows.order import BatchPlan
 from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from headwater.llm.training import loop
@@ -106,7 +107,7 @@ class ReferenceScorer:
         self.config, self.output, self.pad_id = config, output, pad_id
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         dtype = torch_dtype(resolve_precision(config.precision, config.gpus_per_worker))
-        self.model = model.saved_model(sft).to(self.device, dtype).eval()
+        self.model = build.saved_model(sft).to(self.device, dtype).eval()
         if self.device.type == "cpu":
             from headwater.llm.model.cpu_kernels import use_kernels
 
@@ -199,7 +200,7 @@ class Dpo(PairStage[DpoConfig]):
                 objective=PreferenceOptimisation(config.beta),
                 source=train,
                 load_model=functools.partial(
-                    model.saved_model, sft, config.lora, config.precision, config.gpus_per_worker
+                    build.saved_model, sft, config.lora, config.precision, config.gpus_per_worker
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,

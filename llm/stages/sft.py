@@ -19,6 +19,7 @@ from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples import conversations
 from headwater.llm.examples.chat import encode_conversations
 from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
+from headwater.llm.model import build
 from headwater.llm.rows.order import BatchPlan
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
@@ -161,7 +162,7 @@ class Sft(Stage[SftConfig]):
                 objective=NextToken(config.z_loss),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id),
                 load_model=functools.partial(
-                    model.saved_model,
+                    build.saved_model,
                     Folder(inputs["pretrain"], "model"),
                     config.lora,
                     config.precision,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.model.adapters import with_adapters
 from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig, TrainConfig
 from headwater.llm.training.parallel import sequence as sequences
 from headwater.llm.training.parallel import tensor as tensors
 from headwater.llm.training.state.average import Average
+from headwater.llm.training.zero_config import ZeroConfig
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +26,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     from headwater.llm.model.cpu_kernels import use_kernels
 
     gpus = config.gpus_per_worker
-    precision = zero.resolve_precision(config.precision, gpus)
+    precision = resolve_precision(config.precision, gpus)
     check_means(config.zero, precision, gpus)
     stretches, sharing = config.stretches_a_row(), config.workers_a_layer()
     if stretches == 1 and not config.torch_compile and not gpus:
@@ -66,7 +68,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     return engine
 
 
-def check_means(sharding: zero.ZeroConfig, precision: str, gpus: float = 0.0) -> None:
+def check_means(sharding: ZeroConfig, precision: str, gpus: float = 0.0) -> None:
     """Refuse what only GPUs can do, and disks without asynchronous access, before DeepSpeed fails on them."""
     if precision == "fp16" and not gpus:
         raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")

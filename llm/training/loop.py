@@ -22,6 +22,7 @@ from headwater.cluster.storage.artifact import SCRATCH
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
 from headwater.llm.hardware.peak import peak
+from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.model import adapters
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training import zero
@@ -164,7 +165,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
     (worker.peak,) = worker.total(
-        [peak(zero.resolve_precision(config.precision, config.gpus_per_worker), engine.device)]
+        [peak(resolve_precision(config.precision, config.gpus_per_worker), engine.device)]
     )
     checkpoints = Checkpoints(job, worker)
     start = checkpoints.restore()

@@ -19,71 +19,6 @@ EMBEDDINGS = "embeddings"
 """How the optimizer's group of the input embeddings is named."""
 
 
-Device = Literal["none", "cpu", "nvme"]
-
-
-class ZeroConfig(StageConfig):
-    """How training state is sharded over the workers (Rajbhandari et al. 2019)."""
-
-    stage: Literal[0, 1, 2, 3] = 2
-    """0 replicates; 1 shards optimizer state; 2 gradients too; 3 parameters too."""
-    offload_optimizer: Device = "none"
-    """Where optimizer state is kept: on the worker's device, in its host's memory (Ren et al. 2021), or on a
-    disk in it (stage 3; Rajbhandari et al. 2021)."""
-    offload_parameters: Device = "none"
-    """The same for the parameters themselves, at stage 3."""
-    nvme_path: str = ""
-    """Folder on a fast disk of every host, for `nvme`."""
-    bucket_elements: int = 50_000_000
-    """Elements of one reduce or all-gather; smaller saves memory, larger saves latency."""
-
-    @field_validator("offload_optimizer", mode="before")
-    @classmethod
-    def _as_a_switch(cls, value: object) -> object:
-        return {True: "cpu", False: "none"}[value] if isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _what_can_be_offloaded(self) -> ZeroConfig:
-        places = {self.offload_optimizer, self.offload_parameters}
-        if self.offload_parameters != "none" and self.stage < 3:
-            raise ValueError("offload_parameters needs stage 3: only there are parameters sharded")
-        if self.offload_optimizer != "none" and self.stage < 1:
-            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
-        if "nvme" in places and (self.stage < 3 or not self.nvme_path):
-            raise ValueError("nvme needs stage 3 and `nvme_path`")
-        return self
-
-
-class Fp16Config(StageConfig):
-    """How losses are scaled in fp16, so that small gradients do not vanish (Micikevicius et al. 2018)."""
-
-    loss_scale: float = 0.0
-    """A fixed scale; 0 looks for the largest that does not overflow."""
-    initial_scale_power: int = 16
-    """The search begins at 2 to this power."""
-    scale_window: int = 1000
-    """Steps without overflow after which the scale is doubled."""
-
-
-def resolve_precision(precision: Precision, gpus: float = 0.0) -> Literal[fp32, bf16, fp16]:
-    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere. `gpus`: a worker's."""
-    import torch
-
-    if precision != "auto":
-        return precision
-    if gpus and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
-
-
-def torch_dtype(precision: str) -> torch.dtype:
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
 def deepspeed_config(
     zero: ZeroConfig,
     precision: str,
@@ -159,8 +94,8 @@ def initialise_engine(
     """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both. `groups` are those of `headwater.llm.training.parallel.sequence` or of
-    `headwater.llm.training.parallel.tensor`. `gpus`: as of `start`.
+    head and vectors to AdamW; DeepSpeed shards both. `groups` come from `parallel.sequence` or
+    `parallel.tensor`. `gpus`: as of `start`.
     """
     import torch
 
