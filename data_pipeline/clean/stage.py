@@ -51,7 +51,7 @@ class Clean(Stage[CleanConfig]):
     """`kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, `funnel.json` and `funnel.png`."""
 
     name: ClassVar[str] = "clean"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 4
     inputs: ClassVar[tuple[str, ...]] = ("acquire",)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
