@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test lint format bench clean
+.PHONY: help install run serve test test-rest test-all quick lint format bench clean
 
 help:  ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,17 @@ run: $(VENV)/.installed  ## Raw news pages to a cited answer, on this machine
 serve: $(VENV)/.installed  ## Serve the model that `make run` made, with a chat page
 	@$(BIN)/headwater serve $(RECIPE)
 
-test: $(VENV)/.installed-tests  ## Style, types, layers and all tests
-	@$(BIN)/python -m tests.together --logs $(VENV)
+test: $(VENV)/.installed-tests  ## Style, types, layers and the tests that a change needs at hand
+	@$(BIN)/python -m tests.together test --logs $(VENV)
+
+test-rest: $(VENV)/.installed-tests  ## The tests that `make test` leaves: long runs, hosts, browser (mark soak)
+	@$(BIN)/python -m tests.together rest --logs $(VENV)
+
+test-all: $(VENV)/.installed-tests  ## All tests: `make test`, then `make test-rest`
+	@$(BIN)/python -m tests.together test rest --logs $(VENV)
+
+quick: $(VENV)/.installed-tests  ## Style, types and nearest tests of what is changed since main
+	@$(BIN)/python -m tests.quick
 
 lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
 	$(BIN)/ruff check .
