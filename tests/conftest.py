@@ -41,6 +41,13 @@ def session(ray_cluster: None, tmp_path: Path) -> Iterator[Session]:
         yield open_session
 
 
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Session]:
+    """A session whose pools work in this process: for what a stage makes, not for how it is spread."""
+    with Session(Store(str(tmp_path / "store")), max_workers=0) as open_session:
+        yield open_session
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real pages, books, conversations and pairs that lie beside the checkout, where they do."""

@@ -48,9 +48,8 @@ def map_units(
 
     Every unit is a JSON-ready dict with a string `unit` that names it (used in file names). `size` says
     how much progress a result stands for, `total` the sum of all sizes, `share` what one actor reserves
-    (one CPU). How far the pool grows is said in `cluster.runtime.pool`.
+    (one CPU). How far the pool grows is said in `headwater.cluster.runtime.pool`.
     """
-    session.ray()
     folder = f"{SCRATCH}/{name}"
     done = _finished(output, folder)
     pending = [unit for unit in units if unit["unit"] not in done]
@@ -62,7 +61,7 @@ def map_units(
                 "arguments": worker_args or {},
                 "output": output,
                 "folder": folder,
-                "context": Context.here(),
+                "context": None if session.here else Context.here(),
             }
             for row in map_pool(session, pending, _Finisher, arguments, share or Share()):
                 done[row["unit"]] = row["result"]
@@ -90,9 +89,11 @@ class _Finisher:
         arguments: dict[str, Any],
         output: Artifact,
         folder: str,
-        context: Context,
+        context: Context | None,
     ) -> None:
-        context.enter()
+        """`context`: what a process of its own works for; None in the driver's."""
+        if context:
+            context.enter()
         self._work, self._output, self._folder = make_worker(**arguments), output, folder
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:

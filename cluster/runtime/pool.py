@@ -64,10 +64,15 @@ def map_pool(
     Rows and results are JSON: as Arrow columns their types would be guessed from single rows.
     A row whose actor or node dies is given to another.
     """
-    import ray
-
     if not rows:
         return
+    if session.here:
+        work = make_worker(**worker_args)
+        for row in rows:
+            yield json.loads(json.dumps(work(json.loads(json.dumps(row))), default=str))
+        return
+    import ray
+
     session.ray()
     first, most = _size(session, len(rows), share)
     results = ray.data.from_items(

@@ -70,7 +70,7 @@ class Session:
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to) if run else None
         self.max_workers = max_workers
-        """Most actors of one pool; None leaves it to `cluster.runtime.pool.pool_size`."""
+        """Most actors of one pool; None leaves it to `headwater.cluster.runtime.pool.pool_size`, and 0 does without actors."""
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
@@ -134,6 +134,11 @@ class Session:
         context.print_on_execution_start = False  # type: ignore[attr-defined]
 
     @property
+    def here(self) -> bool:
+        """Whether the work of pools is done in this process, without Ray."""
+        return self.max_workers == 0
+
+    @property
     def grows(self) -> bool:
         """Whether nodes may come: a joined cluster may have an autoscaler, the embedded one has none."""
         return self.address is not None
@@ -157,7 +162,8 @@ class Session:
         os.environ[logs.STAGE_VARIABLE] = f"{name}/{output.key}"
         if self.record:
             self.record.stage(name, output)
-        self.ray()
+        if not self.here:
+            self.ray()
         if self.address:
             orphans.end_orphans()
         log.info("stage %s %s started", name, output.key)

@@ -111,14 +111,18 @@ def news_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def news_index(ray_cluster: None, news_store: Store) -> Artifact:
+def news_index(news_store: Store) -> Artifact:
     clean = clean_artifact(news_store, documents())
-    index, _ = execute(Index(IndexConfig(passage_words=40)), {"clean": clean}, Session(news_store))
+    index, _ = execute(
+        Index(IndexConfig(passage_words=40)), {"clean": clean}, Session(news_store, max_workers=0)
+    )
     return index
 
 
 @pytest.fixture(scope="session")
-def endpoint(news_index: Artifact, news_store: Store, model_folder: Path) -> Iterator[Endpoint]:
+def endpoint(
+    ray_cluster: None, news_index: Artifact, news_store: Store, model_folder: Path
+) -> Iterator[Endpoint]:
     config = AppConfig(
         model=str(model_folder),
         model_name="tiny",

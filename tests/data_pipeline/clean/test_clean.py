@@ -86,33 +86,32 @@ def test_the_funnel_adds_up_and_is_drawn(cleaned: Artifact) -> None:
 
 
 def test_the_same_corpus_comes_out_for_any_number_of_workers_and_any_part_size(
-    cleaned: Artifact, session: Session, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    cleaned: Artifact, here: Session, corpus: Path
 ) -> None:
     assert len(contents(cleaned, "kept")) == 3
-    monkeypatch.setattr(session, "cpus", lambda: 1)
-    one_worker = run(session, corpus, per_part=20)
+    one_worker = run(here, corpus, per_part=20)
     assert one_worker.location != cleaned.location  # another store
     assert contents(one_worker, "kept") == contents(cleaned, "kept")
     assert contents(one_worker, "rejected") == contents(cleaned, "rejected")
-    one_part = run(session, corpus, per_part=100)
+    one_part = run(here, corpus, per_part=100)
     assert list(iter_texts(one_part)) == list(iter_texts(cleaned))
     assert rejected(one_part) == rejected(cleaned)
 
 
-def test_a_part_that_is_judged_is_not_judged_again(session: Session, tmp_path: Path) -> None:
+def test_a_part_that_is_judged_is_not_judged_again(here: Session, tmp_path: Path) -> None:
     """A run that was cut off finds the finished part's result and takes it as it is."""
     path = tmp_path / "a.jsonl"
     write_corpus(path)
     settings = {"sources": [{"kind": "jsonl", "paths": [str(path)]}], "documents_per_part": 30}
-    acquired, _ = execute(Acquire(AcquireConfig.model_validate(settings)), {}, session)
+    acquired, _ = execute(Acquire(AcquireConfig.model_validate(settings)), {}, here)
     stage = Clean(CleanConfig())
-    output = session.store.artifact("clean", stage.key({"acquire": acquired.key}, {}))
+    output = here.store.artifact("clean", stage.key({"acquire": acquired.key}, {}))
     first = acquired.files("documents")[0]
     unit = {"unit": Path(first).stem, "part": first}
     result = MeasureWorker(stage.config, output, acquired)(unit)
     result["seconds"]["left by the run that was cut off"] = 1.0
     output.write_json(f"_scratch/measure/{unit['unit']}.json", result)
-    cleaned, found = execute(stage, {"acquire": acquired}, session)
+    cleaned, found = execute(stage, {"acquire": acquired}, here)
     assert not found and cleaned == output
     manifest = cleaned.manifest()
     assert manifest and "left by the run that was cut off" in manifest.metrics["cpu_seconds"]
@@ -120,21 +119,19 @@ def test_a_part_that_is_judged_is_not_judged_again(session: Session, tmp_path: P
     assert pa.Table.from_batches(read_documents(cleaned), SCHEMA).num_rows == 40
 
 
-def test_steps_can_be_switched_off(session: Session, tmp_path: Path) -> None:
+def test_steps_can_be_switched_off(here: Session, tmp_path: Path) -> None:
     write_corpus(tmp_path / "a.jsonl")
     off = {
         name: {"enabled": False}
         for name in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb")
     }
     off |= {name: {"enabled": False} for name in ("exact_dedup", "minhash_dedup", "pii")}
-    bare = run(session, tmp_path / "a.jsonl", 100, CleanConfig.model_validate(off))
+    bare = run(here, tmp_path / "a.jsonl", 100, CleanConfig.model_validate(off))
     assert [row["step"] for row in bare.read_json("funnel.json")["steps"]] == ["acquire", "extract"]
     assert set(rejected(bare)) == {"u:empty"}
 
 
-def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(
-    session: Session, tmp_path: Path
-) -> None:
+def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(here: Session, tmp_path: Path) -> None:
     notice = article(900, 6)
     rows = [{"text": f"{article(n)}\n\n{notice}", "url": f"u:{n}"} for n in range(6)]
     rows += [{"text": f"{article(7, 1)} {notice}", "url": "u:mostly"}]
@@ -147,7 +144,7 @@ def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(
             "substring_dedup": {"enabled": True, "span_words": 20},
         }
     )
-    cleaned = run(session, tmp_path / "a.jsonl", 3, config)
+    cleaned = run(here, tmp_path / "a.jsonl", 3, config)
     texts = "\n".join(iter_texts(cleaned))
     assert texts.count(notice) == 1
     assert all(article(n) in texts for n in range(6))
@@ -160,7 +157,7 @@ def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(
     assert last["documents_out"] == 7 - len(gone) == len(list(iter_texts(cleaned)))
     assert last["characters_out"] == sum(map(len, iter_texts(cleaned))) < before["characters_out"]
     with pytest.raises(HeadwaterError, match="what was cut out is gone"):
-        update(cleaned, Change(forget=("a.org",)), session)
+        update(cleaned, Change(forget=("a.org",)), here)
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -174,11 +171,11 @@ def test_texts_stay_as_they_were_written_unless_repair_is_asked_for(repair: bool
 
 
 def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(
-    session: Session, tmp_path: Path
+    here: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "Too short to keep."}\n')
     with pytest.raises(HeadwaterError, match=r"no document is left: .*\(.*\) 1"):
-        run(session, tmp_path / "a.jsonl", 10)
+        run(here, tmp_path / "a.jsonl", 10)
 
 
 def test_a_page_that_takes_too_long_is_rejected_and_the_next_one_read() -> None:

@@ -29,11 +29,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cleaning(
-    ray_cluster: None, corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Artifact, Artifact]]:
+def cleaning(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Artifact, Artifact]]:
     """What was read, and what became of it with the default settings."""
-    with Session(Store(str(tmp_path_factory.mktemp("store")))) as session:
+    with Session(Store(str(tmp_path_factory.mktemp("store"))), max_workers=0) as session:
         cleaned = run(session, corpus, per_part=20)
         (acquired,) = (m for m in session.store.manifests() if m.stage == "acquire")
         yield session.store.artifact("acquire", acquired.key), cleaned
@@ -78,10 +76,10 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_funnel_under_other_limits_is_that_of_cleaning_with_them(
-    name: str, default: Artifact, session: Session, acquired: Artifact, tmp_path: Path
+    name: str, default: Artifact, here: Session, acquired: Artifact, tmp_path: Path
 ) -> None:
     config = changed(config_of(default), CHANGES[name])
-    expected = run_here(session, acquired, config, tmp_path / "other") if CHANGES[name] else default
+    expected = run_here(here, acquired, config, tmp_path / "other") if CHANGES[name] else default
     assert funnel(default, config) == expected.read_json("funnel.json")["steps"]
     fates = decisions_table(default, what_if(default, config))
     ids = [value for batch in read_documents(expected, ["id"]) for value in batch["id"].to_pylist()]

@@ -60,8 +60,8 @@ class Corpora:
 
 
 @pytest.fixture(scope="module")
-def corpora(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpora]:
-    with Session(Store(str(tmp_path_factory.mktemp("store")))) as session:
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpora]:
+    with Session(Store(str(tmp_path_factory.mktemp("store"))), max_workers=0) as session:
         yield Corpora(tmp_path_factory.mktemp("corpora"), session)
 
 
@@ -70,24 +70,24 @@ def adding(path: Path) -> Change:
 
 
 def test_a_crawl_that_is_added_gives_what_cleaning_both_gives(
-    session: Session, tmp_path: Path, corpora: Corpora
+    here: Session, tmp_path: Path, corpora: Corpora
 ) -> None:
     grown = corpora.copy(corpora.first, tmp_path)
     before = whole(grown)
-    manifest, found = update(grown, adding(corpora.crawls[1]), session)
+    manifest, found = update(grown, adding(corpora.crawls[1]), here)
     assert not found and whole(grown) == whole(corpora.both) != before
     assert "https://example.org/7" in rejected(grown)
     assert manifest.metrics["documents_kept"] == len(list(iter_texts(corpora.both)))
-    assert update(grown, adding(corpora.crawls[1]), session)[1]
+    assert update(grown, adding(corpora.crawls[1]), here)[1]
     assert whole(grown) == whole(corpora.both)
 
 
 def test_what_is_forgotten_might_never_have_been_read(
-    session: Session, tmp_path: Path, corpora: Corpora
+    here: Session, tmp_path: Path, corpora: Corpora
 ) -> None:
     forgotten = "https://b.example.net/longer", "shop.example.com"
     corpus = corpora.copy(corpora.both, tmp_path)
-    update(corpus, Change(forget=forgotten), session)
+    update(corpus, Change(forget=forgotten), here)
     left = []
     for path in corpora.crawls:
         rows = path.read_text().splitlines()
@@ -95,7 +95,7 @@ def test_what_is_forgotten_might_never_have_been_read(
         stays = ~matches(urls, forgotten)
         left.append(tmp_path / path.name)
         left[-1].write_text("".join(row + "\n" for row, stay in zip(rows, stays, strict=True) if stay))
-    never = cleaned(session, tmp_path, "never", *left)
+    never = cleaned(here, tmp_path, "never", *left)
     assert list(iter_texts(corpus)) == list(iter_texts(never))
     for row in (there := rejected(corpus)).values():
         row.pop("source")  # the line's number
@@ -107,7 +107,7 @@ def test_what_is_forgotten_might_never_have_been_read(
 
 
 def test_a_change_that_was_cut_off_goes_on(
-    session: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
+    here: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown = corpora.copy(corpora.first, tmp_path)
     places = ["_plan", "_decide", "_forget_scores", "report"]
@@ -115,11 +115,11 @@ def test_a_change_that_was_cut_off_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(updating, place, _cut_off)
             with pytest.raises(KeyboardInterrupt):
-                update(grown, adding(corpora.crawls[1]), session)
+                update(grown, adding(corpora.crawls[1]), here)
         assert grown.manifest() is None
     with pytest.raises(HeadwaterError, match="another change was begun here"):
-        update(grown, Change(forget=("example.org",)), session)
-    update(grown, adding(corpora.crawls[1]), session)
+        update(grown, Change(forget=("example.org",)), here)
+    update(grown, adding(corpora.crawls[1]), here)
     assert whole(grown) == whole(corpora.both)
 
 
@@ -141,6 +141,6 @@ def test_a_domain_is_forgotten_with_its_subdomains_an_address_by_itself() -> Non
     assert not np.any(matches(urls, []))
 
 
-def test_a_folder_that_is_no_corpus_is_refused(session: Session, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_corpus_is_refused(here: Session, tmp_path: Path) -> None:
     with pytest.raises(HeadwaterError, match="no cleaned corpus here"):
-        update(Artifact(str(tmp_path)), Change(forget=("a.org",)), session)
+        update(Artifact(str(tmp_path)), Change(forget=("a.org",)), here)

@@ -311,37 +311,37 @@ def test_parts_hold_no_more_than_their_limit_and_leftovers_of_a_cut_off_run_go(t
 
 
 def test_the_stage_counts_what_it_could_not_read_and_goes_on(
-    session: Session, jsonl_file: Path, tmp_path: Path
+    here: Session, jsonl_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.jsonl").write_bytes(b"")
     with jsonl_file.open("a") as stream:
         stream.write("{broken\n")
     paths = [str(jsonl_file), str(tmp_path / "empty.jsonl"), "http://127.0.0.1:9/unreachable.jsonl"]
     config = AcquireConfig.model_validate({"sources": [{"kind": "jsonl", "paths": paths}]})
-    artifact, _ = execute(Acquire(config), {}, session)
+    artifact, _ = execute(Acquire(config), {}, here)
     manifest = artifact.manifest()
     assert manifest is not None
     assert manifest.metrics["documents"] == 10
     assert manifest.metrics["rejected"] == {"broken_line": 1, "empty_file": 1, "unreachable": 1}
     assert len(artifact.files("unread", ".parquet")) == 3
-    _, found = execute(Acquire(config), {}, session)
+    _, found = execute(Acquire(config), {}, here)
     assert found
 
 
 def test_a_source_of_which_nothing_can_be_read_fails_and_is_tried_again(
-    session: Session, tmp_path: Path
+    here: Session, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.jsonl"
     mended = '{"text": "mended"}\n'
     path.write_text("{" + "x" * (len(mended) - 1))
     config = AcquireConfig.model_validate({"sources": [{"kind": "jsonl", "paths": [str(path)]}]})
     with pytest.raises(HeadwaterError, match=r"no document could be read.*line 1") as caught:
-        execute(Acquire(config), {}, session)
+        execute(Acquire(config), {}, here)
     assert caught.value.where == str(path)
     stamp = path.stat()
     path.write_text(mended)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the same key as before
-    artifact, found = execute(Acquire(config), {}, session)
+    artifact, found = execute(Acquire(config), {}, here)
     assert not found
     assert artifact.files("documents", ".parquet")
 

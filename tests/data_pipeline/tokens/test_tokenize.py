@@ -92,10 +92,10 @@ def run_both(session: Session, corpus: Artifact, config: TokenizeConfig) -> tupl
 
 @pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
 def test_the_rows_spell_the_corpus_and_the_splits_share_no_document(
-    session: Session, corpus: Artifact, packing: Packing
+    here: Session, corpus: Artifact, packing: Packing
 ) -> None:
     config = TokenizeConfig(row_length=32, validation_share=0.1, packing=packing)
-    tokenizer, output = run_both(session, corpus, config)
+    tokenizer, output = run_both(here, corpus, config)
     manifest = output.manifest()
     assert manifest is not None
     encoder = load_encoder(tokenizer.local(FOLDER))
@@ -132,9 +132,9 @@ def test_the_rows_spell_the_corpus_and_the_splits_share_no_document(
 
 
 def test_gather_agrees_with_single_rows_across_shards_and_after_a_trip_between_processes(
-    session: Session, corpus: Artifact
+    here: Session, corpus: Artifact
 ) -> None:
-    _, output = run_both(session, corpus, TokenizeConfig(row_length=32, validation_share=0.1))
+    _, output = run_both(here, corpus, TokenizeConfig(row_length=32, validation_share=0.1))
     rows = TokenRows(output, "train")
     order = np.random.default_rng(0).permutation(len(rows))
     gathered = pickle.loads(pickle.dumps(rows)).gather(order)
@@ -147,29 +147,29 @@ def test_gather_agrees_with_single_rows_across_shards_and_after_a_trip_between_p
             rows.gather(np.array([0, wrong]))
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(session: Session, corpus: Artifact) -> None:
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(here: Session, corpus: Artifact) -> None:
     config = TokenizeConfig(row_length=16, validation_share=0.1)
-    tokenizer, whole = run_both(session, corpus, config)
-    half = session.store.artifact("tokenize", "cut-off")
+    tokenizer, whole = run_both(here, corpus, config)
+    half = here.store.artifact("tokenize", "cut-off")
     inputs = {"clean": corpus, "tokenizer": tokenizer}
-    Tokenize(config).run(inputs, half, session)
+    Tokenize(config).run(inputs, half, here)
     for name in half.files(SCRATCH):
         if "00002" in name or "00004" in name:
             half.local(name).unlink()
     half.local("train/00002.arrow").write_bytes(b"half written")
-    Tokenize(config).run(inputs, half, session)
+    Tokenize(config).run(inputs, half, here)
     for record in whole.manifest().files:  # type: ignore[union-attr]
         assert half.read_bytes(record.path) == whole.read_bytes(record.path), record.path
 
 
-def test_a_corpus_too_small_to_validate_on_is_refused(session: Session, tmp_path: Path) -> None:
+def test_a_corpus_too_small_to_validate_on_is_refused(here: Session, tmp_path: Path) -> None:
     few = clean_artifact(tmp_path / "few", TEXTS[:2])
     with pytest.raises(HeadwaterError, match="validation split"):
-        run_both(session, few, TokenizeConfig(row_length=16, validation_share=1e-6))
+        run_both(here, few, TokenizeConfig(row_length=16, validation_share=1e-6))
 
 
-def test_a_broken_shard_is_named(session: Session, corpus: Artifact) -> None:
-    _, output = run_both(session, corpus, TokenizeConfig(row_length=64, validation_share=0.1))
+def test_a_broken_shard_is_named(here: Session, corpus: Artifact) -> None:
+    _, output = run_both(here, corpus, TokenizeConfig(row_length=64, validation_share=0.1))
     output.local("train/00000.arrow").write_bytes(b"ARROW1 and no more")
     with pytest.raises(HeadwaterError, match=r"00000\.arrow"):
         TokenRows(output, "train")[0]
@@ -179,10 +179,10 @@ SOURCES = [f"/data/{'wiki' if n % 3 else 'news'}/file{n % 5}.jsonl:{n}" for n in
 CORPORA = (Corpus(name="news", sources=("/data/news/*",)), Corpus(name="rest", sources=("*",)))
 
 
-def test_rows_of_named_corpora_are_kept_apart(session: Session, tmp_path: Path) -> None:
+def test_rows_of_named_corpora_are_kept_apart(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
     config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA)
-    _, output = run_both(session, corpus, config)
+    _, output = run_both(here, corpus, config)
     of_document: dict[str, str] = {}
     for batch in read_documents(corpus, ["id", "source"]):
         of_document |= dict(zip(*(batch.column(name).to_pylist() for name in ("id", "source")), strict=True))
@@ -199,19 +199,19 @@ def test_rows_of_named_corpora_are_kept_apart(session: Session, tmp_path: Path) 
     assert seen == set(of_document)
 
 
-def test_a_document_in_no_corpus_is_named(session: Session, tmp_path: Path) -> None:
+def test_a_document_in_no_corpus_is_named(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
     config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[:1])
     with pytest.raises(HeadwaterError, match=r"none of `tokenize\.corpora`.*") as caught:
-        run_both(session, corpus, config)
+        run_both(here, corpus, config)
     assert "/data/wiki/" in str(caught.value)
 
 
-def test_a_corpus_without_documents_is_named(session: Session, tmp_path: Path) -> None:
+def test_a_corpus_without_documents_is_named(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
     config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[::-1])
     with pytest.raises(HeadwaterError, match="no document is in the corpus news"):
-        run_both(session, corpus, config)
+        run_both(here, corpus, config)
 
 
 def test_a_corpus_is_told_by_the_file_or_by_file_and_position() -> None:

@@ -154,10 +154,10 @@ def test_the_template_marks_the_assistants_tokens(folder: Path) -> None:
     assert tokenizer.decode(marked) == "The council.<|im_end|>"
 
 
-def test_the_stage_writes_a_folder_and_measures_it(session: Session, tmp_path: Path) -> None:
+def test_the_stage_writes_a_folder_and_measures_it(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", TEXTS)
     stage = TrainTokenizer(TokenizerConfig(vocab_size=400))
-    output, found = execute(stage, {"clean": corpus}, session)
+    output, found = execute(stage, {"clean": corpus}, here)
     assert not found
     manifest = output.manifest()
     assert manifest is not None
@@ -169,25 +169,23 @@ def test_the_stage_writes_a_folder_and_measures_it(session: Session, tmp_path: P
     assert manifest.metrics["bytes_per_token"] == pytest.approx(size / tokens, rel=1e-3)
 
 
-def test_a_large_corpus_is_sampled_by_document_whatever_its_parts(session: Session, tmp_path: Path) -> None:
+def test_a_large_corpus_is_sampled_by_document_whatever_its_parts(here: Session, tmp_path: Path) -> None:
     size = sum(len(text.encode()) for text in TEXTS)
     stage = TrainTokenizer(TokenizerConfig(vocab_size=400, sample_bytes=size // 2))
     contents = []
     for part in (50, 17):
         corpus = clean_artifact(tmp_path / f"clean-{part}", TEXTS, part)
-        output = session.store.artifact("tokenizer", f"part-{part}")
-        metrics = stage.run({"clean": corpus}, output, session)
+        output = here.store.artifact("tokenizer", f"part-{part}")
+        metrics = stage.run({"clean": corpus}, output, here)
         assert 0.35 * size < metrics["trained_on_bytes"] < 0.65 * size
         contents.append(output.read_bytes(f"{FOLDER}/tokenizer.json"))
     assert contents[0] == contents[1]
 
 
-def test_a_corpus_without_text_is_named(session: Session, tmp_path: Path) -> None:
+def test_a_corpus_without_text_is_named(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", [""])
     with pytest.raises(HeadwaterError, match="no text"):
-        TrainTokenizer(TokenizerConfig()).run(
-            {"clean": corpus}, session.store.artifact("tokenizer", "k"), session
-        )
+        TrainTokenizer(TokenizerConfig()).run({"clean": corpus}, here.store.artifact("tokenizer", "k"), here)
 
 
 def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:

@@ -47,10 +47,10 @@ def without_times(path: Path) -> list[dict[str, Any]]:
 
 
 def test_answers_and_errors_stand_in_the_inputs_order_and_nothing_else_is_left(
-    job: Job, session: Session, tmp_path: Path
+    job: Job, here: Session, tmp_path: Path
 ) -> None:
     assert batches.finished(job) is None
-    summary = batches.run(job, session)
+    summary = batches.run(job, here)
     answers = records(tmp_path / "out.jsonl")
     assert [record["custom_id"] for record in answers] == ["twice", *(f"id {n}" for n in range(40))]
     errors = records(tmp_path / "out.errors.jsonl")
@@ -65,7 +65,7 @@ def test_answers_and_errors_stand_in_the_inputs_order_and_nothing_else_is_left(
 
 def test_the_number_of_workers_changes_no_answer(job: Job, ray_cluster: None, tmp_path: Path) -> None:
     outputs = []
-    for workers in (1, 2):
+    for workers in (0, 2):
         one = replace(job, output=str(tmp_path / f"by-{workers}.jsonl"))
         with Session(Store(str(tmp_path / "store")), max_workers=workers) as session:
             batches.run(one, session)
@@ -74,14 +74,14 @@ def test_the_number_of_workers_changes_no_answer(job: Job, ray_cluster: None, tm
 
 
 def test_an_output_of_other_settings_or_of_unknown_origin_is_refused_unless_overwritten(
-    job: Job, session: Session, tmp_path: Path
+    job: Job, here: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "out.jsonl").write_text("somebody's work")
     with pytest.raises(HeadwaterError, match="no summary beside it"):
         batches.finished(job)
     assert batches.finished(job, overwrite=True) is None
     assert not (tmp_path / "out.jsonl").exists()
-    batches.run(job, session)
+    batches.run(job, here)
     with pytest.raises(HeadwaterError, match="made with another max tokens"):
         batches.finished(replace(job, max_tokens=5))
     with (tmp_path / "in.jsonl").open("ab") as stream:
@@ -100,15 +100,15 @@ def test_an_unfinished_batch_is_not_taken_for_another(job: Job, tmp_path: Path) 
         batches.finished(replace(job, batch_size=3))
 
 
-def test_an_empty_input_gives_an_empty_output(job: Job, session: Session, tmp_path: Path) -> None:
+def test_an_empty_input_gives_an_empty_output(job: Job, here: Session, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"\n\n")
-    assert batches.run(job, session)["prompts"] == 0
+    assert batches.run(job, here)["prompts"] == 0
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_two_runs_on_one_output_do_not_meet(job: Job, session: Session) -> None:
+def test_two_runs_on_one_output_do_not_meet(job: Job, here: Session) -> None:
     with batches._locked(Places.of(job.output)), pytest.raises(HeadwaterError, match="another run"):
-        batches.run(job, session)
+        batches.run(job, here)
 
 
 @pytest.mark.parametrize(

@@ -101,21 +101,21 @@ def test_words_that_no_document_has_find_nothing(index: PassageIndex) -> None:
     assert index.search("zxqv wvut") == []
 
 
-def test_stage_reports_what_it_found_and_is_not_run_twice(session: Session) -> None:
-    clean = clean_artifact(session.store, documents(), files=3)
+def test_stage_reports_what_it_found_and_is_not_run_twice(here: Session) -> None:
+    clean = clean_artifact(here.store, documents(), files=3)
     stage = Index(IndexConfig(passage_words=20, overlap_words=0))
-    built, found = execute(stage, {"clean": clean}, session)
+    built, found = execute(stage, {"clean": clean}, here)
     metrics = built.manifest().metrics  # type: ignore[union-attr]
     assert not found and metrics["documents"] == metrics["questions"] == len(ARTICLES)
     assert metrics["passages"] >= 2 * len(ARTICLES)
     assert metrics["first_passage_is_its_article"] == 1.0
-    assert execute(stage, {"clean": clean}, session)[1]
+    assert execute(stage, {"clean": clean}, here)[1]
 
 
-def test_corpus_without_text_is_refused(session: Session) -> None:
-    clean = clean_artifact(session.store, [Document("0", "u", "t", "  ")], files=1)
+def test_corpus_without_text_is_refused(here: Session) -> None:
+    clean = clean_artifact(here.store, [Document("0", "u", "t", "  ")], files=1)
     with pytest.raises(HeadwaterError, match="no text to index"):
-        execute(Index(IndexConfig()), {"clean": clean}, session)
+        execute(Index(IndexConfig()), {"clean": clean}, here)
 
 
 def test_folder_that_is_no_index_is_named(tmp_path: Path) -> None:
