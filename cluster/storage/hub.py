@@ -17,8 +17,10 @@ SCHEME = "hf://"
 
 @functools.lru_cache(maxsize=4)
 def hub(endpoint: str | None) -> pafs.PyFileSystem:
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub import HfFileSystem, constants
 
+    # Sessions and images set HF_HUB_OFFLINE, so that nothing is fetched unasked. Such a path is asked for.
+    constants.HF_HUB_OFFLINE = False
     return pafs.PyFileSystem(_Handler(HfFileSystem(endpoint=endpoint)))
 
 

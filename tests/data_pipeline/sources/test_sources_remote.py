@@ -7,6 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from huggingface_hub import constants
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
@@ -128,6 +129,7 @@ def test_files_of_a_dataset_are_listed_and_read(
         (tmp_path / "hub" / name).write_bytes(jsonl_file.read_bytes())
     with hub(tmp_path / "hub") as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as in every worker of a session
         folder = f"hf://datasets/{REPOSITORY}"
         (source,) = sources_of([folder], Columns())
         assert source.kind == "jsonl"
