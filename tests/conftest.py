@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage import object_store
 from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.sources import opening
 from tests.s3 import s3_server as s3_server  # the fixture
 
 # The programs of the extra `tests` (weed, ray, headwater) lie beside this interpreter, on the PATH or not.
@@ -24,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another attempt of this process at a download or a read follows at once."""
+    monkeypatch.setattr(opening, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(object_store, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")

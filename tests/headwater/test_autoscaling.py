@@ -20,7 +20,7 @@ from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.acquire import Acquire
 from headwater.recipe import load
 from tests.cluster.autoscaling import ROOT, AutoscalingCluster, autoscaling_cluster
-from tests.data_pipeline.clean.test_clean import article
+from tests.data_pipeline.corpora import article
 from tests.llm.models import save_model
 from tests.serving.batch.batch_files import bad_lines, line, records
 
@@ -28,6 +28,7 @@ HEADWATER = [sys.executable, "-m", "headwater"]
 NODES = 3
 PROMPTS = 2000
 FIRST_NODE_SECONDS, IDLE_NODES_SECONDS = 120, 60
+pytestmark = pytest.mark.soak  # `make test` has test_pool.py and test_batch_run.py
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.cluster.heads import ROOT, free_ports
-from tests.data_pipeline.clean.test_clean import article
+from tests.data_pipeline.corpora import article
+from tests.headwater.command import headwater
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def headwater(*arguments: str, **environment: str) -> tuple[int, str]:
+def in_a_process(*arguments: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "headwater", *arguments],
         cwd=ROOT,
@@ -64,16 +65,16 @@ def error_line(output: str) -> str:
 
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(recipe: Path, small_disk: Path) -> None:
     run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
-    code, output = headwater(*run)
+    code, output = in_a_process(*run)
     assert code == 1
     assert "the disk is full (make room; the same command goes on from here)" in error_line(output)
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    code, output = headwater(*run)
+    code, output = in_a_process(*run)
     assert code == 0, output
 
 
 def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3_server: str) -> None:
-    code, output = headwater(
+    code, output = in_a_process(
         *("run", str(recipe), "--set", "store=s3://corpus/forbidden"),
         AWS_ACCESS_KEY_ID="headwater-reader",
         AWS_SECRET_ACCESS_KEY="headwater-reader-secret",
@@ -85,7 +86,7 @@ def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3
 
 def test_a_cluster_address_where_nobody_answers_is_named(recipe: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    code, output = headwater(
+    code, output = in_a_process(
         *("run", str(recipe), "--set", f"store={tmp_path}/store", "--address", address, "--until", "acquire")
     )
     assert code == 1

@@ -17,12 +17,14 @@ from headwater import pipeline
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import locate
+from headwater.cluster.storage import object_store
 from headwater.cluster.storage.artifact import Manifest as ArtifactManifest
 from headwater.cluster.storage.store import Store
 from headwater.kubernetes import kustomize, render
 from headwater.kubernetes.pods import Need, cores, pods_for, serving_needs, training_needs
 from headwater.recipe import Recipe, load
 from headwater.serving.config import AppConfig
+from tests.headwater.command import headwater
 from tests.k8s.conftest import QUICKSTART, ROOT, Manifest, built, gpu_recipe, quickstart, rendered
 
 TARGET = render.Target(name="x")
@@ -286,34 +288,27 @@ def _finish_every_stage(recipe: Recipe) -> dict[str, Any]:
     return artifacts
 
 
-def _render(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "headwater", "k8s", "render", str(QUICKSTART), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | environment,
-    )
+def _render(*arguments: str, **environment: str) -> tuple[int, str]:
+    return headwater("k8s", "render", QUICKSTART, *arguments, **environment)
 
 
 def test_the_command_writes_the_job_of_a_recipe(kubectl: Path, tmp_path: Path) -> None:
-    shown = _render("--set", "store=s3://bucket/x", "--queue", "team")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    kinds = [manifest["kind"] for manifest in yaml.safe_load_all(shown.stdout)]
+    code, shown = _render("--set", "store=s3://bucket/x", "--queue", "team")
+    assert code == 0, shown
+    kinds = [manifest["kind"] for manifest in yaml.safe_load_all(shown)]
     assert kinds == ["ConfigMap", "RayJob", "PodDisruptionBudget"]
-    assert "recipe.yaml: |\n    name: quickstart\n" in shown.stdout  # a person can read it
+    assert "recipe.yaml: |\n    name: quickstart\n" in shown  # a person can read it
     file = tmp_path / "job.yaml"
-    written = _render("--set", "store=s3://bucket/x", "--queue", "team", "-o", str(file))
-    assert file.read_text() == shown.stdout
-    assert "RayJob quickstart" in written.stdout
+    _, written = _render("--set", "store=s3://bucket/x", "--queue", "team", "-o", str(file))
+    assert file.read_text() == shown
+    assert "RayJob quickstart" in written
 
 
 def test_the_command_refuses_a_local_store_in_one_line() -> None:
-    done = _render()
-    assert done.returncode == 1
-    assert done.stdout.count("\n") == 1
-    assert done.stdout.startswith("error store: the store is a folder of this machine")
+    code, output = _render()
+    assert code == 1
+    assert output.count("\n") == 1
+    assert output.startswith("error store: the store is a folder of this machine")
 
 
 def test_the_command_serves_a_finished_run_from_s3(kubectl: Path, s3_server: str) -> None:
@@ -321,13 +316,13 @@ def test_the_command_serves_a_finished_run_from_s3(kubectl: Path, s3_server: str
 
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="k8s-render")
     arguments = ("--kind", "service", "--set", "store=s3://k8s-render/store")
-    before = _render(*arguments)
-    assert before.returncode == 1
-    assert "stage acquire has not finished" in before.stdout
+    code, output = _render(*arguments)
+    assert code == 1
+    assert "stage acquire has not finished" in output
     artifacts = _finish_every_stage(quickstart("s3://k8s-render/store"))
-    done = _render(*arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    service, *budgets = yaml.safe_load_all(done.stdout)
+    code, output = _render(*arguments)
+    assert code == 0, output
+    service, *budgets = yaml.safe_load_all(output)
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     settings = config["applications"][0]["args"]
     assert settings["model"] == artifacts["rl"].path("model")
@@ -336,10 +331,11 @@ def test_the_command_serves_a_finished_run_from_s3(kubectl: Path, s3_server: str
     assert {budget["kind"] for budget in budgets} == {"PodDisruptionBudget"}
 
 
-def test_a_store_that_does_not_answer_is_named(kubectl: Path) -> None:
-    done = _render(
+def test_a_store_that_does_not_answer_is_named(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)
+    code, output = _render(
         "--kind", "service", "--set", "store=s3://bucket/x",
         AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x",
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "s3://bucket/x: the store cannot be read" in done.stdout
+    assert code == 1
+    assert "s3://bucket/x: the store cannot be read" in output

@@ -46,7 +46,9 @@ def test_the_scarcest_resource_decides_how_many_fit() -> None:
     assert Share(cpus=1, gpus=0.25).fitting(16, 0) == 0
 
 
-def test_rows_travel_as_they_are(session: Session) -> None:
+@pytest.mark.parametrize("where", ["session", "here"])
+def test_rows_travel_as_they_are(where: str, request: pytest.FixtureRequest) -> None:
+    session: Session = request.getfixturevalue(where)
     rows = [{"n": 0, "deep": [[], [1.5, None]], "empty": {}}, {"n": 1, "deep": "text", "nan": 10**30}]
     results = map_pool(session, rows, Echo, {"mark": "seen"}, Share())
     assert sorted(results, key=lambda row: row["n"]) == [row | {"mark": "seen"} for row in rows]

@@ -17,7 +17,10 @@ import pytest
 from tests.cluster import hosts as network
 from tests.llm.models import save_model
 
-pytestmark = pytest.mark.skipif(bool(network.why_not()), reason=network.why_not())
+pytestmark = [
+    pytest.mark.soak,  # `make test` has test_trainer.py and test_sharding.py
+    pytest.mark.skipif(bool(network.why_not()), reason=network.why_not()),
+]
 
 STEPS = 12
 LIMIT = 280.0

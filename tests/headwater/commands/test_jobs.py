@@ -19,7 +19,7 @@ import yaml
 from headwater.cluster.runtime.run_record import Record, read_record
 from headwater.cluster.storage.store import Store
 from tests.cluster.heads import Head, free_ports, head
-from tests.data_pipeline.clean.test_clean import article
+from tests.data_pipeline.corpora import article
 
 SECRET = "a-word-that-nobody-may-read"
 

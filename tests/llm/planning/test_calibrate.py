@@ -12,6 +12,7 @@ from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.training.zero_config import ZeroConfig
 
 
+@pytest.mark.soak  # `make test` has test_plan.py
 def test_a_measurement_agrees_with_the_formulas_and_is_found_again(session: Session) -> None:
     config = PretrainConfig(
         steps=40,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,25 @@ IDS: Any = SimpleNamespace(eos_token_id=0, pad_token_id=0)
 SHAPE = hf_config(ModelConfig(depth=5, width=64, context=256), 512, IDS)
 
 
+WAYS = [
+    Pass(),
+    Pass(on_gpus=True),
+    Pass(checkpointing=True),
+    Pass(separate_documents=True),
+    Pass(z_loss=1e-4),
+]
+AT_HAND = [(Pass(), "bf16"), (Pass(on_gpus=True), "fp32"), (Pass(separate_documents=True), "bf16")]
+
+
 @pytest.mark.parametrize(
-    "how",
-    [Pass(), Pass(on_gpus=True), Pass(checkpointing=True), Pass(separate_documents=True), Pass(z_loss=1e-4)],
+    ("how", "precision"),
+    AT_HAND
+    + [
+        pytest.param(how, precision, marks=pytest.mark.soak)
+        for how, precision in itertools.product(WAYS, ["fp32", "bf16"])
+        if (how, precision) not in AT_HAND
+    ],
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_four_small_passes_without_memory_tell_the_peak_of_a_real_one(precision: str, how: Pass) -> None:
     predicted = activations(SHAPE, 128, precision, how)
     for rows in (1, 5):

@@ -101,6 +101,22 @@ def watched(ray_cluster: None, tmp_path: Path) -> Iterator[tuple[Session, io.Str
         yield session, screen
 
 
+def test_a_worker_that_is_killed_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(
+    watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
+) -> None:
+    session, screen = watched
+    source = Rows(8, trace=str(tmp_path / "died"), deadly_step=3, deadly_rank=0)
+    losses = run(session, "alone", config(workers=1), start, source)
+    np.testing.assert_allclose(losses, reference, rtol=1e-5)
+    here, said = ray.util.get_node_ip_address(), screen.getvalue()
+    assert f"alone: the process of rank 0 ({here}) died" in said
+    assert f"alone: goes on from step 2 with 1 workers on {here}" in said
+    assert [record["step"] for record in read_history(session.store.artifact("train", "alone"))] == list(
+        range(STEPS)
+    )
+
+
+@pytest.mark.soak
 def test_a_worker_that_is_killed_after_a_notice_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(
     watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
@@ -123,22 +139,7 @@ def test_a_worker_that_is_killed_after_a_notice_is_replaced_and_the_losses_are_t
     assert AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"] == given
 
 
-def beside_gpus(model: Folder) -> torch.nn.Module:
-    """As on a host with GPUs: Ray leaves them visible to workers that have reserved none."""
-    torch.cuda.is_available = lambda: True
-    return saved_model(model)
-
-
-def test_workers_that_reserved_no_gpus_train_on_cpus_of_a_host_that_has_some(
-    session: Session, start: Folder, reference: list[float]
-) -> None:
-    output = session.store.artifact("train", "beside")
-    load = functools.partial(beside_gpus, start)
-    job = TrainJob("beside", config(), NextToken(), Rows(8), load, start, output)
-    losses = [record["loss"] for record in train(job, session)]
-    np.testing.assert_allclose(losses, reference, rtol=1e-5)
-
-
+@pytest.mark.soak  # `make test` has it without Ray, in test_sharding.py
 def test_resume_on_fewer_workers_continues_the_same_trajectory(
     session: Session, start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_resume_on_fewer_workers_continues_the_same_trajectory(
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
 
 
+@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
 def test_a_worker_that_stands_still_is_noticed_after_the_time_limit_and_replaced(
     watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
 ) -> None:

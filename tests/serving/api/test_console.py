@@ -82,6 +82,7 @@ def test_question_is_answered_with_sources_to_click(visit: Visit) -> None:
     visit.picture("console-answer")
 
 
+@pytest.mark.soak
 def test_better_of_two_answers_is_kept_as_a_ranking(visit: Visit, endpoint: Endpoint) -> None:
     before = len(read_rankings(endpoint.store))
     visit.ask(question_about(BRIDGE))
@@ -98,6 +99,7 @@ def test_better_of_two_answers_is_kept_as_a_ranking(visit: Visit, endpoint: Endp
     assert kept[-1].source == "console" and not re.search(r"\[\d+\]", kept[-1].chosen + kept[-1].rejected)
 
 
+@pytest.mark.soak
 def test_switch_turns_retrieval_off_and_the_keyboard_is_enough(visit: Visit) -> None:
     switch = visit.page.get_by_role("switch", name="Use sources")
     switch.focus()
@@ -114,6 +116,7 @@ def test_markup_in_sources_and_questions_stays_text(visit: Visit) -> None:
     assert "Bakery <b>burns</b> down" in visit.page.locator(".sources").inner_text()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone_width_needs_no_sideways_scrolling(
     browser: sync_api.Browser, endpoint: Endpoint, scheme: str

@@ -129,18 +129,24 @@ def test_what_is_not_there_is_named_before_any_work(
         batches.finished(replace(job, **located))  # type: ignore[arg-type]
 
 
-def test_input_output_and_model_may_lie_in_s3(job: Job, s3_server: str, tmp_path: Path) -> None:
-    bucket = "s3://corpus/batch"
+@pytest.mark.parametrize("by", ["function", pytest.param("command", marks=pytest.mark.soak)])
+def test_input_output_and_model_may_lie_in_s3(by: str, job: Job, s3_server: str, tmp_path: Path) -> None:
+    bucket = f"s3://corpus/batch-{by}"
     fs, root = filesystem(bucket)
     pafs.copy_files(job.model, f"{root}/model", destination_filesystem=fs)
     pafs.copy_files(job.input, f"{root}/in.jsonl", destination_filesystem=fs)
-    command = [sys.executable, "-m", "headwater", "batch", f"{bucket}/in.jsonl", f"{bucket}/out.jsonl"]
-    command += ["--model", f"{bucket}/model", "--max-tokens=6", "--batch-size=2"]
-    for state in ("done", "nothing to do"):
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert state in done.stdout, done.stdout + done.stderr
+    remote = Job(f"{bucket}/in.jsonl", f"{bucket}/out.jsonl", f"{bucket}/model", 6, 2)
+    if by == "function":
+        with Session(Store(Places.of(remote.output).work), max_workers=0) as session:
+            assert batches.run(remote, session) == batches.finished(remote)
+    else:
+        command = [sys.executable, "-m", "headwater", "batch", remote.input, remote.output]
+        command += ["--model", remote.model, "--max-tokens=6", "--batch-size=2"]
+        for state in ("done", "nothing to do"):
+            done = subprocess.run(
+                command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False
+            )
+            assert state in done.stdout, done.stdout + done.stderr
     names = [info.path for info in fs.get_file_info(pafs.FileSelector(root)) if info.is_file]
     assert sorted(names) == [
         f"{root}/{n}" for n in ("in.jsonl", "out.errors.jsonl", "out.jsonl", "out.summary.json")
