@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from typing import TextIO
 from unittest import mock
 
 from rich.console import Console
@@ -15,32 +16,34 @@ from headwater import cli
 
 
 def headwater(*arguments: object, **environment: str) -> tuple[int, str]:
-    """Exit code and output of the command as its entry point gives them.
-
-    Not for `run`, `clean` and `batch`, whose sessions send the process's output elsewhere.
-    """
-    screen = io.StringIO()
-    argv = ["headwater", *map(str, arguments)]
-    with (
-        mock.patch.object(sys, "argv", argv),
-        mock.patch.dict(os.environ, environment),
-        _consoles(screen),
-        contextlib.redirect_stdout(screen),
-        contextlib.redirect_stderr(screen),
-    ):
-        try:
-            cli.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), screen.getvalue()
-    return 0, screen.getvalue()
+    """Exit code and output of the command as its entry point gives them. A run uses this process's Ray."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as screen:
+        code = 0
+        with (
+            mock.patch.object(sys, "argv", ["headwater", *map(str, arguments)]),
+            mock.patch.dict(os.environ, environment),
+            _shown_on(screen),
+        ):
+            try:
+                cli.main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        screen.seek(0)
+        return code, screen.read()
 
 
 @contextlib.contextmanager
-def _consoles(screen: io.StringIO) -> Iterator[None]:
-    """Every command's console is one object; here it shows on `screen`, 200 wide, and is given back."""
-    console = Console(file=screen, width=200)
+def _shown_on(screen: TextIO) -> Iterator[None]:
+    """What is printed and what the one console of all commands shows, 200 wide; descriptor 1 is a session's."""
+    console, kept = Console(file=screen, width=200), os.dup(1)
     with contextlib.ExitStack() as stack:
-        for module in list(sys.modules.values()):
-            if module.__name__.startswith("headwater.") and hasattr(module, "console"):
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 1)
+        os.dup2(screen.fileno(), 1)
+        stack.enter_context(contextlib.redirect_stdout(screen))
+        stack.enter_context(contextlib.redirect_stderr(screen))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("headwater.") and hasattr(module, "console"):
                 stack.enter_context(mock.patch.object(module, "console", console))
         yield
+        screen.flush()

@@ -63,13 +63,15 @@ def error_line(output: str) -> str:
     return lines[-1]
 
 
-def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(recipe: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
+    ray_cluster: None, recipe: Path, small_disk: Path
+) -> None:
     run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
-    code, output = in_a_process(*run)
+    code, output = headwater(*run)
     assert code == 1
     assert "the disk is full (make room; the same command goes on from here)" in error_line(output)
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    code, output = in_a_process(*run)
+    code, output = headwater(*run)
     assert code == 0, output
 
 

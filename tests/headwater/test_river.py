@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
-from headwater import cli, options
 from tests.data_pipeline.corpora import article
+from tests.headwater.command import headwater
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 STAGES = ["acquire", "clean", "tokenizer", "tokenize", "pretrain", "sft", "reward", "rl", "evaluate", "index"]
@@ -48,15 +47,6 @@ SMALL = {
 def command(store: Path, *more: str) -> list[str]:
     overrides = [f"--set={key}={value}" for key, value in (SMALL | {"store": store}).items()]
     return [sys.executable, "-m", "headwater", "run", str(QUICKSTART), *overrides, *more]
-
-
-def here(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """`headwater …` in this process, on the tests' Ray: what it shows."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (cli, options):
-            patch.setattr(module, "console", Console(width=200))
-        cli.app(list(map(str, arguments)), standalone_mode=False)
-    return capfd.readouterr().out
 
 
 def finished(store: Path) -> set[str]:
@@ -95,7 +85,7 @@ def first_run(store: Path) -> str:
 
 
 def test_a_short_run_goes_from_texts_to_a_model_and_finds_it_the_next_time(
-    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_cluster: None, tmp_path: Path
 ) -> None:
     rows = [{"text": article(n), "url": f"https://example.org/{n}", "title": f"Page {n}"} for n in range(60)]
     (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -111,12 +101,13 @@ def test_a_short_run_goes_from_texts_to_a_model_and_finds_it_the_next_time(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     stages = STAGES[: STAGES.index("pretrain") + 1]
     for state in (r"\d+ s", "found"):
-        shown = here(capfd, "run", tmp_path / "recipe.yaml", "--until", "pretrain")
+        code, shown = headwater("run", tmp_path / "recipe.yaml", "--until", "pretrain")
+        assert code == 0, shown
         assert finished(tmp_path / "store") == set(stages)
         assert all(re.search(rf"{name} +{state}", shown) for name in stages), shown
     record = json.loads((tmp_path / "store/runs/short/run.json").read_text())
     assert [stage["stage"] for stage in record["stages"]] == stages
-    listing = here(capfd, "show", "--store", tmp_path / "store")
+    _, listing = headwater("show", "--store", tmp_path / "store")
     assert all(name in listing for name in stages)
 
 
@@ -196,8 +187,6 @@ def test_show_lists_artifacts_and_the_lineage_of_one(first_run: str, store: Path
 
 
 def test_starting_at_a_stage_needs_the_earlier_ones(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path / "empty", "--from", "sft"), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert "acquire is not finished" in done.stdout
+    code, output = headwater("run", QUICKSTART, "--set", f"store={tmp_path / 'empty'}", "--from", "sft")
+    assert code == 1
+    assert "acquire is not finished" in output

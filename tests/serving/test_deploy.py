@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
@@ -64,9 +67,9 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         deploy.application({"model": str(tmp_path / "model"), "api_keys": str(tmp_path / "keys")})
 
 
-def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
-    model_folder: Path, news_index: Artifact, tmp_path: Path
-) -> None:
+@pytest.fixture
+def config(model_folder: Path, news_index: Artifact, tmp_path: Path) -> dict[str, Any]:
+    """Of a recipe, for an endpoint on a free port of this machine with one key, open-sesame."""
     recipe = parse(
         {
             "name": "x",
@@ -83,6 +86,19 @@ def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
         probe.bind(("127.0.0.1", 0))
         config["http_options"] = {"host": "127.0.0.1", "port": probe.getsockname()[1]}
     config["applications"][0]["args"]["api_keys"] = str(tmp_path / "keys")
+    return config
+
+
+def test_a_recipes_serve_config_makes_the_application(config: dict[str, Any]) -> None:
+    (described,) = ServeDeploySchema.model_validate(config).applications
+    assert described.import_path == "headwater.serving.deploy:application"
+    assert isinstance(deploy.application(described.args), serve.Application)
+
+
+@pytest.mark.soak
+def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path), "open-sesame"],
         input=yaml.safe_dump(config),

@@ -112,7 +112,7 @@ def job_id(output: str) -> str:
 
 def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: Head, recipe: Path) -> None:
     process = cluster.command(
-        *("submit", str(recipe), "--until", "tokenize", "--address", cluster.dashboard),
+        *("submit", str(recipe), "--until", "clean", "--address", cluster.dashboard),
         *("--secret", "HEADWATER_TEST_SECRET"),
     )
     assert process.stdout is not None
@@ -126,7 +126,7 @@ def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: 
     assert process.wait(60) == 0, output
     assert alive_at_first_stage, "the log came only when the job had ended"
     assert "succeeded" in output
-    assert re.search(r"4/10 tokenize", output)
+    assert re.search(r"2/10 clean", output)
     identifier = job_id(output)
     described = _as_ray_describes_them(cluster)
     assert identifier in described
@@ -155,6 +155,7 @@ def test_a_missing_secret_ends_the_job_at_once_with_its_name(cluster: Head, reci
     assert "Traceback" not in output
 
 
+@pytest.mark.soak
 def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: Path) -> None:
     """One life of a job: two submissions are one job, a killed driver resumes, stop leaves nothing behind."""
     until = ("--until", "pretrain", "--detach")
@@ -243,6 +244,7 @@ class CutWire:
         self.cut()
 
 
+@pytest.mark.soak
 def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, recipe: Path) -> None:
     wire = CutWire(cluster.dashboard)
     try:
@@ -311,6 +313,7 @@ def test_doctor_examines_the_nodes_of_a_cluster(cluster: Head) -> None:
     assert re.search(r"✓ +node [0-9.]+ +2 CPUs.*same versions", output), output
 
 
+@pytest.mark.soak
 def test_a_run_keeps_to_its_cluster_where_the_machine_has_two(cluster: Head, recipe: Path) -> None:
     with head():
         code, output = cluster.run("run", str(recipe), "--until", "acquire", "--address", cluster.gcs)
