@@ -3,8 +3,8 @@
     python -m tests.together [test] [rest] [--logs DIR]
 
 `test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Two pytests
-run beside each other, since most tests wait for processes to start: the tests that share one Ray cluster
-(the mark `ray`, given by tests/conftest.py), and all others. The last group's output is shown as it comes,
+run beside each other, since most tests wait for processes to start: the tests that need a Ray cluster (the
+mark `ray`), mostly one that they share, and all others. The last group's output is shown as it comes,
 the others' when they have ended, then the slowest tests of all and their numbers.
 """
 
@@ -28,8 +28,8 @@ def commands(selection: str) -> dict[str, list[str]]:
     """Group → command."""
     marks = SELECTIONS[selection]
     return ({"style, types and layers": LINT} if selection == "test" else {}) | {
-        f"{selection}, on one Ray": [*PYTEST, "-m", f"ray and {marks}"],
-        f"{selection}, without": [*PYTEST, "-m", f"not ray and {marks}"],
+        f"{selection}, on Ray": [*PYTEST, "-m", f"ray and {marks}"],
+        f"{selection}, without Ray": [*PYTEST, "-m", f"not ray and {marks}"],
     }
 
 

@@ -34,7 +34,7 @@ def headwater(*arguments: object, **environment: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _shown_on(screen: TextIO) -> Iterator[None]:
-    """What is printed and what the one console of all commands shows, 200 wide; descriptor 1 is a session's."""
+    """What is printed, and what the one console of all commands shows; a session takes descriptor 1."""
     console, kept = Console(file=screen, width=200), os.dup(1)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, kept)

@@ -28,7 +28,7 @@ HEADWATER = [sys.executable, "-m", "headwater"]
 NODES = 3
 PROMPTS = 2000
 FIRST_NODE_SECONDS, IDLE_NODES_SECONDS = 120, 60
-pytestmark = pytest.mark.soak  # `make test` has test_pool.py and test_batch_run.py
+pytestmark = [pytest.mark.soak, pytest.mark.ray]  # `make test` has test_pool.py and test_batch_run.py
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,7 @@ def wait_until(done: Callable[[], bool], process: subprocess.Popen[str], seconds
 
 
 # -- a stage -----------------------------------------------------------------------------------
-def test_a_clean_stage_gets_three_nodes_and_leaves_none(
-    growing: AutoscalingCluster, ray_cluster: None, tmp_path: Path
-) -> None:
+def test_a_clean_stage_gets_three_nodes_and_leaves_none(growing: AutoscalingCluster, tmp_path: Path) -> None:
     documents = tmp_path / "documents.jsonl"
     documents.write_text("".join(json.dumps({"text": article(n, 40)}) + "\n" for n in range(2400)))
     recipe = {
@@ -70,7 +68,7 @@ def test_a_clean_stage_gets_three_nodes_and_leaves_none(
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     opened = load(tmp_path / "recipe.yaml", [])
-    with Session(Store(opened.store)) as session:
+    with Session(Store(opened.store), max_workers=0) as session:
         execute(Acquire(opened.acquire), {}, session)  # here, so that what is watched is one stage
     growing.wait_for_nodes(0, IDLE_NODES_SECONDS)
     growing.forget()

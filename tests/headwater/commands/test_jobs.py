@@ -21,6 +21,7 @@ from headwater.cluster.storage.store import Store
 from tests.cluster.heads import Head, free_ports, head
 from tests.data_pipeline.corpora import article
 
+pytestmark = pytest.mark.ray
 SECRET = "a-word-that-nobody-may-read"
 
 

@@ -106,7 +106,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_losses_are_those_of_an_undi
 ) -> None:
     session, screen = watched
     source = Rows(8, trace=str(tmp_path / "died"), deadly_step=3, deadly_rank=0)
-    losses = run(session, "alone", config(workers=1), start, source)
+    settings = config(workers=1, background_checkpoints=False)
+    losses = run(session, "alone", settings, start, source)
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
     here, said = ray.util.get_node_ip_address(), screen.getvalue()
     assert f"alone: the process of rank 0 ({here}) died" in said
