@@ -1,8 +1,8 @@
 """Style, types and the nearest tests of what is changed: `python -m tests.quick [--since main]`.
 
 Changed is what differs from where the branch left `main`, with what git does not know yet. The tests of a
-source file are those named after it (`cluster/runtime/pool.py`: `test_pool.py`); without such a name, the nearest
-in the graph of imports, those that import the least first, a few at most. Soak is left to `make test-all`.
+source file are those named after it (`pool.py`: `test_pool.py`). Without such a name they are the nearest ones
+in the import graph, those with the fewest imports first, four at most. Soak tests are left to `make test-all`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ["headwater", "serving", "llm", "data_pipeline", "cluster", "tests"]
+PACKAGES = ["headwater", "tests"]
+LINKED = {"serving", "llm", "data_pipeline", "cluster"}
+"""Folders that headwater/ links to: their modules are headwater.llm and so on."""
 MOST = 4
 """Test files of one source file: a file that everything imports would bring them all."""
 
@@ -48,7 +50,8 @@ def tests_of(paths: Iterable[Path], graph: grimp.ImportGraph) -> list[Path]:
 
 
 def _module(path: Path) -> str:
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    parts = path.with_suffix("").parts
+    return ".".join(("headwater", *parts) if parts[0] in LINKED else parts).removesuffix(".__init__")
 
 
 def _nearest(module: str, graph: grimp.ImportGraph) -> list[Path]:
@@ -69,7 +72,7 @@ def main() -> None:
     parser.add_argument("--since", default="main")
     paths = changed(parser.parse_args().since)
     python = [str(path) for path in paths if path.suffix == ".py"]
-    typed = [name for name in python if Path(name).parts[0] in PACKAGES[:-1]]
+    typed = [name for name in python if Path(name).parts[0] in LINKED | {"headwater"}]
     tests = [
         str(path) for path in tests_of(paths, grimp.build_graph(*PACKAGES, cache_dir=".import_linter_cache"))
     ]

@@ -70,7 +70,7 @@ class Session:
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to) if run else None
         self.max_workers = max_workers
-        """Most actors of one pool; None leaves it to `headwater.cluster.runtime.pool.pool_size`, and 0 does without actors."""
+        """Most actors of one pool; None leaves it to `pool.pool_size`; 0 works without actors."""
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []

@@ -140,6 +140,23 @@ def test_a_worker_that_is_killed_after_a_notice_is_replaced_and_the_losses_are_t
     assert AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"] == given
 
 
+def beside_gpus(model: Folder) -> torch.nn.Module:
+    """As on a host with GPUs: Ray leaves them visible to workers that have reserved none."""
+    torch.cuda.is_available = lambda: True
+    return saved_model(model)
+
+
+@pytest.mark.soak  # `make test` has the choice of device in test_devices.py
+def test_workers_that_reserved_no_gpus_train_on_cpus_of_a_host_that_has_some(
+    session: Session, start: Folder, reference: list[float]
+) -> None:
+    output = session.store.artifact("train", "beside")
+    load = functools.partial(beside_gpus, start)
+    job = TrainJob("beside", config(), NextToken(), Rows(8), load, start, output)
+    losses = [record["loss"] for record in train(job, session)]
+    np.testing.assert_allclose(losses, reference, rtol=1e-5)
+
+
 @pytest.mark.soak  # `make test` has it without Ray, in test_sharding.py
 def test_resume_on_fewer_workers_continues_the_same_trajectory(
     session: Session, start: Folder, reference: list[float], tmp_path: Path
