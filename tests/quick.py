@@ -1,8 +1,8 @@
 """Style, types and the nearest tests of what is changed: `python -m tests.quick [--since main]`.
 
 Changed is what differs from where the branch left `main`, with what git does not know yet. The tests of a
-source file are those named after it (`pool.py`: `test_pool.py`). Without such a name they are the nearest ones
-in the import graph, those with the fewest imports first, four at most. Soak tests are left to `make test-all`.
+source file are those named after it (`pool.py`: `test_pool.py`). Without such a name they are the nearest
+in the import graph, fewest imports first, four at most. Soak tests are left to `make test-all`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def test_a_job_without_gpus_asks_for_none_on_any_overlay(kubectl: Path) -> None:
 
 def test_a_job_in_a_queue_asks_for_everything_at_once(kubectl: Path) -> None:
     job = _one("job on 64 GPUs in a queue", "RayJob")
-    assert job["metadata"]["labels"]["kueue.x-render.io/queue-name"] == "team"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (64, 64), "gpu": (8, 8)}
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
