@@ -35,7 +35,7 @@ def changed(since: str) -> list[Path]:
     return sorted({Path(name) for name in [*names, *git("ls-files", "--others", "--exclude-standard")]})
 
 
-def tests_of(paths: Iterable[Path], graph: grimp.ImportGraph) -> list[Path]:
+def nearest_tests(paths: Iterable[Path], graph: grimp.ImportGraph) -> list[Path]:
     """The test files to run when these files (relative to the repository) are changed."""
     chosen: set[Path] = set()
     for path in paths:
@@ -74,7 +74,8 @@ def main() -> None:
     python = [str(path) for path in paths if path.suffix == ".py"]
     typed = [name for name in python if Path(name).parts[0] in LINKED | {"headwater"}]
     tests = [
-        str(path) for path in tests_of(paths, grimp.build_graph(*PACKAGES, cache_dir=".import_linter_cache"))
+        str(path)
+        for path in nearest_tests(paths, grimp.build_graph(*PACKAGES, cache_dir=".import_linter_cache"))
     ]
     commands = [
         (["ruff", "check"], python),

@@ -62,6 +62,7 @@ def closing(outputs: str, seconds: float) -> str:
     for line in re.findall(r"^(?:=+ )?(\d+ [a-z]+(?:, \d+ [a-z]+)*) in [0-9.]+s", outputs, re.MULTILINE):
         for number, outcome in re.findall(r"(\d+) ([a-z]+)", line):
             counts[outcome] += int(number)
+    del counts["deselected"]  # each group leaves out the others' tests
     numbers = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     lines = [f"{length:.2f}s {phase:<8} {test}" for length, phase, test in slowest]
     ending = f"{numbers} in {seconds:.2f}s ({seconds / 60:.1f} minutes)"
