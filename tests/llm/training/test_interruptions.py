@@ -96,9 +96,14 @@ class Over(Rows):
 
 
 class Sleepy(Rows):
+    """Rank 1 stands still before step 2 until the screen (`trace`) says so of it."""
+
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        if step == 2 and self.worker.rank == 1:
-            time.sleep(7)
+        deadline = time.monotonic() + 60
+        while step == 2 and self.worker.rank == 1 and time.monotonic() < deadline:
+            if self.trace.exists() and "rank 1: in batch" in self.trace.read_text():
+                break
+            time.sleep(0.1)
         return super().batch(step)
 
 
@@ -223,7 +228,8 @@ def policies(folder: Path) -> None:
 
 
 def hung(folder: Path) -> None:
-    run_job(folder / "hung", Sleepy(8), folder / "hung-screen", steps=3, collective_timeout_s=2)
+    screen = folder / "hung-screen"
+    run_job(folder / "hung", Sleepy(8, trace=str(screen)), screen, steps=3, collective_timeout_s=2)
 
 
 def told(folder: Path) -> None:
