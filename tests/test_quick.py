@@ -50,4 +50,4 @@ FAILED tests/a/test_a.py::test_one
     outputs += group.format(3) + "======= 3 passed, 1 skipped in 2.95s =======\n"
     lines = closing(outputs, 150.0).splitlines()
     assert lines[1] == "30.10s call     tests/a/test_a.py::test_one[x y]"
-    assert lines[-1] == "1 failed, 30 passed, 1 skipped in 150.00s (2.5 minutes)"
+    assert lines[-1] == "1 failed, 30 passed, 1 skipped in 150.00s (0:02:30)"

@@ -1,6 +1,6 @@
 """The checks of a change, and the soak of what they claim.
 
-    python -m tests.together [test] [rest] [--logs DIR]
+    python -m tests.together test [rest] [--logs DIR]
 
 `test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Two pytests
 run beside each other, since most tests wait for processes to start: the tests that need a Ray cluster (the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
 import re
 import subprocess
 import sys
@@ -65,13 +66,13 @@ def closing(outputs: str, seconds: float) -> str:
     del counts["deselected"]  # each group leaves out the others' tests
     numbers = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     lines = [f"{length:.2f}s {phase:<8} {test}" for length, phase, test in slowest]
-    ending = f"{numbers} in {seconds:.2f}s ({seconds / 60:.1f} minutes)"
+    ending = f"{numbers} in {seconds:.2f}s ({datetime.timedelta(seconds=int(seconds))})"
     return "\n".join([f"slowest {SLOWEST} of all:", *lines, ending])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("selections", nargs="*", choices=SELECTIONS, default=["test"])
+    parser.add_argument("selections", nargs="+", choices=SELECTIONS)
     parser.add_argument("--logs", type=Path, default=Path(".venv"))
     options = parser.parse_args()
     begin, failed, outputs = time.monotonic(), [], ""
