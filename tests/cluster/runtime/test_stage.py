@@ -68,6 +68,13 @@ def test_how_the_work_is_spread_does_not_change_the_key() -> None:
     assert one != Count(CountConfig()).key({}, {"source": "changed"})
 
 
+def test_a_raised_version_makes_another_key() -> None:
+    class Newer(Count):
+        version = 2
+
+    assert Newer(CountConfig()).key({}, {}) != Count(CountConfig()).key({}, {})
+
+
 def test_a_setting_that_is_off_leaves_the_key_as_it_was_before_there_was_one() -> None:
     class LaterConfig(CountConfig):
         extra: float | None = None
