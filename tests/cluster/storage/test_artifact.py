@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -81,6 +82,23 @@ def test_finishing_records_checksums_and_drops_scratch_files(tmp_path: Path) -> 
     expected = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
     assert [(f.path, f.size, f.sha256) for f in found.files] == [("data/one.txt", 3, expected)]
     assert not artifact.exists(SCRATCH)
+
+
+def test_a_manifest_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, fsync = make(tmp_path), os.fsync
+    target = Path(artifact.path(MANIFEST))
+    synced: list[tuple[int, int, bool]] = []
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        file = os.fstat(descriptor)
+        synced.append((file.st_ino, file.st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    artifact.finish(manifest())
+    assert (target.stat().st_ino, target.stat().st_size, False) in synced
 
 
 def test_a_broken_manifest_names_its_file(tmp_path: Path) -> None:
