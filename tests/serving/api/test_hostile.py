@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator
@@ -193,6 +194,20 @@ def test_keys_are_compared_whole(tmp_path: Path) -> None:
     file.write_text("# none\n")
     with pytest.raises(HeadwaterError, match="no key"):
         read_keys(str(file))
+
+
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`==` ends at the first byte that differs: its time tells how much of a key was guessed."""
+    compared, compare = [], hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append({one, other})
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    keys = (b"sk-one", b"sk-two", b"sk-three")
+    check_key("Bearer sk-one", keys)
+    assert compared == [{b"sk-one", key} for key in keys]
 
 
 @asynccontextmanager
