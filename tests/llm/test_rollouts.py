@@ -1,0 +1,242 @@
+"""The parts of the rl stage one by one: weight board, rollout worker, the learner's batches, its loss."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from headwater.cluster.runtime.logs import Context
+from headwater.llm.examples.chat import encode_prompt
+from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.inference import Completion, Sampling
+from headwater.llm.rl import verifiers
+from headwater.llm.rl.losses import ClippedPolicy
+from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
+from headwater.llm.stages.rl import RlConfig, RolloutBatches, total_reward
+from headwater.llm.training.job import Worker
+from tests.llm.actors import Handle
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import save_model, small_model
+from tests.llm.training.parallel.test_sharding import small_reward_model
+
+TASKS = [
+    HeadlineTask(f"d{number}", [{"role": "user", "content": f"Write headline {number}."}], "ref", article)
+    for number, article in enumerate(["The council voted.", "It's raining.", "A planet was seen.", "Farmers"])
+]
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Object references are the objects themselves."""
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """`policy`, `reference` and `reward` of a rollout worker: three different models."""
+    models = {"policy": small_model(1), "reference": small_model(), "reward": small_reward_model()}
+    return {name: save_model(tmp_path_factory.mktemp(name), model) for name, model in models.items()}
+
+
+@pytest.fixture
+def worker(folders: dict[str, Any], in_this_process: None) -> RolloutWorker:
+    context: Any = SimpleNamespace(enter=lambda: None)  # the logging of this process stays as it is
+    return RolloutWorker(
+        **folders,
+        board=Handle(WeightBoard()),
+        sampling=Sampling(6, 0.7),
+        threads=torch.get_num_threads(),
+        context=context,
+    )
+
+
+def logprobs_of(model: Any, prompt: list[int], answer: list[int], temperature: float) -> np.ndarray:
+    """[answer tokens] computed in one plain pass."""
+    ids = torch.tensor([prompt + answer])
+    with torch.no_grad():
+        logprobs = (model(input_ids=ids).logits / temperature).log_softmax(-1)[0, :-1]
+    return logprobs.gather(-1, ids[0, 1:, None])[-len(answer) :, 0].numpy()
+
+
+def test_the_board_gives_out_a_version_only_once_it_is_there() -> None:
+    async def scene() -> list[Any]:
+        board = WeightBoard()
+        await board.publish(0, ["old"])
+        waiting = asyncio.create_task(board.fetch(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await board.publish(1, ["new"])
+        return [await asyncio.wait_for(waiting, 10), await board.fetch(1)]
+
+    assert asyncio.run(scene()) == [["new"], ["new"]]
+
+
+def test_a_worker_answers_every_prompt_so_many_times_in_the_tasks_order(worker: RolloutWorker) -> None:
+    made = worker.rollout(TASKS[:2], group=3, seed=5)
+    prompts = [encode_prompt(chat_tokenizer(), task.prompt) for task in TASKS[:2]]
+    assert made.prompts == [prompts[0]] * 3 + [prompts[1]] * 3
+    assert len({tuple(completion.ids) for completion in made.completions}) > 3  # each draws by itself
+    again, other = worker.rollout(TASKS[:2], 3, seed=5), worker.rollout(TASKS[:2], 3, seed=6)
+    assert again.answers == made.answers != other.answers
+    assert made.verified.tolist() == [
+        verifiers.headline(answer, completion, task)
+        for answer, completion, task in zip(
+            made.answers, made.completions, [TASKS[0]] * 3 + [TASKS[1]] * 3, strict=True
+        )
+    ]
+
+
+def test_a_worker_reports_the_log_probabilities_of_the_policy_and_of_the_reference(
+    worker: RolloutWorker,
+) -> None:
+    made = worker.rollout(TASKS[:2], group=2, seed=0)
+    for prompt, completion, given in zip(
+        made.prompts, made.completions, made.reference_logprobs, strict=True
+    ):
+        for model, found in ((small_model(1), completion.logprobs), (small_model(), given)):
+            expected = logprobs_of(model, prompt, completion.ids, 0.7)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_worker_reports_the_reward_models_score_of_prompt_and_answer(worker: RolloutWorker) -> None:
+    made = worker.rollout(TASKS, group=5, seed=0)  # more than a batch of the reward model
+    for number, (prompt, completion) in enumerate(zip(made.prompts, made.completions, strict=True)):
+        with torch.no_grad():
+            score = small_reward_model()(input_ids=torch.tensor([prompt + completion.ids])).logits
+        assert made.model_rewards[number] == pytest.approx(score.item(), abs=1e-4)
+
+
+def test_a_worker_fetches_the_weights_of_the_version_that_it_is_asked_for(worker: RolloutWorker) -> None:
+    before = worker.rollout(TASKS[:1], 2, seed=0)
+    weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
+    worker.board.publish.remote(3, [weights])
+    after = worker.rollout(TASKS[:1], 2, 0, 3)
+    assert after.answers != before.answers
+    for completion, given in zip(after.completions, after.reference_logprobs, strict=True):
+        np.testing.assert_allclose(completion.logprobs, given, atol=1e-4)  # the reference is that model
+
+
+def rollouts(rewards: list[float], verified: list[float] | None = None) -> Rollouts:
+    """One answer of one or two tokens for each reward."""
+    count = len(rewards)
+    completions = [Completion([40 + n] * (1 + n % 2), [-1.0 - n] * (1 + n % 2), "stop") for n in range(count)]
+    return Rollouts(
+        prompts=[[10, 11, 12][: 2 + n // 2 % 2] for n in range(count)],
+        completions=completions,
+        reference_logprobs=[[-2.0 - n] * len(c.ids) for n, c in enumerate(completions)],
+        answers=["" for _ in rewards],
+        model_rewards=np.array(rewards),
+        verified=np.array(verified or [0.0] * count),
+    )
+
+
+def test_the_learner_is_given_the_answers_tokens_alone_to_learn() -> None:
+    made = learner_arrays(rollouts([0.0] * 4), np.array([0.5, -0.5, 1.0, 2.0]), pad_id=7)
+    assert made["ids"].tolist() == [
+        [10, 11, 40, 7, 7],
+        [10, 11, 41, 41, 7],
+        [10, 11, 12, 42, 7],
+        [10, 11, 12, 43, 43],
+    ]
+    assert made["mask"].tolist() == [[0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert made["old_logprobs"].tolist()[1] == [0, 0, -2, -2, 0]
+    assert made["reference_logprobs"].tolist()[3] == [0, 0, 0, -5, -5]
+    assert made["advantages"].tolist() == [0.5, -0.5, 1.0, 2.0]
+
+
+def test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_tokens() -> None:
+    prompt, answer, kl = [10, 11, 12], [40, 41], 0.3
+    policy, reference = (logprobs_of(small_model(seed), prompt, answer, 0.7) for seed in (0, 1))
+    old = policy - np.log(1.1)  # within the clip
+    made = Rollouts(
+        [prompt], [Completion(answer, old.tolist(), "stop")], [reference.tolist()], [""], *[np.ones(1)] * 2
+    )
+    arrays = learner_arrays(made, np.array([2.0]), pad_id=7)
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    objective = ClippedPolicy(clip=0.2, kl=kl, temperature=0.7)
+    loss, more = objective.loss_sum(small_model(), batch)
+    k3 = np.exp(reference - policy) - (reference - policy) - 1
+    assert k3.sum() > 0.1
+    assert float(loss.detach()) == pytest.approx(-1.1 * 2.0 * 2 + kl * k3.sum(), rel=1e-4)
+    assert float(more["kl"]) == pytest.approx(k3.sum(), rel=1e-4)
+    assert float(more["rollout_mismatch"]) == pytest.approx(2 * np.log(1.1), rel=1e-3)
+    assert objective.weight(batch) == 2
+
+
+class Given:
+    """A rollout worker that answers with what it was given, and remembers what it was asked."""
+
+    def __init__(self, *rewards: list[float]) -> None:
+        self.rewards, self.asked = list(rewards), []
+
+    def rollout(self, tasks: list[HeadlineTask], group: int, seed: int, version: int) -> Rollouts:
+        self.asked.append(([task.document_id for task in tasks], group, seed, version))
+        return rollouts(self.rewards.pop(0))
+
+
+def opened(given: Given, board: Any = None, **settings: Any) -> RolloutBatches:
+    """The batches of one learner with a small model, two groups of two a step."""
+    config = RlConfig(batch=4, group=2, **settings)
+    source = RolloutBatches(config, TASKS, TASKS[:2], board or Handle(WeightBoard()), [Handle(given)], 7)
+    engine = SimpleNamespace(module=small_model(), zero_optimization_stage=lambda: 0)
+    source.open(Worker(0, 1, engine, torch.device("cpu")))
+    return source
+
+
+def test_advantages_compare_the_answers_to_one_prompt_with_each_other(in_this_process: None) -> None:
+    batch = opened(Given([1.0, 1.0, 5.0, 7.0]), advantage="rloo").batch(0)
+    assert batch["advantages"].tolist() == [0, 0, -2, 2]
+    grpo = opened(Given([1.0, 1.0, 5.0, 7.0])).batch(0)["advantages"]
+    np.testing.assert_allclose(grpo, [0, 0, -(2**-0.5), 2**-0.5], rtol=1e-3)
+
+
+def test_a_reward_is_the_weighted_sum_of_the_models_and_the_verifiers() -> None:
+    config = RlConfig(reward_model_weight=0.5, verifier_weight=3.0)
+    np.testing.assert_array_equal(total_reward(rollouts([2.0, -4.0], [0.25, 1.0]), config), [1.75, 1.0])
+
+
+def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_process: None) -> None:
+    given, board = Given([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]), WeightBoard()
+    source = opened(given, Handle(board))
+    source.batch(0)
+    source.batch(1)
+    prompts, groups, seeds, versions = zip(*given.asked, strict=True)
+    assert sorted(prompts[0] + prompts[1]) == [task.document_id for task in TASKS]  # an epoch
+    assert source.describe(1) == prompts[1]
+    assert (groups, versions) == ((2, 2), (0, 1)) and seeds[0] != seeds[1]
+    (weights,) = asyncio.run(board.fetch(1))
+    assert weights.keys() == dict(small_model().named_parameters()).keys()
+    resumed = Given([0, 1, 2, 3])
+    opened(resumed).batch(1)
+    assert resumed.asked == given.asked[1:2]
+
+
+def test_the_record_has_the_means_over_answers(in_this_process: None) -> None:
+    source = opened(Given([1.0, 2.0, 3.0, 6.0], [4.0, 0.0]), verifier_weight=0.0, reward_model_weight=2.0)
+    source.batch(0)
+    expected = {"reward": 6.0, "reward_model": 3.0, "verified": 0.0, "answer_tokens": 1.5}
+    assert source.metrics() == expected
+    heldout = source.evaluate(source.worker)
+    assert heldout["heldout_reward"] == 4.0 and heldout["heldout_reward_model"] == 2.0
+
+
+def test_weights_reach_a_rollout_worker_through_ray(session: Any, folders: dict[str, Any]) -> None:
+    board: Any = ray.remote(num_cpus=0)(WeightBoard).remote()
+    worker = ray.remote(num_cpus=0)(RolloutWorker).remote(
+        **folders, board=board, sampling=Sampling(4), threads=1, context=Context("", "")
+    )
+    weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
+    waiting = worker.rollout.remote(TASKS[:2], 2, 0, 1)  # before they are there
+    ray.get(board.publish.remote(1, [ray.put(weights)]))
+    made = ray.get(waiting, timeout=120)
+    for completion, given in zip(made.completions, made.reference_logprobs, strict=True):
+        np.testing.assert_allclose(completion.logprobs, given, atol=1e-4)
+    ray.kill(worker)
+    ray.kill(board)
