@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -43,6 +44,7 @@ def run_job(
     judged_by: str | None = None,
     objective: Objective | None = None,
     tokenizer: Folder | None = None,
+    model: Callable[[], torch.nn.Module] = small_model,
     **settings: Any,
 ) -> Worker:
     """Run or go on with a job whose output is `folder`, on the ranks of this group; what is left of it.
@@ -51,12 +53,10 @@ def run_job(
     world_size = dist.get_world_size()
     defaults = {"steps": 6, "batch": 8, "micro_batch": 2, "precision": "fp32", "checkpoint_every": 2}
     config = TrainConfig(**(defaults | {"learning_rate": 3e-3, "workers": world_size} | settings))
-    engine = training_engine.build(copy.deepcopy(small_model()), config, world_size)
+    engine = training_engine.build(copy.deepcopy(model()), config, world_size)
     output = Artifact(str(folder), "train", "key")
     board = Screen(screen)
-    job = TrainJob(
-        "test", config, objective or NextToken(), source, small_model, tokenizer or NOWHERE, output
-    )
+    job = TrainJob("test", config, objective or NextToken(), source, model, tokenizer or NOWHERE, output)
     job.evaluate, job.judged_by, job.board = evaluate, judged_by, board
     worker = Worker(dist.get_rank(), world_size, engine, engine.device, peak=1e12, say=board.say)
     checkpoints = Checkpoints(job, worker)
