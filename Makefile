@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test test-rest test-all quick lint format bench clean
+.PHONY: help install run serve test mutants lint format bench clean
 
 help:  ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test-all: $(VENV)/.installed-tests  ## All tests: `make test`, then `make test-r
 
 quick: $(VENV)/.installed-tests  ## Style, types and nearest tests of what is changed since main
 	@$(BIN)/python -m tests.quick
+
+mutants: $(VENV)/.installed-tests  ## Small mistakes in a copy of the source: do the tests see them? (ONLY=NAME)
+	$(BIN)/python -m tests.mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/.installed-tests  ## Style, types and import layers alone
 	$(BIN)/ruff check .
