@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test mutants lint format bench clean
+.PHONY: help install run serve test test-rest test-all quick mutants lint format bench clean
 
 help:  ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

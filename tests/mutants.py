@@ -46,7 +46,7 @@ def mutant(name: str, old: str, new: str, *tests: str) -> Mutant:
 
 
 ALIGNMENT, ROLLOUTS, OBJECTIVES = "test_alignment.py", "test_rollouts.py", "test_objectives.py"
-CHAT, DPO, ENGINE, FILTERS = "test_chat.py", "test_dpo.py", "test_engine.py", "test_filters.py"
+CHAT, DPO, ENGINE, FILTERS = "test_chat.py", "test_dpo.py", "test_torch_engine.py", "test_filters.py"
 GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
 LEARNER = f"{ROLLOUTS}::test_the_learner_is_given_the_answers_tokens_alone_to_learn"
 POLICY = f"{ROLLOUTS}::test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_tokens"
@@ -144,12 +144,12 @@ MUTANTS = [
         "logits_BV * sampling.temperature",
         ENGINE,
     ),
-    mutant("one-epoch-order", "np.uint64(epoch & _MASK)", "np.uint64(0)", "test_batches.py"),
+    mutant("one-epoch-order", "np.uint64(epoch & _MASK)", "np.uint64(0)", "test_order.py"),
     mutant(
         "shares-overlap",
         "self.batch * (rank + 1) // world_size",
         "self.batch * (rank + 1) // world_size + 1",
-        "test_batches.py",
+        "test_order.py",
     ),
     mutant(
         "heldout-is-trained-on",
