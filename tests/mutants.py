@@ -55,7 +55,7 @@ FETCHED = f"{ROLLOUTS}::test_a_worker_fetches_the_weights_of_the_version_that_it
 BOARD = f"{ROLLOUTS}::test_the_board_gives_out_a_version_only_once_it_is_there"
 MANIFEST = "test_artifact.py::test_a_manifest_is_on_the_disk_before_it_has_its_name"
 FINISHING = "test_artifact.py::test_finishing_records_checksums_and_drops_scratch_files"
-CUT = "test_interruptions.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_does_not_count"
+CUT = "test_manager.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_does_not_count"
 
 MUTANTS = [
     # -- alignment, by what it teaches
