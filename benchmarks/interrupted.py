@@ -33,7 +33,7 @@ import psutil
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.pretrain import PackedRows
 from headwater.llm.training.loop import read_history
 from tests.cluster.heads import ROOT, Head, head
@@ -50,7 +50,7 @@ TOLERANCE = 1e-5
 class Recorded(PackedRows):
     """Packed rows; each worker writes down which documents it was given, before they are trained on."""
 
-    def __init__(self, rows: TokenRows, plan: BatchPlan, folder: str) -> None:
+    def __init__(self, rows: TokenRows, plan: ShuffledOrder, folder: str) -> None:
         super().__init__(rows, plan)
         self.folder = folder
 
@@ -116,7 +116,7 @@ def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, st
             label="interrupted",
             config=config,
             objective=NextToken(),
-            source=Recorded(rows, BatchPlan(len(rows), BATCH, seed=1), str(output)),
+            source=Recorded(rows, ShuffledOrder(len(rows), BATCH, seed=1), str(output)),
             load_model=functools.partial(saved_model, model),
             tokenizer=model,
             output=Artifact(str(output / "run")),

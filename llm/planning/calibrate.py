@@ -27,7 +27,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.tokens.tokenizer import FOLDER, save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.pretrain import PackedRows, PretrainConfig
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
@@ -174,7 +174,7 @@ def _measure(
             objective=NextToken(config.z_loss),
             source=StampedRows(
                 rows,
-                BatchPlan(len(rows), config.batch, 0),
+                ShuffledOrder(len(rows), config.batch, 0),
                 separate_documents=apart,
                 workers_a_row=config.workers_a_row(),
                 stretches=config.stretches_a_row(),

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import Plan, Visit, derived_seed, inverse_permutation, permutation
+from headwater.llm.rows.order import BatchOrder, Visit, derived_seed, inverse_permutation, permutation
 
 BLOCK = 1 << 16
 """Positions in a block: weights are kept to within 1/131,072 of the whole."""
 
 
 @dataclass(frozen=True)
-class MixturePlan(Plan):
+class MixtureOrder(BatchOrder):
     """The global batches of a run over several corpora."""
 
     corpora: tuple[range, ...]

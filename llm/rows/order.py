@@ -82,7 +82,7 @@ class Visit:
     row: int
 
 
-class Plan(Protocol):
+class BatchOrder(Protocol):
     """Which rows make up the batch of each step."""
 
     batch: int
@@ -106,7 +106,7 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchPlan(Plan):
+class ShuffledOrder(BatchOrder):
     """The global batches of a run over `rows` rows; epochs follow each other without a gap."""
 
     rows: int

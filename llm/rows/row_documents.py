@@ -1,7 +1,7 @@
 """Which documents the batch of a step holds, and which steps hold a document: no step is gone through.
 
 A step's rows come from its plan, a row's documents from its shard. The way back needs the rows with the
-document (`data_pipeline.explain.token_places`) and the plan's inverse.
+document (`headwater.data_pipeline.explain.token_places`) and the plan's inverse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headwater.data_pipeline.tokens.shards import TokenRows
-from headwater.llm.rows.order import Plan, Visit
+from headwater.llm.rows.order import BatchOrder, Visit
 
 if TYPE_CHECKING:  # it imports all of cleaning, which a training worker has no use for
     from headwater.data_pipeline.explain import TokenPlace
@@ -38,7 +38,7 @@ class Passage:
         return f"{self.document_id} ({self.shard} row {self.row}, ids {self.start} to {self.end - 1})"
 
 
-def passages(rows: TokenRows, plan: Plan, step: int) -> list[Passage]:
+def passages(rows: TokenRows, plan: BatchOrder, step: int) -> list[Passage]:
     """The documents of a step's global batch, row by row in the batch's order."""
     found = []
     for place, index in enumerate(plan.indices(step).tolist()):
@@ -50,7 +50,7 @@ def passages(rows: TokenRows, plan: Plan, step: int) -> list[Passage]:
     return found
 
 
-def visits(rows: TokenRows, plan: Plan, places: Iterable[TokenPlace], steps: int) -> list[Visit]:
+def visits(rows: TokenRows, plan: BatchOrder, places: Iterable[TokenPlace], steps: int) -> list[Visit]:
     """When the first `steps` steps take a row with tokens of a document, in order."""
     mine = [place for place in places if place.split == rows.split]
     indices = [rows.index(place.shard, row) for place in mine for row in place.rows]

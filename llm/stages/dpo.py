@@ -25,7 +25,7 @@ from headwater.llm.examples.encoded import Example, Examples, describe_examples,
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
@@ -53,7 +53,7 @@ class AnswerBatches:
 
     def __init__(self, output: Artifact, split: str, batch: int, seed: int, pad_id: int) -> None:
         self.pairs, self.reference = Examples(output, split), Examples(output, f"{REFERENCE}/{split}")
-        self.plan, self.pad_id = BatchPlan(len(self.pairs), batch, seed), pad_id
+        self.plan, self.pad_id = ShuffledOrder(len(self.pairs), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size

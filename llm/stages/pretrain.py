@@ -18,8 +18,8 @@ from headwater.data_pipeline.tokens.packing import document_positions
 from headwater.data_pipeline.tokens.shards import TokenRows, unigram_bits_per_byte
 from headwater.llm.model.build import fresh_model
 from headwater.llm.model.shape import ModelConfig, parameter_count, shape_of
-from headwater.llm.rows.mixture import MixturePlan
-from headwater.llm.rows.order import BatchPlan, Plan
+from headwater.llm.rows.mixture import MixtureOrder
+from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.rows.row_documents import passages
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
@@ -74,7 +74,7 @@ class PackedRows:
     def __init__(
         self,
         rows: TokenRows,
-        plan: Plan,
+        plan: BatchOrder,
         *,
         separate_documents: bool = False,
         workers_a_row: int = 1,
@@ -115,10 +115,10 @@ def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
     tensor.check(config.tensor_parallel, shape, optimizer=config.optimizer, **sizes)
 
 
-def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePlan:
+def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | MixtureOrder:
     """Which rows each step takes."""
     if not config.mixture:
-        return BatchPlan(len(rows), config.batch, config.seed)
+        return ShuffledOrder(len(rows), config.batch, config.seed)
     unknown = config.mixture.keys() - rows.corpora.keys()
     if unknown:
         raise HeadwaterError(
@@ -127,7 +127,7 @@ def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePl
             fix=f"`tokenize.corpora` names {', '.join(rows.corpora) or 'none'}",
         )
     chosen = [name for name in rows.corpora if name in config.mixture]
-    return MixturePlan(
+    return MixtureOrder(
         tuple(rows.corpora[name] for name in chosen),
         tuple(config.mixture[name] for name in chosen),
         config.batch,
@@ -135,10 +135,10 @@ def batch_plan(rows: TokenRows, config: PretrainConfig) -> BatchPlan | MixturePl
     )
 
 
-def epochs(plan: BatchPlan | MixturePlan, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
+def epochs(plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
     """Metrics: passes over the rows, and over each corpus of a mixture."""
     passes = {"epochs": config.steps * config.batch / len(rows)}
-    if isinstance(plan, MixturePlan):
+    if isinstance(plan, MixtureOrder):
         chosen = [name for name in rows.corpora if name in config.mixture]
         passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(config.steps), strict=True)}
     return passes
@@ -165,7 +165,7 @@ class Pretrain(Stage[PretrainConfig]):
         tokenizer = Folder(inputs["tokenizer"], "tokenizer")
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
-        plan = batch_plan(rows, config)
+        plan = batch_order(rows, config)
         check_sharing(config, rows)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)

@@ -15,7 +15,7 @@ from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.examples.encoded import Examples, describe_examples, pad
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.model import build
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.loop import TrainJob, Worker
@@ -34,7 +34,7 @@ class PairBatches:
     """`chosen`, `rejected` [B, L] and their masks; both sides are padded to one length."""
 
     def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
-        self.examples, self.plan, self.pad_id = examples, BatchPlan(len(examples), batch, seed), pad_id
+        self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size

@@ -27,7 +27,7 @@ from headwater.llm.model import build
 from headwater.llm.rl.advantages import ESTIMATORS
 from headwater.llm.rl.losses import ClippedPolicy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -80,7 +80,7 @@ class RolloutBatches:
     ) -> None:
         self.config, self.tasks, self.heldout = config, tasks, heldout
         self.board, self.rollout_workers, self.pad_id = board, rollout_workers, pad_id
-        self.plan = BatchPlan(len(tasks), config.batch // config.group, config.seed)
+        self.plan = ShuffledOrder(len(tasks), config.batch // config.group, config.seed)
         self.last: dict[str, float] = {}
 
     def open(self, worker: Worker) -> None:

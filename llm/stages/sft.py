@@ -20,7 +20,7 @@ from headwater.llm.examples import conversations
 from headwater.llm.examples.chat import encode_conversations
 from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
 from headwater.llm.model import build
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -80,7 +80,7 @@ class ConversationBatches:
     """`ids` [B, L] padded on the right and `mask` [B, L], 1 on the assistant's tokens."""
 
     def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
-        self.examples, self.plan, self.pad_id = examples, BatchPlan(len(examples), batch, seed), pad_id
+        self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size

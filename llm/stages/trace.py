@@ -17,8 +17,8 @@ from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.conversations import headline_tasks
 from headwater.llm.examples.encoded import Examples
 from headwater.llm.rows import row_documents
-from headwater.llm.rows.order import BatchPlan, Plan, Visit
-from headwater.llm.stages.pretrain import PretrainConfig, batch_plan
+from headwater.llm.rows.order import BatchOrder, ShuffledOrder, Visit
+from headwater.llm.stages.pretrain import PretrainConfig, batch_order
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Reading(Protocol):
 class RowReading:
     """Packed rows (pretrain)."""
 
-    def __init__(self, rows: TokenRows, plan: Plan) -> None:
+    def __init__(self, rows: TokenRows, plan: BatchOrder) -> None:
         self.rows, self.plan = rows, plan
 
     def parts(self, step: int) -> list[Part]:
@@ -66,7 +66,7 @@ class RowReading:
 class ExampleReading:
     """Conversations (sft) or pairs (reward) made from documents."""
 
-    def __init__(self, examples: Examples, plan: Plan) -> None:
+    def __init__(self, examples: Examples, plan: BatchOrder) -> None:
         self.examples, self.plan = examples, plan
 
     def parts(self, step: int) -> list[Part]:
@@ -85,7 +85,7 @@ class ExampleReading:
 class TaskReading:
     """Prompts of documents, to which answers are sampled (rl)."""
 
-    def __init__(self, documents: list[str], plan: Plan) -> None:
+    def __init__(self, documents: list[str], plan: BatchOrder) -> None:
         self.documents, self.plan = documents, plan
 
     def parts(self, step: int) -> list[Part]:
@@ -100,7 +100,7 @@ class TaskReading:
 
 def _rows(config: PretrainConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
     rows = TokenRows(inputs["tokenize"], "train")
-    return RowReading(rows, batch_plan(rows, config))
+    return RowReading(rows, batch_order(rows, config))
 
 
 def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
@@ -109,12 +109,12 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
             "the stage has not written its examples yet", where=output.location, fix="start it first"
         )
     examples = Examples(output, "train")
-    return ExampleReading(examples, BatchPlan(len(examples), config.batch, config.seed))
+    return ExampleReading(examples, ShuffledOrder(len(examples), config.batch, config.seed))
 
 
 def _tasks(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
     documents = [task.document_id for task in headline_tasks(iter_documents(inputs["clean"]), "train")]
-    return TaskReading(documents, BatchPlan(len(documents), config.batch // config.group, config.seed))
+    return TaskReading(documents, ShuffledOrder(len(documents), config.batch // config.group, config.seed))
 
 
 READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training.loop import Worker
 
 
@@ -27,7 +27,7 @@ class Rows:
         generator = np.random.default_rng(0)
         self.ids = generator.integers(5, 300, (64, 25))
         self.mask = (np.arange(25) < generator.integers(8, 25, (64, 1))).astype(np.uint8)
-        self.plan = BatchPlan(64, batch, seed=1)
+        self.plan = ShuffledOrder(64, batch, seed=1)
         self.trace, self.deadly_step, self.stand_still = Path(trace), deadly_step, stand_still
         self.deadly_rank = deadly_rank
 

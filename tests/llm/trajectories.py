@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.packing import document_positions
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import TrainJob, Worker, train_step
@@ -70,7 +70,7 @@ class Texts:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.plan = BatchPlan(
+        self.plan = ShuffledOrder(
             32, PAIRS_PER_STEP // 2, seed=1
         )  # of twos, so that both layouts have a row a unit
 
@@ -103,7 +103,7 @@ class PairsOf:
     """A text as the chosen one, and its words shuffled as the rejected one."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.plan = case, BatchPlan(32, PAIRS_PER_STEP, seed=1)
+        self.case, self.plan = case, ShuffledOrder(32, PAIRS_PER_STEP, seed=1)
 
     def open(self, worker: Worker) -> None:
         self.worker = worker

@@ -14,7 +14,7 @@ from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.cache import cache_folder
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
-from headwater.llm.rows.order import BatchPlan
+from headwater.llm.rows.order import ShuffledOrder
 
 SHARDS, LENGTH = 5, 16
 
@@ -69,7 +69,7 @@ def test_the_batch_of_a_step_is_the_same_from_s3_and_on_any_number_of_workers(
     places: tuple[TokenRows, TokenRows, Artifact],
 ) -> None:
     here, there, _ = places
-    plan = BatchPlan(len(here), 12, seed=5)
+    plan = ShuffledOrder(len(here), 12, seed=5)
     for step in (0, 7, 1_000):
         wanted = here.gather(plan.indices(step))
         for world_size in (1, 2, 4):

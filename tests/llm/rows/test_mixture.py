@@ -14,8 +14,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
-from headwater.llm.rows.mixture import BLOCK, MixturePlan, quotas_of
-from headwater.llm.stages.pretrain import PackedRows, PretrainConfig, batch_plan, epochs
+from headwater.llm.rows.mixture import BLOCK, MixtureOrder, quotas_of
+from headwater.llm.stages.pretrain import PackedRows, PretrainConfig, batch_order, epochs
 
 WEIGHTS = (0.6, 0.3, 0.1)
 CORPORA = (range(0, 1_000), range(1_000, 1_400), range(1_400, 1_450))
@@ -28,7 +28,7 @@ def corpus_of(rows: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1, 2**63])
 @pytest.mark.parametrize("rows", [160, 4_000, 200_000])
 def test_shares_are_the_weights_within_three_deviations(seed: int, rows: int) -> None:
-    plan = MixturePlan(CORPORA, WEIGHTS, rows // 4, seed)
+    plan = MixtureOrder(CORPORA, WEIGHTS, rows // 4, seed)
     drawn = corpus_of(np.concatenate([plan.indices(step) for step in range(4)]))
     for number, weight in enumerate(WEIGHTS):
         deviation = (weight * (1 - weight) / rows) ** 0.5
@@ -36,7 +36,7 @@ def test_shares_are_the_weights_within_three_deviations(seed: int, rows: int) ->
 
 
 def test_every_epoch_of_a_corpus_visits_each_of_its_rows_once() -> None:
-    plan = MixturePlan(CORPORA, WEIGHTS, 1_000, seed=3)
+    plan = MixtureOrder(CORPORA, WEIGHTS, 1_000, seed=3)
     stream = np.concatenate([plan.indices(step) for step in range(80)])  # beyond a block
     assert len(stream) > BLOCK
     for corpus in CORPORA:
@@ -46,10 +46,10 @@ def test_every_epoch_of_a_corpus_visits_each_of_its_rows_once() -> None:
 
 
 def test_the_order_has_no_pattern() -> None:
-    plan = MixturePlan((range(9_000), range(9_000, 18_000)), (1, 1), 10_000, seed=0)
+    plan = MixtureOrder((range(9_000), range(9_000, 18_000)), (1, 1), 10_000, seed=0)
     drawn = (plan.indices(0) >= 9_000).astype(float)
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.03
-    assert (plan.indices(0) != MixturePlan(plan.corpora, (1, 1), 10_000, seed=1).indices(0)).mean() > 0.9
+    assert (plan.indices(0) != MixtureOrder(plan.corpora, (1, 1), 10_000, seed=1).indices(0)).mean() > 0.9
 
 
 @settings(deadline=None, max_examples=40)
@@ -57,7 +57,7 @@ def test_the_order_has_no_pattern() -> None:
 def test_the_batch_is_a_function_of_seed_and_step_for_any_world_size(
     seed: int, step: int, batch: int
 ) -> None:
-    plan = MixturePlan(CORPORA, WEIGHTS, batch, seed)
+    plan = MixtureOrder(CORPORA, WEIGHTS, batch, seed)
     wanted = plan.indices(step)
     plan.indices(step + 12_345)  # what was asked for before changes nothing
     for world_size in (1, 2, 4):
@@ -67,14 +67,14 @@ def test_the_batch_is_a_function_of_seed_and_step_for_any_world_size(
 
 
 def test_the_batch_size_does_not_change_the_stream() -> None:
-    small, large = (MixturePlan(CORPORA, WEIGHTS, batch, 9) for batch in (7, 70))
+    small, large = (MixtureOrder(CORPORA, WEIGHTS, batch, 9) for batch in (7, 70))
     stream = np.concatenate([small.indices(step) for step in range(10)])
     assert (stream == large.indices(0)).all()
 
 
 def test_the_order_is_the_same_in_every_version() -> None:
     """Golden: a run started with one release must resume with the next."""
-    plan = MixturePlan((range(0, 10), range(10, 14)), (3, 1), 8, 42)
+    plan = MixtureOrder((range(0, 10), range(10, 14)), (3, 1), 8, 42)
     assert [plan.indices(step).tolist() for step in (0, 1, 10_000)] == GOLDEN
 
 
@@ -92,7 +92,7 @@ def test_quotas_fill_a_block(weights: list[float]) -> None:
 @pytest.mark.parametrize(("corpora", "weights"), [((), ()), ((range(0),), (1.0,)), ((range(3),), (0.0,))])
 def test_a_mixture_of_nothing_is_refused(corpora: tuple[range, ...], weights: tuple[float, ...]) -> None:
     with pytest.raises(HeadwaterError):
-        MixturePlan(corpora, weights, 4, 0)
+        MixtureOrder(corpora, weights, 4, 0)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def batches(rows: TokenRows, config: PretrainConfig, steps: range, world_size: i
     for step in steps:
         joined: list[list[int]] = []
         for rank in range(world_size):
-            source = PackedRows(pickle.loads(pickle.dumps(rows)), batch_plan(rows, config))
+            source = PackedRows(pickle.loads(pickle.dumps(rows)), batch_order(rows, config))
             source.rank, source.world_size = rank, world_size
             joined += source.batch(step)["ids"].tolist()
         found.append(joined)
@@ -131,7 +131,7 @@ def test_a_run_that_goes_on_in_the_middle_on_other_workers_reads_the_same(rows: 
         assert batches(rows, config, range(11, 20), world_size) == whole[11:]
     tokens = np.array(whole)[..., 1]
     assert {10, 11} <= set(tokens.reshape(-1).tolist()) <= {0, 3, 10, 11}, "code is left out"
-    assert epochs(batch_plan(rows, config), rows, config.model_copy(update={"steps": 22})) == {
+    assert epochs(batch_order(rows, config), rows, config.model_copy(update={"steps": 22})) == {
         "epochs": pytest.approx(22 * 8 / 66),
         "epochs_web": pytest.approx(2.0),
         "epochs_books": pytest.approx(6.0),
@@ -140,4 +140,4 @@ def test_a_run_that_goes_on_in_the_middle_on_other_workers_reads_the_same(rows: 
 
 def test_an_unknown_corpus_is_named(rows: TokenRows) -> None:
     with pytest.raises(HeadwaterError, match="wiki"):
-        batch_plan(rows, PretrainConfig(mixture={"wiki": 1}))
+        batch_order(rows, PretrainConfig(mixture={"wiki": 1}))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import BatchPlan, permutation
+from headwater.llm.rows.order import ShuffledOrder, permutation
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -35,7 +35,7 @@ def test_an_index_is_evaluated_alone_as_among_others(
 def test_epochs_follow_each_other_and_none_repeats_a_row(
     rows: int, batch: int, seed: int, epochs: int
 ) -> None:
-    plan = BatchPlan(rows, batch, seed)
+    plan = ShuffledOrder(rows, batch, seed)
     steps = -(-rows * epochs // batch)
     stream = np.concatenate([plan.indices(step) for step in range(steps)])
     for epoch in range(epochs):
@@ -47,7 +47,7 @@ def test_epochs_follow_each_other_and_none_repeats_a_row(
 def test_the_shares_of_any_world_size_join_to_the_same_batch(
     rows: int, batch: int, world_size: int, seed: int, step: int
 ) -> None:
-    plan = BatchPlan(rows, batch, seed)
+    plan = ShuffledOrder(rows, batch, seed)
     shares = [plan.share(step, rank, world_size) for rank in range(world_size)]
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
@@ -57,7 +57,7 @@ def test_the_shares_of_any_world_size_join_to_the_same_batch(
 @pytest.mark.parametrize(("rows", "batch"), [(0, 4), (4, 0)])
 def test_a_plan_without_rows_or_batch_is_refused(rows: int, batch: int) -> None:
     with pytest.raises(HeadwaterError):
-        BatchPlan(rows, batch, 0)
+        ShuffledOrder(rows, batch, 0)
 
 
 def test_an_index_outside_the_range_is_an_error() -> None:
@@ -88,9 +88,9 @@ def test_neighbours_are_separated_and_epochs_and_seeds_differ() -> None:
 
 def test_the_order_is_the_same_in_every_version() -> None:
     """Golden: a run started with one release must resume with the next."""
-    assert BatchPlan(10, 5, 42).indices(0).tolist() == GOLDEN[0]
-    assert BatchPlan(10, 5, 42).indices(1).tolist() == GOLDEN[1]
-    assert BatchPlan(10, 5, 42).indices(2).tolist() == GOLDEN[2]
+    assert ShuffledOrder(10, 5, 42).indices(0).tolist() == GOLDEN[0]
+    assert ShuffledOrder(10, 5, 42).indices(1).tolist() == GOLDEN[1]
+    assert ShuffledOrder(10, 5, 42).indices(2).tolist() == GOLDEN[2]
 
 
 GOLDEN = [[5, 7, 3, 6, 8], [4, 2, 1, 0, 9], [2, 6, 1, 3, 9]]

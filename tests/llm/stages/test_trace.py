@@ -17,8 +17,8 @@ from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.examples.conversations import headline_conversation
 from headwater.llm.examples.encoded import Examples, write_examples
 from headwater.llm.examples.preferences import headline_pairs
-from headwater.llm.rows.mixture import BLOCK, MixturePlan
-from headwater.llm.rows.order import BatchPlan, Visit, inverse_permutation, permutation
+from headwater.llm.rows.mixture import BLOCK, MixtureOrder
+from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
 from headwater.llm.rows.row_documents import passages, visits
 from headwater.llm.stages.pretrain import PackedRows
 from headwater.llm.stages.reward import PairBatches
@@ -48,7 +48,7 @@ def test_the_inverse_is_exact_among_very_many_rows(
     assert (inverse_permutation(n, seed, epoch, permutation(n, seed, epoch, indices)) == indices).all()
 
 
-def scanned(plan: BatchPlan | MixturePlan, row: int, steps: int) -> list[tuple[int, int]]:
+def scanned(plan: ShuffledOrder | MixtureOrder, row: int, steps: int) -> list[tuple[int, int]]:
     """Steps and places of a row, found by looking at every step."""
     return [
         (step, int(place)) for step in range(steps) for place in np.flatnonzero(plan.indices(step) == row)
@@ -60,7 +60,7 @@ def scanned(plan: BatchPlan | MixturePlan, row: int, steps: int) -> list[tuple[i
 def test_the_visits_of_a_row_are_those_that_a_scan_of_all_steps_finds(
     rows: int, batch: int, seed: int, steps: int, data: st.DataObject
 ) -> None:
-    plan, row = BatchPlan(rows, batch, seed), data.draw(st.integers(0, rows - 1))
+    plan, row = ShuffledOrder(rows, batch, seed), data.draw(st.integers(0, rows - 1))
     found = plan.visits(row, steps)
     assert [(visit.step, visit.place) for visit in found] == scanned(plan, row, steps)
     assert [visit.epoch for visit in found] == list(range(len(found)))  # once in each
@@ -71,7 +71,7 @@ def test_the_visits_of_a_row_are_those_that_a_scan_of_all_steps_finds(
 def test_the_visits_of_a_row_of_a_mixture_are_those_of_a_scan_over_more_than_a_block(
     seed: int, row: int
 ) -> None:
-    plan = MixturePlan((range(0, 40), range(40, 50), range(60, 70)), (0.7, 0.001, 0.3), 4_000, seed)
+    plan = MixtureOrder((range(0, 40), range(40, 50), range(60, 70)), (0.7, 0.001, 0.3), 4_000, seed)
     steps = BLOCK // 4_000 + 3
     found = plan.visits(row, steps)
     assert [(visit.step, visit.place) for visit in found] == scanned(plan, row, steps)
@@ -79,7 +79,7 @@ def test_the_visits_of_a_row_of_a_mixture_are_those_of_a_scan_over_more_than_a_b
 
 
 def test_a_rows_steps_in_a_long_run_over_a_large_corpus_cost_no_scan() -> None:
-    plan = BatchPlan(10**12, 1024, seed=7)
+    plan = ShuffledOrder(10**12, 1024, seed=7)
     (visit,) = plan.visits(123_456_789, steps=10**9)
     assert plan.indices(visit.step)[visit.place] == 123_456_789
 
@@ -105,7 +105,7 @@ def rows(request: pytest.FixtureRequest, tmp_path: Path) -> TokenRows:
 
 
 def test_every_id_of_a_batch_belongs_to_the_document_that_is_named_for_it(rows: TokenRows) -> None:
-    source = PackedRows(rows, BatchPlan(len(rows), 5, seed=1))
+    source = PackedRows(rows, ShuffledOrder(len(rows), 5, seed=1))
     source.rank, source.world_size = 0, 1
     for step in range(8):
         ids = source.batch(step)["ids"]
@@ -119,7 +119,7 @@ def test_every_id_of_a_batch_belongs_to_the_document_that_is_named_for_it(rows: 
 
 
 def test_the_steps_of_a_document_are_those_whose_batches_name_it(rows: TokenRows) -> None:
-    plan, steps = BatchPlan(len(rows), 5, seed=1), 30
+    plan, steps = ShuffledOrder(len(rows), 5, seed=1), 30
     for number in range(0, 40, 7):
         found = visits(rows, plan, token_places(rows.artifact, f"d{number}"), steps)
         expected = {
