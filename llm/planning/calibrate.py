@@ -28,7 +28,7 @@ from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.tokens.tokenizer import FOLDER, save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.pretrain import PackedRows, PretrainConfig
+from headwater.llm.stages.pretrain import PretrainConfig, RowBatches
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.held_memory import WithMemory
@@ -117,7 +117,7 @@ class RandomRows:
         return generator.integers(2, self.vocab_size, (len(indices), self.row_length + 1), dtype=np.int64)
 
 
-class StampedRows(PackedRows):
+class StampedRows(RowBatches):
     """Says in each step's record when it ended."""
 
     def metrics(self) -> dict[str, float]:

@@ -64,7 +64,7 @@ class PretrainConfig(TrainConfig):
         return self.tensor_parallel
 
 
-class PackedRows:
+class RowBatches:
     """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
 
     With `separate_documents` also `positions` [B, L], by which no document sees another. Where rows are cut
@@ -176,7 +176,7 @@ class Pretrain(Stage[PretrainConfig]):
                 label="pretrain",
                 config=config,
                 objective=NextToken(config.z_loss),
-                source=PackedRows(
+                source=RowBatches(
                     rows,
                     plan,
                     separate_documents=config.separate_documents,

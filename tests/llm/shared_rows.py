@@ -12,7 +12,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.pretrain import PackedRows, PretrainConfig
+from headwater.llm.stages.pretrain import PretrainConfig, RowBatches
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.loop import TrainJob, Worker, train_step
 from headwater.llm.training.objectives import NextToken
@@ -49,7 +49,7 @@ def make(optimizer: str, stage: int, **more: Any) -> tuple[TrainJob, Worker]:
     engine = training_engine.build(fresh(config.model), config, world_size)
     rows: Any = Store()
     sharing, stretches = config.workers_a_row(), config.stretches_a_row()
-    source = PackedRows(rows, ShuffledOrder(64, 8, 1), workers_a_row=sharing, stretches=stretches)
+    source = RowBatches(rows, ShuffledOrder(64, 8, 1), workers_a_row=sharing, stretches=stretches)
     nowhere = Artifact("/nowhere")
     job = TrainJob("test", config, NextToken(1e-3), source, fresh, Folder(nowhere, ""), nowhere)
     worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())

@@ -15,7 +15,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder, quotas_of
-from headwater.llm.stages.pretrain import PackedRows, PretrainConfig, batch_order, epochs
+from headwater.llm.stages.pretrain import PretrainConfig, RowBatches, batch_order, epochs
 
 WEIGHTS = (0.6, 0.3, 0.1)
 CORPORA = (range(0, 1_000), range(1_000, 1_400), range(1_400, 1_450))
@@ -117,7 +117,7 @@ def batches(rows: TokenRows, config: PretrainConfig, steps: range, world_size: i
     for step in steps:
         joined: list[list[int]] = []
         for rank in range(world_size):
-            source = PackedRows(pickle.loads(pickle.dumps(rows)), batch_order(rows, config))
+            source = RowBatches(pickle.loads(pickle.dumps(rows)), batch_order(rows, config))
             source.rank, source.world_size = rank, world_size
             joined += source.batch(step)["ids"].tolist()
         found.append(joined)

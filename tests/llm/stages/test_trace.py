@@ -20,7 +20,7 @@ from headwater.llm.examples.preferences import headline_pairs
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
 from headwater.llm.rows.row_documents import passages, visits
-from headwater.llm.stages.pretrain import PackedRows
+from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.stages.reward import PairBatches
 from headwater.llm.stages.sft import ConversationEncoder, SftConfig
 from headwater.llm.stages.trace import reading
@@ -105,7 +105,7 @@ def rows(request: pytest.FixtureRequest, tmp_path: Path) -> TokenRows:
 
 
 def test_every_id_of_a_batch_belongs_to_the_document_that_is_named_for_it(rows: TokenRows) -> None:
-    source = PackedRows(rows, ShuffledOrder(len(rows), 5, seed=1))
+    source = RowBatches(rows, ShuffledOrder(len(rows), 5, seed=1))
     source.rank, source.world_size = 0, 1
     for step in range(8):
         ids = source.batch(step)["ids"]

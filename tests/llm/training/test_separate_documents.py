@@ -16,7 +16,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import Packing, document_positions, pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.pretrain import PackedRows
+from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.objectives import NextToken, token_losses
 from tests.llm.models import small_model
@@ -102,7 +102,7 @@ def test_the_loss_of_a_document_does_not_depend_on_those_before_it(
     model: torch.nn.Module, tmp_path: Path
 ) -> None:
     rows = write_rows(tmp_path, "concatenate")
-    source = PackedRows(rows, ShuffledOrder(len(rows), 4, seed=0), separate_documents=True)
+    source = RowBatches(rows, ShuffledOrder(len(rows), 4, seed=0), separate_documents=True)
     source.rank, source.world_size = 0, 1
     arrays = source.batch(0)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
