@@ -275,7 +275,7 @@ class _Parts:
             weights = tensor.cut(weights_of(initialise(shape, 0)), work.config.tensor_parallel)
         config = work.config
         how = Pass(on_gpus, config.activation_checkpointing, config.separate_documents, config.z_loss)
-        length = work.row_length // config.stretches_a_row()  # what one worker has of a row
+        length = work.row_length // config.sequence_parallel_size()  # what one worker has of a row
         passes = activations(shape, length, precision, how)
         return cls(weights, passes, precision, work.config, on_gpus)
 

@@ -57,10 +57,10 @@ class PretrainConfig(TrainConfig):
             raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
         return self
 
-    def stretches_a_row(self) -> int:
+    def sequence_parallel_size(self) -> int:
         return self.sequence_parallel
 
-    def workers_a_layer(self) -> int:
+    def tensor_parallel_size(self) -> int:
         return self.tensor_parallel
 
 
@@ -77,17 +77,17 @@ class RowBatches:
         plan: BatchOrder,
         *,
         separate_documents: bool = False,
-        workers_a_row: int = 1,
+        workers_per_row: int = 1,
         stretches: int = 1,
     ) -> None:
         self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
-        self.workers_a_row, self.stretches = workers_a_row, stretches
+        self.workers_per_row, self.stretches = workers_per_row, stretches
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        group, groups = self.rank // self.workers_a_row, self.world_size // self.workers_a_row
+        group, groups = self.rank // self.workers_per_row, self.world_size // self.workers_per_row
         ids = self.rows.gather(self.plan.share(step, group, groups))
         if self.stretches > 1:
             ids, positions = sequence.stretch(ids, self.rank, self.stretches)
@@ -180,8 +180,8 @@ class Pretrain(Stage[PretrainConfig]):
                     rows,
                     plan,
                     separate_documents=config.separate_documents,
-                    workers_a_row=config.workers_a_row(),
-                    stretches=config.stretches_a_row(),
+                    workers_per_row=config.workers_per_row(),
+                    stretches=config.sequence_parallel_size(),
                 ),
                 load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,

@@ -125,21 +125,21 @@ class TrainConfig(StageConfig):
         """What the cluster must have room for."""
         return self.workers if self.min_workers is None else self.min_workers
 
-    def workers_a_row(self) -> int:
+    def workers_per_row(self) -> int:
         """How many workers share every sequence."""
-        return self.stretches_a_row() * self.workers_a_layer()
+        return self.sequence_parallel_size() * self.tensor_parallel_size()
 
-    def stretches_a_row(self) -> int:
+    def sequence_parallel_size(self) -> int:
         """Into how many stretches they cut it."""
         return 1
 
-    def workers_a_layer(self) -> int:
+    def tensor_parallel_size(self) -> int:
         """How many of them have the same stretch, and share every layer."""
         return 1
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a step on every worker, set by the largest share of the batch."""
-        largest_share = -(-self.batch // (world_size // self.workers_a_row()))
+        largest_share = -(-self.batch // (world_size // self.workers_per_row()))
         return -(-largest_share // self.micro_batch)
 
 

@@ -28,7 +28,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     gpus = config.gpus_per_worker
     precision = resolve_precision(config.precision, gpus)
     check_means(config.zero, precision, gpus)
-    stretches, sharing = config.stretches_a_row(), config.workers_a_layer()
+    stretches, sharing = config.sequence_parallel_size(), config.tensor_parallel_size()
     if stretches == 1 and not config.torch_compile and not gpus:
         use_kernels(model)
     if isinstance(config, FineTuneConfig) and config.lora:
@@ -48,7 +48,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
             precision,
             micro_batch=config.micro_batch,
             accumulation=config.accumulation(world_size),
-            world_size=world_size // config.workers_a_row(),
+            world_size=world_size // config.workers_per_row(),
             clip=config.clip if config.optimizer == "adamw" else 0.0,
             fp16=config.fp16,
         )

@@ -162,7 +162,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     torch.manual_seed(config.seed)
     engine = training_engine.build(job.load_model(), config, world_size)
     limit_waiting(engine, config.collective_timeout_s)
-    worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
+    worker = Worker(rank, world_size, engine, engine.device, copies=config.tensor_parallel_size())
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
     (worker.peak,) = worker.total(
         [peak(resolve_precision(config.precision, config.gpus_per_worker), engine.device)]

@@ -48,11 +48,11 @@ def make(optimizer: str, stage: int, **more: Any) -> tuple[TrainJob, Worker]:
     config = PretrainConfig(**(settings | more), workers=world_size)
     engine = training_engine.build(fresh(config.model), config, world_size)
     rows: Any = Store()
-    sharing, stretches = config.workers_a_row(), config.stretches_a_row()
-    source = RowBatches(rows, ShuffledOrder(64, 8, 1), workers_a_row=sharing, stretches=stretches)
+    sharing, stretches = config.workers_per_row(), config.sequence_parallel_size()
+    source = RowBatches(rows, ShuffledOrder(64, 8, 1), workers_per_row=sharing, stretches=stretches)
     nowhere = Artifact("/nowhere")
     job = TrainJob("test", config, NextToken(1e-3), source, fresh, Folder(nowhere, ""), nowhere)
-    worker = Worker(rank, world_size, engine, engine.device, copies=config.workers_a_layer())
+    worker = Worker(rank, world_size, engine, engine.device, copies=config.tensor_parallel_size())
     source.open(worker)
     return job, worker
 
