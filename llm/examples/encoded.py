@@ -43,7 +43,7 @@ def write_examples(
         writer.write_batch(batch)
 
 
-class Examples:
+class EncodedExamples:
     """The example files of a folder (those that match) as one sequence, opened where they are read."""
 
     def __init__(self, artifact: Artifact, folder: str, pattern: str = "*.arrow") -> None:
@@ -51,7 +51,7 @@ class Examples:
         self._table: pa.Table | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Examples, (self.artifact, self.folder, self.pattern))
+        return (EncodedExamples, (self.artifact, self.folder, self.pattern))
 
     @property
     def table(self) -> pa.Table:
@@ -104,7 +104,7 @@ def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> 
     return padded
 
 
-def describe_examples(examples: Examples, indices: np.ndarray) -> list[str]:
+def describe_examples(examples: EncodedExamples, indices: np.ndarray) -> list[str]:
     """One line an example: what it was made from, where that is known, and its number."""
     if ORIGINS not in examples.table.column_names:
         return [f"example {i}" for i in indices]

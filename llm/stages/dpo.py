@@ -21,7 +21,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples.chat import encode_conversation, encode_prompt
-from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
+from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
@@ -52,7 +52,10 @@ class AnswerBatches:
     """What `PreferenceOptimisation` learns from; both sides are padded to one width."""
 
     def __init__(self, output: Artifact, split: str, batch: int, seed: int, pad_id: int) -> None:
-        self.pairs, self.reference = Examples(output, split), Examples(output, f"{REFERENCE}/{split}")
+        self.pairs, self.reference = (
+            EncodedExamples(output, split),
+            EncodedExamples(output, f"{REFERENCE}/{split}"),
+        )
         self.plan, self.pad_id = ShuffledOrder(len(self.pairs), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
@@ -76,7 +79,7 @@ class AnswerBatches:
         return describe_examples(self.pairs, self.plan.indices(step))
 
 
-def answer_arrays(pairs: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+def answer_arrays(pairs: EncodedExamples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
     """`chosen`, `rejected` [B, L]: prompt and answer; and their masks [B, L], 1 on the answers."""
     prompts = pairs.gather("prompt", indices)
     ids, masks = [], []
@@ -117,7 +120,7 @@ class ReferenceScorer:
         import torch
 
         folder, _, name = unit["file"].rpartition("/")
-        pairs = Examples(self.output, folder, name)
+        pairs = EncodedExamples(self.output, folder, name)
         scored: list[Example] = []
         for start in range(unit["start"], unit["end"], self.config.micro_batch):
             indices = np.arange(start, min(start + self.config.micro_batch, unit["end"]))

@@ -16,7 +16,7 @@ from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.evaluation import measures, report
 from headwater.llm.examples.conversations import HeadlineTask, headline_tasks
-from headwater.llm.examples.encoded import Examples
+from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.rl.rollouts import Rollouts
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
@@ -169,7 +169,7 @@ def _pair_accuracies(reward: Artifact, limit: int) -> dict[str, float]:
     model: Any = reward_model(Folder(reward, "model")).eval()
     accuracies = {}
     for name in reward.files("heldout", ".arrow"):
-        examples = Examples(reward, "heldout", name.rsplit("/", 1)[-1])
+        examples = EncodedExamples(reward, "heldout", name.rsplit("/", 1)[-1])
         count = min(limit, len(examples))
         right = 0
         for start in range(0, count, 16):

@@ -12,7 +12,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples.chat import encode_conversation
-from headwater.llm.examples.encoded import Examples, describe_examples, pad
+from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
@@ -33,7 +33,7 @@ class RewardConfig(PairConfig):
 class PairBatches:
     """`chosen`, `rejected` [B, L] and their masks; both sides are padded to one length."""
 
-    def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
+    def __init__(self, examples: EncodedExamples, batch: int, seed: int, pad_id: int) -> None:
         self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
@@ -50,7 +50,7 @@ class PairBatches:
         return describe_examples(self.examples, self.plan.indices(step))
 
 
-def pair_arrays(examples: Examples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+def pair_arrays(examples: EncodedExamples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
     arrays = {}
     for side in COLUMNS:
         sequences = examples.gather(side, indices)
@@ -72,7 +72,7 @@ class Reward(PairStage[RewardConfig]):
             encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
             output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
         counts = output.read_json("pairs.json")
-        train = Examples(output, "train")
+        train = EncodedExamples(output, "train")
         history = loop.train(
             TrainJob(
                 label="reward",

@@ -18,7 +18,7 @@ from headwater.data_pipeline.corpus import iter_documents, kept_files
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples import conversations
 from headwater.llm.examples.chat import encode_conversations
-from headwater.llm.examples.encoded import Example, Examples, describe_examples, pad, write_examples
+from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import loop
@@ -79,7 +79,7 @@ class ConversationEncoder:
 class ConversationBatches:
     """`ids` [B, L] padded on the right and `mask` [B, L], 1 on the assistant's tokens."""
 
-    def __init__(self, examples: Examples, batch: int, seed: int, pad_id: int) -> None:
+    def __init__(self, examples: EncodedExamples, batch: int, seed: int, pad_id: int) -> None:
         self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
@@ -103,7 +103,7 @@ class ConversationBatches:
 class Heldout:
     """Loss a token on the held-out conversations (the first `limit`)."""
 
-    def __init__(self, examples: Examples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
+    def __init__(self, examples: EncodedExamples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
         self.examples, self.micro_batch, self.pad_id = examples, micro_batch, pad_id
         self.count = min(limit, len(examples))
 
@@ -154,7 +154,7 @@ class Sft(Stage[SftConfig]):
             },
         )
         pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
-        train, heldout = Examples(output, "train"), Examples(output, "heldout")
+        train, heldout = EncodedExamples(output, "train"), EncodedExamples(output, "heldout")
         history = loop.train(
             TrainJob(
                 label="sft",

@@ -15,7 +15,7 @@ from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.conversations import headline_tasks
-from headwater.llm.examples.encoded import Examples
+from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.rows import row_documents
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder, Visit
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
@@ -66,7 +66,7 @@ class RowReading:
 class ExampleReading:
     """Conversations (sft) or pairs (reward) made from documents."""
 
-    def __init__(self, examples: Examples, plan: BatchOrder) -> None:
+    def __init__(self, examples: EncodedExamples, plan: BatchOrder) -> None:
         self.examples, self.plan = examples, plan
 
     def parts(self, step: int) -> list[Part]:
@@ -108,7 +108,7 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
         raise HeadwaterError(
             "the stage has not written its examples yet", where=output.location, fix="start it first"
         )
-    examples = Examples(output, "train")
+    examples = EncodedExamples(output, "train")
     return ExampleReading(examples, ShuffledOrder(len(examples), config.batch, config.seed))
 
 

@@ -15,7 +15,7 @@ from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.packing import Packing, pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.examples.conversations import headline_conversation
-from headwater.llm.examples.encoded import Examples, write_examples
+from headwater.llm.examples.encoded import EncodedExamples, write_examples
 from headwater.llm.examples.preferences import headline_pairs
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
@@ -154,7 +154,7 @@ def test_a_conversation_names_its_document_or_line_also_where_others_are_left_ou
     given = [*documents(30), {"id": "untitled", "url": "", "title": "", "text": "x"}]
     monkeypatch.setattr("headwater.llm.stages.sft.iter_documents", lambda *_, **__: iter(given))
     encode({"unit": "part-0", "part": "kept/part-0.parquet"})
-    examples = Examples(output, "train")
+    examples = EncodedExamples(output, "train")
     assert examples.origins(0) == [f"{lines}:3"]  # the first line has no answer to learn, the second is blank
     asked = reading("sft", config, {}, output)
     for number in examples.made_from("d7"):
@@ -175,7 +175,7 @@ def test_a_pair_names_both_articles_that_its_answers_head(tmp_path: Path) -> Non
     write_examples(
         output, "train/corpus.arrow", encoded, ("chosen", "rejected"), origins=[p.origins for p in pairs]
     )
-    described = PairBatches(Examples(output, "train"), batch=4, seed=0, pad_id=PAD).describe(0)
+    described = PairBatches(EncodedExamples(output, "train"), batch=4, seed=0, pad_id=PAD).describe(0)
     assert len(described) == 4 and all(line.startswith("d") and ", d" in line for line in described)
 
 
@@ -183,9 +183,11 @@ def test_examples_of_an_earlier_version_say_that_they_cannot_tell(tmp_path: Path
     output = Artifact(str(tmp_path))
     write_examples(output, "train/corpus.arrow", [{"chosen": [1], "rejected": [2]}], ("chosen", "rejected"))
     with pytest.raises(HeadwaterError, match="earlier version"):
-        Examples(output, "train").origins(0)
+        EncodedExamples(output, "train").origins(0)
     # A loss that is not a number must not end in an error about something else.
-    assert PairBatches(Examples(output, "train"), batch=1, seed=0, pad_id=PAD).describe(0) == ["example 0"]
+    assert PairBatches(EncodedExamples(output, "train"), batch=1, seed=0, pad_id=PAD).describe(0) == [
+        "example 0"
+    ]
 
 
 def test_visits_come_in_the_order_of_the_steps() -> None:
