@@ -48,7 +48,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class StageRecord:
+class StageSummary:
     """One stage of the run: from its manifest."""
 
     stage: str
@@ -101,6 +101,6 @@ class Report:
     """KL to the SFT model, nats a token."""
     planned: list[Planned] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    stages: list[StageRecord] = field(default_factory=list)
+    stages: list[StageSummary] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.llm.evaluation.measures import FunnelStep, Metric, Planned, Report, Sample, StageRecord
+from headwater.llm.evaluation.measures import FunnelStep, Metric, Planned, Report, Sample, StageSummary
 
 MEANINGS = {
     "bits_per_byte": "Cross-entropy on the validation text in bits, per byte of UTF-8. Lower is better; "
@@ -118,7 +118,7 @@ def _planned_table(planned: Sequence[Planned]) -> str:
     return _table(["pretraining", "planned", "actual", "apart"], rows, "lrrr")
 
 
-def _stage_table(stages: Sequence[StageRecord]) -> str:
+def _stage_table(stages: Sequence[StageSummary]) -> str:
     rows = [
         [
             stage.stage,

@@ -136,7 +136,7 @@ class Evaluate(Stage[EvaluateConfig]):
             rl_kl=_points(histories["rl"], "kl"),
             planned=[measures.Planned(**row) for row in _metrics(inputs["pretrain"]).get("planned", [])],
             samples=_samples(answers),
-            stages=[measures.StageRecord(m.stage, m.key, m.seconds, m.inputs) for m in manifests],
+            stages=[measures.StageSummary(m.stage, m.key, m.seconds, m.inputs) for m in manifests],
             machine={"system": platform.platform(), "processor": platform.machine()},
             versions=recorded_versions(),
         )

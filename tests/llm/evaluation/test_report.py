@@ -12,7 +12,7 @@ import matplotlib.image
 import pytest
 
 from headwater.llm.evaluation.measures import FunnelStep, Metric, Report, Sample
-from headwater.llm.evaluation.report import Planned, StageRecord, duration, to_markdown, write_report
+from headwater.llm.evaluation.report import Planned, StageSummary, duration, to_markdown, write_report
 
 
 def full_report() -> Report:
@@ -60,8 +60,8 @@ def full_report() -> Report:
             Sample("Hm? ```\n# not a heading <script>", after="| a | b |\n```"),
         ],
         stages=[
-            StageRecord("acquire", "0123456789abcdef", 12.3),
-            StageRecord("clean", "fedcba9876543210", 33.0, {"acquire": "0123456789abcdef"}),
+            StageSummary("acquire", "0123456789abcdef", 12.3),
+            StageSummary("clean", "fedcba9876543210", 33.0, {"acquire": "0123456789abcdef"}),
         ],
         machine={"cpu": "2 cores", "memory": "8 GB"},
         versions={"torch": "2.13.0"},
