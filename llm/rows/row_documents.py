@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it imports all of cleaning, which a training worker has no 
 
 
 @dataclass(frozen=True)
-class Passage:
+class RowDocument:
     """What a document gave to one row of a batch."""
 
     place: int
@@ -38,7 +38,7 @@ class Passage:
         return f"{self.document_id} ({self.shard} row {self.row}, ids {self.start} to {self.end - 1})"
 
 
-def passages(rows: TokenRows, plan: BatchOrder, step: int) -> list[Passage]:
+def row_documents(rows: TokenRows, plan: BatchOrder, step: int) -> list[RowDocument]:
     """The documents of a step's global batch, row by row in the batch's order."""
     found = []
     for place, index in enumerate(plan.indices(step).tolist()):
@@ -46,7 +46,7 @@ def passages(rows: TokenRows, plan: BatchOrder, step: int) -> list[Passage]:
         documents = rows.documents(index)
         ends = [*(start for start, _ in documents[1:]), _filled(rows[index], rows.pad_id)]
         for (start, name), end in zip(documents, ends, strict=True):
-            found.append(Passage(place, name, shard, row, start, end))
+            found.append(RowDocument(place, name, shard, row, start, end))
     return found
 
 

@@ -20,7 +20,7 @@ from headwater.llm.model.build import fresh_model
 from headwater.llm.model.shape import ModelConfig, parameter_count, shape_of
 from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
-from headwater.llm.rows.row_documents import passages
+from headwater.llm.rows.row_documents import row_documents
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
@@ -103,7 +103,7 @@ class RowBatches:
 
     def describe(self, step: int) -> list[str]:
         """The documents in a step's global batch: id, shard, row, and where in the row."""
-        return [str(passage) for passage in passages(self.rows, self.plan, step)]
+        return [str(document) for document in row_documents(self.rows, self.plan, step)]
 
 
 def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:

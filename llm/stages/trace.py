@@ -54,7 +54,7 @@ class RowReading:
     def parts(self, step: int) -> list[Part]:
         return [
             Part(p.place, p.document_id, f"{p.shard} row {p.row}", f"{p.start}–{p.end - 1}")
-            for p in row_documents.passages(self.rows, self.plan, step)
+            for p in row_documents.row_documents(self.rows, self.plan, step)
         ]
 
     def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:

@@ -19,7 +19,7 @@ from headwater.llm.examples.encoded import EncodedExamples, write_examples
 from headwater.llm.examples.preferences import headline_pairs
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
-from headwater.llm.rows.row_documents import passages, visits
+from headwater.llm.rows.row_documents import row_documents, visits
 from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.stages.reward import PairBatches
 from headwater.llm.stages.sft import ConversationEncoder, SftConfig
@@ -110,12 +110,12 @@ def test_every_id_of_a_batch_belongs_to_the_document_that_is_named_for_it(rows: 
     for step in range(8):
         ids = source.batch(step)["ids"]
         owner = np.full(ids.shape, -1)
-        for passage in passages(rows, source.plan, step):
-            owner[passage.place, passage.start : passage.end] = int(passage.document_id[1:])
+        for document in row_documents(rows, source.plan, step):
+            owner[document.place, document.start : document.end] = int(document.document_id[1:])
         words = ids >= 10
         assert (owner[words] == ids[words] - 10).all()
         assert (owner[ids == PAD] == -1).all()
-        assert len(source.describe(step)) == len(passages(rows, source.plan, step))
+        assert len(source.describe(step)) == len(row_documents(rows, source.plan, step))
 
 
 def test_the_steps_of_a_document_are_those_whose_batches_name_it(rows: TokenRows) -> None:
@@ -123,10 +123,10 @@ def test_the_steps_of_a_document_are_those_whose_batches_name_it(rows: TokenRows
     for number in range(0, 40, 7):
         found = visits(rows, plan, token_places(rows.artifact, f"d{number}"), steps)
         expected = {
-            (step, passage.place)
+            (step, document.place)
             for step in range(steps)
-            for passage in passages(rows, plan, step)
-            if passage.document_id == f"d{number}"
+            for document in row_documents(rows, plan, step)
+            if document.document_id == f"d{number}"
         }
         assert found and {(visit.step, visit.place) for visit in found} == expected
 
