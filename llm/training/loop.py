@@ -113,7 +113,7 @@ def _trainer(job: TrainJob) -> TorchTrainer:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from headwater.llm.training.health.failures import Witness
+    from headwater.llm.training.health.failures import FailureReporter
     from headwater.llm.training.process_group import ProcessGroupConfig
 
     config = job.config
@@ -140,7 +140,7 @@ def _trainer(job: TrainJob) -> TorchTrainer:
             storage_filesystem=fs,
             worker_runtime_env={"env_vars": KEEP_MEMORY},
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Witness(job.label, config, job.board)],  # type: ignore[list-item]
+            callbacks=[FailureReporter(job.label, config, job.board)],  # type: ignore[list-item]
         ),
     )
 

@@ -1,6 +1,6 @@
 """What happens to a group of training workers, told to the person in front of the screen and to the log.
 
-Ray Train restarts a group that has lost a worker, quietly. A `Witness` in its controller says which
+Ray Train restarts a group that has lost a worker, quietly. A `FailureReporter` in its controller says which
 rank on which host it was and why, with how many workers it goes on, and what a run waits for that has
 not room enough.
 """
@@ -26,25 +26,25 @@ later where cores are scarce; once it has, it ends the others without waiting fo
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """Where a rank runs: its host's address and Ray's id of that node."""
 
     host: str
     node: str
 
 
-class Witness(UserCallback):
+class FailureReporter(UserCallback):
     """Lives in Ray Train's controller, which the loss of a training host does not touch."""
 
     def __init__(self, label: str, config: TrainConfig, board: Any) -> None:
         self.label, self.config, self.board = label, config, board
-        self.places: list[Place] = []
+        self.places: list[RankPlace] = []
         self.losses = 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         if "joined" not in metrics[0]:
             return
-        before, self.places = self.places, [Place(**report["joined"]) for report in metrics]
+        before, self.places = self.places, [RankPlace(**report["joined"]) for report in metrics]
         if before:
             hosts = ", ".join(sorted({place.host for place in self.places}))
             self._say(f"goes on from step {metrics[0]['step']} with {len(self.places)} workers on {hosts}")
@@ -82,7 +82,7 @@ def cause_first() -> Iterator[None]:
         raise
 
 
-def describe(failures: Mapping[int, BaseException], places: list[Place], alive: Collection[str]) -> str:
+def describe(failures: Mapping[int, BaseException], places: list[RankPlace], alive: Collection[str]) -> str:
     """The worst of what the workers of a group failed with.
 
     A lost host outweighs a dead process, and that a broken connection: the ranks that are left fail only
@@ -158,7 +158,7 @@ def _inner(error: BaseException) -> BaseException:
     return error.health_check_failure if isinstance(error, WorkerHealthCheckFailedError) else error
 
 
-def _ranks(ranks: list[int], places: list[Place]) -> str:
+def _ranks(ranks: list[int], places: list[RankPlace]) -> str:
     """`rank 1 (10.0.0.4)`, `ranks 2, 3 (10.0.0.5)`."""
     hosts = sorted({places[rank].host for rank in ranks if rank < len(places)})
     where = f" ({', '.join(hosts)})" if hosts else ""

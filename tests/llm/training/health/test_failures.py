@@ -9,9 +9,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.health.failures import Place, describe, final_error, lost_at_start, room_for
+from headwater.llm.training.health.failures import RankPlace, describe, final_error, lost_at_start, room_for
 
-PLACES = [Place("10.0.0.1", "a"), Place("10.0.0.2", "b"), Place("10.0.0.2", "b")]
+PLACES = [RankPlace("10.0.0.1", "a"), RankPlace("10.0.0.2", "b"), RankPlace("10.0.0.2", "b")]
 ALIVE = {"a", "b"}
 BROKEN = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]")
 CONFIG = TrainConfig(workers=4, cpus_per_worker=2, max_failures=3)
