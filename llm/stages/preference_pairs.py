@@ -21,7 +21,7 @@ from headwater.llm.examples.preferences import Preference, headline_pairs, ranki
 from headwater.llm.inference import Sampling, pool
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
-HELDOUT_SHARE = 0.25
+HELDOUT_MODEL_SHARE = 0.25
 """Held-out pairs with the model's own headlines, for each that is trained on."""
 
 
@@ -80,7 +80,7 @@ def gather_pairs(
         if config.corpus_pairs:
             kinds[f"{split}/corpus"] = headline_pairs(own, config.seed)[: config.corpus_pairs]
         if config.model_pairs:
-            share = 1.0 if split == "train" else HELDOUT_SHARE
+            share = 1.0 if split == "train" else HELDOUT_MODEL_SHARE
             tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
             kinds[f"{split}/model"] = _against_model(config, tasks, sft, tokenizer, session)
     if config.rankings:
