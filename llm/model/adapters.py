@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): fine-tuning trains a small product beside each frozen matrix.
+"""Low-rank adapters (LoRA, Hu et al. 2021): train a small low-rank product next to each frozen matrix.
 
-peft makes them. Only they have gradients and optimizer state and are in checkpoints; the frozen model is
-read again from where it came from. What leaves training has them merged into the matrices.
+peft creates them. Only the adapters have gradients and optimizer state and are checkpointed; the frozen base
+model is reloaded from its source. Exported models have the adapters merged into the matrices.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
-"""What peft puts before the names of a model's parameters."""
+"""Prefix that peft adds to a model's parameter names."""
 
 
 class LoraConfig(StageConfig):
-    """Settings of the adapters."""
+    """Settings of the LoRA adapters."""
 
     rank: int = Field(16, ge=1)
+    """Rank of the adapters. Higher ranks can learn more and cost more memory."""
     alpha: float = Field(32.0, gt=0)
-    """The product is scaled by alpha / rank."""
+    """Scaling factor: the adapter's product is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the adapters' inputs. Every worker draws its own: losses then depend on how many there are."""
+    """Dropout on the adapters' inputs. Every worker draws its own: losses depend on the number of workers."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the matrices that get one: all of a layer's, as Dettmers et al. 2023 found needed."""
+    """Names of the matrices that get an adapter. Default: all of a layer's (Dettmers et al. 2023)."""
     quantise: Literal["none", "nf4"] = "none"
-    """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023), by bitsandbytes."""
+    """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""
 
 
 def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 0.0) -> Any:
-    """What transformers is to load the frozen model with; None for its own precision.
+    """The quantisation config for transformers; None loads the frozen model unquantised.
 
-    Products with the 4-bit matrices are made in the `precision` of training. Raises HeadwaterError where
+    Products with 4-bit matrices are computed in the training `precision`. Raises HeadwaterError if
     bitsandbytes is not installed.
     """
     if config is None or config.quantise == "none":
@@ -64,7 +65,7 @@ def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 
 
 
 def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
-    """A peft model around `model`, equal on every rank: its adapters start as a product of nothing.
+    """A peft model around `model`, equal on every rank. The adapters start as zero: outputs are unchanged.
 
     Raises HeadwaterError when no matrix has one of the target names.
     """
@@ -79,8 +80,8 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     for layer in model.modules():
-        # bitsandbytes would lay 4-bit matrices out anew in the first evaluation on a CPU with AVX-512, which
-        # neither the next training step nor merging expects.
+        # bitsandbytes would repack 4-bit matrices in the first evaluation on a CPU with AVX-512; neither the
+        # next training step nor merging can read that layout.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     with torch.random.fork_rng(devices=[]):
@@ -89,9 +90,9 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
             return peft.get_peft_model(model, settings, adapter_name=ADAPTER)
         except ValueError as error:
             raise HeadwaterError(
-                f"no adapter can be put on this model ({error})",
+                f"cannot add adapters to this model ({error})",
                 where="lora.targets",
-                fix="name its matrices, such as q_proj and v_proj",
+                fix="name matrices of this model, such as q_proj and v_proj",
             ) from error
 
 
@@ -100,9 +101,9 @@ def is_adapted(module: Any) -> bool:
 
 
 def whole_weights(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters of a model under their own names in fp32, with what adapters add to them.
+    """Parameters of a model in fp32 under the base model's names, with adapters merged in.
 
-    `module` has whole parameters (`zero.gathered`) and is left as it is.
+    `module` must have whole parameters (`zero.gathered`); it is not modified.
     """
     if not is_adapted(module):
         return {name: parameter.detach().float() for name, parameter in module.named_parameters()}
@@ -124,14 +125,14 @@ def whole_weights(module: Any) -> dict[str, torch.Tensor]:
 
 
 def save_merged(module: Any, folder: Path) -> None:
-    """A plain Hugging Face folder of an adapted model, and the adapters alone in `adapter/` within it."""
+    """Save an adapted model as a plain Hugging Face folder, and the adapters alone in its `adapter/`."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     base = module.get_base_model()
     config = copy.deepcopy(base.config)
-    if hasattr(config, "quantization_config"):  # what is saved is not quantised
+    if hasattr(config, "quantization_config"):  # the saved weights are not quantised
         del config.quantization_config
     with torch.device("meta"):
         plain = type(base)(config)
@@ -149,7 +150,7 @@ def save_merged(module: Any, folder: Path) -> None:
 
 
 def _dequantised(parameter: Any) -> torch.Tensor:
-    """A matrix of numbers, whatever it is held as."""
+    """The matrix as plain numbers, dequantised if needed."""
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter  # type: ignore[no-any-return]

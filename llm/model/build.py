@@ -1,8 +1,8 @@
-"""One dial, depth, to a Hugging Face config: RMSNorm, RoPE, QK-norm, SwiGLU, grouped KV heads (Qwen3).
+"""Models to train: fresh ones from a shape, saved ones from an earlier stage, reward models.
 
-The aspect ratio (width = 64 × depth) is nanochat's; heads are 64 wide; the feed-forward width is
-3 × the model's, which for SwiGLU's three matrices costs about what 4 × costs with two
-(Shazeer 2020 gives 8/3).
+A shape follows from one dial, depth: RMSNorm, RoPE, QK-norm, SwiGLU, grouped KV heads (Qwen3). The width is
+64 × depth (nanochat), heads are 64 wide, and the feed-forward width is 3 × the model's: with SwiGLU's three
+matrices about the cost of 4 × with two (Shazeer 2020 uses 8/3).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
-    """A model with fresh weights in fp32, the same for a seed on every rank.
+    """A model with fresh fp32 weights; the same seed gives the same weights on every rank.
 
-    Weights are normal with deviation 0.02; the projections that write into the residual stream are
-    scaled down by sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`.
+    Weights are normal with standard deviation 0.02. Projections into the residual stream are scaled by
+    1 / sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`.
     """
     import torch
     from transformers import Qwen3ForCausalLM
@@ -41,7 +41,7 @@ def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) ->
 
 
 def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Module:
-    """A new model for a tokenizer's vocabulary."""
+    """A new model sized for a tokenizer's vocabulary."""
     from transformers import AutoTokenizer
 
     opened: Any = AutoTokenizer.from_pretrained(str(tokenizer.local()), local_files_only=True)
@@ -51,10 +51,10 @@ def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Mo
 def saved_model(
     folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
 ) -> torch.nn.Module:
-    """A model that an earlier stage exported, in fp32.
+    """A model exported by an earlier stage, in fp32.
 
-    Where the settings of its `adapters` say so, with 4-bit matrices for training in a `precision`; they lie
-    on a GPU where a worker has `gpus`.
+    With `adapters` that quantise, its matrices are 4-bit and compute in `precision`. Loaded onto a GPU if the
+    worker has `gpus`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -65,7 +65,7 @@ def saved_model(
         dtype=torch.float32,
         local_files_only=True,
         quantization_config=quantised,
-        device_map="cpu" if quantised and not gpus else None,  # left to itself it takes any GPU in sight
+        device_map="cpu" if quantised and not gpus else None,  # by default it takes any visible GPU
     )
 
 
@@ -80,5 +80,5 @@ def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.n
             str(folder.local()), num_labels=1, dtype=torch.float32, local_files_only=True
         )
     if new_head_seed is not None:
-        torch.nn.init.zeros_(model.score.weight)  # start with no preference at all
+        torch.nn.init.zeros_(model.score.weight)  # start with equal scores
     return model

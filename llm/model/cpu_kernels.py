@@ -1,8 +1,8 @@
-"""The same arithmetic in fewer passes over memory: what torch's CPU kernels do slowly in a training step.
+"""CPU kernels for training: attention, cross-entropy and RMSNorm with fewer passes over memory than torch's.
 
-On one core torch's fused attention reaches a third of the speed of a matrix product, the loss over a
-vocabulary makes seven passes over fp32 logits, and a norm keeps three copies of what it is given. All are
-written here in blocks that stay in the cache, with their gradients. GPUs keep torch's own kernels.
+On one core torch's fused attention reaches a third of the speed of a matrix product, its loss over a
+vocabulary makes seven passes over fp32 logits, and its norm keeps three copies of its input. The kernels
+here, with their gradients, work in blocks that fit in the cache. GPUs keep torch's own kernels.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 ATTENTION = "headwater_causal_blocks"
 LONGEST = 2048
-"""Probabilities are kept for the backward pass: longer sequences go through torch's kernel."""
+"""Longest sequence in tokens: probabilities are kept for the backward pass. Beyond it torch's kernel runs."""
 QUERIES = 64
-"""Queries of a block. Each sees the keys up to its block's end: most of what is masked is not computed."""
+"""Queries per block. Each block reads keys only up to its own end, which skips most masked products."""
 LOGIT_BLOCK = 1 << 20
-"""Logits that are looked at at a time (4 MB in fp32)."""
+"""Logits processed at a time (4 MB in fp32)."""
 NORM_BLOCK = 1 << 17
-"""Numbers that are normalised at a time (0.5 MB in fp32)."""
+"""Numbers normalised at a time (0.5 MB in fp32)."""
 
 
 def _blocks(rows: int, width: int, numbers: int, buffers: int = 1) -> Iterator[tuple[Any, ...]]:
-    """Slices of rows that hold some `numbers` each, with memory in fp32 that the next one uses again."""
+    """Slices of rows with about `numbers` elements each, plus fp32 buffers that every slice reuses."""
     size = min(rows, max(1, numbers // width))
     memory = torch.empty(buffers, size, width, dtype=torch.float32)
     for start in range(0, rows, size):
@@ -50,7 +50,7 @@ class _Attention(torch.autograd.Function):
         queries, kept = [], []
         for start in range(0, L, QUERIES):
             end = min(L, start + QUERIES)
-            block = (q[:, :, start:end] * scale).reshape(B * K, -1, D)  # heads that share keys end to end
+            block = (q[:, :, start:end] * scale).reshape(B * K, -1, D)  # heads that share keys, stacked
             scores = torch.bmm(block, k[:, :end].transpose(1, 2)).view(B * H, end - start, end)
             scores[:, :, start:].add_(masked[: end - start, : end - start])
             p = torch.softmax(scores, -1).view(B * K, -1, end)
@@ -90,9 +90,9 @@ def causal_attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers' attention functions: heads first in, [B, L, H, D] out.
+    """Causal attention with the signature of transformers' attention functions; returns [B, L, H, D].
 
-    Only plain causal attention of whole sequences is computed here; the rest goes to torch's kernel.
+    Only plain causal attention over whole sequences runs here; everything else uses torch's kernel.
     """
     whole = query.shape[2] == key.shape[2] and 1 < query.shape[2] <= LONGEST
     if attention_mask is not None or not whole or query.device.type != "cpu":
@@ -130,12 +130,12 @@ class _RMSNorm(torch.autograd.Function):
             torch.mul(d, normed, out=product)
             d_gain += product.sum(0)
             along = torch.mv(product, in_fp32).div_(W)[:, None]
-            d_x[rows] = d.mul_(in_fp32).sub_(normed.mul_(along)).mul_(r)  # a longer x is normed to the same
+            d_x[rows] = d.mul_(in_fp32).sub_(normed.mul_(along)).mul_(r)  # normed is scale-invariant in x
         return d_x, d_gain.to(gain.dtype), None
 
 
 class BlockNorm(Qwen3RMSNorm):
-    """What a norm of transformers becomes: parameters and the rest stay as they are."""
+    """Replaces a transformers RMSNorm in place; its parameters are unchanged."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if hidden_states.device.type != "cpu":
@@ -145,9 +145,9 @@ class BlockNorm(Qwen3RMSNorm):
 
 
 def use_kernels(model: Any) -> None:
-    """Have a transformers model on the CPU compute here, for as long as it is in memory."""
+    """Make a transformers model on the CPU use these kernels, for as long as it is in memory."""
     AttentionInterface.register(ATTENTION, causal_attention)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # none where attention is plainly causal
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # no mask for plain causal attention
     model.set_attn_implementation(ATTENTION)
     for module in model.modules():
         if type(module) is Qwen3RMSNorm:
@@ -175,8 +175,8 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, d_losses: torch.Tensor) -> tuple[torch.Tensor, None]:
         probabilities, targets, losses = ctx.saved_tensors
-        d_losses = d_losses.to(probabilities.dtype)  # rounded alike for targets and others
-        # A target's is p - 1, and p = exp(-loss): with a rounded p it would be 0 where p is almost 1.
+        d_losses = d_losses.to(probabilities.dtype)  # same rounding for targets and others
+        # The target's gradient is p - 1 with p = exp(-loss): a rounded p would make it 0 when p is almost 1.
         of_targets = torch.expm1(-losses) * d_losses
         d_logits = probabilities * d_losses[:, None]
         d_logits[torch.arange(len(targets)), targets] = of_targets.to(d_logits.dtype)

@@ -1,4 +1,4 @@
-"""A trained model leaves the store: as the Hugging Face folder that it is, or as a GGUF file."""
+"""Export a trained model from the store: as a Hugging Face folder, or as a GGUF file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ MODEL = "model"
 
 
 def export(model: Artifact, output: str, format_: str, precision: str | None = None) -> str:
-    """Write the model of a training stage into the folder `output` (a disk or s3://); returns where it is.
+    """Write the model of a training stage into the folder `output` (local or s3://); returns its location.
 
-    Nothing that lies there is replaced. Raises HeadwaterError that says what is in the way.
+    Existing files are never replaced. Raises HeadwaterError if something is already there.
     """
     if format_ not in FORMATS:
-        raise HeadwaterError(f"no format {format_}", where="--format", fix=f"one of {', '.join(FORMATS)}")
+        raise HeadwaterError(
+            f"unknown format {format_}", where="--format", fix=f"one of {', '.join(FORMATS)}"
+        )
     if precision is not None and precision not in PRECISIONS:
         fix = f"one of {', '.join(PRECISIONS)}"
-        raise HeadwaterError(f"no precision {precision}", where="--precision", fix=fix)
+        raise HeadwaterError(f"unknown precision {precision}", where="--precision", fix=fix)
     if not model.exists(f"{MODEL}/config.json"):
         raise HeadwaterError(
-            "no trained model here",
+            "there is no trained model in this artifact",
             where=model.location,
             fix="name a finished artifact of pretrain, sft, reward or rl",
         )
@@ -64,7 +66,7 @@ def _export_folder(model: Artifact, output: Artifact, scratch: Path, precision: 
 
 
 def _converted(source: Path, scratch: Path, precision: Precision) -> Path:
-    """The folder with its weights in another precision."""
+    """A copy of the folder with its weights in another precision."""
     import torch
     from transformers import AutoConfig
     from transformers.models.auto import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -72,7 +74,9 @@ def _converted(source: Path, scratch: Path, precision: Precision) -> Path:
     types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     if precision not in types:
         raise HeadwaterError(
-            f"{precision} is a precision of GGUF files", where="--precision", fix="choose --format gguf"
+            f"only GGUF files can have the precision {precision}",
+            where="--precision",
+            fix="choose --format gguf",
         )
     architecture = AutoConfig.from_pretrained(str(source), local_files_only=True).architectures[0]
     causal = architecture.endswith("ForCausalLM")
@@ -91,4 +95,4 @@ def _copy(path: Path, output: Artifact, name: str) -> None:
 
 
 def _in_the_way(where: str) -> HeadwaterError:
-    return HeadwaterError("something lies there already", where=where, fix="choose another --output")
+    return HeadwaterError("the output already exists", where=where, fix="choose another --output")

@@ -1,8 +1,8 @@
-"""A Hugging Face folder of ours → one GGUF file, which llama.cpp and what is built on it open.
+"""Convert a Hugging Face folder to one GGUF file, for llama.cpp and the tools built on it.
 
-Keys and tensor names are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md for the
-architecture `qwen3`; the `gguf` package, llama.cpp's own, writes them. Rotary positions turn halves of a head
-in transformers and in llama.cpp's `qwen3` alike, so no weight is permuted.
+Keys and tensor names follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md for the architecture
+`qwen3`; llama.cpp's own `gguf` package writes them. transformers and llama.cpp's `qwen3` both rotate halves
+of a head, so no weight is permuted.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ Precision = Literal["f32", "f16", "bf16", "q8_0"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3"}
 PRE_TOKENIZER = "qwen2"
-"""llama.cpp's name for the rule by which `data_pipeline.tokens.tokenizer` splits text (SPLIT_PATTERN)."""
+"""llama.cpp's name for the pre-tokenizer rule of `headwater.data_pipeline.tokens.tokenizer` (SPLIT_PATTERN)."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Marks of transformers alone, for the mask of what is learnt; they print nothing."""
+"""Markers that only transformers reads, for the loss mask; they print nothing."""
 
 
 def write_gguf(folder: Path, path: Path, *, name: str, precision: Precision | None = None) -> Precision:
-    """Write the model and tokenizer of a folder; vectors stay in fp32, as llama.cpp's own converter has it.
+    """Write a folder's model and tokenizer to `path`; returns the precision written.
 
-    `precision` None keeps that of the weights. Returns the precision. One tensor at a time is in memory.
-    Raises HeadwaterError for an architecture, rotary scaling or tokenizer that we do not make.
+    `precision` None keeps that of the weights. Vectors stay in fp32, as in llama.cpp's own converter. One
+    tensor at a time is in memory. Raises HeadwaterError for an architecture, rotary scaling or tokenizer that
+    is not supported.
     """
     import gguf
 
@@ -56,20 +57,20 @@ def _check(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> N
     architecture = (config.get("architectures") or ["none"])[0]
     if architecture not in ARCHITECTURES:
         raise HeadwaterError(
-            f"a GGUF file cannot be made of the architecture {architecture}",
+            f"the architecture {architecture} cannot be written to a GGUF file",
             where=str(folder),
             fix="export a language model (pretrain, sft or rl), or choose --format hf",
         )
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
         raise HeadwaterError(
-            f"rotary positions of the type {rope['rope_type']} are not written to GGUF files",
+            f"rotary positions of type {rope['rope_type']} cannot be written to a GGUF file",
             where=str(folder),
             fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
         )
     if other := unlike_ours(tokenizer):
         raise HeadwaterError(
-            f"llama.cpp has no name for this tokenizer's rule: it has {other}",
+            f"llama.cpp does not know this tokenizer's pre-tokenizer rule: it has {other}",
             where=str(folder),
             fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
         )
@@ -97,7 +98,7 @@ def _add_shape(writer: GGUFWriter, config: dict[str, Any], name: str, precision:
 def _add_tokenizer(
     writer: GGUFWriter, config: dict[str, Any], tokenizer: dict[str, Any], folder: Path
 ) -> None:
-    """Every id of the embedding needs a token: those that round its size up are named, and marked unused."""
+    """Name a token for every id of the embedding: ids that only pad its size are marked unused."""
     from gguf import TokenType
     from transformers import AutoTokenizer
 
@@ -132,7 +133,7 @@ def _add_tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], preci
             continue
         known = names.get_name(name, try_suffixes=(".weight",))
         if known is None:
-            raise HeadwaterError(f"a weight that the architecture does not have: {name}", where=str(folder))
+            raise HeadwaterError(f"the architecture has no weight {name}", where=str(folder))
         kind = _kind(shape, precision)
         plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
         if plain is not None:
@@ -149,7 +150,7 @@ def _add_tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], preci
 
 
 def _kind(shape: tuple[int, ...], precision: Precision) -> GGMLQuantizationType:
-    """Vectors (norms) in fp32, and matrices whose rows are no whole number of quantisation blocks in f16."""
+    """f32 for vectors (norms); f16 for matrices whose rows are not a whole number of quantisation blocks."""
     import gguf
 
     if len(shape) < 2:
@@ -167,7 +168,9 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise HeadwaterError(
-            "no weights here", where=str(folder), fix="give the artifact of a finished training stage"
+            "the folder has no weights",
+            where=str(folder),
+            fix="give the artifact of a finished training stage",
         )
     return files
 
@@ -182,18 +185,18 @@ def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _tensor(folder: Path, name: str) -> np.ndarray:
-    """One weight in fp32; numpy has no bf16, so torch reads it."""
+    """One weight in fp32, read by torch: numpy has no bf16."""
     from safetensors import safe_open
 
     for path in _files(folder):
         with safe_open(path, "pt") as opened:
             if name in opened.keys():  # noqa: SIM118 (not a dict)
                 return np.ascontiguousarray(opened.get_tensor(name).float().numpy())
-    raise HeadwaterError(f"the weight {name} is gone", where=str(folder))
+    raise HeadwaterError(f"the weight {name} is missing", where=str(folder))
 
 
 def _stored_precision(folder: Path) -> Precision:
-    """The precision of the matrices as they lie in the folder."""
+    """The precision of the matrices stored in the folder."""
     from safetensors import safe_open
 
     known: dict[str, Precision] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}

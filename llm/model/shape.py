@@ -1,4 +1,4 @@
-"""The sizes of a transformer: from one dial, depth, to a Hugging Face config, its parameters and FLOPs."""
+"""The sizes of a transformer: from depth to a Hugging Face config, its parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ HEAD_WIDTH = 64
 
 
 class ModelConfig(StageConfig):
-    """The transformer's shape. Everything but depth may be left to the dial."""
+    """The transformer's shape. Set `depth`; the rest follows from it unless given."""
 
     depth: int = 4
-    """Layers; width, heads and feed-forward size follow from it."""
+    """Number of layers; width, heads and feed-forward size follow from it."""
     width: int | None = None
-    """Hidden size; 64 × depth unless given. A multiple of 64."""
+    """Hidden size, a multiple of 64. Default: 64 × depth."""
     kv_groups: int = 2
-    """Query heads that share one key/value head (Ainslie et al. 2023)."""
+    """Query heads per key/value head (Ainslie et al. 2023). More groups make the KV cache smaller."""
     context: int = 1024
-    """Positions the model can see."""
+    """Longest sequence the model accepts, in tokens."""
     rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies (RoPE). Raise it for long contexts."""
     tie_embeddings: bool = True
-    """The output head is the table of input embeddings."""
+    """Use the input embedding table as the output head. Saves its parameters."""
     zero_outputs: bool = False
-    """Begin with layers that add nothing: the projections into the residual stream are zero (nanochat)."""
+    """Initialise the projections into the residual stream to zero: layers start as identity (nanochat)."""
 
     def resolved_width(self) -> int:
         return self.width or HEAD_WIDTH * self.depth
@@ -38,7 +39,7 @@ class ModelConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Shape:
-    """All sizes of a transformer that decide its parameters, under transformers' names."""
+    """All sizes that determine a transformer's parameters, under transformers' names."""
 
     vocab_size: int
     hidden_size: int
@@ -57,7 +58,7 @@ def shape_of(model: ModelConfig, vocab_size: int) -> Shape:
     while heads % kv_heads:
         kv_heads += 1
     return Shape(
-        vocab_size=-(-vocab_size // 64) * 64,  # a round size suits matrix units; the extra ids never occur
+        vocab_size=-(-vocab_size // 64) * 64,  # padded for matrix units; the extra ids never occur
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=model.depth,
@@ -85,7 +86,7 @@ def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenize
 
 
 def parameter_count(config: Qwen3Config | Shape) -> int:
-    """Parameters of the model, from its shape alone."""
+    """Number of parameters, computed from the shape."""
     c: Any = config
     attention = 2 * c.hidden_size * c.head_dim * (c.num_attention_heads + c.num_key_value_heads)
     layer = attention + 3 * c.hidden_size * c.intermediate_size + 2 * c.hidden_size + 2 * c.head_dim
@@ -94,7 +95,7 @@ def parameter_count(config: Qwen3Config | Shape) -> int:
 
 
 def flops_per_token(config: Qwen3Config | Shape, row_length: int) -> int:
-    """Training FLOPs a token: 6 a matrix parameter plus attention (PaLM, Chowdhery et al. 2022, app. B)."""
+    """Training FLOPs per token: 6 per matrix parameter + attention (PaLM, Chowdhery et al. 2022, app. B)."""
     c: Any = config
     embeddings = 0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size
     attention = 12 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * row_length
@@ -103,7 +104,7 @@ def flops_per_token(config: Qwen3Config | Shape, row_length: int) -> int:
 
 @dataclass(frozen=True)
 class Weight:
-    """One trained tensor of a model."""
+    """One trained tensor of a model: its name and shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -118,15 +119,15 @@ class Weight:
 
     @property
     def hidden(self) -> bool:
-        """Whether Muon updates it: a matrix that is neither embedding nor head (DeepSpeed's own rule)."""
+        """Whether Muon updates it: matrices except embedding and head (DeepSpeed's rule)."""
         return len(self.shape) >= 2 and not any(word in self.name.lower() for word in ("embed", "lm_head"))
 
     @property
     def lookup(self) -> bool:
-        """Whether tokens are looked up in it: it has a learning rate of its own, and so a group."""
+        """Whether it is an embedding table: it has its own learning rate, and so its own optimizer group."""
         return self.name.endswith("embed_tokens.weight")
 
 
 def weights_of(model: torch.nn.Module) -> list[Weight]:
-    """The trained tensors of a model (one on the meta device will do), tied ones once."""
+    """The trained tensors of a model (may be on the meta device); tied ones are listed once."""
     return [Weight(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]

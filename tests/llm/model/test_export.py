@@ -227,15 +227,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_overwritten(
         export(model.artifact, str(tmp_path / "out"), "gguf")
     assert Path(export(model.artifact, str(tmp_path / "scored"), "hf", "f16")).is_dir()
     gguf(trained, tmp_path)
-    with pytest.raises(HeadwaterError, match="something lies there already"):
+    with pytest.raises(HeadwaterError, match="the output already exists"):
         gguf(trained, tmp_path)
-    with pytest.raises(HeadwaterError, match="something lies there already"):
+    with pytest.raises(HeadwaterError, match="the output already exists"):
         export(trained, str(tmp_path), "hf")
-    with pytest.raises(HeadwaterError, match="no trained model here"):
+    with pytest.raises(HeadwaterError, match="there is no trained model in this artifact"):
         export(Artifact(str(tmp_path)), str(tmp_path / "x"), "gguf")
-    with pytest.raises(HeadwaterError, match="q8_0 is a precision of GGUF files"):
+    with pytest.raises(HeadwaterError, match="only GGUF files can have the precision q8_0"):
         export(trained, str(tmp_path / "y"), "hf", "q8_0")
-    with pytest.raises(HeadwaterError, match="no precision q4"):
+    with pytest.raises(HeadwaterError, match="unknown precision q4"):
         export(trained, str(tmp_path / "y"), "gguf", "q4")
 
 
