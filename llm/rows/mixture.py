@@ -1,9 +1,9 @@
-"""The rows of each step's batch when corpora are mixed by weight: a pure function of (seed, k).
+"""The rows of each step's batch when corpora are mixed by weight: a pure function of (seed, step).
 
-Positions (step × batch + place in the batch) are taken in blocks. In each block every corpus has as many
-positions as its weight gives it, and a seeded shuffle says which; a corpus's n-th position takes the n-th
-row of its own shuffles, epoch after epoch. So shares are exact over a block and random within one, every
-epoch of a corpus visits each of its rows once, and nothing is counted that would have to be saved.
+Positions (step × batch + index in the batch) are grouped into blocks. In each block every corpus gets a
+number of positions proportional to its weight, assigned by a seeded shuffle. A corpus's n-th position reads
+the n-th row of its own shuffles, epoch after epoch. Shares are therefore exact per block and random within
+it, each epoch visits every row of a corpus once, and there is no state to save.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.rows.order import BatchOrder, Visit, derived_seed, inverse_permutation, permutation
 
 BLOCK = 1 << 16
-"""Positions in a block: weights are kept to within 1/131,072 of the whole."""
+"""Positions per block: shares are exact to within 1/131,072."""
 
 
 @dataclass(frozen=True)
 class MixtureOrder(BatchOrder):
-    """The global batches of a run over several corpora."""
+    """The global batches of a run over several weighted corpora."""
 
     corpora: tuple[range, ...]
     """Row numbers of each corpus."""
     weights: tuple[float, ...]
-    """Share of each in the batches, up to a common factor."""
+    """Relative share of each corpus in the batches; need not sum to 1."""
     batch: int
     seed: int
 
@@ -63,7 +63,7 @@ class MixtureOrder(BatchOrder):
         return chosen
 
     def visits(self, row: int, steps: int) -> list[Visit]:
-        """When the first `steps` steps take a row, in order; never, where it is in none of the corpora."""
+        """The first `steps` steps' visits to a row, in order; empty if no corpus has the row."""
         number = next((n for n, rows in enumerate(self.corpora) if row in rows), None)
         if number is None:
             return []
@@ -77,13 +77,13 @@ class MixtureOrder(BatchOrder):
                 break
             owners, _ = _block(quotas, self.seed, block)
             position = block * BLOCK + int(np.flatnonzero(owners == number)[rank])
-            if position >= steps * self.batch:  # its later epochs are later still
+            if position >= steps * self.batch:  # later epochs come later
                 break
             found.append(Visit(position // self.batch, position % self.batch, epoch, row))
         return found
 
     def epochs(self, step: int) -> list[float]:
-        """Passes over each corpus made before this step, by its weight."""
+        """Passes over each corpus made before this step, from its share."""
         share = np.array(quotas_of(self.weights)) / BLOCK
         return [
             float(step * self.batch * part / len(rows))
@@ -93,21 +93,21 @@ class MixtureOrder(BatchOrder):
 
 @functools.lru_cache(maxsize=64)
 def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """Positions of each corpus in a block, by largest remainders; at least one."""
+    """Positions of each corpus in a block, by the largest-remainder method; at least one."""
     exact = np.array(weights, np.float64) / sum(weights) * BLOCK
     quotas = np.maximum(1, np.floor(exact)).astype(np.int64)
     missing = BLOCK - int(quotas.sum())
     order = np.argsort(quotas - exact, kind="stable")
     if missing >= 0:
         quotas[order[:missing]] += 1
-    else:  # corpora of next to no weight were given one
+    else:  # the minimum of one exceeded the block
         quotas[np.argmax(quotas)] += missing
     return tuple(quotas.tolist())
 
 
 @functools.lru_cache(maxsize=4)
 def _block(quotas: tuple[int, ...], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per position of a block: number of the corpus, and how many positions before it are that corpus's."""
+    """Per position of a block: the corpus number, and how many earlier positions belong to that corpus."""
     slots = permutation(BLOCK, derived_seed(seed, 0), block, np.arange(BLOCK))
     owners = np.searchsorted(np.cumsum(quotas), slots, side="right")
     ranks = np.empty(BLOCK, np.int64)

@@ -1,8 +1,8 @@
-"""Which rows make up the batch of step k: a pure function of (seed, k), with no state to save.
+"""Which rows make up the batch of a step: a pure function of (seed, step), with no state to save.
 
 Rows are shuffled by a pseudo-random permutation that can be evaluated at any index (Black and
 Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002: a Feistel network with cycle
-walking), so a run resumes at any step, on any number of workers, with the batches it would have had.
+walking). A run therefore resumes at any step, on any number of workers, with the same batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on uint64, wrapping around."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on uint64, with wraparound."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -31,14 +31,14 @@ def _round_keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def permutation(n: int, seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
-    """Where a shuffle of `range(n)` puts each index: int64, a bijection for every (seed, epoch)."""
+    """Where a shuffle of `range(n)` moves each index: int64, a bijection for every (seed, epoch)."""
     return _walk(n, seed, epoch, index, inverse=False)
 
 
 def inverse_permutation(n: int, seed: int, epoch: int, value: np.ndarray) -> np.ndarray:
-    """Which index `permutation` puts at each value: the same network with its rounds undone, last first.
+    """The index that `permutation` maps to each value: the same network with its rounds in reverse.
 
-    Cycle walking inverts itself: the way back from a value passes the same values above n.
+    Cycle walking inverts itself: the inverse walk passes the same values ≥ n.
     """
     return _walk(n, seed, epoch, value, inverse=True)
 
@@ -66,19 +66,19 @@ def _walk(n: int, seed: int, epoch: int, start: np.ndarray, *, inverse: bool) ->
 
 
 def derived_seed(seed: int, number: int) -> int:
-    """Seeds of several independent shuffles from one."""
+    """An independent seed derived from `seed`, one per `number`."""
     return int(_mix(_mix(np.array([seed & _MASK], np.uint64)) + np.uint64(number))[0])
 
 
 @dataclass(frozen=True, order=True)
 class Visit:
-    """A row in the batch of a step."""
+    """One occurrence of a row in the batch of a step."""
 
     step: int
     place: int
-    """In the batch, from 0."""
+    """Index in the batch, from 0."""
     epoch: int
-    """Passes that were complete before: over all rows, or over those of its corpus in a mixture."""
+    """Passes completed before: over all rows, or over the row's corpus in a mixture."""
     row: int
 
 
@@ -93,13 +93,13 @@ class BatchOrder(Protocol):
         ...
 
     def visits(self, row: int, steps: int) -> list[Visit]:
-        """When the first `steps` steps take a row: `indices` inverted, without looking at the steps."""
+        """The first `steps` steps' visits to a row, in order: the inverse of `indices`, without a search."""
         ...
 
     def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """One worker's slice of the batch: in rank order the slices are the whole of it.
+        """One worker's slice of the batch, int64. The slices in rank order are the whole batch.
 
-        Their sizes differ by at most one row, so that every row counts once on any number of workers.
+        Their sizes differ by at most one row: every row counts once on any number of workers.
         """
         first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
         return self.indices(step)[first:last]
@@ -107,7 +107,7 @@ class BatchOrder(Protocol):
 
 @dataclass(frozen=True)
 class ShuffledOrder(BatchOrder):
-    """The global batches of a run over `rows` rows; epochs follow each other without a gap."""
+    """The global batches of a run over `rows` shuffled rows; epochs follow each other without a gap."""
 
     rows: int
     batch: int
@@ -132,7 +132,7 @@ class ShuffledOrder(BatchOrder):
         return chosen
 
     def visits(self, row: int, steps: int) -> list[Visit]:
-        """When the first `steps` steps take a row, in order."""
+        """The first `steps` steps' visits to a row, in order."""
         found = []
         for epoch in range(-(-steps * self.batch // self.rows)):
             within = inverse_permutation(self.rows, self.seed, epoch, np.array([row]))

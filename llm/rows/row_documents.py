@@ -1,7 +1,7 @@
-"""Which documents the batch of a step holds, and which steps hold a document: no step is gone through.
+"""Which documents the batch of a step holds, and which steps hold a document, without scanning steps.
 
-A step's rows come from its plan, a row's documents from its shard. The way back needs the rows with the
-document (`headwater.data_pipeline.explain.token_places`) and the plan's inverse.
+A step's rows come from its batch order, a row's documents from its shard. The inverse needs the rows of the
+document (`headwater.data_pipeline.explain.token_places`) and the inverse of the order.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import numpy as np
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.rows.order import BatchOrder, Visit
 
-if TYPE_CHECKING:  # it imports all of cleaning, which a training worker has no use for
+if TYPE_CHECKING:  # imports all of cleaning, which training workers do not need
     from headwater.data_pipeline.explain import TokenPlace
 
 
 @dataclass(frozen=True)
 class RowDocument:
-    """What a document gave to one row of a batch."""
+    """The part of a document in one row of a batch."""
 
     place: int
-    """The row's in the batch, from 0."""
+    """Index of the row in the batch, from 0."""
     document_id: str
     shard: str
     """File below the `tokenize` artifact."""
     row: int
-    """Of the shard."""
+    """Row number in the shard."""
     start: int
     end: int
-    """Its ids in the row are `start` to `end` (not included), with the one that closes it."""
+    """Its ids are `row[start:end]`, including the end-of-document id."""
 
     def __str__(self) -> str:
         return f"{self.document_id} ({self.shard} row {self.row}, ids {self.start} to {self.end - 1})"
 
 
 def row_documents(rows: TokenRows, plan: BatchOrder, step: int) -> list[RowDocument]:
-    """The documents of a step's global batch, row by row in the batch's order."""
+    """The documents of a step's global batch, in batch order."""
     found = []
     for place, index in enumerate(plan.indices(step).tolist()):
         shard, row = rows.place(index)
@@ -51,12 +51,12 @@ def row_documents(rows: TokenRows, plan: BatchOrder, step: int) -> list[RowDocum
 
 
 def visits(rows: TokenRows, plan: BatchOrder, places: Iterable[TokenPlace], steps: int) -> list[Visit]:
-    """When the first `steps` steps take a row with tokens of a document, in order."""
+    """The first `steps` steps' visits to rows with tokens of a document, in order."""
     mine = [place for place in places if place.split == rows.split]
     indices = [rows.index(place.shard, row) for place in mine for row in place.rows]
     return sorted(visit for index in indices for visit in plan.visits(index, steps))
 
 
 def _filled(ids: np.ndarray, pad_id: int) -> int:
-    """Ids of a row before its padding."""
+    """Number of ids in a row before its padding."""
     return int(np.flatnonzero(ids != pad_id)[-1]) + 1
