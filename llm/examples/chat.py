@@ -1,10 +1,9 @@
-"""Conversations to token ids and the mask of what is learnt from them.
+"""Encode conversations as token ids and a loss mask.
 
-A message is `{"role": "system" | "user" | "assistant", "content": str}`. Conversations are encoded
-segment by segment, so that the ids of a prompt are always the first ids of the conversation that
-goes on from it, and text that spells a special token stays text. The ids are those of the
-tokenizer's own `apply_chat_template` (except where a message spells a special token, which the
-template would let through).
+A message is `{"role": "system" | "user" | "assistant", "content": str}`. Conversations are encoded segment by
+segment: the ids of a prompt are always a prefix of the ids of the conversation that continues it, and text
+that spells a special token stays text. Otherwise the ids equal those of the tokenizer's own
+`apply_chat_template`, which would turn such text into special tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Message = Mapping[str, str]
 
 @dataclass
 class _Turn:
-    """One message in ids: header and footer are never cut, the content may be."""
+    """One message as ids: header and footer are never cut, the content may be."""
 
     header: list[int]
     content: list[int]
@@ -51,27 +50,27 @@ class _Turn:
 
 @dataclass
 class EncodedConversations:
-    """What is left to train on."""
+    """The conversations that can be trained on, and counts of what was cut or dropped."""
 
     conversations: list[tuple[list[int], list[int]]]
-    """(ids, loss mask) of each, in the order given."""
+    """(ids, loss mask) of each, in input order."""
     kept: list[int]
-    """Number of each among those given."""
+    """Input index of each."""
     shortened: int
-    """Conversations whose prompt or answer was cut to fit."""
+    """Number of conversations whose prompt or answer was cut to fit."""
     dropped: int
-    """Conversations without one token to learn: no assistant turn, or none within the length."""
+    """Number of conversations with no token to learn: no assistant turn, or none within the length."""
 
 
 def encode_conversation(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
 ) -> tuple[list[int], list[int]]:
-    """Token ids and, for each, 1 where it is to be learnt and 0 elsewhere.
+    """Token ids and the loss mask: 1 on tokens to learn, 0 elsewhere.
 
-    Learnt are the assistant's tokens with the `<|im_end|>` that closes the turn. A conversation longer
-    than `max_length` loses the middle of its longest user or system message, then of the next longest,
-    until it fits, with the template and the assistant's words whole. Only what is still too long with
-    every such message empty is cut at its end, without a closing token: a cut must not teach to stop.
+    The assistant's tokens are learned, including the `<|im_end|>` that closes the turn. A conversation over
+    `max_length` loses the middle of its longest user or system message, then of the next longest, until it
+    fits; the template and the assistant's text stay whole. If it is too long even with all of them empty,
+    it is cut at its end, without a closing token, so that the model does not learn to stop there.
     """
     turns = [_encode_turn(tokenizer, message) for message in messages]
     if max_length is not None:
@@ -89,7 +88,7 @@ def encode_conversation(
 def encode_conversations(
     tokenizer: PreTrainedTokenizerFast, conversations: Iterable[Sequence[Message]], max_length: int
 ) -> EncodedConversations:
-    """Encode many; those with nothing to learn are dropped and counted."""
+    """Encode many conversations; those with nothing to learn are dropped and counted."""
     encoded = EncodedConversations([], [], 0, 0)
     for number, messages in enumerate(conversations):
         ids, mask = encode_conversation(tokenizer, messages)
@@ -107,9 +106,9 @@ def encode_conversations(
 def encode_prompt(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
 ) -> list[int]:
-    """Ids that an assistant's answer follows: the messages and the header of its turn.
+    """Ids of a prompt: the messages, then the header of the assistant's turn.
 
-    Too long a prompt is shortened by the rule of `encode_conversation`; one that cannot be is refused.
+    A prompt over `max_length` is shortened as in `encode_conversation`. Raises HeadwaterError if that fails.
     """
     turns = [_encode_turn(tokenizer, message) for message in messages]
     opening = _header(tokenizer, "assistant")
@@ -118,14 +117,14 @@ def encode_prompt(
         length = sum(map(len, turns)) + len(opening)
         if length > max_length:
             raise HeadwaterError(
-                f"the prompt has {length} tokens of the {max_length} there is room for",
+                f"the prompt has {length} tokens, the limit is {max_length}",
                 fix="shorten the conversation",
             )
     return [token for turn in turns for token in turn.header + turn.content + turn.footer] + opening
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """The ids that end an answer: the end of a turn, and of a document for a model that only read those."""
+    """The ids that end an answer: end of turn, and end of document (for models that only saw documents)."""
     return (_id(tokenizer, TURN_END), _id(tokenizer, DOCUMENT_END))
 
 
@@ -137,9 +136,9 @@ def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str
 
 
 def check_messages(messages: object) -> list[dict[str, str]]:
-    """The messages, when they are a conversation this template knows; else an error that names the fault."""
+    """The messages of a valid conversation. Raises HeadwaterError that names the faulty message."""
     if not isinstance(messages, list) or not messages:
-        raise HeadwaterError("`messages` is not a list with a message in it")
+        raise HeadwaterError("`messages` is not a non-empty list")
     checked = []
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
@@ -185,12 +184,12 @@ def _encode_turn(tokenizer: PreTrainedTokenizerFast, message: Message) -> _Turn:
 
 def _header(tokenizer: PreTrainedTokenizerFast, role: str) -> list[int]:
     if role not in ROLES:
-        raise HeadwaterError(f"no such role: {role!r}", fix=f"use one of {', '.join(ROLES)}")
+        raise HeadwaterError(f"unknown role {role!r}", fix=f"use one of {', '.join(ROLES)}")
     return [_id(tokenizer, TURN_START), *_text_ids(tokenizer, f"{role}\n")]
 
 
 def _shorten(turns: Sequence[_Turn], max_length: int) -> None:
-    """Cut the middles of the longest messages that are not the assistant's until all fits."""
+    """Cut the middles of the longest messages that are not the assistant's until all fit."""
     excess = sum(map(len, turns)) - max_length
     cuttable = sorted(
         (turn for turn in turns if not turn.trained), key=lambda t: len(t.content), reverse=True

@@ -1,4 +1,4 @@
-"""Conversations to fine-tune on: made from cleaned documents, or read from JSONL.
+"""Conversations for fine-tuning: made from cleaned documents, or read from JSONL.
 
 A document here is a row of the cleaned corpus: a mapping with `id`, `url`, `title` and `text`.
 """
@@ -21,12 +21,12 @@ Document = Mapping[str, Any]
 Conversation = list[dict[str, str]]
 
 HELDOUT_SHARE = 0.1
-"""Documents below this on the hash line (`split.py`) give prompts that are only measured on."""
+"""Share of documents that are held out: those whose hash fraction (`split.py`) is below it."""
 ARTICLE_WORDS = 60
 """Words of an article shown in a headline prompt: a news story's lead says what it is about."""
 PASSAGE_WORDS = 50
 HEADLINE_WORDS = (3, 30)
-"""Fewer words are a section's name ("Quotable"), more are a paragraph in the wrong field."""
+"""Fewer words are a section's name ("Quotable"); more are a paragraph in the wrong field."""
 
 _SITE_SEPARATORS = re.compile(r"\s+[|»–—-]\s+|\s*\|\s*")
 _NOT_A_NAME = {"www", "com", "org", "net", "gov", "edu", "info", "news"}
@@ -42,15 +42,15 @@ def question_about(title: str) -> str:
 
 
 def split_of(document_id: str) -> Literal["train", "heldout"]:
-    """Whether a document's conversations are trained on (sft, reward, rl) or kept to measure on."""
+    """The split of a document's conversations: trained on (sft, reward, rl) or held out for evaluation."""
     return "heldout" if document_fraction(document_id) < HELDOUT_SHARE else "train"
 
 
 def clean_title(title: str, url: str = "") -> str:
-    """A headline without the site's name; empty when it is none (too short or too long).
+    """A headline without the site's name; empty if it is too short or too long.
 
-    A last piece of up to four words after a bar or dash is the site's name when it begins or ends
-    with a label of the host name: "… - BBC News" of www.bbc.co.uk.
+    A last part of up to four words after a bar or dash is the site's name if it begins or ends with a label
+    of the host name: "… - BBC News" of www.bbc.co.uk.
     """
     title = " ".join((title or "").split())
     pieces = list(_SITE_SEPARATORS.finditer(title))
@@ -64,7 +64,7 @@ def _is_site_name(words: str, url: str) -> bool:
     name = re.sub(r"\W", "", words.lower())
     try:
         host = urlsplit(url).hostname or ""
-    except ValueError:  # not a URL at all
+    except ValueError:  # not a URL
         return False
     labels = [part for part in host.split(".") if len(part) >= 3 and part not in _NOT_A_NAME]
     affixed = any(name.startswith(label) or name.endswith(label) for label in labels)
@@ -76,7 +76,7 @@ def first_words(text: str, count: int) -> str:
 
 
 def first_sentences(text: str, max_words: int = PASSAGE_WORDS) -> str:
-    """As many whole sentences from the start as fit; empty when not even the first does."""
+    """As many whole sentences from the start as fit; empty if the first one does not."""
     opening = first_words(text, max_words + 1)
     if len(opening.split()) <= max_words:
         return opening
@@ -99,7 +99,7 @@ def headline_conversation(document: Document) -> Conversation | None:
 
 
 def passage_conversation(document: Document) -> Conversation | None:
-    """Question about a headline → the first sentences of its article; None where either is missing."""
+    """Question about a headline → the first sentences of its article; None if either is missing."""
     title = clean_title(document["title"], document["url"])
     passage = first_sentences(document["text"])
     if not title or not passage:
@@ -112,20 +112,20 @@ def passage_conversation(document: Document) -> Conversation | None:
 
 @dataclass(frozen=True)
 class HeadlineTask:
-    """One prompt of reinforcement learning and evaluation, with what its answer is judged by."""
+    """One prompt of reinforcement learning or evaluation, with the references for scoring its answer."""
 
     document_id: str
     prompt: Conversation
     reference: str
     """The true headline."""
     article: str
-    """The text that the answer may draw its words from."""
+    """The text that the answer's words should come from."""
 
 
 def headline_tasks(
     documents: Iterable[Document], split: Literal["train", "heldout"]
 ) -> Iterator[HeadlineTask]:
-    """The tasks of one split, in the documents' order."""
+    """The tasks of one split, in document order."""
     for document in documents:
         if split_of(document["id"]) != split:
             continue
@@ -137,18 +137,18 @@ def headline_tasks(
 
 
 def read_conversations(location: str) -> Iterator[Conversation]:
-    """`{"messages": [...]}` lines of a file on disk or s3 (.gz and .zst too); a broken line is named."""
+    """`{"messages": [...]}` lines of a local or s3:// file (.gz and .zst too). Errors name the line."""
     return (conversation for _, conversation in numbered_conversations(location))
 
 
 def numbered_conversations(location: str) -> Iterator[tuple[int, Conversation]]:
-    """The same, with the number of each one's line, from 1."""
+    """Conversations with their line numbers, from 1."""
     fs, path = filesystem(location)
     try:
         stream = fs.open_input_stream(path)
     except OSError as error:
         raise HeadwaterError(
-            f"cannot be opened ({error})", where=location, fix="check the path, and that you may read it"
+            f"cannot be opened ({error})", where=location, fix="check the path and its read permission"
         ) from error
     number = 0
     with stream:
@@ -158,9 +158,9 @@ def numbered_conversations(location: str) -> Iterator[tuple[int, Conversation]]:
                     yield number, _parse_line(line, f"{location}:{number}")
         except OSError as error:
             raise HeadwaterError(
-                f"cannot be read on ({error})",
+                f"cannot be read further ({error})",
                 where=f"{location}:{number + 1}",
-                fix="get a whole copy of the file",
+                fix="replace it with a complete copy",
             ) from error
 
 
@@ -177,10 +177,12 @@ def _parse_line(line: bytes, where: str) -> Conversation:
     try:
         value = json.loads(line)
     except ValueError as error:  # not JSON, or not UTF-8
-        raise HeadwaterError(f"not a JSON line ({error})", where=where, fix="correct or remove it") from error
+        raise HeadwaterError(
+            f"not a JSON line ({error})", where=where, fix="fix or remove the line"
+        ) from error
     if not isinstance(value, dict) or "messages" not in value:
         raise HeadwaterError(
-            "no `messages` in this line",
+            "the line has no `messages`",
             where=where,
             fix='write {"messages": [{"role": …, "content": …}, …]}',
         )

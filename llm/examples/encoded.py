@@ -1,6 +1,6 @@
 """Encoded examples on disk: variable-length lists of ids and masks in memory-mapped Arrow files.
 
-Written by the stages that fine-tune (one file per unit of input), read by index like one list.
+Written by the fine-tuning stages (one file per unit of input), read by index as one sequence.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def write_examples(
     *,
     origins: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """One Arrow IPC file of one record batch; each column holds a list per example, of int32 or `values`.
+    """Write one Arrow IPC file of one record batch; each column has one list per example (int32 or `values`).
 
-    `origins` are what each example was made from: ids of documents, or a file and a line of it.
+    `origins` names each example's sources: document ids, or file and line.
     """
     kind = pa.list_(values or pa.int32())
     table = {column: pa.array([list(example[column]) for example in examples], kind) for column in columns}
@@ -44,7 +44,7 @@ def write_examples(
 
 
 class EncodedExamples:
-    """The example files of a folder (those that match) as one sequence, opened where they are read."""
+    """The example files of a folder that match a pattern, as one sequence. Files are opened on first use."""
 
     def __init__(self, artifact: Artifact, folder: str, pattern: str = "*.arrow") -> None:
         self.artifact, self.folder, self.pattern = artifact, folder, pattern
@@ -73,14 +73,14 @@ class EncodedExamples:
         return [np.asarray(values[int(i)].values) for i in indices]
 
     def origins(self, index: int) -> list[str]:
-        """What an example was made from; HeadwaterError where that was not yet written down."""
+        """The sources of an example. Raises HeadwaterError if the files do not record them."""
         found = self.table.column(ORIGINS)[index].as_py() if ORIGINS in self.table.column_names else None
         if found is None:
             raise self._unnamed()
         return list(found)
 
     def made_from(self, origin: str) -> list[int]:
-        """The examples that were made from a document (or line) by itself or with others."""
+        """Indices of the examples made from a document (or line), alone or with others."""
         if ORIGINS not in self.table.column_names:
             raise self._unnamed()
         column = self.table.column(ORIGINS).combine_chunks()
@@ -89,14 +89,14 @@ class EncodedExamples:
 
     def _unnamed(self) -> HeadwaterError:
         return HeadwaterError(
-            "these examples do not tell what they were made from: an earlier version wrote them",
+            "these examples do not record their sources: an earlier version wrote them",
             where=self.artifact.path(self.folder),
-            fix="make them anew: headwater run RECIPE --from STAGE",
+            fix="rebuild them: headwater run RECIPE --from STAGE",
         )
 
 
 def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> np.ndarray:
-    """Ragged integers → [n, longest], filled on the right."""
+    """Ragged integers → [n, longest], padded on the right."""
     width = max(len(sequence) for sequence in sequences)
     padded: np.ndarray = np.full((len(sequences), width), value, dtype)
     for row, sequence in enumerate(sequences):
@@ -105,7 +105,7 @@ def pad(sequences: Sequence[np.ndarray], value: int, dtype: type = np.int64) -> 
 
 
 def describe_examples(examples: EncodedExamples, indices: np.ndarray) -> list[str]:
-    """One line an example: what it was made from, where that is known, and its number."""
+    """One line per example: its sources, if recorded, and its index."""
     if ORIGINS not in examples.table.column_names:
         return [f"example {i}" for i in indices]
     return [f"{', '.join(examples.origins(int(i)))} (example {i})" for i in indices]

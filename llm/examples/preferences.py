@@ -1,8 +1,8 @@
 """Preference pairs: two answers to one prompt, and which of them is better.
 
-They come from the corpus (a true headline against another article's), from models, and from
-people: each ranking that someone makes is one JSON file in the store's `rankings/`, so that any
-number of servers may write at the same time and a reward model reads whatever is there.
+They come from the corpus (a true headline against another article's), from models, and from people. Each
+ranking is one JSON file in the store's `rankings/`, so that any number of servers can write at the same
+time; a reward model reads all files that are there.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ RANKINGS = "rankings"
 
 @dataclass(frozen=True)
 class Preference:
-    """For this prompt, `chosen` is the better answer and `rejected` the worse."""
+    """A prompt with its better answer `chosen` and its worse answer `rejected`."""
 
     prompt: Conversation
     chosen: str
     rejected: str
     source: str
-    """Who or what judged: `headline`, `model`, or the `source` of a person's ranking."""
+    """Who judged: `headline`, `model`, or the `source` of a person's ranking."""
     origins: tuple[str, ...] = field(default=(), compare=False)
-    """Ids of the documents that it was made from, or the file of the ranking."""
+    """Ids of the source documents, or the file of the ranking."""
 
 
 def headline_pairs(documents: Iterable[Document], seed: int) -> list[Preference]:
-    """For each article with a headline: that one against the headline of another, drawn by the seed."""
+    """One pair per article with a headline: its own against that of another article, drawn by `seed`."""
     made = [(document["id"], headline_conversation(document)) for document in documents]
     named = [(name, conversation) for name, conversation in made if conversation is not None]
     conversations = [conversation for _, conversation in named]
@@ -52,7 +52,7 @@ def headline_pairs(documents: Iterable[Document], seed: int) -> list[Preference]
         shift = 1 + int(random.integers(max(1, len(headlines) - 1)))
         opposite = (number + shift) % len(headlines)
         other, both = headlines[opposite], (named[number][0], named[opposite][0])
-        if other != headlines[number]:  # the same headline twice tells nothing
+        if other != headlines[number]:  # equal headlines carry no preference
             pairs.append(Preference(conversation[:-1], headlines[number], other, "headline", both))
     return pairs
 
@@ -66,7 +66,7 @@ def save_ranking(
     model: str,
     source: str,
 ) -> str:
-    """Keep one person's choice between two answers; returns the location of its file."""
+    """Store one person's choice between two answers; returns the location of its file."""
     ranking = {
         "prompt": prompt_messages,
         "chosen": chosen,
@@ -85,7 +85,7 @@ def save_ranking(
 
 
 def read_rankings(store: Store, bad: dict[str, str] | None = None) -> list[Preference]:
-    """Every readable ranking, oldest first. The others are logged, and put into `bad`: file → fault."""
+    """Every readable ranking, oldest first. Bad ones are logged and added to `bad`: file → fault."""
     folder = store.folder(RANKINGS)
     faults = {} if bad is None else bad
     found = []
@@ -98,12 +98,12 @@ def read_rankings(store: Store, bad: dict[str, str] | None = None) -> list[Prefe
                 error.what if isinstance(error, HeadwaterError) else f"not JSON: {error}"
             )
     for path, fault in faults.items():
-        log.warning("ranking left out: %s: %s", path, fault)
+        log.warning("ranking skipped: %s: %s", path, fault)
     return found
 
 
 def rankings_fingerprint(store: Store) -> dict[str, Any]:
-    """Changes when a ranking is added or removed: the names hold a hash of what is in the files."""
+    """Changes when a ranking is added or removed: file names contain a hash of the content."""
     names = store.folder(RANKINGS).files(suffix=".json")
     return {
         "rankings": len(names),
@@ -116,10 +116,12 @@ def _to_preference(ranking: Any) -> Preference:
         raise HeadwaterError("not an object")
     for key in ("chosen", "rejected", "source"):
         if not isinstance(ranking.get(key), str) or not ranking[key].strip():
-            raise HeadwaterError(f"`{key}` is not a text")
+            raise HeadwaterError(f"`{key}` is not a non-empty string")
     if ranking["chosen"] == ranking["rejected"]:
-        raise HeadwaterError("both answers are the same")
+        raise HeadwaterError("both answers are equal")
     prompt = check_messages(ranking.get("prompt"))
     if prompt[-1]["role"] == "assistant":
-        raise HeadwaterError("the prompt ends with an assistant's turn", fix="leave the answer out of it")
+        raise HeadwaterError(
+            "the prompt ends with an assistant's turn", fix="remove the answer from the prompt"
+        )
     return Preference(prompt, ranking["chosen"], ranking["rejected"], ranking["source"])

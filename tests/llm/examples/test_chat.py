@@ -151,7 +151,7 @@ def test_a_prompt_is_shortened_by_the_same_rule_or_refused() -> None:
     text = chat_tokenizer().decode(prompt)
     assert len(prompt) == 50
     assert "START" in text and text.endswith("END<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.raises(HeadwaterError, match="there is room for"):
+    with pytest.raises(HeadwaterError, match="the limit is"):
         encode_prompt(chat_tokenizer(), messages, 5)
 
 
@@ -168,7 +168,7 @@ def test_an_answer_is_decoded_up_to_its_end() -> None:
 @pytest.mark.parametrize(
     ("messages", "fault"),
     [
-        ([], "not a list with a message"),
+        ([], "not a non-empty list"),
         (["hi"], "message 1 is not an object"),
         ([{"role": "robot", "content": "hi"}], "message 1 has the role 'robot'"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}], "content of message 2"),

@@ -126,7 +126,7 @@ def test_a_missing_and_a_truncated_file_are_named(tmp_path: Path) -> None:
         list(read_conversations(str(tmp_path / "none.jsonl")))
     line = json.dumps({"messages": [{"role": "user", "content": "ok"}]}).encode() + b"\n"
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(line * 1000)[:-12])
-    with pytest.raises(HeadwaterError, match=r"cut.jsonl.gz:\d+: cannot be read on"):
+    with pytest.raises(HeadwaterError, match=r"cut.jsonl.gz:\d+: cannot be read further"):
         list(read_conversations(str(tmp_path / "cut.jsonl.gz")))
 
 

@@ -88,7 +88,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(
     bad: dict[str, str] = {}
     assert len(read_rankings(store, bad)) == 1
     assert [Path(name).name for name in bad] == ["0-half.json", "1-list.json", "2-empty.json", "3-bytes.json"]
-    assert "`chosen` is not a text" in bad[str(folder / "2-empty.json")]
+    assert "`chosen` is not a non-empty string" in bad[str(folder / "2-empty.json")]
     assert "0-half.json" in caplog.text
 
 
@@ -107,8 +107,8 @@ def test_the_fingerprint_changes_with_every_ranking(tmp_path: Path) -> None:
     ("prompt", "chosen", "rejected", "fault"),
     [
         (PROMPT, "", "b", "`chosen`"),
-        (PROMPT, "same", "same", "both answers are the same"),
-        ([], "a", "b", "not a list with a message"),
+        (PROMPT, "same", "same", "both answers are equal"),
+        ([], "a", "b", "not a non-empty list"),
         ([*PROMPT, {"role": "assistant", "content": "a"}], "a", "b", "ends with an assistant"),
     ],
 )
