@@ -1,4 +1,4 @@
-"""What GPUs can do and cost, from `hardware.yaml` and the user's own price list."""
+"""What GPUs can do and cost: `hardware.yaml` plus the user's own price list."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from headwater.cluster.runtime.stage import StageConfig
 
 TABLE = Path(__file__).with_name("hardware.yaml")
 MFU = (0.33, 0.38, 0.46)
-"""Shares of the peak that training reaches, low, assumed and high: torchtitan publishes 33-39 % for Llama 3
-on H100s (bf16, FSDP2), nanochat 46 % for its depth-20 model on eight of them."""
+"""Assumed share of peak FLOP/s in training: low, expected, high. torchtitan publishes 33-39 % for Llama 3 on
+H100s (bf16, FSDP2), nanochat 46 % for its depth-20 model on eight of them."""
 
 
 class Gpu(StageConfig):
-    """One row of the table."""
+    """One GPU of the table. Prices are in dollars."""
 
     memory_gb: float = Field(gt=0)
     peak_tflops: float = Field(gt=0)
@@ -33,7 +33,7 @@ class Gpu(StageConfig):
 
 @dataclass(frozen=True)
 class Machine:
-    """Some GPUs of one kind."""
+    """A number of GPUs of one kind."""
 
     count: int
     name: str
@@ -45,12 +45,12 @@ class Machine:
 
     @property
     def peak_flops(self) -> float:
-        """FLOP/s of all of them."""
+        """FLOP/s of all GPUs together."""
         return self.count * self.gpu.peak_tflops * 1e12
 
 
 def read_table(prices: Path | None = None) -> dict[str, Gpu]:
-    """Every known GPU; `prices` is a file of the same form whose keys go first."""
+    """Every known GPU by name. `prices` is a YAML file of the same form whose values take precedence."""
     rows: dict[str, dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     if prices is not None:
         own = _read(prices)
@@ -60,7 +60,7 @@ def read_table(prices: Path | None = None) -> dict[str, Gpu]:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise HeadwaterError(
-            faults, where=str(prices), fix="the keys are those of llm/hardware/hardware.yaml"
+            faults, where=str(prices), fix="use the keys of llm/hardware/hardware.yaml"
         ) from error
 
 
@@ -68,20 +68,20 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise HeadwaterError("no such price list", where=str(path)) from error
+        raise HeadwaterError("the price list does not exist", where=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise HeadwaterError(f"cannot be read as YAML ({error})", where=str(path)) from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise HeadwaterError(
-            "a price list maps GPUs to their figures",
+            "a price list must map GPU names to their values",
             where=str(path),
-            fix="for instance  H100: {price_per_hour: 2.10}",
+            fix="write for example  H100: {price_per_hour: 2.10}",
         )
     return rows
 
 
 def parse_machine(text: str, table: dict[str, Gpu]) -> Machine:
-    """`8xH100`, `H100`, `2 x l40s`; HeadwaterError naming what is known."""
+    """Parse `8xH100`, `H100` or `2 x l40s`. Raises HeadwaterError that lists the known GPUs."""
     match = re.fullmatch(r"(?:(\d+)\s*[x×*]\s*)?(\S+)", text.strip(), re.IGNORECASE)
     names = {name.lower(): name for name in table}
     if match is None or match[2].lower() not in names or match[1] == "0":
@@ -89,7 +89,7 @@ def parse_machine(text: str, table: dict[str, Gpu]) -> Machine:
         near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
         hint = f"did you mean {names[near[0]]}? " if near and near[0] != asked else ""
         raise HeadwaterError(
-            f"{text} is not a number of known GPUs, such as 8xH100",
+            f"{text} does not name known GPUs, such as 8xH100",
             where="--gpus",
             fix=f"{hint}known are {', '.join(table)}; --prices FILE adds more",
         )

@@ -1,6 +1,6 @@
-"""The most floating-point operations a second that one worker could do: what MFU is measured against.
+"""Peak FLOP/s of one worker: the reference for MFU.
 
-Known for data-centre GPUs from their makers' data sheets (dense 16-bit matrix units); elsewhere the rate
+From the makers' data sheets for data-centre GPUs (dense 16-bit matrix units); elsewhere the measured rate
 of a short square matrix product, in the precision and with the threads of training.
 """
 
@@ -25,20 +25,20 @@ OTHERS = {
     "V100": 125e12,
     "T4": 65e12,
 }
-"""Beside those of hardware.yaml: part of a GPU's name → dense FLOP/s in bf16 (fp16 before Ampere)."""
+"""GPUs that hardware.yaml lacks: part of the name → dense FLOP/s in bf16 (fp16 before Ampere)."""
 SECONDS = 0.15
 """How long a product is repeated for a measurement; the fastest one counts."""
 
 
 def known(name: str) -> float | None:
-    """The data sheet's figure for a GPU; the longest of the names that fit is the most specific."""
+    """The data sheet's value for a GPU, by the longest matching name; None if unknown."""
     figures = OTHERS | {gpu: row.peak_tflops * 1e12 for gpu, row in read_table().items()}
     fitting = [part for part in figures if part.replace(" ", "") in name.replace(" ", "")]
     return figures[max(fitting, key=len)] if fitting else None
 
 
 def measured(dtype: torch.dtype, device: torch.device, side: int = 1024) -> float:
-    """FLOP/s of the best of several products of two `side` × `side` matrices."""
+    """FLOP/s of the fastest of several products of two `side` × `side` matrices."""
     import torch
 
     left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
@@ -49,7 +49,7 @@ def measured(dtype: torch.dtype, device: torch.device, side: int = 1024) -> floa
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         finished = time.perf_counter()
-        if number:  # the first one makes its kernel
+        if number:  # the first one includes kernel setup
             best = min(best, finished - started)
             if finished > end:
                 break

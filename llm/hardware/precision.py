@@ -19,7 +19,10 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 
 def resolve_precision(precision: Precision, gpus: float = 0.0) -> Literal["fp32", "bf16", "fp16"]:
-    """`auto` is bf16 where the hardware multiplies it natively, fp32 elsewhere. `gpus`: a worker's."""
+    """`auto` becomes bf16 if the hardware multiplies it natively (fp16 on older GPUs), else fp32.
+
+    `gpus` is the number of GPUs per worker.
+    """
     import torch
 
     if precision != "auto":

@@ -36,7 +36,7 @@ def test_a_price_list_overrules_single_keys_and_adds_rows(tmp_path: Path) -> Non
     ("text", "said"),
     [
         ("H100: {prise: 1}", "H100.prise"),
-        ("H100: 3", "maps GPUs to their figures"),
+        ("H100: 3", "must map GPU names to their values"),
         ("New: {price_per_hour: 1}", "New.memory_gb"),
         ("[", "cannot be read as YAML"),
     ],
