@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class BitsPerByte:
-    """Evaluation of a training job: the cost of the validation rows, shared out over the ranks.
+    """Evaluation of a training job: bits per byte of the validation rows, sharded over the ranks.
 
-    All scored targets (ends of documents included) in bits, over the UTF-8 bytes of the documents.
-    Where the recipe names corpora, also of each by itself. `separate_documents` as in pretraining: nothing
-    of a row's other documents is seen.
+    The cross-entropy of all scored targets (ends of documents included) in bits, over the UTF-8 bytes of the
+    documents; per corpus as well if the recipe names corpora. With `separate_documents` attention does not
+    cross documents, as in pretraining.
     """
 
     def __init__(self, rows: TokenRows, micro_batch: int, *, separate_documents: bool = False) -> None:
@@ -45,7 +45,7 @@ class BitsPerByte:
         return measured
 
     def costs(self, model: object, wanted: np.ndarray, device: torch.device) -> np.ndarray:
-        """Nats of the scored targets of each of the wanted rows; numbers past the last row cost nothing."""
+        """Summed cross-entropy (nats) of each wanted row, [n]; indices past the last row cost 0."""
         import torch
 
         from headwater.llm.training.objectives import token_losses
@@ -62,7 +62,7 @@ class BitsPerByte:
         return nats.cpu().numpy()
 
     def of_model(self, model: object, device: torch.device) -> float:
-        """The same for one whole model in this process."""
+        """Bits per byte of one whole model in this process."""
         steps = range(0, len(self.rows), self.micro_batch)
         nats = sum(self.costs(model, np.arange(i, i + self.micro_batch), device).sum() for i in steps)
         return float(nats) / math.log(2) / max(1, self.rows.bytes)

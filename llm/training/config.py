@@ -1,4 +1,4 @@
-"""The settings that every training stage shares, and what they must be for a run to start."""
+"""Settings shared by all training stages, and the checks before a run starts."""
 
 from __future__ import annotations
 
@@ -37,142 +37,159 @@ RUNTIME_FIELDS = frozenset(
         "max_failures",
     }
 )
-"""Settings of TrainConfig that do not change what is trained: a run may go on with others."""
+"""Settings of TrainConfig that do not change what is trained: a run may resume with other values."""
 
 
 OFF_FIELDS = frozenset(
     {"z_loss", "ema_decay", "lora", "fp16", "embedding_learning_rate", "muon_momentum", "final_share"}
 )
-"""Settings of training stages that do nothing at their default (`Stage.off_fields`)."""
+"""Settings of training stages that have no effect at their default (`Stage.off_fields`)."""
 
 
 class TrainConfig(StageConfig):
     """Settings that every training stage shares."""
 
     steps: int = 100
+    """Number of optimizer steps."""
     batch: int = 16
-    """Sequences of one step, over all workers."""
+    """Sequences per step, over all workers."""
     micro_batch: int = 8
-    """Most sequences that a worker passes through the model at once; the rest is gradient accumulation."""
+    """Maximum sequences per forward pass of a worker; the rest of its share is gradient accumulation. Lower
+    it when memory runs out."""
     workers: int = 2
+    """Number of training workers."""
     min_workers: int | None = None
-    """Elastic training: a run that loses hosts goes on with as few workers as this, and takes hosts back
-    when they return. Without it a run waits until there is room for all `workers` again."""
+    """Elastic training: after losing hosts a run resumes with as few workers as this, and grows again when
+    hosts return. Default: wait until there is room for all `workers`."""
     resize_interval_s: float = 60.0
-    """Elastic training: seconds between two looks for hosts that have (re)joined the cluster. Taking
-    them in costs a restart from the last checkpoint."""
+    """Elastic training: seconds between checks for hosts that have (re)joined the cluster. Growing costs a
+    restart from the last checkpoint."""
     collective_timeout_s: int = 600
-    """Seconds that a worker waits for the others in one exchange of gradients or parameters before it
-    gives up and the group is restarted: how long a connection may be cut, or a worker stand still, while
-    Ray still sees every host. Longer than the slowest step of a rank that others wait for."""
+    """Timeout in seconds of one exchange of gradients or parameters; after it the group restarts. Set it
+    above the slowest step of any rank: shorter detects broken connections and hung workers sooner."""
     cpus_per_worker: float = 1.0
+    """CPUs reserved per worker; also its number of compute threads."""
     gpus_per_worker: float = 0.0
-    """1 on GPU nodes: workers then train on CUDA over NCCL, else on the CPU over gloo."""
+    """GPUs reserved per worker: 1 trains on CUDA with NCCL, 0 on the CPU with gloo."""
     zero: ZeroConfig = ZeroConfig()
+    """Sharding and offload of training state (DeepSpeed ZeRO)."""
     precision: Precision = "auto"
+    """Number format of the model. `auto`: bf16 if the hardware multiplies it natively (fp16 on older GPUs),
+    else fp32."""
     fp16: Fp16Config = Fp16Config()
+    """Loss scaling, with `precision: fp16` only."""
     activation_checkpointing: bool = False
-    """Keep only the layers' inputs for the backward pass and compute the rest again: a third more work, and
-    memory for activations that hardly grows with depth."""
+    """Recompute activations in the backward pass instead of storing them: about a third more compute for
+    activation memory that hardly grows with depth."""
     torch_compile: bool = False
-    """Compile the model with torch's inductor (needs a C++ compiler on CPUs, Triton on GPUs): faster steps
-    after a first one of a minute or more."""
+    """Compile the model with torch.compile (needs a C++ compiler on CPUs, Triton on GPUs): faster steps after
+    a first one of a minute or more."""
     optimizer: Optimizer = "adamw"
-    """`muon` for the hidden matrices with AdamW for the rest, or `adamw` for all."""
+    """`adamw` for all weights, or `muon` for the hidden matrices with AdamW for the rest."""
     learning_rate: float = 3e-3
-    """AdamW's peak rate."""
+    """Peak learning rate of AdamW."""
     embedding_learning_rate: float | None = None
-    """AdamW's peak rate for the input embeddings, `learning_rate` unless given. A row of them moves only when
-    its token occurs, and is in no product of matrices: it bears a far higher rate (nanochat: 0.3)."""
+    """Peak learning rate of AdamW for the input embeddings. Default: `learning_rate`. Each row is updated
+    only when its token occurs, so a much higher rate is stable (nanochat: 0.3)."""
     muon_learning_rate: float = 0.02
-    """Muon's peak rate, in units of the spectral norm of an update."""
+    """Peak learning rate of Muon, in units of an update's spectral norm."""
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Share of Muon's momentum that a step leaves: it averages over some 1 / (1 - share) gradients. Runs of a
-    few hundred steps learn faster with 0.85 (docs/log.md)."""
+    """Momentum of Muon: averages over about 1 / (1 - momentum) gradients. Runs of a few hundred steps learn
+    faster with 0.85 (docs/log.md)."""
     warmup_share: float = 0.05
+    """Share of the steps in which the learning rate rises linearly to its peak."""
     decay_share: float = 0.4
+    """Share of the steps, at the end, in which `wsd` lowers the learning rate."""
     final_share: float = Field(default=0.1, ge=0, le=1)
-    """What the rates have fallen to at the end, as a share of the peak."""
+    """Final learning rate as a share of the peak."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """Learning rate after warmup: `wsd` stays at the peak, then decays linearly; `cosine` decays from the
+    start; `constant` never decays."""
     weight_decay: float = 0.1
+    """Decoupled weight decay of the matrices; vectors do not decay."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
     clip: float = 1.0
-    """Largest global gradient norm (AdamW; Muon's updates have a norm of their own)."""
+    """Maximum global gradient norm for AdamW; larger gradients are scaled down. Muon does not clip."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Export a moving average of the weights with this decay a step (0.999, say) instead of the last ones."""
+    """Export an exponential moving average of the weights with this decay per step (such as 0.999) instead of
+    the final weights."""
     seed: int = 0
+    """Seed of initialisation, batch order and sampling."""
     checkpoint_every: int = 50
-    """Steps between checkpoints: at most so many are lost when a process dies."""
+    """Steps between checkpoints: the most work that a failure can lose."""
     keep_checkpoints: int = Field(2, ge=1)
-    """The newest so many are kept while training goes on; none once the stage has finished."""
+    """Number of newest checkpoints kept during training; all are deleted when the stage finishes."""
     keep_best: bool = False
-    """Keep the checkpoint with the best evaluation too, and export it as `best/` at the end beside the last
-    one, which is `model/`."""
+    """Also keep the checkpoint with the best evaluation, and export it as `best/` next to the final
+    `model/`."""
     background_checkpoints: bool = True
-    """Write checkpoints beside training. Costs a second copy of this worker's training state in host memory
-    while one is written; off, training stands still meanwhile."""
+    """Write checkpoints while training continues. Needs host memory for a second copy of the worker's
+    training state; without it training pauses while a checkpoint is written."""
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    """What to do when a loss or gradient norm is not finite. No update is made with it in any case: `skip`
-    goes on with the next step, `rollback` from the last checkpoint, leaving that step out on the way."""
+    """What to do when a loss or gradient norm is not finite; its update is never applied. `skip` continues
+    with the next step; `rollback` resumes from the last checkpoint and omits the step."""
     nan_limit: int = 5
-    """Such steps in a row, or returns to one checkpoint, beyond which the run stops all the same."""
+    """Stop the run after more such steps in a row, or more rollbacks to one checkpoint, than this."""
     track: TrackConfig = TrackConfig()
+    """Where to send metrics: TensorBoard, Weights & Biases, MLflow."""
     evaluate_every: int = 50
+    """Steps between evaluations."""
     max_failures: int = 3
-    """Losses of workers or hosts that are answered by a restart from the last checkpoint."""
+    """Restarts from the last checkpoint after lost workers or hosts, before the run fails."""
 
     def fewest_workers(self) -> int:
-        """What the cluster must have room for."""
+        """The number of workers that the cluster must have room for."""
         return self.workers if self.min_workers is None else self.min_workers
 
     def workers_per_row(self) -> int:
-        """How many workers share every sequence."""
+        """Number of workers that share each sequence."""
         return self.sequence_parallel_size() * self.tensor_parallel_size()
 
     def sequence_parallel_size(self) -> int:
-        """Into how many stretches they cut it."""
+        """Number of stretches that a sequence is cut into, one per worker."""
         return 1
 
     def tensor_parallel_size(self) -> int:
-        """How many of them have the same stretch, and share every layer."""
+        """Number of workers that share every layer, and compute the same stretch."""
         return 1
 
     def accumulation(self, world_size: int) -> int:
-        """Micro-batches of a step on every worker, set by the largest share of the batch."""
+        """Micro-batches per step on every worker, set by the largest share of the batch."""
         largest_share = -(-self.batch // (world_size // self.workers_per_row()))
         return -(-largest_share // self.micro_batch)
 
 
 class FineTuneConfig(TrainConfig):
-    """Settings of a stage that goes on from a model which was trained before."""
+    """Settings of a stage that starts from a trained model."""
 
     lora: LoraConfig | None = None
-    """Train low-rank adapters beside the frozen weights; without this section all weights are trained."""
+    """Train low-rank adapters next to frozen weights. Default: train all weights."""
 
 
 def check(config: TrainConfig, session: Session) -> None:
-    """Raises HeadwaterError for settings that cannot run, before anything is started."""
+    """Raises HeadwaterError for settings that cannot run, before anything starts."""
     if not 1 <= config.fewest_workers() <= config.workers:
         raise HeadwaterError(
-            f"min_workers {config.min_workers} with {config.workers} workers",
+            f"`min_workers` is {config.min_workers} with {config.workers} workers",
             fix="choose 1 ≤ `min_workers` ≤ `workers`",
         )
     if config.batch < config.workers:
         raise HeadwaterError(
-            f"a batch of {config.batch} sequences leaves some of {config.workers} workers without one",
+            f"a batch of {config.batch} sequences is too small for {config.workers} workers",
             fix="raise `batch` or lower `workers`",
         )
     check_packages(config.track)
-    if session.grows:  # nodes come when they are asked for; what is missing is said while waiting
+    if session.grows:  # nodes join on request; the wait names what is missing
         return
     workers, cpus = config.fewest_workers(), session.cpus()
     if workers * config.cpus_per_worker > cpus:
         raise HeadwaterError(
-            f"{workers} workers of {config.cpus_per_worker:g} CPUs do not fit {cpus} CPUs",
+            f"{workers} workers of {config.cpus_per_worker:g} CPUs do not fit into {cpus} CPUs",
             fix="lower `workers` or `cpus_per_worker`",
         )
     if workers * config.gpus_per_worker > session.gpus():
         raise HeadwaterError(
-            f"{workers} workers of {config.gpus_per_worker:g} GPUs do not fit {session.gpus()} GPUs",
+            f"{workers} workers of {config.gpus_per_worker:g} GPUs do not fit into {session.gpus()} GPUs",
             fix="lower `workers`, or set `gpus_per_worker` to 0 to train on CPUs",
         )

@@ -1,4 +1,4 @@
-"""A model made ready to be trained as a stage's settings say: adapters, memory savings, shards, average."""
+"""Prepare a model for training: adapters, activation checkpointing, sharding, moving average."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
-    """The DeepSpeed engine around a model that is equal on every rank; all ranks must call it.
+    """The DeepSpeed engine for a model that is equal on every rank; all ranks must call it.
 
-    Raises HeadwaterError for settings that this host has not the means for.
+    Raises HeadwaterError for settings that this host does not support.
     """
     from headwater.llm.model.cpu_kernels import use_kernels
 
@@ -33,7 +33,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         use_kernels(model)
     if isinstance(config, FineTuneConfig) and config.lora:
         model = with_adapters(model, config.lora, config.seed)
-    model.train()  # a model that was read from a folder is not, and would ignore the next line
+    model.train()  # loaded models are in eval mode, which disables checkpointing
     if config.activation_checkpointing:
         checkpoint_activations(model)
     if stretches > 1 or sharing > 1:
@@ -69,26 +69,26 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
 
 
 def check_means(sharding: ZeroConfig, precision: str, gpus: float = 0.0) -> None:
-    """Refuse what only GPUs can do, and disks without asynchronous access, before DeepSpeed fails on them."""
+    """Raises HeadwaterError for GPU-only settings on CPUs, and for NVMe offload without asynchronous I/O."""
     if precision == "fp16" and not gpus:
-        raise HeadwaterError("fp16 trains on GPUs alone", where="precision", fix="choose `bf16` or `fp32`")
+        raise HeadwaterError("fp16 needs GPUs", where="precision", fix="choose `bf16` or `fp32`")
     if sharding.offload_parameters == "nvme" and precision == "fp32":
         raise HeadwaterError(
-            "DeepSpeed's buffers for parameters on a disk lose bits of fp32",
+            "DeepSpeed's NVMe buffers cannot hold fp32 parameters exactly",
             where="zero.offload_parameters",
-            fix="choose `precision: bf16`, or keep them in host memory with `cpu`",
+            fix="choose `precision: bf16`, or `cpu` to keep parameters in host memory",
         )
     if "nvme" in (sharding.offload_optimizer, sharding.offload_parameters):
         from deepspeed.ops.op_builder import AsyncIOBuilder
 
         if not AsyncIOBuilder().is_compatible(verbose=False):
             raise HeadwaterError(
-                "state cannot be kept on a disk here: DeepSpeed's asynchronous access to it needs libaio",
+                "NVMe offload is not available: DeepSpeed's asynchronous I/O needs libaio",
                 where="zero.offload_optimizer, zero.offload_parameters",
                 fix="install libaio-dev and a C++ compiler on every host, or choose `cpu`",
             )
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Keep each layer's input alone and compute the layer again in the backward pass (Chen et al. 2016)."""
+    """Store only each layer's input and recompute the layer in the backward pass (Chen et al. 2016)."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

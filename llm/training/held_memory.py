@@ -1,4 +1,4 @@
-"""Bytes that a training engine holds, and the most memory that a worker has used."""
+"""Bytes held by a training engine, and peak memory of a worker."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """What one worker keeps between two micro-batches of a step, in bytes."""
+    """Training state of one worker between two micro-batches of a step, in bytes."""
 
     parameters: int
     gradients: int
     optimizer: int
-    """The fp32 copy of the weights, where there is one besides the model's, and the moments."""
+    """The moments, and the fp32 copy of the weights if the model itself is not fp32."""
     host: int = 0
-    """As much of it as lies in the memory, or on a disk, of a GPU's host (offload)."""
+    """The part that is offloaded to the memory, or a disk, of a GPU's host."""
 
     @property
     def device(self) -> int:
-        """Bytes on the device that computes."""
+        """Bytes on the compute device."""
         return self.parameters + self.gradients + self.optimizer - self.host
 
     @property
@@ -36,7 +36,7 @@ class StateBytes:
 
 
 def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
-    """What a DeepSpeed engine holds, every block of memory once; and those blocks' addresses."""
+    """Bytes held by a DeepSpeed engine, each memory block counted once; and the blocks' addresses."""
     seen: set[int] = set()
     parameters, gradients, held = (
         _count(tensors, seen)
@@ -46,7 +46,7 @@ def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
 
 
 def other_bytes(seen: set[int]) -> int:
-    """Bytes of all live tensors whose blocks are not among those: what `state_bytes` did not find."""
+    """Bytes of all live tensors whose blocks are not in `seen`: what `state_bytes` missed."""
     import torch
 
     return _count((found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)), seen)
@@ -99,10 +99,10 @@ def _optimizer_tensors(engine: Any) -> Iterator[Any]:
 
 
 class WithMemory:
-    """An evaluation of a training job that also reports memory, of the worker that has most (bytes).
+    """Adds memory to a training job's evaluation: the maximum over workers, in bytes.
 
-    `state_bytes` are the parameters and optimizer state that its engine holds, `peak_bytes` the most that its
-    process has had resident (its GPU, where there is one, had allocated).
+    `state_bytes` is the parameters and optimizer state held by the engine; `peak_bytes` is the process's peak
+    resident memory, or on a GPU the peak allocated there.
     """
 
     def __init__(self, evaluate: Callable[[Worker], dict[str, float]]) -> None:
@@ -117,7 +117,7 @@ class WithMemory:
 
 
 def peak_bytes(worker: Worker) -> int:
-    """The most memory that this worker has had: of its GPU, else resident in its process."""
+    """Peak memory of this worker: allocated on its GPU, else resident in its process."""
     import torch
 
     if worker.device.type == "cuda":

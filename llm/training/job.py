@@ -1,4 +1,4 @@
-"""What a training stage hands to the loop, and what the loop hands to the stage's own parts."""
+"""The interface between a training stage and the loop: job, batch source, worker."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ T = TypeVar("T")
 
 
 class StopTraining(HeadwaterError):
-    """An end that all ranks come to at the same step: starting them again would only repeat it."""
+    """A stop that all ranks reach at the same step; a restart would only repeat it."""
 
 
 class BatchSource(Protocol):
-    """Where batches come from. Pickled to every worker; `open` runs there once."""
+    """Source of batches. Pickled to every worker; `open` runs there once."""
 
     def open(self, worker: Worker) -> None: ...
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This worker's share of the step's global batch, sequences along the first axis."""
+        """This worker's share of the step's global batch; the first axis is sequences."""
         ...
 
     def metrics(self) -> dict[str, float]:
-        """Sums or means that the source itself wants in the step's record (same on all ranks)."""
+        """Additional metrics for the step's record (equal on all ranks)."""
         ...
 
-    # A source that knows may also have `describe(step) -> list[str]`: the documents of the global batch.
+    # Optional: `describe(step) -> list[str]`, the documents of the step's global batch.
 
 
 @dataclass
 class TrainJob:
-    """All that a worker needs to know, sent to it once."""
+    """Everything a worker needs, sent to it once."""
 
     label: str
     config: TrainConfig
@@ -51,19 +51,19 @@ class TrainJob:
     load_model: Callable[[], torch.nn.Module]
     """Builds the starting model, equal on every rank."""
     tokenizer: Folder
-    """Its tokenizer files are copied beside the exported model."""
+    """Tokenizer files to copy next to the exported model."""
     output: Artifact
     evaluate: Callable[[Worker], dict[str, float]] | None = None
-    """Called on every rank every `evaluate_every` steps and at the end; same result on all ranks."""
+    """Called on every rank every `evaluate_every` steps and at the end; returns the same on all ranks."""
     judged_by: str | None = None
-    """The figure of `evaluate` by which checkpoints are compared (`keep_best`): lower is better, or with a
-    `-` before its name higher."""
+    """Metric of `evaluate` that ranks checkpoints (`keep_best`): lower is better; with a `-` before its name,
+    higher is better."""
     board: Any = None
 
 
 @dataclass
 class Worker:
-    """One rank's view of a running job: what sources and evaluations may use."""
+    """One rank's view of a running job, for sources and evaluations."""
 
     rank: int
     world_size: int
@@ -71,15 +71,15 @@ class Worker:
     device: torch.device
     history: list[dict[str, float]] = field(default_factory=list)
     copies: int = 1
-    """Ranks next to each other that compute the same rows together (`llm.training.parallel.tensor`)."""
+    """Adjacent ranks that compute the same rows together (`headwater.llm.training.parallel.tensor`)."""
     peak: float = 0.0
-    """FLOP/s that the ranks together could do; 0: not known, no MFU."""
+    """Peak FLOP/s of all ranks together; 0 if unknown (no MFU)."""
     say: Callable[[str], Any] = print
-    """To the person in front of the screen."""
+    """Prints a line on the user's screen."""
     tell: Callable[[], Sequence[float]] = tuple
-    """What this rank tells the others with each step's totals …"""
+    """Values that this rank sends to the others with each step's totals."""
     heard: list[list[float]] = field(default_factory=list)
-    """… and what each rank told; before it, the seconds of its own computation."""
+    """Per rank: seconds of its own computation, then the values it sent."""
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """The values of all ranks, in rank order."""

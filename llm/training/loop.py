@@ -1,9 +1,9 @@
-"""The one training loop: Ray Train places and restarts the workers, DeepSpeed shards the state.
+"""The training loop of all stages: Ray Train places and restarts workers, DeepSpeed shards the state.
 
-What differs between pretraining, fine-tuning, the reward model and the RL learner is an
-objective (`llm/training/objectives.py`) and a batch source. The batch of a step is a function of the seed
-and the step alone, the learning rate of the step alone: a checkpoint is weights, optimizer state
-and a step number, and a run goes on from it, on as many workers as there are, as if it had not stopped.
+Pretraining, fine-tuning, the reward model and the RL learner differ in an objective
+(`llm/training/objectives.py`) and a batch source. The batch of a step depends only on seed and step, the
+learning rate only on the step. A checkpoint is therefore weights, optimizer state and a step number, and a
+run resumes from it on any number of workers as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 LOOK_EVERY = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-"""How soon Ray Train's controller notices a loss, a notice or the end; 2 s where nobody says otherwise."""
+"""Poll interval of the Ray Train controller, in seconds; Ray's default is 2."""
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
-"""Settings of glibc for workers: the memory of a step's tensors is kept for the next step. By default it goes
-back to the system and comes again by page faults, 25,000 in a step of 0.8 s, which take a twentieth of it."""
+"""glibc settings for workers that keep a step's memory for the next step. By default it is returned to the
+system and page-faulted in again: 25,000 faults in a step of 0.8 s, a twentieth of its time."""
 DONE = f"{SCRATCH}/exported"
-"""There once model and history are whole: on S3 the files of a folder do not appear at once."""
+"""Written after model and history are complete: on S3 a folder's files do not appear at once."""
 
 
 def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
-    """Run a job to its end, from its last checkpoint if there is one; returns the steps' records.
+    """Run a job to its end, resuming from its last checkpoint if there is one; returns one record per step.
 
     Writes `model/` (a Hugging Face folder) and `metrics.jsonl` to the job's output.
-    Raises HeadwaterError when the cluster is too small or training fails for good.
+    Raises HeadwaterError if the cluster is too small or training fails for good.
     """
     if job.output.exists(DONE):
         return read_history(job.output)
@@ -71,21 +71,21 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
     check(config, session)
     if config.keep_best and job.judged_by is None:
         raise HeadwaterError(
-            f"{job.label} has no evaluation to call a checkpoint the best by",
+            f"{job.label} has no evaluation that ranks checkpoints",
             where="keep_best",
-            fix="leave it out",
+            fix="remove `keep_best`",
         )
     os.environ.setdefault(*LOOK_EVERY)
     with session.remote_progress(job.label, config.steps, "steps") as job.board:
         result = _fit(job, session)
-    reason = getattr(result, "return_value", None)  # typed as in the API before this one
+    reason = getattr(result, "return_value", None)  # the type annotation is that of Ray's old API
     if isinstance(reason, StopTraining):
         raise reason
     return read_history(job.output)
 
 
 def _fit(job: TrainJob, session: Session) -> Any:
-    """Ray Train's result. A group that loses a worker while it is formed is formed again."""
+    """Ray Train's result. If a worker dies while its group starts, the start is retried."""
     import ray
     from ray.train import TrainingFailedError
 
@@ -95,12 +95,12 @@ def _fit(job: TrainJob, session: Session) -> Any:
     while True:
         try:
             return _trainer(job).fit()
-        except SystemExit as error:  # how Ray Train leaves after Ctrl-C, with 0
+        except SystemExit as error:  # Ray Train exits with 0 after Ctrl-C
             raise KeyboardInterrupt from error
         except TrainingFailedError as error:
             if lost_at_start(error) and lost < job.config.max_failures:
                 lost += 1
-                session.say(f"{job.label}: a worker died while the group was formed; forming it again")
+                session.say(f"{job.label}: a worker died while its group started; retrying")
                 continue
             said = ray.get(job.board.lines.remote())
             final = final_error(error, said[-1] if said else "", job.config)
@@ -146,7 +146,7 @@ def _trainer(job: TrainJob) -> TorchTrainer:
 
 
 def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
-    """Runs on every worker. Returns why it ended before the last step, if it did for good."""
+    """Runs on every worker. Returns the reason if it stopped for good before the last step."""
     import ray.train
     import torch
 
@@ -172,7 +172,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     host = ray.util.get_node_ip_address()
     node = str(ray.get_runtime_context().get_node_id())
     ray.train.report({"joined": {"host": host, "node": node}, "step": start})
-    # A second report waits until Ray Train has taken the first: now it knows who is where.
+    # A second report waits until Ray Train has processed the first: by then it knows each rank's host.
     ray.train.report({"waited": True})
     if rank == 0:
         job.board.report.remote(start, resumed=start)
@@ -193,7 +193,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
 def run_steps(
     job: TrainJob, worker: Worker, checkpoints: Checkpoints, start: int, watchdog: Watchdog
 ) -> None:
-    """All steps from `start` on, with what happens between them. The same on every rank."""
+    """Run all steps from `start` on, with evaluations, checkpoints and records. Same on every rank."""
     config, engine = job.config, worker.engine
     trouble, notice, pace = NotFinite(job, worker), Notice(), Pace()
     worker.tell = lambda: (notice.told(), checkpoints.landed())
@@ -212,7 +212,7 @@ def run_steps(
                 warning = notice.new(told)
                 if "skipped" not in record:
                     trouble.fine()
-                elif not (engine.fp16_enabled() and math.isfinite(record["loss"])):  # no matter of its scale
+                elif not (engine.fp16_enabled() and math.isfinite(record["loss"])):  # not an fp16 overflow
                     back = checkpoints.newest() if config.on_nan == "rollback" else None
                     if trouble.met(record, back) and back is not None:
                         step = checkpoints.load(back)
@@ -234,7 +234,7 @@ def run_steps(
             if warning:
                 checkpoints.settle()
                 if worker.rank == 0:
-                    worker.say(f"{warning}: a checkpoint of step {step} is safe")
+                    worker.say(f"{warning}: the checkpoint of step {step} is complete")
         checkpoints.settle()
 
 
@@ -246,24 +246,24 @@ def evaluate(function: Callable[[Worker], dict[str, float]], worker: Worker) -> 
 
 
 def recording(job: TrainJob, worker: Worker) -> Recorder:
-    """Where rank 0's records go; the other ranks' go nowhere."""
+    """The recorder: rank 0 writes records, other ranks discard them."""
     if worker.rank:
         return Recorder()
     return RunRecorder(job.output, job.config.track, job.label, worker.history, job.board)
 
 
 def name_slow(worker: Worker, slow: list[tuple[int, float]]) -> None:
-    """Whoever has become slow says so itself: it knows where it is."""
+    """Each rank that became slow reports it, with its own host name."""
     import ray
 
     for rank, times in slow:
         if rank == worker.rank:
             host = ray.util.get_node_ip_address()
-            worker.say(f"rank {rank} ({host}) is slow: {times:.1f} times the others' time for its own share")
+            worker.say(f"rank {rank} ({host}) is slow: {times:.1f} × the others' compute time")
 
 
 def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
-    """One optimizer step on this rank's share of the global batch; the record is equal on all ranks."""
+    """One optimizer step on this rank's share of the global batch; returns the record, equal on all ranks."""
     config, engine = job.config, worker.engine
     started = time.perf_counter()
     arrays = job.source.batch(step)
@@ -271,7 +271,9 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     micro_batches = _split(arrays, config.accumulation(worker.world_size), worker.device)
     (weight,) = worker.total([sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)])
     if weight == 0:
-        raise StopTraining("no token or pair of this batch has a say in the loss", where=f"step {step}")
+        raise StopTraining(
+            "every label in this batch is masked: the loss has no tokens or pairs", where=f"step {step}"
+        )
     share = learning_rate(
         step,
         config.steps,
@@ -299,7 +301,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         if number == len(micro_batches):
             totals = exchange(worker, arrays, sums, waited, own.seconds())
             if not math.isfinite(totals["loss"]):
-                scale = math.nan  # a bad loss makes a bad gradient: all ranks will refuse the update
+                scale = math.nan  # poisons the gradient: all ranks refuse the update
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
         engine.backward(loss * scale)
         if number < len(micro_batches):
@@ -327,8 +329,8 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
 def exchange(
     worker: Worker, arrays: dict[str, np.ndarray], sums: dict[str, Any], waited: float, own_seconds: float
 ) -> dict[str, float]:
-    """What all ranks must know of a step once their forward passes are made: sums, and the most memory and
-    waiting of any of them. Fills `worker.heard`."""
+    """Totals of a step over all ranks after their forward passes: sums, and the maximum memory and waiting
+    time. Fills `worker.heard`."""
     tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
     flops = batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0
     said = {
@@ -348,8 +350,8 @@ def exchange(
 def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> list[tuple[Batch, bool]]:
     """A worker's rows in as many even micro-batches as every rank has, and whether each of them counts.
 
-    All ranks must make the same number of passes (they exchange parameters and gradients in each). One
-    that has a row fewer than it has passes makes one over a row that it has had, which counts nothing.
+    All ranks must make the same number of passes, because each pass exchanges parameters and gradients. A
+    rank with too few rows repeats one of its rows in a pass that counts nothing.
     """
     import numpy as np
     import torch
@@ -364,9 +366,9 @@ def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> 
 
 
 def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callable[[], None]) -> None:
-    """Rank 0 writes the Hugging Face folder, and one of the best state if that is wanted and not the last.
+    """Rank 0 writes the Hugging Face folder, and one of the best state if wanted and not the last.
 
-    The others wait meanwhile, for which an exchange between ranks has too short a time limit.
+    The other ranks call `wait` meanwhile: a collective would time out.
     """
     _export_folder(job, worker, "model")
     wait()

@@ -1,7 +1,7 @@
-"""What each kind of training minimises. An objective returns a *sum* and the weight it sums over.
+"""Training objectives. Each returns a *sum* of losses and the weight it sums over.
 
-The trainer divides by the weight of the whole global batch, over all workers and micro-batches,
-so that the loss does not change with how a batch is cut up (a mean of means would).
+The trainer divides by the weight of the whole global batch, over all workers and micro-batches: the loss does
+not depend on how the batch is split (a mean of means would).
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ Batch = dict[str, "torch.Tensor"]
 
 class Objective(Protocol):
     def weight(self, batch: Batch) -> float:
-        """What the loss is divided by: tokens or sequences with a say in it."""
+        """The loss's divisor: the number of unmasked tokens or sequences."""
         ...
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The summed loss of a micro-batch, and further sums (of the same weight) to report."""
+        """The summed loss of a micro-batch, and other metrics to report, summed over the same weight."""
         ...
 
 
 class NextToken:
-    """Cross-entropy of each next token, over the positions that `mask` marks (all, if there is none).
+    """Cross-entropy of each next token, over the positions with `mask` 1 (all without a mask).
 
-    Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 where the token is to be learnt; optional
-    `positions` [B, L], which keep documents apart (`token_logits`).
-    `z_loss` × log²Z of each such position is added (PaLM, Chowdhery et al. 2022, section 5, with 1e-4):
-    it keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
+    Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 on tokens to learn; optional `positions` [B, L], which
+    separate documents (`token_logits`). Adds `z_loss` × log²Z per position (PaLM, Chowdhery et al. 2022,
+    section 5, with 1e-4): keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
     """
 
     def __init__(self, z_loss: float = 0.0) -> None:
@@ -56,7 +55,7 @@ class BradleyTerry:
     """-log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022).
 
     Batch: `chosen`, `rejected` [B, L] ids and `chosen_mask`, `rejected_mask` [B, L], 1 on tokens.
-    The model is a sequence classifier with one label: the reward of the last token.
+    The model is a sequence classifier with one label, the reward at the last token.
     """
 
     def weight(self, batch: Batch) -> float:
@@ -70,12 +69,12 @@ class BradleyTerry:
 
 
 class PreferenceOptimisation:
-    """DPO: -log sigmoid(β × how much more than the reference the model prefers the chosen answer).
+    """DPO: -log sigmoid(β × (policy log-ratio - reference log-ratio of chosen over rejected)).
 
-    Rafailov et al. 2023, equation 7, with log-probabilities summed over each answer's tokens.
-    Batch: `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the
-    answer's tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities of the answers under the
-    model that training started from, in nats.
+    Rafailov et al. 2023, equation 7, with log-probabilities summed over each answer's tokens. Batch:
+    `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the answer's
+    tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities (nats) of the answers under the
+    initial model.
     """
 
     def __init__(self, beta: float) -> None:
@@ -113,12 +112,12 @@ def preference_margin(
     reference_rejected: torch.Tensor,
     beta: float,
 ) -> torch.Tensor:
-    """The implicit reward of the chosen answer less that of the rejected one; all are log-probabilities."""
+    """Implicit reward of the chosen answer minus that of the rejected one; inputs are log-probabilities."""
     return beta * ((chosen - rejected) - (reference_chosen - reference_rejected))
 
 
 def preference_loss(margin: torch.Tensor) -> torch.Tensor:
-    """Loss of each pair: the Bradley-Terry model with log-ratios as rewards."""
+    """Loss of each pair: Bradley-Terry with log-ratios as rewards."""
     import torch
 
     return bradley_terry(margin, torch.zeros_like(margin))
@@ -138,10 +137,10 @@ def token_losses(
 
 
 def token_logits(model: Any, ids: torch.Tensor, *, positions: torch.Tensor | None = None) -> torch.Tensor:
-    """What the model expects after each token but the last: ids [B, L+1] → [B, L, V], in its precision.
+    """Logits for each token after the first: ids [B, L+1] → [B, L, V], in the model's precision.
 
-    `positions` [B, L] are places within documents: transformers restarts the rotary positions with them, and
-    where they do not rise by one it lets no attention through (with no attention mask and no cache).
+    `positions` [B, L] count within documents. transformers restarts the rotary positions with them, and
+    blocks attention where they do not rise by one (with no attention mask and no cache).
     """
     logits: torch.Tensor = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits
     return logits
@@ -160,7 +159,7 @@ def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """Loss of each pair."""
+    """-log sigmoid(chosen - rejected) of each pair, [B] → [B]."""
     import torch.nn.functional as functional
 
     return -functional.logsigmoid(chosen - rejected)

@@ -1,4 +1,4 @@
-"""How the workers of a group reach each other: over which network, and how long one waits for another."""
+"""How workers of a group communicate: the network interface, and the timeout of collectives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _OnRaysNetwork(_TorchBackend):
 
 
 class ProcessGroupConfig(TorchConfig):
-    """Ray Train's settings of `torch.distributed`, on the network that Ray itself uses."""
+    """Ray Train's `torch.distributed` settings, using the network that Ray uses."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -26,28 +26,28 @@ class ProcessGroupConfig(TorchConfig):
 
 
 def prepare_process() -> None:
-    """What a worker's main thread has to do before its training thread starts."""
+    """Setup of a worker's main thread, before its training thread starts."""
     use_rays_network()
     heed_sigterm()
 
 
 def use_rays_network() -> None:
-    """Have gloo and NCCL talk over the interface that has this node's Ray address.
+    """Make gloo and NCCL use the interface that has this node's Ray address.
 
-    Left to itself gloo takes the address that the host's name resolves to, which on a host with several
-    networks, or in a container, need not be one that the others can reach. What the environment of the
-    workers says (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) goes first.
+    By default gloo uses the address that the host name resolves to, which other hosts may not reach if there
+    are several networks or containers. GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in the workers' environment
+    take precedence.
     """
     import ray
 
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # "=": this one, not all that begin so
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # "=": exact name, not a prefix
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an IP address; None where no interface has it (address translation)."""
+    """The network interface with an IP address; None if there is none (address translation)."""
     import psutil  # type: ignore[import-untyped]
 
     for name, addresses in psutil.net_if_addrs().items():
@@ -57,7 +57,7 @@ def interface_of(address: str) -> str | None:
 
 
 def limit_waiting(engine: Any, seconds: int) -> None:
-    """The same time limit for DeepSpeed's own groups, which it makes with torch's half hour."""
+    """Set the timeout of DeepSpeed's own process groups, which default to torch's half hour."""
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _set_pg_timeout
 

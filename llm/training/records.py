@@ -1,7 +1,7 @@
-"""What is known of every step, and where it goes: `metrics.jsonl` always, TensorBoard, W&B and MLflow.
+"""Training records: one per step, to `metrics.jsonl` and optionally TensorBoard, W&B and MLflow.
 
-One record a step, written while training goes on. A run that goes on from a checkpoint first takes back
-what was recorded beyond it, so that no step ever has two records.
+Records are written while training runs. A run that resumes from a checkpoint first removes the records of
+later steps, so that no step has two records.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ if TYPE_CHECKING:
 HISTORY = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 UPLOAD_SECONDS = 30.0
-"""An object in S3 cannot be added to: there the records are put anew, so often at most."""
+"""Minimum interval between uploads of records to S3, which cannot append to an object."""
 MEGABYTE = 1 << 20
 
 Record = dict[str, float]
 
 
 class TrackConfig(StageConfig):
-    """Where the records of a run go beside `metrics.jsonl`."""
+    """Where to send metrics in addition to `metrics.jsonl`."""
 
     tensorboard: bool = True
-    """Event files in the artifact's folder `tensorboard/`."""
+    """Write TensorBoard event files to the artifact's folder `tensorboard/`."""
     wandb: str | None = None
-    """Project of Weights & Biases (needs the package `wandb` and its key in the workers' environment)."""
+    """Weights & Biases project. Needs the package `wandb`, and its key in the workers' environment."""
     mlflow: str | None = None
-    """Tracking URI of MLflow (needs the package `mlflow`)."""
+    """MLflow tracking URI. Needs the package `mlflow`."""
 
 
 def check_packages(track: TrackConfig) -> None:
-    """Raises HeadwaterError where a switch needs a package that is not here."""
+    """Raises HeadwaterError if a tracker's package is not installed."""
     for package in ("wandb", "mlflow"):
         if getattr(track, package) is not None and importlib.util.find_spec(package) is None:
             raise HeadwaterError(
                 f"the package {package} is not installed",
                 where=f"track.{package}",
-                fix=f"`pip install {package}` here and on the workers, or leave the setting out",
+                fix=f"`pip install {package}` here and on the workers, or remove the setting",
             )
 
 
 def dump(record: Record) -> str:
-    """One line of JSON; what is not a finite number becomes null, so that every reader takes it."""
+    """One line of JSON; values that are not finite become null, which every JSON reader accepts."""
     return json.dumps({n: v if math.isfinite(v) else None for n, v in record.items()}) + "\n"
 
 
@@ -69,12 +69,12 @@ def parse(line: str | bytes) -> Record:
 
 
 def read_history(output: Artifact) -> list[Record]:
-    """One record a step: loss, learning rate, gradient norm, tokens a second, evaluations."""
+    """One record per step: loss, learning rate, gradient norm, tokens per second, evaluations."""
     return [parse(line) for line in output.read_bytes(HISTORY).splitlines()]
 
 
 def summary(history: list[Record]) -> dict[str, float]:
-    """What the manifest keeps of a history; steps that were skipped (`on_nan`) have no loss."""
+    """The manifest's summary of a history; skipped steps (`on_nan`) have no loss."""
     losses = [record["loss"] for record in history if math.isfinite(record["loss"])]
     kept: dict[str, float] = {
         "steps": len(history),
@@ -93,7 +93,7 @@ def _median(history: list[Record], name: str) -> float:
 
 
 def note(record: Record) -> str:
-    """What the progress line shows of a step."""
+    """The text of the progress line for a step."""
     parts = [f"loss {record['loss']:.3f}"]
     if "tokens_per_second" in record:
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
@@ -103,7 +103,7 @@ def note(record: Record) -> str:
 
 
 def resident_mb(device: torch.device) -> float:
-    """Memory of this process in MiB: the most that was allocated on its GPU, or resident on the host now."""
+    """Memory of this process in MiB: peak allocated on its GPU, or currently resident on the host."""
     import torch
 
     if device.type == "cuda":
@@ -114,10 +114,10 @@ def resident_mb(device: torch.device) -> float:
 
 
 def batch_flops(config: Any, arrays: Mapping[str, np.ndarray]) -> float:
-    """FLOPs that a step must make for these rows (`shape.flops_per_token`); 0 for a model whose shape
-    is not described as a transformer's is."""
+    """FLOPs of a step on these rows (`shape.flops_per_token`); 0 if the model's config does not describe a
+    transformer."""
     total = 0.0
-    for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):  # the last of `ids` is only a target
+    for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):  # the last id is only a target
         if name in arrays:
             rows, length = arrays[name].shape[0], arrays[name].shape[1] - ahead
             try:
@@ -128,9 +128,8 @@ def batch_flops(config: Any, arrays: Mapping[str, np.ndarray]) -> float:
 
 
 class Recorder:
-    """Takes the records of the steps to where they are wanted: this one, of all ranks but one, nowhere.
-
-    A context manager."""
+    """Context manager that receives the steps' records. This base class discards them (ranks other than
+    0)."""
 
     def __enter__(self) -> Recorder:
         return self
@@ -141,18 +140,18 @@ class Recorder:
     def add(self, record: Record) -> None: ...
 
     def go_back(self, history: list[Record]) -> None:
-        """Take back the records beyond `history`: training goes on after its last step."""
+        """Remove the records after `history`: training resumes after its last step."""
 
     def close(self, *, failed: bool = False) -> None: ...
 
 
 class RunRecorder(Recorder):
-    """Rank 0's."""
+    """Rank 0's recorder: writes files and sends to trackers."""
 
     def __init__(
         self, output: Artifact, track: TrackConfig, label: str, history: list[Record], board: Any
     ) -> None:
-        """`history`: the records of the steps before the one that training goes on with."""
+        """`history`: the records of the steps before the first one to run."""
         self.output, self.track, self.label, self.board = output, track, label, board
         self._remote = is_remote(output.location)
         self._uploads = ThreadPoolExecutor(1, "metrics") if self._remote else None
@@ -192,7 +191,7 @@ class RunRecorder(Recorder):
         self._open(history)
 
     def _put(self) -> None:
-        """In the background; a failure of the last time is raised here."""
+        """Upload in the background; raises the failure of the previous upload."""
         assert self._uploads is not None
         if self._upload is not None:
             if not self._upload.done():
@@ -220,7 +219,7 @@ class _Tracker(Protocol):
 
 
 class _TensorBoard:
-    """Event files. One that begins at a step has TensorBoard forget what older ones say of later steps."""
+    """Event files. A file that starts at a step makes TensorBoard discard older values of later steps."""
 
     def __init__(self, output: Artifact, first_step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -247,7 +246,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run with the artifact's key as its id, so that what was interrupted goes on in the same run."""
+    """A W&B run with the artifact's key as its id, so that a resumed run continues in the same one."""
 
     def __init__(self, project: str, name: str) -> None:
         import wandb  # type: ignore[import-not-found, unused-ignore]

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of the step: there is no state to save."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def learning_rate(
     shape: Literal["wsd", "cosine", "constant"] = "wsd",
     floor: float = 0.1,
 ) -> float:
-    """Rate for a step counted from 0.
+    """Learning rate of a step, counted from 0.
 
-    All shapes rise linearly over the first `warmup_share` of the steps. `wsd` then stays at the peak
-    and falls linearly to `floor` of it over the last `decay_share` (MiniCPM, Hu et al. 2024); `cosine` falls
-    to `floor` along half a cosine (Loshchilov and Hutter 2016); `constant` stays.
+    All schedules rise linearly over the first `warmup_share` of the steps. `wsd` then stays at the peak and
+    falls linearly to `floor` × peak over the last `decay_share` (MiniCPM, Hu et al. 2024); `cosine` falls to
+    it along half a cosine (Loshchilov and Hutter 2016); `constant` stays at the peak.
     """
     warmup = max(1, round(warmup_share * steps))
     if step < warmup:

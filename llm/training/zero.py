@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: a training recipe to an engine; gathering its weights.
+"""DeepSpeed ZeRO: build an engine from settings; gather its weights.
 
 The same code runs on CPU workers over gloo and on GPUs over NCCL; only settings differ.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDINGS = "embeddings"
-"""How the optimizer's group of the input embeddings is named."""
+"""Name of the optimizer group of the input embeddings."""
 
 
 def deepspeed_config(
@@ -29,7 +29,8 @@ def deepspeed_config(
     clip: float,
     fp16: Fp16Config | None = None,
 ) -> dict[str, Any]:
-    """The dictionary that `deepspeed.initialize` reads. `world_size` counts groups that share rows."""
+    """The config for `deepspeed.initialize`. `world_size` is the number of groups of workers that share
+    rows."""
     stage: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.bucket_elements,
@@ -68,13 +69,13 @@ def _offload(device: Device, nvme_path: str) -> dict[str, Any]:
 
 
 def start(gpus: float = 0.0) -> None:
-    """Have DeepSpeed join the group of workers. `gpus` is what was reserved for each of them: without
-    any, the host's GPUs are visible all the same, and not for them."""
+    """Make DeepSpeed join the process group. `gpus` is the number reserved per worker: without any, the
+    host's GPUs may be visible but must not be used."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpus else "cpu")
     import deepspeed
 
-    # DeepSpeed's shared-memory reduction is compiled at first use and reaches one host only; gloo needs
-    # no compiler and reaches them all.
+    # DeepSpeed's shared-memory reduction needs a compiler at first use and works on one host only; gloo has
+    # neither limit.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo")
 
@@ -91,11 +92,11 @@ def initialise_engine(
     groups: Any = None,
     gpus: float = 0.0,
 ) -> Any:
-    """Wrap a model whose weights are equal on every rank. Matrices decay, vectors do not.
+    """Wrap a model whose weights are equal on every rank. Matrices have weight decay, vectors do not.
 
-    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings,
-    head and vectors to AdamW; DeepSpeed shards both. `groups` come from `parallel.sequence` or
-    `parallel.tensor`. `gpus`: as of `start`.
+    `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings, head
+    and vectors to AdamW; DeepSpeed shards both. `groups` comes from `parallel.sequence` or `parallel.tensor`.
+    `gpus` is the number reserved per worker.
     """
     import torch
 
@@ -112,9 +113,9 @@ def initialise_engine(
     decays = [group for group in decays if group["params"]]
     if optimizer == "muon":
         if eager and not gpus:
-            torch.compiler.set_stance("force_eager")  # its kernels would need a compiler at run time
+            torch.compiler.set_stance("force_eager")  # compiled kernels need a compiler at run time
         settings = {"lr": 0.0, "momentum": muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
-        # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and refuses scattered ones.
+        # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and rejects scattered ones.
         zero = config["zero_optimization"]
         zero = zero | {"reduce_scatter": zero["stage"] < 3}
         config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
@@ -127,10 +128,10 @@ def initialise_engine(
 
 
 def _gradient_divisor(engine: Any, groups: Any) -> int:
-    """What turns DeepSpeed's mean of gradients into the sum over all workers' rows.
+    """Factor that turns DeepSpeed's mean of gradients into the sum over all workers' rows.
 
-    It means to divide by the number of groups that share rows. Where ZeRO-3 scatters gradients it divides by
-    that of workers all the same. Workers that share layers count their rows each, which makes up for it.
+    DeepSpeed divides by the number of groups that share rows, but where ZeRO-3 scatters gradients by the
+    number of workers. Workers that share layers each count their rows, which cancels this.
     """
     import torch.distributed as dist
 
@@ -143,7 +144,7 @@ def _gradient_divisor(engine: Any, groups: Any) -> int:
 
 
 def _input_embeddings(model: Any) -> Any:
-    """The weights that tokens are looked up in."""
+    """The input embedding weights."""
     layer = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return getattr(layer, "weight", None)
 
@@ -151,7 +152,7 @@ def _input_embeddings(model: Any) -> Any:
 def set_learning_rate(
     engine: Any, rate: float, muon_rate: float, embedding_rate: float | None = None
 ) -> None:
-    """`rate` is AdamW's, `embedding_rate` the input embeddings'; groups that Muon updates get `muon_rate`."""
+    """Set learning rates: AdamW's `rate`, the input embeddings' `embedding_rate`, Muon's `muon_rate`."""
     for group in engine.optimizer.param_groups:
         if group.get("use_muon"):
             group["lr"] = muon_rate

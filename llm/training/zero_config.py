@@ -22,16 +22,17 @@ class ZeroConfig(StageConfig):
     """How training state is sharded over the workers (Rajbhandari et al. 2019)."""
 
     stage: Literal[0, 1, 2, 3] = 2
-    """0 replicates; 1 shards optimizer state; 2 gradients too; 3 parameters too."""
+    """What is sharded: 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters. Higher stages save
+    memory and cost communication."""
     offload_optimizer: Device = "none"
-    """Where optimizer state is kept: on the worker's device, in its host's memory (Ren et al. 2021), or on a
-    disk in it (stage 3; Rajbhandari et al. 2021)."""
+    """Where optimizer state is kept: `none` on the worker's device, `cpu` in host memory (Ren et al. 2021),
+    `nvme` on a disk of the host (stage 3; Rajbhandari et al. 2021)."""
     offload_parameters: Device = "none"
-    """The same for the parameters themselves, at stage 3."""
+    """Where parameters are kept, at stage 3: `none`, `cpu` or `nvme` as for `offload_optimizer`."""
     nvme_path: str = ""
     """Folder on a fast disk of every host, for `nvme`."""
     bucket_elements: int = 50_000_000
-    """Elements of one reduce or all-gather; smaller saves memory, larger saves latency."""
+    """Elements per reduce or all-gather. Smaller saves memory, larger saves latency."""
 
     @field_validator("offload_optimizer", mode="before")
     @classmethod
@@ -42,7 +43,7 @@ class ZeroConfig(StageConfig):
     def _what_can_be_offloaded(self) -> ZeroConfig:
         places = {self.offload_optimizer, self.offload_parameters}
         if self.offload_parameters != "none" and self.stage < 3:
-            raise ValueError("offload_parameters needs stage 3: only there are parameters sharded")
+            raise ValueError("offload_parameters needs stage 3, which shards parameters")
         if self.offload_optimizer != "none" and self.stage < 1:
             raise ValueError("offload_optimizer needs stage 1, 2 or 3")
         if "nvme" in places and (self.stage < 3 or not self.nvme_path):
@@ -51,11 +52,11 @@ class ZeroConfig(StageConfig):
 
 
 class Fp16Config(StageConfig):
-    """How losses are scaled in fp16, so that small gradients do not vanish (Micikevicius et al. 2018)."""
+    """Loss scaling in fp16, which keeps small gradients from underflowing (Micikevicius et al. 2018)."""
 
     loss_scale: float = 0.0
-    """A fixed scale; 0 looks for the largest that does not overflow."""
+    """A fixed scale; 0 searches for the largest one that does not overflow."""
     initial_scale_power: int = 16
-    """The search begins at 2 to this power."""
+    """The search starts at 2 to this power."""
     scale_window: int = 1000
-    """Steps without overflow after which the scale is doubled."""
+    """Steps without overflow before the scale is doubled."""

@@ -1,8 +1,8 @@
-"""What happens to a group of training workers, told to the person in front of the screen and to the log.
+"""Reports failures of training workers, on the user's screen and in the log.
 
-Ray Train restarts a group that has lost a worker, quietly. A `FailureReporter` in its controller says which
-rank on which host it was and why, with how many workers it goes on, and what a run waits for that has
-not room enough.
+Ray Train restarts a group that lost a worker silently. A `FailureReporter` in its controller reports which
+rank on which host was lost and why, with how many workers training resumes, and what a run waits for if the
+cluster is too small.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from headwater.cluster.errors import HeadwaterError, root_cause
 from headwater.llm.training.config import TrainConfig
 
 CAUSE_SECONDS = 10.0
-"""Ray takes the first failure that it sees for the cause. It looks every half second, but hears of a death
-later where cores are scarce; once it has, it ends the others without waiting for them."""
+"""Ray reports the first failure it sees as the cause, then ends the other workers. It polls every half second
+but hears of a death later on busy hosts: secondary errors wait this long."""
 
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where a rank runs: its host's address and Ray's id of that node."""
+    """Where a rank runs: its host's address and Ray's node id."""
 
     host: str
     node: str
 
 
 class FailureReporter(UserCallback):
-    """Lives in Ray Train's controller, which the loss of a training host does not touch."""
+    """Runs in Ray Train's controller, which survives the loss of training hosts."""
 
     def __init__(self, label: str, config: TrainConfig, board: Any) -> None:
         self.label, self.config, self.board = label, config, board
@@ -47,7 +47,7 @@ class FailureReporter(UserCallback):
         before, self.places = self.places, [RankPlace(**report["joined"]) for report in metrics]
         if before:
             hosts = ", ".join(sorted({place.host for place in self.places}))
-            self._say(f"goes on from step {metrics[0]['step']} with {len(self.places)} workers on {hosts}")
+            self._say(f"resumes from step {metrics[0]['step']} with {len(self.places)} workers on {hosts}")
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         import ray
@@ -56,16 +56,18 @@ class FailureReporter(UserCallback):
         )
 
         self.losses += 1
-        # Ray counts what an elastic group may have every 20 s; with an old count it would wait, a minute
-        # unless told otherwise, for room on the host that is gone.
+        # Ray recounts the resources of an elastic group every 20 s. With the old count it would wait, by
+        # default a minute, for room on the host that is gone.
         get_or_create_autoscaling_coordinator().get_reserved_resources.remote("", recompute=True)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         lost = describe(worker_exceptions, self.places, {node["NodeID"] for node in nodes})
-        self._say(f"{lost} (failure {self.losses}, {self.config.max_failures} are answered by a restart)")
+        self._say(f"{lost} (failure {self.losses}, `max_failures` is {self.config.max_failures})")
         wanted, room = self.config.fewest_workers(), room_for(self.config, nodes)
         if room < wanted and self.losses <= self.config.max_failures:
-            advice = "" if self.config.min_workers else "; with `min_workers` it would go on without"
-            self._say(f"the hosts left have room for {room} of {wanted} workers: waiting for more{advice}")
+            advice = "" if self.config.min_workers else "; set `min_workers` to resume with fewer"
+            self._say(
+                f"the remaining hosts have room for {room} of {wanted} workers: waiting for more{advice}"
+            )
 
     def _say(self, line: str) -> None:
         self.board.say.remote(f"{self.label}: {line}")
@@ -73,7 +75,7 @@ class FailureReporter(UserCallback):
 
 @contextlib.contextmanager
 def cause_first() -> Iterator[None]:
-    """A rank that has lost its connection holds its tongue until Ray can have seen who is gone."""
+    """Delays a rank's connection error until Ray can have seen which worker is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -83,10 +85,10 @@ def cause_first() -> Iterator[None]:
 
 
 def describe(failures: Mapping[int, BaseException], places: list[RankPlace], alive: Collection[str]) -> str:
-    """The worst of what the workers of a group failed with.
+    """The most severe of the failures of a group's workers.
 
-    A lost host outweighs a dead process, and that a broken connection: the ranks that are left fail only
-    because they talk to the one that is gone. An error of the job's own outweighs them all.
+    An error of the job comes first, then a lost host, a dead process, a broken connection: the remaining
+    ranks only fail because they talk to the one that is gone.
     """
     own = [rank for rank, error in failures.items() if not _is_loss(error)]
     hosts = [rank for rank in failures if rank < len(places) and places[rank].node not in alive]
@@ -103,13 +105,13 @@ def describe(failures: Mapping[int, BaseException], places: list[RankPlace], ali
     if dead:
         return f"the process of {_ranks(dead, places)} died"
     if silent:
-        return f"{_ranks(silent, places)} no longer answers"
+        return f"{_ranks(silent, places)} does not respond"
     rank = next(iter(failures))
     return f"{_ranks([rank], places)} lost its connection to the others: {_first_line(failures[rank])}"
 
 
 def room_for(config: TrainConfig, nodes: Iterable[Mapping[str, Any]]) -> int:
-    """How many workers the nodes' CPUs and GPUs could hold."""
+    """Number of workers that fit into the nodes' CPUs and GPUs."""
     room = 0
     for node in nodes:
         resources = node["Resources"]
@@ -121,14 +123,14 @@ def room_for(config: TrainConfig, nodes: Iterable[Mapping[str, Any]]) -> int:
 
 
 def lost_at_start(error: TrainingFailedError) -> bool:
-    """Whether a worker died while its group was being formed, which Ray Train takes for its own error."""
+    """Whether a worker died while its group started, which Ray Train reports as a controller error."""
     if not isinstance(error, ControllerError):
         return False
     return isinstance(error.controller_failure, RayActorError | WorkerHealthCheckFailedError)
 
 
 def final_error(error: TrainingFailedError, last_words: str, config: TrainConfig) -> BaseException:
-    """What to raise when Ray Train has given up: a HeadwaterError, unless it was a bug in the job."""
+    """The error to raise after Ray Train gave up: a HeadwaterError, unless the job has a bug."""
     if not isinstance(error, WorkerGroupError):
         return root_cause(error) if isinstance(root_cause(error), HeadwaterError) else error
     failures = error.worker_failures
@@ -138,15 +140,15 @@ def final_error(error: TrainingFailedError, last_words: str, config: TrainConfig
     if not all(map(_is_loss, failures.values())):
         return error
     return HeadwaterError(
-        f"training was given up after {config.max_failures} restarts",
+        f"training failed after {config.max_failures} restarts",
         where=last_words or describe(failures, [], ()),
-        fix="see to the hosts, then run the same command again: it goes on from the last checkpoint; "
-        "`max_failures` allows more",
+        fix="check the hosts, then run the same command again: it resumes from the last checkpoint; "
+        "raise `max_failures` to allow more",
     )
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether a worker failed through no doing of its own: it, its host or a connection is gone."""
+    """Whether a failure comes from outside: a lost worker, host or connection."""
     from torch.distributed import DistError
 
     if isinstance(error, (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayActorError)):

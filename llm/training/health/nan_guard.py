@@ -1,8 +1,8 @@
-"""A loss or gradient that is not a finite number: no update is made with it, and somebody is told why.
+"""Steps whose loss or gradient is not finite: the update is refused, and the reason reported.
 
-DeepSpeed's optimizers refuse an update whose gradient norm is not finite, weights and moments untouched;
-what `take_step` adds is that a bad loss counts as a bad gradient, and the same where DeepSpeed has no
-optimizer of its own (ZeRO 0 in fp32). What comes next is the recipe's `on_nan`.
+DeepSpeed's optimizers refuse an update whose gradient norm is not finite and leave weights and moments
+untouched. `take_step` does the same where DeepSpeed has no optimizer of its own (ZeRO 0 in fp32), and treats
+a bad loss as a bad gradient. The recipe's `on_nan` decides what follows.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 FILE = "not_finite.jsonl"
 NAMED = 8
-"""Documents that a message names; the file has all of them."""
+"""Maximum number of documents in a message; the file lists all."""
 
 
 def take_step(engine: Any) -> tuple[bool, float]:
-    """The last `engine.step()` of a batch; whether it changed the weights, and the global gradient norm."""
+    """The last `engine.step()` of a batch; returns whether it changed the weights, and the global gradient
+    norm."""
     if not hasattr(engine.optimizer, "overflow"):
         return _plain_step(engine)
     engine.step()
@@ -32,7 +33,7 @@ def take_step(engine: Any) -> tuple[bool, float]:
 
 
 def _plain_step(engine: Any) -> tuple[bool, float]:
-    """A torch optimizer that DeepSpeed calls as it is: gradients are whole on every rank, and alike."""
+    """Step of a plain torch optimizer: gradients are whole and equal on every rank."""
     import torch
 
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
@@ -41,7 +42,7 @@ def _plain_step(engine: Any) -> tuple[bool, float]:
         engine.step()
         return True, norm
     step = engine.optimizer.step
-    engine.optimizer.step = lambda: None  # all the rest, such as counting and clearing gradients, is done
+    engine.optimizer.step = lambda: None  # the engine still counts and clears gradients
     try:
         engine.step()
     finally:
@@ -50,12 +51,12 @@ def _plain_step(engine: Any) -> tuple[bool, float]:
 
 
 class NotFinite:
-    """What a run does about such steps; one on every rank, all of the same mind."""
+    """Handles such steps by `on_nan`. One per rank; all decide alike."""
 
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.job, self.worker, self.config = job, worker, job.config
         self.passed_over: dict[int, dict[str, float]] = {}
-        """Steps that are not made again on the way from a checkpoint, with the records that they left."""
+        """Steps to skip after a rollback, with their records."""
         self._in_a_row = 0
         self._returns: Counter[int] = Counter()
 
@@ -63,9 +64,9 @@ class NotFinite:
         self._in_a_row = 0
 
     def met(self, record: dict[str, float], newest: Stored | None) -> bool:
-        """A step's update was refused. True when training is to go back to the checkpoint `newest`.
+        """Handle a step whose update was refused. Returns True to roll back to the checkpoint `newest`.
 
-        Raises StopTraining when it is to stop: by the recipe, or after too many of them.
+        Raises StopTraining if the recipe says so, or after too many such steps.
         """
         step, config = int(record["step"]), self.config
         documents = self._documents(step)
@@ -83,16 +84,16 @@ class NotFinite:
         action = "stop" if stop else "rollback" if back else "skip"
         self._write({"step": step, "found": words, "action": action, "documents": documents})
         if stop:
-            often = f", {many} times by now" if many > 1 else ""
+            often = f", {many} times so far" if many > 1 else ""
             raise StopTraining(
                 f"{words}{often}{batch}",
                 where=f"{self.job.label} step {step}",
-                fix="lower `learning_rate`, or pass over such batches with `on_nan: skip` or `rollback`",
+                fix="lower `learning_rate`, or skip such batches with `on_nan: skip` or `rollback`",
             )
         self.passed_over[step] = record
-        done = f"going back to step {back.step}, then on without it" if back else "the step is skipped"
+        done = f"rolling back to step {back.step}, then skipping it" if back else "the step is skipped"
         if config.on_nan == "rollback" and not back:
-            done += " (there is no checkpoint yet to go back to)"
+            done += " (there is no checkpoint to roll back to yet)"
         if self.worker.rank == 0:
             self.worker.say(f"step {step}: {words}{batch}; {done}")
         return back is not None

@@ -1,4 +1,4 @@
-"""Slow ranks: how long each rank computes on its own share, compared over the last steps."""
+"""Slow ranks: each rank's compute time on its own share, compared over the last steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WINDOW = 20
 
 
 SLOW = 1.5
-"""So many times the median of the ranks is slow."""
+"""A rank is slow above this many times the median."""
 
 
 class Stopwatch:
-    """How long a rank computes by itself: the forward passes, before ranks wait for each other.
+    """A rank's own compute time: its forward passes, before ranks wait for each other.
 
-    Under ZeRO 3 they also wait in these, for parameters: there the processor's time counts, on the CPU.
+    Under ZeRO 3 the forward passes wait for parameters too: there CPU workers count processor time.
     """
 
     def __init__(self, device: torch.device, zero_stage: int) -> None:
@@ -50,7 +50,7 @@ class Stopwatch:
         return event
 
     def seconds(self) -> float:
-        """In all; a GPU is waited for."""
+        """Total seconds; synchronises with the GPU."""
         if not self._cuda:
             return self._seconds
         self._events[-1][1].synchronize()
@@ -58,14 +58,14 @@ class Stopwatch:
 
 
 class Pace:
-    """Seconds of own computation by rank, over the last steps. Rank 0's."""
+    """Compute seconds by rank over the last steps. Used on rank 0."""
 
     def __init__(self) -> None:
         self._steps: deque[Sequence[float]] = deque(maxlen=WINDOW)
         self._named: set[int] = set()
 
     def add(self, seconds: Sequence[float]) -> list[tuple[int, float]]:
-        """Of each rank at one step. Returns who has become slow, with how many times the median."""
+        """Add one step's seconds per rank. Returns ranks that became slow, with their ratio to the median."""
         self._steps.append(seconds)
         if len(self._steps) < WINDOW or len(seconds) < 2:
             return []
@@ -76,6 +76,6 @@ class Pace:
 
 
 def stragglers(seconds: Sequence[float]) -> list[tuple[int, float]]:
-    """Ranks that take more than SLOW times the (lower) median, and how many times it."""
+    """Ranks slower than SLOW times the (lower) median, with their ratio."""
     usual = statistics.median_low(seconds)
     return [(rank, own / usual) for rank, own in enumerate(seconds) if usual > 0 and own > SLOW * usual]

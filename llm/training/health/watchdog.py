@@ -1,8 +1,8 @@
-"""Ranks that hold the others up: the slow ones named, the standing ones photographed.
+"""Detects hangs: the stack traces of all ranks are saved when a step does not end.
 
-A group of workers is as fast as its slowest. `Pace` compares how long each rank computed on its own share;
-a `Watchdog` on every rank notices that no step has ended for too long, and leaves the stacks of all its
-threads before the time limit of the exchange (`collective_timeout_s`) takes the processes away.
+A `Watchdog` on every rank notices that no step has ended for too long, and dumps the stacks of all its
+threads before the collective timeout (`collective_timeout_s`) ends the processes. Slow ranks are reported by
+`stragglers`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 SHARE_OF_TIMEOUT = 0.8
 STACKS = "stacks"
 GATHERING_SECONDS = 1.5
-"""How long after the first rank the others have for their stacks; all watch the same clock."""
+"""Time for the other ranks to write their stacks after the first; all watch the same clock."""
 
 
 class Watchdog:
-    """A thread that expects `beat` at every step. A context manager."""
+    """A thread that expects a `beat` every step. A context manager."""
 
     def __init__(self, worker: Worker, output: Artifact, patience: float) -> None:
         """`patience`: seconds without a beat."""
@@ -46,7 +46,7 @@ class Watchdog:
         self._thread.join(timeout=1)
 
     def beat(self, step: int) -> None:
-        """A step has ended, and `step` begins."""
+        """Report that a step has ended and `step` begins."""
         self._step, self._beat = step, time.monotonic()
 
     def _watch(self) -> None:
@@ -54,7 +54,7 @@ class Watchdog:
         while not self._stop.wait(min(1.0, self.patience / 10)):
             beat = self._beat
             if beat != reported and time.monotonic() - beat > self.patience:
-                reported = beat  # once each time
+                reported = beat  # once per hang
                 self._report()
 
     def _report(self) -> None:
@@ -64,18 +64,18 @@ class Watchdog:
         self.output.write_bytes(name, f"rank {self.rank}: {doing(stacks)}\n\n{stacks}".encode())
         self._stop.wait(GATHERING_SECONDS)
         here = self.output.files(folder)
-        if here and here[0] == name:  # the first of those that can speak, speaks
+        if here and here[0] == name:  # the first rank that responds reports
             self._say(
                 f"step {self._step} has not ended after {time.monotonic() - self._beat:.0f} s: "
                 f"{self._states(here)}; stacks in {self.output.path(folder)}"
             )
 
     def _states(self, files: list[str]) -> str:
-        """What each rank does, and who is so stuck that it left nothing."""
+        """What each rank is doing, and which ranks left no stacks."""
         lines = [self.output.read_bytes(name).split(b"\n", 1)[0].decode() for name in files]
         spoke = {int(name.rsplit("-", 1)[1].removesuffix(".txt")) for name in files}
         silent = [str(rank) for rank in range(self.world_size) if rank not in spoke]
-        return ", ".join(lines + ([f"nothing from rank {', '.join(silent)}"] if silent else []))
+        return ", ".join(lines + ([f"no response from rank {', '.join(silent)}"] if silent else []))
 
 
 def stack_dump() -> str:
@@ -87,9 +87,9 @@ def stack_dump() -> str:
 
 
 def doing(stacks: str) -> str:
-    """What the thread that trains is at: `waiting for the others`, or its innermost call.
+    """What the training thread is doing: `waiting for the others`, or its innermost call.
 
-    A stack begins with its innermost call; the training thread's is the one that goes through our loop.
+    Stacks list the innermost call first; the training thread is the one with our loop in its stack.
     """
     for stack in stacks.split("\n\n"):
         if "train_step" in stack or "_worker_loop" in stack:

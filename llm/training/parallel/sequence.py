@@ -1,8 +1,8 @@
-"""Rows too long for one worker: a few workers share each, a stretch a worker (Ulysses, Jacobs et al. 2023).
+"""Sequence parallelism (Ulysses, Jacobs et al. 2023): several workers share each row, one stretch each.
 
-Parameters and data are sharded as without it. For attention alone the workers of a row exchange what they
-have, so that each sees the whole row through some of the heads. DeepSpeed does the exchange, over gloo on
-CPUs as over NCCL on GPUs; here is which stretch a worker has, and what must hold for it.
+Parameters and data are sharded as usual. Only for attention the workers of a row exchange activations, so
+that each computes some heads over the whole row. DeepSpeed does the exchange, over gloo on CPUs and NCCL on
+GPUs; this file cuts the rows and checks the sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from headwater.llm.training.parallel import sharing
 
 
 def stretch(ids: np.ndarray, rank: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A worker's part of rows [B, L+1]: ids [B, L/size + 1] with the last target, positions [B, L/size]."""
+    """A worker's stretch of rows [B, L+1]: ids [B, L/size + 1] with the last target, positions [B,
+    L/size]."""
     width = (ids.shape[1] - 1) // size
     start = rank % size * width
     positions = np.broadcast_to(np.arange(start, start + width), (len(ids), width)).copy()
@@ -24,20 +25,20 @@ def stretch(ids: np.ndarray, rank: int, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def check(size: int, shape: Shape, *, row_length: int, **sizes: Any) -> None:
-    """Raises HeadwaterError for rows that cannot be shared out among `size` workers (`sharing.check`)."""
+    """Raises HeadwaterError if rows cannot be split over `size` workers (`sharing.check`)."""
     kv_heads = shape.num_key_value_heads
     own = {
-        f"{kv_heads} key/value heads cannot be shared out": kv_heads % size and size % kv_heads,
-        f"a row of {row_length} tokens cannot be cut evenly": row_length % size,
+        f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size and size % kv_heads,
+        f"a row of {row_length} tokens cannot be split evenly": row_length % size,
     }
     sharing.check("sequence_parallel", size, shape, own, **sizes)
 
 
 def exchange_in_attention(model: Any, size: int, micro_batch: int) -> Any:
-    """Have transformers' attention exchange with the other workers of a row while the model trains.
+    """Make transformers' attention exchange activations with the workers of the same row during training.
 
-    Returns what DeepSpeed has to know of the groups (None where every worker has whole rows). Not in
-    evaluation mode: there every worker is by itself. Once in a process, after `zero.start`.
+    Returns the process groups for DeepSpeed (None if every worker has whole rows). In evaluation mode there
+    is no exchange. Call once per process, after `zero.start`.
     """
     if size == 1:
         return None

@@ -1,4 +1,4 @@
-"""What must hold for workers that share rows (`sequence_parallel`) or layers (`tensor_parallel`)."""
+"""Checks for workers that share rows (`sequence_parallel`) or layers (`tensor_parallel`)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def check(
     batch: int,
     micro_batch: int,
 ) -> None:
-    """A dry run: raises HeadwaterError for sizes that cannot be shared out among `size` workers.
+    """Raises HeadwaterError for sizes that cannot be split over `size` workers.
 
-    `own`: faults of this way of sharing alone, each with whether it is there.
+    `own`: additional faults of one kind of sharing: message → whether it applies.
     """
     if size == 1:
         return
@@ -32,9 +32,9 @@ def check(
     faults = {
         f"{workers} workers cannot form groups of {size}": workers % size,
         "the number of workers must not change (`min_workers`)": elastic,
-        f"{shape.num_attention_heads} heads cannot be shared out": shape.num_attention_heads % size,
+        f"{shape.num_attention_heads} heads cannot be split evenly": shape.num_attention_heads % size,
         **own,
-        f"a batch of {batch} is not a number of micro-batches of {micro_batch} for each group": rows == 0
+        f"a batch of {batch} is not a whole number of micro-batches of {micro_batch} per group": rows == 0
         or batch % rows,
     }
     found = [fault for fault, holds in faults.items() if holds]
@@ -42,5 +42,5 @@ def check(
         raise HeadwaterError(
             "; ".join(found),
             where=f"pretrain.{setting}: {size}",
-            fix="choose sizes that are multiples of each other, or leave it out",
+            fix="choose sizes that are multiples of each other, or remove the setting",
         )

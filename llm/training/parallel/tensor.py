@@ -1,9 +1,8 @@
-"""Layers too wide for one worker: a few workers share each, some heads and channels a worker.
+"""Tensor parallelism (AutoTP): several workers share each layer, some heads and channels each.
 
-DeepSpeed AutoTP cuts the matrices of a layer as Shoeybi et al. 2019 do and exchanges what it must, over gloo
-on CPUs as over NCCL on GPUs; embeddings, head and norms stay whole on every worker. The workers of a group
-compute the same rows.
-Here is which matrices are cut and how, how they are put together, and what must hold.
+DeepSpeed AutoTP splits the matrices of a layer as in Shoeybi et al. 2019 and does the exchange, over gloo on
+CPUs and NCCL on GPUs. Embeddings, head and norms stay whole on every worker; the workers of a group compute
+the same rows. This file says which matrices are split and how, gathers them, and checks the sizes.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ if TYPE_CHECKING:
     from headwater.llm.model.shape import Shape, Weight
 
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-"""Linear layers of which a worker has some outputs: rows of the weight."""
+"""Linear layers split by outputs: each worker has some rows of the weight."""
 BY_COLUMNS = ("o_proj", "down_proj")
-"""Of which it has some inputs: columns. Their outputs are summed over the group."""
+"""Linear layers split by inputs: each worker has some columns; outputs are summed over the group."""
 ON_SHARED_HEADS = ("q_norm", "k_norm")
-"""Whole on every worker, but used for its own heads: their gradients are summed over the group."""
+"""Whole on every worker but applied to its own heads: gradients are summed over the group."""
 
 
 def settings(size: int) -> dict[str, Any]:
-    """AutoTP's section of DeepSpeed's configuration; nothing where no layer is shared."""
+    """AutoTP's section of the DeepSpeed config; empty if no layer is shared."""
     if size == 1:
         return {}
 
     def weights(layers: tuple[str, ...]) -> list[str]:
         return [rf".*\.({'|'.join(layers)})\.weight$"]
 
-    # DeepSpeed names the cut after the transposed weight.
+    # DeepSpeed names the split after the transposed weight.
     specs = [
         {"patterns": weights(BY_ROWS), "partition_type": "column"},
         {"patterns": weights(BY_COLUMNS), "partition_type": "row"},
@@ -53,7 +52,7 @@ def settings(size: int) -> dict[str, Any]:
 
 
 def form_groups(size: int) -> Any:
-    """What DeepSpeed has to know of the groups, which are neighbours in rank."""
+    """The process groups for DeepSpeed; members are adjacent ranks."""
     from deepspeed.utils import groups
 
     groups._init_tp_mesh_device(size)
@@ -61,23 +60,24 @@ def form_groups(size: int) -> Any:
 
 
 def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
-    """Raises HeadwaterError for layers that cannot be shared out among `size` workers (`sharing.check`)."""
+    """Raises HeadwaterError if layers cannot be split over `size` workers (`sharing.check`)."""
     own = {
-        f"{shape.num_key_value_heads} key/value heads cannot be shared out": shape.num_key_value_heads % size,
-        f"{shape.intermediate_size} channels cannot be shared out": shape.intermediate_size % size,
+        f"{shape.num_key_value_heads} key/value heads cannot be split evenly": shape.num_key_value_heads
+        % size,
+        f"{shape.intermediate_size} channels cannot be split evenly": shape.intermediate_size % size,
         "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",
     }
     sharing.check("tensor_parallel", size, shape, own, **sizes)
 
 
 def dim_of(name: str) -> int | None:
-    """Along which dimension a parameter is cut; None for one that every worker has whole."""
+    """The dimension along which a parameter is split; None if every worker has it whole."""
     layer = name.removesuffix(".weight").rpartition(".")[2]
     return 0 if layer in BY_ROWS else 1 if layer in BY_COLUMNS else None
 
 
 def cut(weights: Sequence[Weight], size: int) -> list[Weight]:
-    """What a worker has of them."""
+    """One worker's part of the weights."""
     dims = [(weight, dim_of(weight.name)) for weight in weights]
     return [
         weight
@@ -88,7 +88,7 @@ def cut(weights: Sequence[Weight], size: int) -> list[Weight]:
 
 
 def rank_and_size(engine: Any) -> tuple[int, int]:
-    """This worker's place in its group, and how many share a layer."""
+    """This worker's rank in its group, and the group's size."""
     if engine.autotp_size() <= 1:
         return 0, 1
     from deepspeed.utils import groups
@@ -97,9 +97,9 @@ def rank_and_size(engine: Any) -> tuple[int, int]:
 
 
 def whole_weights(engine: Any, module: Any) -> dict[str, torch.Tensor] | None:
-    """The state of a module put together from its group's parts; all ranks must call it.
+    """The state dict of a module, gathered from its group's parts; all ranks must call it.
 
-    None where no layer is shared: the module itself has all of it.
+    None if no layer is shared: the module itself is whole.
     """
     import torch
     import torch.distributed as dist

@@ -1,8 +1,8 @@
-"""An exponential moving average of the weights, sharded as they are.
+"""An exponential moving average of the weights, sharded like them.
 
-Every rank averages the fp32 elements that it holds (`state.elements.Run`), so the average costs what one more
-AdamW moment does and is saved and loaded with them. It is a function of the weights of every step and of the
-step alone, whatever the number of workers.
+Every rank averages the fp32 elements it holds (`state.elements.Run`): the average costs as much as one more
+AdamW moment, and is saved and loaded with them. It depends only on the weights of every step, not on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def decay_at(step: int, decay: float) -> float:
-    """How much of the average stays at a step counted from 0: min(decay, (1 + step) / (10 + step)).
+    """Decay at a step counted from 0: min(decay, (1 + step) / (10 + step)).
 
-    The ramp is that of TensorFlow's ExponentialMovingAverage: without it a run shorter than some
-    1 / (1 - decay) steps would export an average with its random start in it.
+    The ramp is that of TensorFlow's ExponentialMovingAverage. Without it a run shorter than about
+    1 / (1 - decay) steps would export an average that contains the random initialisation.
     """
     return min(decay, (1 + step) / (10 + step))
 
 
 class Average:
-    """The average of an engine's weights; `checkpoint` finds it as `engine.average`."""
+    """The average of an engine's weights, stored as `engine.average`."""
 
     def __init__(self, engine: Any, decay: float) -> None:
         self.engine, self.decay = engine, decay
@@ -36,14 +36,14 @@ class Average:
         engine.average = self
 
     def update(self, step: int) -> None:
-        """Take the weights in that a step has left."""
+        """Add the weights after a step to the average."""
         share = 1 - decay_at(step, self.decay)
         for run in elements.runs(self.engine):
             if elements.AVERAGE in run.values:
                 run.values[elements.AVERAGE].lerp_(run.values[elements.WEIGHTS].detach(), share)
 
     def install(self) -> None:
-        """Put the average in the weights' place, to be evaluated and exported. All ranks must call it."""
+        """Replace the weights by the average, for evaluation and export. All ranks must call it."""
         for run in elements.runs(self.engine):
             if elements.AVERAGE in run.values:
                 run.values[elements.WEIGHTS].detach().copy_(run.values[elements.AVERAGE])

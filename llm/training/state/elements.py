@@ -1,10 +1,9 @@
-"""Training state that any number of workers, at any ZeRO stage, can go on from.
+"""Checkpoints that any number of workers, at any ZeRO stage, can resume from.
 
-Every rank writes the runs of elements that it holds and no others, flat, as `<parameter>/<kind>/<place>`
-in safetensors files; a loading rank reads the elements that it holds, from whichever files have them.
-Nothing is gathered on either side, so a checkpoint never needs more memory than training does, and what
-was cut up for two workers is put together again for three, some columns of each matrix a worker or not.
-`state.json` beside them has the step and whatever else the trainer wants back.
+Every rank writes exactly the runs of elements it holds, flat, as `<parameter>/<kind>/<place>` in safetensors
+files; a loading rank reads the elements it holds from whichever files have them. Nothing is gathered, so a
+checkpoint never needs more memory than training, and state written by two workers loads on three, with or
+without tensor parallelism. `state.json` next to them has the step and the trainer's own state.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ if TYPE_CHECKING:
 STATE = "state.json"
 FORMAT = 1
 FILE_BYTES = 256 << 20
-"""A rank's tensors are collected in host memory up to about this size, then written to a file."""
+"""A rank's tensors are collected in host memory up to about this size, then written to one file."""
 
 WEIGHTS = "weights"  # the fp32 master copy
-AVERAGE = "average"  # its moving average, where one is kept (llm/training/state/average.py)
+AVERAGE = "average"  # its moving average, if enabled (llm/training/state/average.py)
 MOMENTUM = "momentum_buffer"  # Muon's state
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
-LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16's, in DeepSpeed's words
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # fp16, DeepSpeed's names
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which elements of a parameter a run is: consecutive ones, of all its columns or of some."""
+    """The location of a run in a parameter: consecutive elements, of all its columns or of some."""
 
     start: int
-    """The first one, counted in the columns that are there."""
+    """Index of the first element, counted within the run's columns."""
     first: int = 0
-    """The first of these columns."""
+    """First of these columns."""
     width: int = 0
-    """How many there are …"""
+    """Number of these columns."""
     columns: int = 0
-    """… of how many; 0: of all, whatever the parameter's shape."""
+    """Columns of the whole matrix; 0 if the run covers all columns, whatever the parameter's shape."""
 
     def __str__(self) -> str:
         return f"{self.start}" + (f"@{self.first}+{self.width}:{self.columns}" if self.columns else "")
@@ -59,7 +58,7 @@ class Place:
         return cls(*map(int, re.split(r"[@+:]", text)))
 
     def blocks(self, length: int, columns: int) -> Iterator[Block]:
-        """A run of `length` elements from here, as at most three blocks of a matrix with so many columns."""
+        """At most three blocks of a matrix of `columns` columns that a run of `length` elements covers."""
         first, width = (self.first, self.width) if self.columns else (0, columns)
         row, column = divmod(self.start, width)
         offset = min(width - column, length) if column else 0
@@ -75,7 +74,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows and columns of a matrix, and where in a run their elements lie end to end."""
+    """Rows and columns of a matrix, and where in a run their elements lie, concatenated."""
 
     row: int
     rows: int
@@ -86,26 +85,26 @@ class Block:
 
 @dataclass
 class Run:
-    """Consecutive elements of one flattened parameter that this rank holds, or of its part of it."""
+    """Consecutive elements that this rank holds of a flattened parameter, or of its part of one."""
 
     parameter: str
     place: Place
     values: dict[str, torch.Tensor]
-    """Kind → flat view into the engine's own memory: writing to it sets the state. Good until the next run is
-    asked for."""
+    """Kind → flat view into the engine's own memory: writing to it sets the state. Valid until the next run
+    is produced."""
     written: bool = True
-    """Whether this rank is the one that writes them, where several hold the same."""
+    """Whether this rank writes them, if several ranks hold the same."""
     model: torch.Tensor | None = None
-    """The same elements of the model's own copy, where it can be set from the weights directly."""
+    """The same elements of the model's own copy, if it can be set directly from the weights."""
 
 
 def save(engine: Any, folder: Path, state: dict[str, Any]) -> None:
-    """Write this rank's share of weights and optimizer state; rank 0 writes `state` (JSON) as well."""
+    """Write this rank's share of weights and optimizer state; rank 0 also writes `state` (JSON)."""
     write(pieces(engine), Artifact(str(folder)), own_state(engine, state))
 
 
 def pieces(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """A copy of this rank's share in host memory, in dictionaries of about FILE_BYTES."""
+    """Copies of this rank's share in host memory, in dictionaries of about FILE_BYTES."""
     collected: dict[str, torch.Tensor] = {}
     size = 0
     for run in runs(engine):
@@ -121,7 +120,7 @@ def pieces(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def own_state(engine: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """What is saved beside the tensors: `state`, and what the optimizer itself counts."""
+    """What is saved next to the tensors: `state` and the optimizer's counters."""
     return {
         "format": FORMAT,
         "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
@@ -131,9 +130,9 @@ def own_state(engine: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(share: Iterable[dict[str, torch.Tensor]], folder: Artifact, own: dict[str, Any]) -> int:
-    """Write what `pieces` and `own_state` returned, each file whole or not at all; returns the bytes.
+    """Write what `pieces` and `own_state` returned, each file atomically; returns the number of bytes.
 
-    Touches neither engine nor process group: it may run in another thread than training.
+    Uses neither engine nor process group: it can run in another thread than training.
     """
     import torch.distributed as dist
 
@@ -149,8 +148,8 @@ def write(share: Iterable[dict[str, torch.Tensor]], folder: Artifact, own: dict[
 
 
 def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
-    """The format of safetensors, from where the tensors lie: the library would copy all of them first,
-    holding the lock that training needs."""
+    """Write the safetensors format directly from the tensors: the library would first copy all of them while
+    holding the GIL that training needs."""
     import torch
 
     names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -167,13 +166,13 @@ def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
 
 
 def load(engine: Any, folder: Path) -> dict[str, Any]:
-    """Set a fresh engine to what `save` wrote, however many ranks wrote it; returns its `state`.
+    """Load what `save` wrote into a fresh engine, from any number of ranks; returns its `state`.
 
-    All ranks must call it. Raises HeadwaterError when the files do not hold all that this rank needs.
+    All ranks must call it. Raises HeadwaterError if the files lack elements that this rank needs.
     """
     if not (folder / STATE).exists():
         raise HeadwaterError(
-            f"no {STATE} in this checkpoint: another version of Headwater made it",
+            f"the checkpoint has no {STATE}: another version of Headwater wrote it",
             where=str(folder),
             fix="delete `_scratch` in the unfinished artifact and run again",
         )
@@ -191,19 +190,19 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
 
 
 def to_model(run: Run) -> None:
-    """Bring the model's own copy of a run's elements up to date with its weights, where this rank has it."""
+    """Update the model's own copy of a run's elements from its weights, if this rank has it."""
     if run.model is not None:
         run.model.copy_(run.values[WEIGHTS])
 
 
 def spread_weights(engine: Any) -> None:
-    """The same where it needs everybody's weights (ZeRO 1 and 2); all ranks must call it."""
+    """Update model copies that need all ranks' weights (ZeRO 1 and 2); all ranks must call it."""
     if engine.zero_optimization_stage() in (1, 2):
         engine.optimizer.update_lp_params()
 
 
 class _Stored:
-    """The files of a checkpoint as one place to read any elements of any parameter from."""
+    """The files of a checkpoint, from which any elements of any parameter can be read."""
 
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open
@@ -217,18 +216,18 @@ class _Stored:
                 self.pieces[parameter, kind].append((Place.parse(place), opened.get_slice(name)))
 
     def read(self, parameter: str, kind: str, place: Place, into: torch.Tensor) -> None:
-        """Fill `into` with the elements of that place."""
+        """Fill `into` with the elements at `place`."""
         found = sum(_copy(piece, at, into, place) for at, piece in self.pieces[parameter, kind])
         if found != into.numel():
             raise HeadwaterError(
-                f"{found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are there",
+                f"only {found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are stored",
                 where=str(self.folder),
                 fix="delete `_scratch` in the unfinished artifact and run again",
             )
 
 
 def _copy(piece: Any, at: Place, into: torch.Tensor, place: Place) -> int:
-    """Copy what a stored run and a wanted one have in common; returns how many elements."""
+    """Copy the overlap of a stored and a wanted run; returns the number of elements."""
     length = piece.get_shape()[0]
     columns = at.columns or place.columns or max(at.start + length, place.start + into.numel())
     found = 0
@@ -250,20 +249,20 @@ def _copy(piece: Any, at: Place, into: torch.Tensor, place: Place) -> int:
 
 
 def runs(engine: Any) -> Iterator[Run]:
-    """All that this rank holds. What an optimizer makes at its first step is there, as zeros, before it."""
+    """All runs of this rank. State that an optimizer creates at its first step is included, as zeros."""
     held = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     average = getattr(engine, "average", None)
     among, _ = tensor.rank_and_size(engine)
     for run in held[engine.zero_optimization_stage()](engine):
         if among and tensor.dim_of(run.parameter) is None:
-            run.written = False  # the first of the group writes what all of it have
+            run.written = False  # the group's first rank writes what all its ranks have
         if average is not None and WEIGHTS in run.values:
             run.values[AVERAGE] = average.values[run.parameter, run.place]
         yield run
 
 
 def _place(engine: Any, parameter: Any, start: int) -> Place:
-    """Of the elements from `start` on of what this worker has of a parameter: all, or a part of a matrix."""
+    """The place of the elements from `start` on in this worker's whole parameter or part of a matrix."""
     dim, (rank, size) = (
         tensor.dim_of(engine.param_names[parameter]),
         tensor.rank_and_size(engine),
@@ -277,7 +276,7 @@ def _place(engine: Any, parameter: Any, start: int) -> Place:
 
 
 def _shard_rank(engine: Any) -> tuple[int, int]:
-    """This worker's place among those that share out the same state, and how many they are."""
+    """This worker's rank among those that shard the same state, and their number."""
     import torch.distributed as dist
 
     group = engine.seq_data_parallel_group
@@ -285,7 +284,7 @@ def _shard_rank(engine: Any) -> tuple[int, int]:
 
 
 def _replicated(engine: Any) -> Iterator[Run]:
-    """ZeRO 0: every rank holds everything, and they take turns in writing it."""
+    """ZeRO 0: every rank holds everything; ranks take turns in writing."""
     optimizer, (rank, ranks) = engine.optimizer, _shard_rank(engine)
     turns = itertools.cycle(range(ranks))
     if hasattr(optimizer, "fp32_groups"):  # 16-bit model, fp32 copy
@@ -306,10 +305,10 @@ def _replicated(engine: Any) -> Iterator[Run]:
 
 
 def _partitioned_groups(engine: Any) -> Iterator[Run]:
-    """ZeRO 1 and 2: each group of parameters is one flat vector, of which a rank holds one stretch.
+    """ZeRO 1 and 2: each parameter group is one flat vector, of which a rank holds one stretch.
 
-    Muon needs whole matrices: there a rank has the momentum of every matrix that its stretch touches, end
-    to end, and the rank with a matrix's first element writes it.
+    Muon needs whole matrices: there a rank has the momentum of every matrix that its stretch touches,
+    concatenated; the rank with a matrix's first element writes it.
     """
     optimizer = engine.optimizer
     for index, group in enumerate(optimizer.bit16_groups):
@@ -335,7 +334,7 @@ def _partitioned_groups(engine: Any) -> Iterator[Run]:
 
 
 def _partitioned_parameters(engine: Any) -> Iterator[Run]:
-    """ZeRO 3: each parameter is cut into equal parts, the last ones filled up beyond its end."""
+    """ZeRO 3: each parameter is split into equal parts; the last ones are padded."""
     optimizer, (rank, _) = engine.optimizer, _shard_rank(engine)
     for index, group in enumerate(optimizer.fp16_groups):
         with _in_memory(optimizer, index):
@@ -359,7 +358,7 @@ def _partitioned_parameters(engine: Any) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _in_memory(optimizer: Any, group: int) -> Iterator[None]:
-    """A group's weights and optimizer state, which may be on a disk (`zero.offload_optimizer: nvme`)."""
+    """Loads a group's weights and optimizer state from disk if needed (`zero.offload_optimizer: nvme`)."""
     away = optimizer._swappable_optimizer_subgroup(group)
     if away:
         optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -377,7 +376,7 @@ def _kinds(parameter: Any) -> tuple[str, ...]:
 
 
 def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | None = None) -> dict[str, Any]:
-    """What the optimizer keeps for a tensor that it steps; `elements` where it is not one a weight."""
+    """The optimizer's state of a tensor; `elements` if it is not one per weight."""
     import torch
 
     state: dict[str, Any] = inner_optimizer(engine).state[weights]
@@ -391,17 +390,17 @@ def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | N
 
 
 def _optimizer_states(engine: Any) -> list[dict[str, Any]]:
-    """The states that count their steps (for AdamW's bias correction)."""
+    """The states with a step counter (for AdamW's bias correction)."""
     return [state for state in inner_optimizer(engine).state.values() if "step" in state]
 
 
 def inner_optimizer(engine: Any) -> Any:
-    """The torch optimizer, inside DeepSpeed's if there is one."""
+    """The torch optimizer, unwrapped from DeepSpeed's if there is one."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def _loss_scale(engine: Any) -> dict[str, Any]:
-    """The attributes of the loss scaler of fp16; of no consequence in other precisions."""
+    """The attributes of the fp16 loss scaler; unused in other precisions."""
     for name in ("loss_scaler", "loss_scale_config"):
         if hasattr(engine.optimizer, name):
             return vars(getattr(engine.optimizer, name))

@@ -1,10 +1,10 @@
-"""The checkpoints of a running job: written beside training, kept by number and by merit, whole or not there.
+"""The checkpoints of a running job: written in the background, the newest and the best kept, never half
+valid.
 
-A step that is to be kept stops for one copy of this rank's share in host memory; a thread writes it to
-the store while training goes on, and last how many bytes it was. When rank 0's thread sees that note of
-every rank it writes `whole.json` with the size of every file: however long the next step takes, the
-checkpoint counts. One without `whole.json`, or with a file of another size, is torn: it is passed over
-for the one before.
+To save a step, training pauses to copy this rank's share to host memory; a thread writes it to the store
+while training continues, and finally writes a note with the number of bytes. When rank 0's thread sees every
+rank's note it writes `whole.json` with the size of every file, which makes the checkpoint valid. A checkpoint
+without `whole.json`, or with a file of another size, is torn: it is skipped for the one before.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
 FOLDER = f"{SCRATCH}/train"
 WHOLE = "whole.json"
 WRITTEN = "written-{:05d}.json"
-"""A rank's last file: how many bytes its others have."""
+"""Last file of each rank: the total bytes of its other files."""
 LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     name: str
     step: int
-    """Steps that had been made."""
+    """Number of completed steps."""
     score: float | None
-    """What it was judged by, lower being better."""
+    """Its evaluation score; lower is better."""
 
 
 def find(output: Artifact) -> tuple[list[Stored], list[str]]:
-    """The whole checkpoints of a job, oldest first, and the names of the torn ones."""
+    """The complete checkpoints of a job, oldest first, and the names of the torn ones."""
     sizes: dict[str, dict[str, int]] = {}
     for path, size in _sizes(output, FOLDER).items():
         folder, _, file = path.partition("/")
@@ -77,7 +77,7 @@ def _sizes(output: Artifact, folder: str) -> dict[str, int]:
 
 @contextlib.contextmanager
 def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
-    """A local folder with the checkpoint's files. From S3 the processes of a host fetch each file once."""
+    """A local folder with the checkpoint's files. The processes of a host download each file from S3 once."""
     folder = f"{FOLDER}/{stored.name}"
     if not is_remote(output.location):
         yield output.local(folder)
@@ -89,7 +89,7 @@ def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
 
 
 def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Stored]:
-    """Those that are neither among the `newest` nor the best."""
+    """Checkpoints to delete: neither among the `newest` nor the best."""
     kept = set(whole[-newest:])
     scored = [stored for stored in whole if stored.score is not None]
     if keep_best and scored:
@@ -98,11 +98,11 @@ def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Store
 
 
 class Checkpoints:
-    """One rank's part in them. `save` and `restore` are called by all ranks at the same step."""
+    """One rank's view of the job's checkpoints. All ranks call `save` and `restore` at the same step."""
 
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.job, self.worker, self.config = job, worker, job.config
-        # A folder belongs to one group of workers: what an earlier one left half-written is never added to.
+        # Every group of workers uses its own folders: a half-written one of an earlier group is never reused.
         self._token = worker.agree(secrets.token_hex(4))
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._written: Future[None] | None = None
@@ -112,13 +112,13 @@ class Checkpoints:
         self._closed = threading.Event()
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint, if there is one; returns the step to go on with."""
+        """Load the newest complete checkpoint, if any; returns the step to resume at."""
         reseed(self.config.seed, self.worker.rank, 0)
         chosen = self.worker.agree(self._newest() if self.worker.rank == 0 else None)
         return 0 if chosen is None else self.load(chosen)
 
     def load(self, stored: Stored) -> int:
-        """Set engine, history and random generators to it; returns the step to go on with."""
+        """Load engine, history and random generators from a checkpoint; returns the step to resume at."""
         worker = self.worker
         with fetched(self.job.output, stored) as folder:
             state = elements.load(worker.engine, folder)
@@ -126,7 +126,7 @@ class Checkpoints:
                 set_random_state(json.loads((folder / f"random-{worker.rank:05d}.json").read_text()))
             else:
                 reseed(self.config.seed, worker.rank, stored.step)
-            worker.total([0.0])  # nobody tidies up while another still reads
+            worker.total([0.0])  # barrier: no rank deletes while another reads
             if is_remote(self.job.output.location):
                 for file in folder.iterdir():
                     file.resolve().unlink(missing_ok=True)
@@ -134,31 +134,31 @@ class Checkpoints:
         return int(state["step"])
 
     def _newest(self) -> Stored | None:
-        """The newest whole one; the torn ones go."""
+        """The newest complete checkpoint; deletes torn ones."""
         whole, torn = find(self.job.output)
         last = whole[-1] if whole else None
         for name in torn:
             if last is None or int(name.split("_")[1]) > last.step:
                 instead = f"of step {last.step}" if last else "of the beginning"
-                self.worker.say(f"the checkpoint {name} is not whole: that {instead} is taken instead")
+                self.worker.say(f"the checkpoint {name} is incomplete: resuming from that {instead}")
             self.job.output.delete_folder(f"{FOLDER}/{name}")
         return last
 
     def newest(self) -> Stored | None:
-        """The newest whole one, the same on all ranks; what is being written is waited for."""
+        """The newest complete checkpoint, the same on all ranks. Waits for one that is being written."""
         self.settle()
         whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
         return self.worker.agree(whole[-1] if whole else None)
 
     def best(self) -> Stored | None:
-        """The one with the best score, the same on all ranks."""
+        """The checkpoint with the best score, the same on all ranks."""
         self.settle()
         whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
         scored = [stored for stored in whole if stored.score is not None]
         return self.worker.agree(min(scored, key=lambda s: (s.score, s.step), default=None))
 
     def save(self, step: int, *, score: float | None = None) -> None:
-        """Keep the state after `step` steps. One is written at a time: an unfinished one is waited for."""
+        """Save the state after `step` steps. Waits for an earlier checkpoint that is still being written."""
         self.settle()
         self._next = Stored(f"checkpoint_{step:08d}_{self._token}", step, score)
         worker = self.worker
@@ -168,24 +168,24 @@ class Checkpoints:
         folder = Artifact(self.job.output.path(f"{FOLDER}/{self._next.name}"))
         share: Any = elements.pieces(worker.engine)
         if self.config.background_checkpoints:
-            share = list(share)  # all that training waits for
+            share = list(share)  # the only part that training waits for
         self._written = self._writer.submit(_write, folder, share, own, worker.rank, randomness)
-        del share  # of which the thread has the only one
+        del share  # only the thread's copy remains
         if worker.rank == 0:
             self._committed = self._committer.submit(self._commit, self._next)
         if not self.config.background_checkpoints:
             self.settle()
 
     def landed(self) -> float:
-        """What this rank tells the others: 1 once its share is written, -1 if it cannot be."""
+        """What this rank reports to the others: 1 once its share is written, -1 if that failed."""
         if self._written is None or not self._written.done():
             return 0.0
         return -1.0 if self._written.exception() else 1.0
 
     def note_landed(self, told: Sequence[float]) -> None:
-        """What all ranks told at a step: whether the last has written.
+        """Process what all ranks reported at a step about the last checkpoint.
 
-        Raises HeadwaterError, on all ranks, when one could not write.
+        Raises HeadwaterError, on all ranks, if one failed to write.
         """
         if self._written is None:
             return
@@ -198,7 +198,7 @@ class Checkpoints:
             self._written = None
 
     def settle(self) -> None:
-        """Wait, on every rank, until what is being written counts."""
+        """Wait, on every rank, until the checkpoint being written is complete."""
         if self._next.name:
             if self._written is not None:
                 wait([self._written])
@@ -213,27 +213,29 @@ class Checkpoints:
             self._committed = None
 
     def _commit(self, stored: Stored) -> None:
-        """Rank 0: once all have written it the checkpoint counts, and what is no longer wanted goes."""
+        """Rank 0: complete the checkpoint once all ranks have written it, then delete superfluous ones."""
         output, folder = self.job.output, f"{FOLDER}/{stored.name}"
         notes = [WRITTEN.format(rank) for rank in range(self.worker.world_size)]
         for note in notes:
             while not output.exists(f"{folder}/{note}"):
                 if self._closed.wait(LOOK_SECONDS) or not threading.main_thread().is_alive():
-                    return  # that rank's note will not come
+                    return  # that rank's note will never come
         files = _sizes(output, folder)
         written = sum(output.read_json(f"{folder}/{note}") for note in notes)
         found = sum(size for name, size in files.items() if name not in notes)
         if found != written:
             raise HeadwaterError(
-                f"{found:,} of the {written:,} bytes that were written are there",
+                f"only {found:,} of {written:,} written bytes are in the store",
                 where=output.path(folder),
-                fix="is another run at work on this store? End it",
+                fix="stop any other run that uses this store",
             )
         marker = {"step": stored.step, "score": stored.score, "files": files}
         output.write_json(f"{folder}/{WHOLE}", marker)
         whole, _ = find(output)
         for old in superfluous(whole, self.config.keep_checkpoints, self.config.keep_best):
-            output.delete(f"{FOLDER}/{old.name}/{WHOLE}")  # first: half of it must not count
+            output.delete(
+                f"{FOLDER}/{old.name}/{WHOLE}"
+            )  # first: a half-deleted checkpoint must not be valid
             output.delete_folder(f"{FOLDER}/{old.name}")
 
     def _raise(self, done: Future[Any]) -> None:
@@ -243,11 +245,11 @@ class Checkpoints:
             raise HeadwaterError(
                 f"the checkpoint of step {self._next.step} could not be written: {error}",
                 where=self.job.output.path(FOLDER),
-                fix="make room or see to the store, then run again",
+                fix="free space or check the store, then run again",
             ) from error
 
     def close(self) -> None:
-        """No more of them, and nobody is waited for who does not come."""
+        """Stop writing, without waiting for ranks that are gone."""
         self._closed.set()
         self._writer.shutdown()
         self._committer.shutdown()
@@ -260,8 +262,8 @@ def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomn
 
 
 def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:
-    """Whether the state after `done` steps is to be kept: every so often, the last, and the best so far if
-    wanted. From the last an export that failed is done again without a step of training."""
+    """Whether to save the state after `done` steps: at the interval, after the last step (so that a failed
+    export can be repeated without training), and if it is the best so far and wanted."""
     if done == config.steps or done % config.checkpoint_every == 0:
         return True
     score = score_of(history[-1], name)
@@ -272,7 +274,7 @@ def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: s
 
 
 def score_of(record: dict[str, float], name: str | None) -> float | None:
-    """What a checkpoint after this step is judged by, lower being better."""
+    """The score of a checkpoint after this step; lower is better."""
     if name is None:
         return None
     sign, metric = (-1, name[1:]) if name.startswith("-") else (1, name)
@@ -280,11 +282,11 @@ def score_of(record: dict[str, float], name: str | None) -> float | None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random generator of this process, as JSON takes it."""
+    """The state of all random generators of this process, JSON-compatible."""
     import numpy as np
     import torch
 
-    on_gpus = torch.cuda.is_initialized()  # of a worker on CPUs they are neither read nor woken
+    on_gpus = torch.cuda.is_initialized()  # CPU workers must not initialise CUDA
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
@@ -309,8 +311,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def reseed(seed: int, rank: int, step: int) -> None:
-    """Another sequence on every rank and after every change of their number. What decides a batch or a
-    learning rate does not come from here; dropout does, where a model has any."""
+    """Seed a different sequence per rank, restart and number of workers. Only dropout uses it: batches and
+    learning rates do not."""
     import numpy as np
     import torch
 

@@ -132,8 +132,8 @@ def test_a_host_that_is_cut_off_and_comes_back_is_done_without_and_taken_in_agai
     np.testing.assert_allclose(result["losses"], reference, rtol=1e-5)
     assert f"lost the host of rank 0 ({hosts.address(lost)})" in result["said"]
     # The checkpoint of step 6 counts once Ray Train's controller has heard of it, within a second or so.
-    assert re.search(r"goes on from step [36] with 2 workers", result["said"])
-    assert "goes on from step 9 with 3 workers" in result["said"]
+    assert re.search(r"resumes from step [36] with 2 workers", result["said"])
+    assert "resumes from step 9 with 3 workers" in result["said"]
 
 
 def test_a_run_whose_host_does_not_come_back_ends_with_those_that_are_left(

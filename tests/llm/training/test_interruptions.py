@@ -288,7 +288,7 @@ def test_killed_while_writing_a_checkpoint_it_goes_on_from_the_one_before_bit_fo
     assert list((aftermath / "killed-before").rglob("checkpoint_00000004_*"))  # it had begun
     assert losses(aftermath / "killed") == losses(aftermath / "undisturbed")
     assert len(set(losses(aftermath / "undisturbed"))) == STEPS
-    assert was_said(aftermath / "killed-screen", "checkpoint_00000004_", "that of step 2 is taken instead")
+    assert was_said(aftermath / "killed-screen", "checkpoint_00000004_", "resuming from that of step 2")
 
 
 def test_records_are_written_while_it_runs_and_never_twice_for_one_step(aftermath: Path) -> None:
@@ -299,7 +299,7 @@ def test_records_are_written_while_it_runs_and_never_twice_for_one_step(aftermat
 
 
 def test_a_checkpoint_that_lost_the_end_of_a_file_is_passed_over(aftermath: Path) -> None:
-    assert was_said(aftermath / "truncated-screen", "is not whole", "that of step 4 is taken instead")
+    assert was_said(aftermath / "truncated-screen", "is incomplete", "resuming from that of step 4")
     assert losses(aftermath / "truncated") == losses(aftermath / "undisturbed")
 
 
@@ -339,7 +339,7 @@ def test_a_step_whose_loss_is_not_a_number_is_skipped_and_the_run_goes_on(afterm
 def test_going_back_to_the_last_checkpoint_leaves_the_step_out_and_ends_where_skipping_does(
     aftermath: Path,
 ) -> None:
-    assert was_said(aftermath / "rollback-screen", "going back to step 2")
+    assert was_said(aftermath / "rollback-screen", "rolling back to step 2")
     np.testing.assert_array_equal(losses(aftermath / "rollback"), losses(aftermath / "skip"))
     assert [record["step"] for record in history(aftermath / "rollback")] == list(range(STEPS))
 
@@ -363,7 +363,7 @@ def test_a_rank_that_hangs_is_named_with_the_stacks_of_all(aftermath: Path) -> N
 
 def test_a_notice_to_one_rank_has_all_of_them_keep_the_state_of_that_step(aftermath: Path) -> None:
     assert (aftermath / "told-screen").read_text().count(
-        "rank 1 was sent SIGTERM: a checkpoint of step 3 is safe"
+        "rank 1 received SIGTERM: the checkpoint of step 3 is complete"
     ) == 1
     assert checkpoints(aftermath / "told") == [3, 6]
 

@@ -127,9 +127,9 @@ def test_a_worker_that_is_killed_after_a_notice_is_replaced_and_the_losses_are_t
     assert (tmp_path / "died").exists()
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
     here, said = ray.util.get_node_ip_address(), screen.getvalue()
-    assert "killed: rank 1 was sent SIGTERM: a checkpoint of step 3 is safe" in said
+    assert "killed: rank 1 received SIGTERM: the checkpoint of step 3 is complete" in said
     assert f"killed: the process of rank 1 ({here}) died" in said
-    assert f"killed: goes on from step 3 with 2 workers on {here}" in said
+    assert f"killed: resumes from step 3 with 2 workers on {here}" in said
     output = session.store.artifact("train", "killed")
     assert [record["step"] for record in read_history(output)] == list(range(STEPS))
     folder = str(output.local("model"))
@@ -162,7 +162,7 @@ def test_resume_on_fewer_workers_continues_the_same_trajectory(
     session: Session, start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
     source = Rows(8, trace=str(tmp_path / "died"), deadly_step=3)
-    with pytest.raises(HeadwaterError, match=r"process of rank 1 \(.+\) died.*given up after 0"):
+    with pytest.raises(HeadwaterError, match=r"process of rank 1 \(.+\) died.*training failed after 0"):
         run(session, "fewer", config(max_failures=0, zero=ZeroConfig(stage=3)), start, source)
     losses = run(session, "fewer", config(workers=1, zero=ZeroConfig(stage=1)), start, source)
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
@@ -200,9 +200,9 @@ def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Se
         run(session, "many", config(workers=64, batch=128), start, Rows(128))
     with pytest.raises(HeadwaterError, match="GPUs do not fit"):
         run(session, "gpu", config(gpus_per_worker=1.0), start, Rows(8))
-    with pytest.raises(HeadwaterError, match="leaves some of 2 workers without one"):
+    with pytest.raises(HeadwaterError, match="is too small for 2 workers"):
         run(session, "one", config(batch=1), start, Rows(1))
-    with pytest.raises(HeadwaterError, match="min_workers 3 with 2 workers"):
+    with pytest.raises(HeadwaterError, match="`min_workers` is 3 with 2 workers"):
         run(session, "elastic", config(min_workers=3), start, Rows(8))
 
 

@@ -250,12 +250,12 @@ def test_adapters_beside_matrices_of_4_bits_are_trained_and_merged_at_any_stage(
 
 def test_what_this_host_has_not_the_means_for_is_refused_by_name() -> None:
     assert adapters.quantisation(None, "fp32") is adapters.quantisation(ADAPTERS, "fp32") is None
-    with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
+    with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
         training_engine.check_means(ZeroConfig(), "fp16")
     on_disk = ZeroConfig(stage=3, offload_parameters="nvme", nvme_path="/nvme")
-    with pytest.raises(HeadwaterError, match="lose bits of fp32"):
+    with pytest.raises(HeadwaterError, match="cannot hold fp32"):
         training_engine.check_means(on_disk, "fp32")
-    with pytest.raises(HeadwaterError, match=r"lora\.targets: no adapter can be put on this model"):
+    with pytest.raises(HeadwaterError, match=r"lora\.targets: cannot add adapters to this model"):
         adapters.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("query",)), 0)
 
 

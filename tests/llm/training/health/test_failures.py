@@ -40,9 +40,7 @@ def test_the_cause_is_named_and_not_what_followed_from_it(
 def test_giving_up_names_the_last_loss_and_what_to_do() -> None:
     final = final_error(WorkerGroupError("…", {0: BROKEN, 1: died()}), "sft: lost the host of rank 1", CONFIG)
     assert isinstance(final, HeadwaterError)
-    assert str(final).startswith(
-        "sft: lost the host of rank 1: training was given up after 3 restarts (see to"
-    )
+    assert str(final).startswith("sft: lost the host of rank 1: training failed after 3 restarts (check")
 
 
 def test_an_error_of_the_job_is_raised_as_it_is_however_many_ranks_followed() -> None:

@@ -51,7 +51,7 @@ def test_stacks_tell_waiting_for_others_from_work() -> None:
 def test_a_notice_is_answered_once_however_many_ranks_hear_of_it_and_when() -> None:
     notice = Notice()
     assert notice.new([0.0, 0.0]) == ""
-    assert notice.new([0.0, 1.0]) == "rank 1 was sent SIGTERM"
-    assert notice.new([2.0, 1.0]) == "a host of the group is drained"
+    assert notice.new([0.0, 1.0]) == "rank 1 received SIGTERM"
+    assert notice.new([2.0, 1.0]) == "a host of the group is being drained"
     assert notice.new([2.0, 2.0]) == ""  # the other rank has heard of the drain, too
-    assert notice.new([1.0, 2.0]) == "rank 0 was sent SIGTERM"
+    assert notice.new([1.0, 2.0]) == "rank 0 received SIGTERM"

@@ -94,11 +94,11 @@ def test_sizes_that_cannot_be_shared_out_are_refused_before_anything_starts() ->
         ({"workers": 3}, "3 workers cannot form groups of 2"),
         ({"elastic": True}, "must not change"),
         ({"row_length": 511}, "a row of 511 tokens"),
-        ({"batch": 12}, "a batch of 12 is not a number of micro-batches of 4"),
+        ({"batch": 12}, "a batch of 12 is not a whole number of micro-batches of 4"),
     ):
         with pytest.raises(HeadwaterError, match=fault):
             sequence.check(2, shape, **(fits | changed))
-    with pytest.raises(HeadwaterError, match="2 heads cannot be shared out"):
+    with pytest.raises(HeadwaterError, match="2 heads cannot be split evenly"):
         sequence.check(4, shape, **fits)
     with pytest.raises(ValueError, match="borders of documents"):
         PretrainConfig(sequence_parallel=2, separate_documents=True)

@@ -306,7 +306,10 @@ def whole(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("checkpoint_folder", "words"),
-    [("hole", r"\d+ of \d+ elements of model\..+ are there"), ("nothing", "another version of Headwater")],
+    [
+        ("hole", r"only \d+ of \d+ elements of model\..+ are stored"),
+        ("nothing", "another version of Headwater"),
+    ],
 )
 def test_a_checkpoint_that_lacks_something_is_refused_and_that_is_named(
     saved: Path, checkpoint_folder: str, words: str

@@ -192,11 +192,11 @@ def test_sizes_that_cannot_be_shared_out_are_refused_before_anything_starts() ->
         ({"workers": 3}, "3 workers cannot form groups of 2"),
         ({"elastic": True}, "must not change"),
         ({"optimizer": "muon"}, "Muon needs whole matrices"),
-        ({"batch": 12}, "a batch of 12 is not a number of micro-batches of 4"),
+        ({"batch": 12}, "a batch of 12 is not a whole number of micro-batches of 4"),
     ):
         with pytest.raises(HeadwaterError, match=fault):
             tensor.check(2, shape, **(fits | changed))
-    with pytest.raises(HeadwaterError, match="2 heads cannot be shared out; 2 key/value heads"):
+    with pytest.raises(HeadwaterError, match="2 heads cannot be split evenly; 2 key/value heads"):
         tensor.check(4, shape, **fits)
     with pytest.raises(ValueError, match="not to be had together"):
         PretrainConfig(sequence_parallel=2, tensor_parallel=2)
