@@ -1,4 +1,4 @@
-"""Inference: one interface (`base.Engine`) and the torch engine behind it.
+"""Inference: one interface (`base.Engine`) and the torch engine that implements it.
 
 `training`, `rl`, `stages` and `serving` may import it.
 Add an engine as a file that implements `base.Engine`, and open it in `load_engine`.
@@ -14,14 +14,14 @@ __all__ = ["Completion", "Engine", "Sampling", "device_of", "load_engine"]
 
 
 def device_of(gpus: float) -> str:
-    """Where one who has reserved so many GPUs computes."""
+    """The compute device for a number of reserved GPUs."""
     return "cuda" if gpus else "cpu"
 
 
 def load_engine(folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> Engine:
     """Open a Hugging Face model folder (config, safetensors, tokenizer) for inference.
 
-    `device` is `device_of` what was reserved: GPUs may be visible to a process that has reserved none."""
+    Pass `device_of` the reserved GPUs as `device`: a process may see GPUs it has not reserved."""
     from headwater.llm.inference.torch_engine import TorchEngine
 
     return TorchEngine.load(folder, device=device, threads=threads)

@@ -1,7 +1,7 @@
-"""What every inference backend offers: generate, stream, score, on token ids.
+"""The interface of inference engines: generate, stream and score token ids.
 
-Token ids in, token ids out: text is never re-encoded on the way, so what was sampled is exactly
-what is scored, trained on and served.
+Token ids in, token ids out: text is never re-encoded in between, so the sampled tokens are exactly those that
+are scored, trained on and served.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens. Temperature 0 takes the likeliest; `top_p` 1 keeps the whole distribution."""
+    """How to choose tokens. Temperature 0 takes the most likely; `top_p` 1 keeps the whole distribution."""
 
     max_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
-    """Same seed, prompt position and weights: same tokens, whatever else is in the batch."""
+    """The same seed, prompt index and weights give the same tokens, whatever else is in the batch."""
     stop_ids: tuple[int, ...] = ()
-    """Ids that end a completion, beside the tokenizer's end of turn. The ending id is kept."""
+    """Ids that end a completion, in addition to the tokenizer's end of turn. The ending id is kept."""
 
 
 @dataclass
 class Completion:
-    """What was generated for one prompt.
+    """The completion of one prompt.
 
-    `logprobs[i]` is the natural-log probability of `ids[i]` under the model's distribution at the
-    sampling temperature (at temperature 0: of the plain distribution), before top-p cut it.
+    `logprobs[i]` is the natural-log probability of `ids[i]` under the model's distribution at the sampling
+    temperature, before top-p (at temperature 0: of the unscaled distribution).
     """
 
     ids: list[int]
@@ -41,28 +41,27 @@ class Completion:
 
 
 class Engine(Protocol):
-    """One interface for every backend."""
+    """Common interface of all backends."""
 
     tokenizer: PreTrainedTokenizerFast
     context: int
-    """Positions that prompt and completion share."""
+    """Maximum number of positions of prompt and completion together."""
 
     def generate(
         self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
     ) -> list[Completion]:
         """Complete a batch of prompts (each a list of at least one id).
 
-        `seeds`, one for each prompt, take the place of `sampling.seed`: each prompt is then completed as
-        it would be alone with its own seed.
+        `seeds`, one per prompt, replace `sampling.seed`: each prompt is completed as if alone with its seed.
         """
         ...
 
     def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[tuple[int, float]]:
-        """Yield (id, log-probability) as each token is generated, the ending id included."""
+        """Yield (id, log-probability) as each token is generated, including the ending id."""
         ...
 
     def score(
         self, prompts: list[list[int]], completions: list[list[int]], *, temperature: float = 1.0
     ) -> list[list[float]]:
-        """Per-token log-probabilities of given completions after their prompts."""
+        """Per-token log-probabilities (nats) of given completions after their prompts."""
         ...

@@ -1,4 +1,4 @@
-"""Many prompts, completed by engines on as many CPUs or GPUs as the cluster has or can get."""
+"""Complete many prompts with engines on as many CPUs or GPUs as the cluster has or can add."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def generate(
     *,
     gpus: float = 0.0,
 ) -> list[Completion]:
-    """Completions in the prompts' order. Deterministic for a seed whatever the cluster's size.
+    """Completions in the prompts' order. Deterministic for a seed, on any cluster size.
 
-    `gpus` is what an engine reserves of them: asked for, not looked up: they may come with the first work.
+    `gpus` is reserved per engine without checking the cluster first: GPU nodes may join when there is work.
     """
     share = Share(cpus=1, gpus=gpus)
     rows: list[dict[str, Any]] = [
@@ -42,14 +42,14 @@ def generate(
 
 
 class _Completer:
-    """One engine, loaded once an actor."""
+    """One engine, loaded once per actor."""
 
     def __init__(self, model: Folder, sampling: Sampling, gpus: float) -> None:
         self._engine = load_engine(model.local(), device=device_of(gpus), threads=1)
         self._sampling = sampling
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        seed = self._sampling.seed  # no two calls draw alike
+        seed = self._sampling.seed  # every call draws differently
         sampling = replace(self._sampling, seed=None if seed is None else seed + row["start"])
         completions = self._engine.generate(row["prompts"], sampling)
         return {"start": row["start"], "completions": [asdict(completion) for completion in completions]}

@@ -1,8 +1,8 @@
-"""The torch backend: batched decoding with a KV cache over any transformers causal model.
+"""The torch engine: batched decoding with a KV cache for any transformers causal model.
 
-Exact and always there: it gives full log-probabilities, takes new weights in place (rollouts),
-and its greedy text equals `transformers`' own. Prompts of different lengths are padded on the
-left; sequences that have ended leave the batch as soon as they are half of it.
+It gives full log-probabilities, takes new weights in place (rollouts), and its greedy text equals
+`transformers`' own. Prompts of different lengths are padded on the left; finished sequences leave the batch
+as soon as they are half of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SCORE_TOKENS = 16_384
-"""Tokens (padding included) of one scoring pass: bounds the memory of its logits."""
+"""Tokens (including padding) per scoring pass: limits the memory of the logits."""
 
 
 @dataclass
 class _Step:
-    """One decoding step: for each sequence still running its index in the batch, id and log-probability."""
+    """One decoding step: for each running sequence its index in the batch, id and log-probability."""
 
     rows: list[int]
     ids: list[int]
@@ -45,7 +45,7 @@ class TorchEngine:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> TorchEngine:
-        """Raises HeadwaterError when the folder is no model that transformers can open."""
+        """Raises HeadwaterError if transformers cannot open the folder as a model."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if threads:
@@ -63,7 +63,7 @@ class TorchEngine:
         return cls(model.to(device), tokenizer)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Replace parameters in place. Raises KeyError for a name that the model lacks."""
+        """Replace parameters in place. Raises KeyError for a name that the model does not have."""
         own = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, values in weights.items():
@@ -92,7 +92,7 @@ class TorchEngine:
     ) -> list[list[float]]:
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         self._check_lengths(lengths, 0)
-        order = sorted(range(len(prompts)), key=lambda i: lengths[i])  # like with like: little padding
+        order = sorted(range(len(prompts)), key=lambda i: lengths[i])  # similar lengths: little padding
         results: list[list[float]] = [[] for _ in prompts]
         for batch in _batches(order, lengths, SCORE_TOKENS):
             width = lengths[batch[-1]]
@@ -115,7 +115,7 @@ class TorchEngine:
         longest = max(lengths, default=0)
         if longest + new_tokens > self.context:
             raise HeadwaterError(
-                f"{longest} + {new_tokens} tokens do not fit a context of {self.context}",
+                f"{longest} + {new_tokens} tokens exceed the context of {self.context}",
                 fix="shorten the prompt or ask for fewer tokens",
             )
 
@@ -126,7 +126,7 @@ class TorchEngine:
         stop: frozenset[int],
         seeds: Sequence[int] | None = None,
     ) -> Iterator[_Step]:
-        """Yield step after step until every sequence has stopped or has `max_tokens`."""
+        """Yield steps until every sequence has stopped or has `max_tokens`."""
         from transformers import DynamicCache
 
         if not prompts or sampling.max_tokens < 1:
@@ -170,11 +170,10 @@ class TorchEngine:
 def sample(
     logits_BV: torch.Tensor, sampling: Sampling, uniforms_B: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one token a row by inverse transform of a given uniform draw in [0, 1).
+    """Choose one token per row by inverse transform sampling from given uniforms in [0, 1).
 
-    Returns ids [B] and their log-probabilities [B] before the top-p cut. With temperature 0
-    (`uniforms_B` None) the likeliest token is taken. Top-p as in Holtzman et al. 2019: the fewest
-    tokens whose probabilities reach p.
+    Returns ids [B] and their log-probabilities [B] before top-p. At temperature 0 (`uniforms_B` None) the
+    most likely token is taken. Top-p (Holtzman et al. 2019) keeps the fewest tokens that reach p.
     """
     if uniforms_B is None:
         tokens_B = logits_BV.argmax(-1)
@@ -196,9 +195,9 @@ def _log_probability(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None) -> np.ndarray | None:
-    """One draw a row and step, each row from its own stream; None when nothing is sampled.
+    """One draw per row and step, each row from its own stream; None if nothing is sampled.
 
-    A row with a seed of its own draws what the first row of a batch with that seed would.
+    A row with its own seed draws what the first row of a batch with that seed would.
     """
     if sampling.temperature == 0:
         return None
@@ -211,20 +210,20 @@ def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None)
 
 
 def _left_pad(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask [B, longest], the prompts flush right."""
+    """Ids and attention mask [B, longest], padded on the left."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise HeadwaterError("an empty prompt cannot be completed", where=f"prompt {row}")
+            raise HeadwaterError("the prompt is empty", where=f"prompt {row}")
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     return ids.to(device), mask.to(device)
 
 
 def _batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
-    """Cut a length-sorted order into batches of at most `tokens` padded tokens."""
+    """Split a length-sorted order into batches of at most `tokens` padded tokens."""
     batch: list[int] = []
     for i in order:
         if batch and lengths[i] * (len(batch) + 1) > tokens:

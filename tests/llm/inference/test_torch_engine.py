@@ -83,9 +83,9 @@ def test_new_weights_change_what_is_generated() -> None:
 
 def test_a_prompt_that_does_not_fit_and_an_empty_one_are_refused() -> None:
     engine = small_engine()
-    with pytest.raises(HeadwaterError, match="do not fit a context of 256"):
+    with pytest.raises(HeadwaterError, match="exceed the context of 256"):
         engine.generate([[5] * 250], Sampling(max_tokens=10))
-    with pytest.raises(HeadwaterError, match="empty prompt"):
+    with pytest.raises(HeadwaterError, match="prompt is empty"):
         engine.generate([[]], Sampling(max_tokens=1))
 
 
