@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 class ClippedPolicy:
     """PPO's clipped surrogate over generated tokens, plus a KL penalty towards the reference model.
 
-    Batch (all [B, L+1] unless said): `ids`; `mask`, 1 on generated tokens; `old_logprobs` and
-    `reference_logprobs` of each token, in nats; `advantages` [B].
-    Averaged over the tokens of the whole global batch (Yu et al. 2025, DAPO), so that a long answer's
-    tokens count as much as a short one's.
+    Batch (all [B, L+1] except `advantages` [B]): `ids`; `mask`, 1 on generated tokens; `old_logprobs` and
+    `reference_logprobs` of each token, in nats. Averaged over the tokens of the whole global batch (Yu et al.
+    2025, DAPO): each token counts the same in long and short answers.
     """
 
     def __init__(self, clip: float, kl: float, temperature: float) -> None:

@@ -1,9 +1,8 @@
-"""Rollouts: answers sampled from the current policy, with all that the learner needs to know of them.
+"""Rollouts: answers sampled from the current policy, with everything the learner needs.
 
-`RolloutWorker` is a Ray actor apart from the trainer. It holds an engine with the policy, a frozen
-copy of the model that RL started from, and the reward model. Weights come by `WeightBoard`: the
-learner publishes a version, a worker fetches it when it is asked for rollouts of that version,
-so a worker that died and came back needs nothing but its next call.
+`RolloutWorker` is a Ray actor separate from the trainer. It holds an engine with the policy, a frozen copy of
+the initial model, and the reward model. The learner publishes weights on the `WeightBoard`; a worker fetches
+a version when rollouts of that version are requested, so a restarted worker recovers with its next call.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollouts:
-    """Samples of some prompts, group after group. Lists run over prompts × group samples."""
+    """Samples for some prompts, group by group. Lists have prompts × group entries."""
 
     prompts: list[list[int]]
     completions: list[Completion]
     reference_logprobs: list[list[float]]
     answers: list[str]
     model_rewards: np.ndarray
-    """[samples] the reward model's score."""
+    """[samples] scores of the reward model."""
     verified: np.ndarray
-    """[samples] the verifier's score, 0 to 1."""
+    """[samples] scores of the verifier, 0 to 1."""
 
 
 class WeightBoard:
-    """Ray actor: where the learner puts its newest weights and rollout workers wait for them."""
+    """Ray actor with the learner's newest weights, which rollout workers wait for."""
 
     def __init__(self) -> None:
         self._version = -1
@@ -50,7 +49,7 @@ class WeightBoard:
         self._changed = asyncio.Condition()
 
     async def publish(self, version: int, weights: list[Any]) -> None:
-        """`weights` is a list with one object reference, which keeps it a reference."""
+        """`weights` is a list with one object reference: Ray would resolve a bare one."""
         async with self._changed:
             self._version, self._weights = version, weights
             self._changed.notify_all()
@@ -96,7 +95,7 @@ class RolloutWorker:
         version: int | None = None,
         temperature: float | None = None,
     ) -> Rollouts:
-        """`group` answers to each task, under weights `version` (None: those it was made with)."""
+        """`group` answers per task, sampled with weights `version` (None: the initial weights)."""
         if version is not None and version != self.version:
             self._load(version)
         room = self.engine.context - self.sampling.max_tokens
@@ -127,7 +126,7 @@ class RolloutWorker:
         self.version = version
 
     def _score(self, sequences: list[list[int]], batch: int = 16) -> np.ndarray:
-        """The reward model's score of each whole sequence."""
+        """Reward model scores of whole sequences."""
         import torch
 
         from headwater.llm.training.objectives import rewards
@@ -144,7 +143,7 @@ class RolloutWorker:
 
 
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """Rollouts as the learner's batch: see `losses.ClippedPolicy`. `advantages` is [samples]."""
+    """Rollouts as the learner's batch, see `losses.ClippedPolicy`. `advantages` is [samples]."""
     ids, mask, old, reference = [], [], [], []
     for prompt, completion, given in zip(
         rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, strict=True

@@ -13,10 +13,10 @@ LENGTH = (4, 16)
 
 
 def headline(answer: str, completion: Completion, task: HeadlineTask) -> float:
-    """How far an answer is what a headline must be: 0 to 1, the mean of four checks.
+    """Score of a headline, 0 to 1: the mean of four checks.
 
-    It ends by itself, has 4 to 16 words, does not repeat a word of four letters or more, and (a
-    share) its words stand in the article: a headline must not invent.
+    It stops by itself, has 4 to 16 words, repeats no word of four letters or more, and its words occur in the
+    article (a share): a headline must not invent.
     """
     words = [word.lower() for word in WORD.findall(answer)]
     if not words:
