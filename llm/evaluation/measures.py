@@ -1,4 +1,4 @@
-"""The data of the report card: metrics, the funnel, samples. Plain data classes."""
+"""Data classes of the report card: metrics, the cleaning funnel, samples."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of the table, with what it is worth reading it against."""
+    """One figure of the table, with a baseline to compare with."""
 
     name: str
     value: float | int | str | None
     meaning: str = ""
-    """One sentence; empty takes the known explanation of the name (`MEANINGS`)."""
+    """One sentence; if empty, the known explanation of the name (`MEANINGS`)."""
     baseline: float | int | str | None = None
     baseline_name: str = ""
-    """What the baseline is, such as `unigram model` or `before RL`."""
+    """Name of the baseline, such as `unigram model` or `before RL`."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class FunnelStep:
     documents: int
     """Documents left after the step."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Reason → documents dropped for it in this step."""
+    """Reason → number of documents that the step dropped for it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out prompt and its answers; an answer that was not made stays empty."""
+    """One held-out prompt and its answers; missing answers are empty."""
 
     prompt: str
     before: str = ""
@@ -49,56 +49,56 @@ class Sample:
 
 @dataclass(frozen=True)
 class StageSummary:
-    """One stage of the run: from its manifest."""
+    """One stage of the run, from its manifest."""
 
     stage: str
     key: str
     seconds: float
     inputs: dict[str, str] = field(default_factory=dict)
-    """Input stage → key of the artifact that was read."""
+    """Input stage → key of the artifact that it read."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What pretraining was expected to take or come to, and what it did."""
+    """A planned figure of pretraining and its actual value."""
 
     name: str
     planned: float
     actual: float
     low: float | None = None
-    """The interval that was given with it."""
+    """Lower and upper bound of the plan."""
     high: float | None = None
 
 
 @dataclass
 class Report:
-    """Everything on the card. Only the title is needed."""
+    """All content of the report card. Only the title is required."""
 
     title: str
     summary: list[str] = field(default_factory=list)
-    """Sentences to begin with, one a line."""
+    """Introductory sentences, one per line."""
     metrics: list[Metric] = field(default_factory=list)
     funnel: list[FunnelStep] = field(default_factory=list)
-    """First the documents read (no reasons), then one entry a step."""
+    """The documents read first (no reasons), then one entry per step."""
     pretrain_loss: Points = ()
-    """Training loss in nats a token."""
+    """Training loss in nats per token."""
     pretrain_speed: Points = ()
-    """Tokens a second over all workers."""
+    """Tokens per second over all workers."""
     validation_bits_per_byte: Points = ()
     unigram_bits_per_byte: float | None = None
     sft_loss: Points = ()
-    """Nats an assistant's token."""
+    """Nats per assistant token."""
     sft_heldout_loss: Points = ()
     reward_loss: Points = ()
-    """Bradley-Terry loss a pair; ln 2 is a coin's."""
+    """Bradley-Terry loss per pair; ln 2 is chance."""
     reward_accuracy: Points = ()
-    """Share of the held-out pairs ordered rightly."""
+    """Share of the held-out pairs ordered correctly."""
     rl_reward: Points = ()
-    """Reward model's mean score of an iteration's answers."""
+    """Reward model's mean score per iteration."""
     rl_verifiable: Points = ()
-    """Verifiable reward, mean of an iteration."""
+    """Mean verifiable reward per iteration."""
     rl_kl: Points = ()
-    """KL to the SFT model, nats a token."""
+    """KL to the SFT model, nats per token."""
     planned: list[Planned] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     stages: list[StageSummary] = field(default_factory=list)

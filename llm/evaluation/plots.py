@@ -1,4 +1,4 @@
-"""The pictures of the report card, drawn by matplotlib without a screen or global state."""
+"""The plots of the report card, drawn by matplotlib without a display or global state."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ STYLE: Any = {  # matplotlib's type for this is a literal of all its 300 keys
     "legend.frameon": False,
 }
 PANEL = (4.6, 3.0)
-"""Inches of one panel."""
+"""Size of one panel, in inches."""
 SMOOTHED_FROM = 60
-"""A curve with more points than this is drawn faint, with its moving average over it."""
+"""Curves with more points than this are drawn faint, with their moving average on top."""
 
 
 def draw(folder: Path, report: Report) -> dict[str, str]:
-    """Draw what there is data for; returns the picture's name → its file name."""
+    """Draw all plots that have data; returns plot name → file name."""
     made = {}
     with mpl.rc_context(STYLE):
         for name, figure in (
@@ -68,7 +68,7 @@ def draw(folder: Path, report: Report) -> dict[str, str]:
 
 
 def losses_figure(report: Report) -> Figure | None:
-    """Panels, as far as there is data: pretraining loss, bits per byte, fine-tuning, reward model, speed."""
+    """Panels with data: pretraining loss, bits per byte, fine-tuning, reward model, speed."""
     wanted = [bool(report.pretrain_loss), bool(report.validation_bits_per_byte)]
     wanted += [
         bool(report.sft_loss or report.sft_heldout_loss),
@@ -83,7 +83,7 @@ def losses_figure(report: Report) -> Figure | None:
     panels = iter(axes)
     if wanted[0]:
         panel = next(panels)
-        _titled(panel, "Pretraining: loss", "nats a token")
+        _titled(panel, "Pretraining: loss", "nats per token")
         _curve(panel, report.pretrain_loss, BLUE, "training")
     if wanted[1]:
         panel = next(panels)
@@ -94,30 +94,30 @@ def losses_figure(report: Report) -> Figure | None:
         _last_value(panel, report.validation_bits_per_byte, BLUE)
     if wanted[2]:
         panel = next(panels)
-        _titled(panel, "Fine-tuning: loss on the answers", "nats a token")
+        _titled(panel, "Fine-tuning: loss on the answers", "nats per token")
         _curve(panel, report.sft_loss, BLUE, "training")
         _curve(panel, report.sft_heldout_loss, AMBER, "held out", markers=True)
         _legend(panel)
     if wanted[3]:
         panel = next(panels)
-        _titled(panel, "Reward model", "loss a pair, accuracy")
+        _titled(panel, "Reward model", "loss per pair, accuracy")
         _curve(panel, report.reward_loss, BLUE, "training loss")
         _curve(panel, report.reward_accuracy, GREEN, "held-out accuracy", markers=True)
-        _level(panel, math.log(2), "loss of a coin, ln 2")
+        _level(panel, math.log(2), "chance, ln 2")
         _legend(panel)
     if wanted[4]:
         panel = next(panels)
-        _titled(panel, "Pretraining: speed", "tokens a second")
+        _titled(panel, "Pretraining: speed", "tokens per second")
         _curve(panel, report.pretrain_speed, BLUE, "all workers")
     return figure
 
 
 def reward_figure(report: Report) -> Figure | None:
-    """Reward model, verifiable reward and KL by iteration of reinforcement learning."""
+    """Reward model score, verifiable reward and KL per iteration of reinforcement learning."""
     curves = [
-        (report.rl_reward, "Reward model's score", "mean of an iteration", BLUE),
-        (report.rl_verifiable, "Verifiable reward", "mean of an iteration", GREEN),
-        (report.rl_kl, "KL to the SFT model", "nats a token", RED),
+        (report.rl_reward, "Reward model's score", "mean per iteration", BLUE),
+        (report.rl_verifiable, "Verifiable reward", "mean per iteration", GREEN),
+        (report.rl_kl, "KL to the SFT model", "nats per token", RED),
     ]
     curves = [curve for curve in curves if curve[0]]
     if not curves:
@@ -131,7 +131,7 @@ def reward_figure(report: Report) -> Figure | None:
 
 
 def funnel_figure(funnel: list[FunnelStep]) -> Figure:
-    """One bar a step: the documents left, and pale beside it what the step dropped and why."""
+    """One bar per step: the documents left, and pale next to it what the step dropped and why."""
     figure = Figure(figsize=(9.2, 0.9 + 0.46 * len(funnel)), layout="constrained")
     panel = figure.add_subplot()
     panel.grid(False)
@@ -174,7 +174,7 @@ def _panels(rows: int, columns: int, count: int) -> tuple[Figure, list[Axes]]:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     grid = figure.add_gridspec(rows, columns)
     places = [(number // columns, number % columns) for number in range(count)]
-    if count % columns:  # an odd last panel takes the whole row
+    if count % columns:  # a single last panel spans the row
         return figure, [
             figure.add_subplot(grid[r, c] if number < count - 1 else grid[r, :])
             for number, (r, c) in enumerate(places)

@@ -1,7 +1,7 @@
 """The report card: what a run made, how good it is, and where everything came from.
 
-Pure functions over plain data: `write_report` turns a `Report` into `report.md`, `report.json` and
-PNG plots in one folder. Nothing is read from a store here; whatever is not given is left out.
+Pure functions over plain data: `write_report` turns a `Report` into `report.md`, `report.json` and PNG plots
+in one folder. Nothing is read from a store here; missing data is omitted.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from headwater.llm.evaluation.measures import FunnelStep, Metric, Planned, Repor
 MEANINGS = {
     "bits_per_byte": "Cross-entropy on the validation text in bits, per byte of UTF-8. Lower is better; "
     "unlike a loss per token it can be compared between tokenizers.",
-    "unigram_bits_per_byte": "The same for a model that knows only how frequent each token is.",
-    "bytes_per_token": "How much text a token stands for on average.",
+    "unigram_bits_per_byte": "Bits per byte of a model that only knows how frequent each token is.",
+    "bytes_per_token": "Mean bytes of text per token.",
     "heldout_loss": "Loss on the assistant's tokens of conversations that were not trained on, in nats.",
     "reward_accuracy": "Share of held-out pairs in which the reward model scores the better answer higher. "
-    "A coin reaches 0.5.",
+    "Chance is 0.5.",
     "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
     "log-probability more than the other's.",
     "reward": "Mean score of the reward model over answers to held-out prompts.",
     "verifiable_reward": "Mean of the reward that is computed, not learnt, over answers to held-out prompts.",
-    "kl": "How far the policy has moved from the SFT model, in nats a token.",
+    "kl": "How far the policy has moved from the SFT model, in nats per token.",
     "parameters": "Trained weights of the model.",
     "mfu": "FLOPs that the model needs over what its workers' matrix products could reach in pretraining, "
     "median of the steps.",
@@ -48,13 +48,13 @@ def write_report(folder: Path, report: Report) -> list[str]:
 
 
 def to_json(report: Report) -> str:
-    """The whole card; what is not a finite number becomes null, so that every JSON reader takes it."""
+    """The whole card as JSON; values that are not finite become null, which every JSON reader accepts."""
     plain = _finite(dataclasses.asdict(report))
     return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(report: Report, plots: dict[str, str]) -> str:
-    """`plots` maps funnel, losses and reward to the picture's file name where there is one."""
+    """`plots` maps funnel, losses and reward to the picture's file name, if drawn."""
     parts = [f"# {_inline(report.title)}"]
     if report.summary:
         parts.append("\n".join(_inline(line) for line in report.summary))
@@ -134,7 +134,7 @@ def _stage_table(stages: Sequence[StageSummary]) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    """A block that shows text as it is: no answer can write Markdown into the card."""
+    """A literal text block: answers cannot inject Markdown into the card."""
     answers = [
         ("prompt", sample.prompt, None),
         ("before RL", sample.before, sample.before_reward),
@@ -156,7 +156,7 @@ def _sample(sample: Sample) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Seconds in readable form: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -178,7 +178,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") 
 
 
 def _inline(text: str) -> str:
-    """One line of a table cell or paragraph, with what Markdown or HTML would act on made harmless."""
+    """Text on one line of a table cell or paragraph, with Markdown and HTML escaped."""
     safe = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return safe.replace("|", "\\|").replace("[", "\\[").replace("*", "\\*")
 
