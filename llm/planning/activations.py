@@ -1,8 +1,8 @@
-"""Memory that one pass through a model takes beside the training state: activations, and what comes and goes.
+"""Activation memory: what one pass through a model needs in addition to the training state.
 
-Forward and backward are run on tensors without memory (torch's FakeTensor), with the attention and the loss
-that training will use, and every block that an operation makes is counted while it lives. The peak grows
-linearly with rows and with layers, so four small passes tell that of any model.
+Forward and backward run on tensors without memory (torch's FakeTensor), with the attention and the loss of
+training, counting every memory block while it is live. The peak is linear in rows and in layers, so four
+small passes determine that of any model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import torch
 
 DEPTHS = (2, 3)
-"""Layers of the passes that are made; rows 1 and 2."""
+"""Numbers of layers of the measured passes; each with 1 and 2 rows."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The settings on which a pass's memory depends."""
+    """The settings that a pass's memory depends on."""
 
     on_gpus: bool = False
     checkpointing: bool = False
@@ -34,7 +34,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Activations:
-    """Peak bytes of a micro-batch's pass, forward and backward, without parameters and their gradients."""
+    """Peak bytes of a micro-batch's forward and backward pass, without parameters and their gradients."""
 
     fixed: float
     per_row: float
@@ -43,12 +43,12 @@ class Activations:
         return round(self.fixed + rows * self.per_row)
 
     def most_rows(self, room: int) -> int:
-        """The largest micro-batch that fits so many bytes; 0 where none does."""
+        """The largest micro-batch that fits into `room` bytes; 0 if none does."""
         return max(0, int((room - self.fixed) // self.per_row))
 
 
 def activations(config: Any, row_length: int, precision: str, how: Pass) -> Activations:
-    """Of rows of `row_length` tokens through a model of a transformers config."""
+    """Activations for rows of `row_length` tokens through a model with a transformers config."""
     from torch._subclasses import FakeTensorMode
 
     further = (config.num_hidden_layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
@@ -71,7 +71,7 @@ def _with_layers(config: Any, depth: int) -> Any:
 
 
 def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass) -> int:
-    """Of a pass that is made: without any memory in FakeTensorMode, else with a real model."""
+    """Peak bytes of one pass: in FakeTensorMode, or with a real model."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -84,14 +84,14 @@ def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass
         use_kernels(model)
     if how.checkpointing:
         checkpoint_activations(model)
-    for parameter in model.parameters():  # gradients are part of the state, and ZeRO takes them away at once
+    for parameter in model.parameters():  # gradients belong to the state; ZeRO removes them at once
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     ids = torch.zeros((rows, row_length + 1), dtype=torch.int64)
     batch = {"ids": ids, "mask": torch.ones((rows, row_length + 1), dtype=torch.uint8)}
     if how.separate_documents:
         batch["positions"] = torch.zeros((rows, row_length), dtype=torch.int64)
         called = model
-    else:  # transformers cannot see on tensors without values that it needs no mask
+    else:  # without values transformers cannot see that no mask is needed
         called = functools.partial(model, attention_mask={"full_attention": None})
     objective = _OnGpus() if how.on_gpus else NextToken(how.z_loss)
     with _living_blocks()() as living:
@@ -101,7 +101,7 @@ def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass
 
 
 class _OnGpus(NextToken):
-    """The loss as GPUs compute it (`kernels.cross_entropy` looks where its tensors are)."""
+    """The loss as GPUs compute it (`kernels.cross_entropy` checks its tensors' device)."""
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         from torch.nn.functional import cross_entropy
@@ -117,13 +117,13 @@ def _drop_gradient(parameter: Any) -> None:
 
 @functools.cache
 def _living_blocks() -> type[Any]:
-    """The class that counts (made here, so that importing this file does not import torch)."""
+    """The class that counts live blocks (defined here: importing this file must not import torch)."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
     class LivingBlocks(TorchDispatchMode):
-        """Sums the memory of all that operations make, for as long as it lives."""
+        """Sums the memory of all operations' outputs while they are live."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The model and the tokens that a sum of money buys: the compute-optimal split of its FLOPs."""
+"""The model and tokens that a sum of money buys: the compute-optimal split of its FLOPs."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from headwater.llm.planning.scaling_law import CHINCHILLA, FittedLaw
 
 DEPTHS = range(1, 97)
 BATCH_TOKENS = 1 << 19
-"""Of a step, at least: nanochat's 524,288, which serves its models of 0.5 to 2 B parameters."""
+"""Minimum tokens per step: nanochat's 524,288, used for models of 0.5 to 2 B parameters."""
 TRUSTED_REACH = 1000.0
-"""Times the FLOPs of the largest small run up to which the split is left to the law that they gave."""
+"""The fitted law decides the split up to this many times the FLOPs of the largest small run."""
 
 
 class Budget(BaseModel):
-    """What a sum buys on some GPUs."""
+    """What a sum of money buys on some GPUs."""
 
     dollars: float
     hours: float
     flops: float
-    """In training, after the start."""
+    """Training FLOPs, excluding startup."""
     rule: str
     """How parameters and tokens were chosen."""
     plan: Plan
-    """Of the model and the tokens that it buys."""
+    """The plan of that model with those tokens."""
 
 
 def afford(
     work: Work, machine: Machine, dollars: float, law: FittedLaw | None, mfu: float | None = None
 ) -> Budget:
-    """The recipe with the depth and the steps that a budget buys on these GPUs."""
+    """The recipe with the depth and steps that a budget buys on these GPUs."""
     hours = dollars / machine.dollars_per_hour if machine.dollars_per_hour else math.inf
     seconds = max(0.0, 3600 * hours - START_SECONDS)
     flops = seconds * machine.peak_flops * (mfu or machines.MFU[1])
     offers = [(depth, *_split(work, depth, flops)) for depth in DEPTHS]
-    rule = "Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022)"
+    rule = "Chinchilla's 20 tokens per parameter (Hoffmann et al. 2022)"
     chosen = min(offers, key=lambda offer: abs(math.log(max(offer[2], 1) / offer[1] / CHINCHILLA)))
     if law is not None:
         best = min(offers, key=lambda offer: law.law.loss(offer[1], max(offer[2], 1)))
         reach = law.reach(best[1], best[2])
         if reach <= TRUSTED_REACH:
             chosen = best
-            rule = f"the least loss by the law of {len(law.points)} small runs"
+            rule = f"the lowest loss by the law from {len(law.points)} small runs"
         else:
-            rule += f"; the small runs' law would reach {reach:,.0f} times further than they did"
+            rule += f"; the small runs' law would extrapolate {reach:,.0f} times beyond them"
     depth, _, tokens = chosen
     batch = max(work.config.batch, BATCH_TOKENS // work.row_length)
     batch = -(-batch // machine.count) * machine.count
@@ -61,7 +61,7 @@ def afford(
 
 
 def _split(work: Work, depth: int, flops: float) -> tuple[int, float]:
-    """Parameters of a depth, and the tokens that so many FLOPs train it on."""
+    """Parameters at a depth, and the tokens that `flops` trains it on."""
     model = work.config.model.model_copy(update={"depth": depth})
     shape = shape_of(model, work.vocab_size)
     return parameter_count(shape), flops / flops_per_token(shape, work.row_length)

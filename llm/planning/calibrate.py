@@ -1,8 +1,8 @@
-"""A short measurement on the machine at hand: what a step, a start, a checkpoint, an evaluation really take.
+"""Measure how long a step, startup, a checkpoint and an evaluation take on this machine.
 
-The real loop runs a few steps of the recipe's shape on as many workers as it says, on rows of random ids,
-through Ray Train and DeepSpeed. What is measured is kept in the store under what it depends on, and found
-there again by `headwater plan` and by the run itself.
+The real loop runs a few steps of the recipe's shape with its number of workers, on rows of random ids,
+through Ray Train and DeepSpeed. The result is stored under the settings it depends on; `headwater plan` and
+the run itself find it there.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 7, 3, 5
 WARM = 2
-"""Steps that do not count: the first ones allocate, and make their kernels."""
+"""Warm-up steps that do not count: they allocate memory and create kernels."""
 PLACES = "plans"
-"""Folder of the store."""
+"""Folder in the store."""
 DECIDES = {
     "batch",
     "micro_batch",
@@ -59,29 +59,29 @@ DECIDES = {
     "activation_checkpointing",
     "torch_compile",
 }
-"""Settings of pretraining on which time and memory of a step depend."""
+"""Settings of pretraining that affect a step's time and memory."""
 
 
 class Calibration(BaseModel):
-    """What was measured. Seconds are wall-clock time."""
+    """The measurements. Seconds are wall-clock time."""
 
     machine: str
     peak_flops: float
-    """FLOP/s of the workers' matrix products together, in the precision of training."""
+    """FLOP/s of all workers' matrix products together, in the training precision."""
     start_seconds: float
-    """From the start of the stage to its first step, with what the first steps take longer than others."""
+    """From the start of the stage to its first step, plus the extra time of the warm-up steps."""
     step_seconds: float
     checkpoint_seconds: float
     evaluation_pass_seconds: float
-    """Of one micro-batch of validation rows on every worker."""
+    """One micro-batch of validation rows on every worker."""
     end_seconds: float
     """From the last step to the end of the stage."""
     state_bytes: int
     peak_bytes: int
-    """Most that a worker's process (or its GPU) had; its libraries included."""
+    """Peak of a worker's process (or its GPU), including libraries."""
 
     def seconds(self, config: PretrainConfig, validation_rows: int) -> float:
-        """Of a whole stage."""
+        """Predicted seconds of a whole stage."""
         checkpoints = (config.steps - 1) // config.checkpoint_every
         evaluations = -(-config.steps // config.evaluate_every)
         passes = -(-validation_rows // (config.workers * config.micro_batch))
@@ -96,7 +96,7 @@ class Calibration(BaseModel):
 
 @dataclass
 class RandomRows:
-    """Rows of random ids with what the pretrain stage asks of `TokenRows`."""
+    """Rows of random ids with the interface of `TokenRows`."""
 
     rows: int
     row_length: int
@@ -118,14 +118,14 @@ class RandomRows:
 
 
 class StampedRows(RowBatches):
-    """Says in each step's record when it ended."""
+    """Adds the end time of each step to its record."""
 
     def metrics(self) -> dict[str, float]:
         return {"ended_at": time.time()}
 
 
 def place(config: PretrainConfig, shape: Qwen3Config, row_length: int, address: str | None) -> str:
-    """The name of the file that a measurement for these settings has in the store."""
+    """The name of the file in the store for a measurement with these settings."""
     settings = config.model_dump(mode="json", include=DECIDES)
     decides = {"settings": settings, "shape": shape.to_dict(), "row_length": row_length}
     machine = address or f"{platform.node()} {os.cpu_count()}"
@@ -139,7 +139,7 @@ def read_calibration(store: Store, name: str) -> Calibration | None:
 
 
 def calibrate(config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session) -> Calibration:
-    """Measure, and keep the result in the session's store."""
+    """Measure, and save the result in the session's store."""
     name = place(config, shape, row_length, session.address)
     folder = session.store.folder(PLACES)
     scratch = session.store.folder(f"{PLACES}/{name.removesuffix('.json')}")
@@ -190,7 +190,7 @@ def _measure(
 
 
 class Probe:
-    """The evaluation, how long it took, and the peak that all workers had measured when they started."""
+    """The evaluation: records its duration, and the workers' total peak FLOP/s measured at startup."""
 
     def __init__(self, evaluate: WithMemory) -> None:
         self.evaluate = evaluate
@@ -203,7 +203,7 @@ class Probe:
 
 
 def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:
-    """A calibration from the records of its steps and the times (seconds of the clock) around them."""
+    """A calibration from the steps' records and the times (clock seconds) before and after."""
     step = statistics.mean(record["seconds"] for record in history[WARM:])
     warming = sum(max(0.0, record["seconds"] - step) for record in history[:WARM])
     between = [

@@ -1,11 +1,10 @@
-"""Bytes of training state on one worker: by the formulas of ZeRO, and as an engine really holds them.
+"""Bytes of training state on one worker: ZeRO's formulas, corrected for what DeepSpeed really allocates.
 
 The formulas are those of Rajbhandari et al. 2019 (sections 3 and 5): with Ψ parameters of b bytes and N
-workers, parameters cost bΨ, gradients bΨ, the optimizer its fp32 copy of the weights and its moments (12
-bytes a parameter with AdamW); stage 1 divides the last by N, stage 2 the gradients too, stage 3 all. What
-they leave out and DeepSpeed does is counted as well: padding, matrices that lie on the border of two
-workers, and Muon, which keeps one moment of the hidden matrices instead of two, whole where it needs whole
-matrices.
+workers, parameters cost bΨ, gradients bΨ, and the optimizer its fp32 weights and moments (12 bytes per
+parameter with AdamW). Stage 1 divides the last by N, stage 2 also the gradients, stage 3 everything. Also
+counted: padding, matrices that straddle two workers, and Muon, which keeps one moment of the hidden matrices
+instead of two, of whole matrices where it needs them.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def state_formula(
     optimizer: Optimizer,
     rank: int = 0,
 ) -> StateBytes:
-    """What a rank keeps. `precision` is fp32, bf16 or fp16."""
+    """The state of one rank. `precision` is fp32, bf16 or fp16."""
     rules = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
     state = rules[zero.stage](weights, zero.stage, world_size, ELEMENT_BYTES[precision], optimizer, rank)
-    # Ren et al. 2021: fp32 weights and moments lie with the host, and the gradients for them; with parameters
-    # offloaded (Rajbhandari et al. 2021) those as well, of which the device has what a layer needs.
+    # Ren et al. 2021: fp32 weights, moments and gradients lie in host memory. With parameters offloaded
+    # (Rajbhandari et al. 2021) those as well: the device holds only what a layer needs.
     part = host = 0
     if zero.offload_optimizer != "none":
         part = FP32 * (sum(weight.size for weight in weights) // world_size)
@@ -51,7 +50,7 @@ def state_formula(
 def largest_state(
     weights: Sequence[Weight], zero: ZeroConfig, *, world_size: int, precision: str, optimizer: Optimizer
 ) -> StateBytes:
-    """The state of the worker that keeps most."""
+    """The state of the worker that holds most."""
     every = (
         state_formula(
             weights, zero, world_size=world_size, precision=precision, optimizer=optimizer, rank=rank
@@ -62,7 +61,7 @@ def largest_state(
 
 
 def groups_of(weights: Sequence[Weight], optimizer: Optimizer) -> list[list[Weight]]:
-    """The optimizer's groups (`zero.initialise_engine`); ZeRO 1 and 2 make one flat vector of each."""
+    """The optimizer's groups (`zero.initialise_engine`); ZeRO 1 and 2 flatten each into one vector."""
     lookup = [weight for weight in weights if weight.lookup]
     matrices = [weight for weight in weights if len(weight.shape) >= 2 and not weight.lookup]
     vectors = [weight for weight in weights if len(weight.shape) < 2]
@@ -74,7 +73,7 @@ def groups_of(weights: Sequence[Weight], optimizer: Optimizer) -> list[list[Weig
 
 
 def touched(group: Sequence[Weight], part: int, rank: int) -> int:
-    """Elements of the whole tensors that a rank's stretch of `part` elements touches."""
+    """Elements of the whole tensors that overlap a rank's stretch of `part` elements."""
     low, high = part * rank, part * (rank + 1)
     ends = itertools.accumulate(weight.size for weight in group)
     return sum(w.size for w, end in zip(group, ends, strict=True) if low < end and end - w.size < high)
@@ -107,7 +106,7 @@ def _partitioned_groups(
         parameters += element * part * world_size
         gradients += element * (whole if stage == 2 else size)
         held += FP32 * part
-        if _moments(group, optimizer) == 1:  # in the gradient's type, of all that the update needs
+        if _moments(group, optimizer) == 1:  # in the gradient's type, for every touched matrix
             held += element * whole
         else:
             held += 2 * FP32 * part

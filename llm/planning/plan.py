@@ -1,8 +1,8 @@
-"""What a pretraining will take before it runs: memory, time, tokens, money, and the loss to expect.
+"""What a pretraining will take: memory, time, tokens, money, and the expected loss.
 
-Memory is by formula (`planning.memory`, `planning.activations`). Time is measured on the machine at hand
-(`planning.calibrate`); on absent GPUs it is FLOPs over an assumed share of the peak, and the plan says so.
-The loss comes from a law that small runs gave (`planning.scaling`), or is left out.
+Memory is by formula (`planning.memory`, `planning.activations`). Time is measured on this machine
+(`planning.calibrate`); for other GPUs it is FLOPs over an assumed share of the peak, and the plan says so.
+The loss comes from a law fitted to small runs (`planning.scaling`), or is omitted.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from transformers import Qwen3Config
 
 START_SECONDS = 90.0
-"""Assumed until the first step on GPU nodes: processes, libraries, NCCL, kernels."""
+"""Assumed startup on GPU nodes, to the first step: processes, libraries, NCCL, kernels."""
 RESERVED_BYTES, RESERVED_SHARE = 2.0e9, 0.05
-"""Of a GPU's memory, assumed: CUDA's context and NCCL's buffers; blocks that the allocator cannot use."""
+"""Assumed overhead of a GPU: CUDA context and NCCL buffers in bytes; share lost to fragmentation."""
 SHORT_PASS = 0.02
-"""Seconds of a micro-batch at the assumed speed below which a GPU waits for its kernels to be launched."""
+"""Seconds of a micro-batch, at the assumed speed, below which a GPU waits for kernel launches."""
 GPU_ROWS = ((0, False), (1, False), (2, False), (3, False), (2, True), (3, True))
-"""ZeRO stage, and whether the optimizer is offloaded to the host: what a plan for GPUs shows."""
+"""The rows of a GPU plan: ZeRO stage, and whether the optimizer is offloaded to the host."""
 PROCESS_BYTES = 0.5e9
-"""A worker's libraries on a CPU, where nothing has been measured."""
+"""Assumed memory of a CPU worker's libraries, if not measured."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A recipe's pretraining, as far as a plan depends on it."""
+    """The parts of a recipe that a pretraining plan depends on."""
 
     name: str
     config: PretrainConfig
@@ -67,44 +67,44 @@ class Work:
         return parameter_count(shape_of(self.config.model, self.vocab_size))
 
     def shape(self) -> Qwen3Config:
-        special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no figure depends on them
+        special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no result depends on them
         return hf_config(self.config.model, self.vocab_size, special)
 
 
 class Memory(BaseModel):
-    """One worker at one ZeRO stage, in bytes."""
+    """Memory of one worker at one ZeRO stage, in bytes."""
 
     zero: int
     offload: bool
     micro_batch: int
-    """Rows that fit; 0: not even one."""
+    """Rows that fit; 0 if not even one does."""
     parameters: int
     gradients: int
     optimizer: int
     host: int
-    """As much of gradients and optimizer state as lies in the host's memory."""
+    """The part of gradients and optimizer state in host memory."""
     working: int
-    """Activations of the micro-batch and communication buffers, or what the optimizer's step needs."""
+    """The larger of: activations of the micro-batch plus communication buffers, the optimizer's step."""
     reserved: int
-    """Libraries, contexts and the like."""
+    """Libraries, contexts and similar overhead."""
     total: int
-    """On the device."""
+    """Total on the device."""
     fits: bool
 
 
 class Loss(BaseModel):
-    """Bits per byte of the validation text that the fitted law expects."""
+    """Bits per byte of the validation text, as the fitted law predicts."""
 
     mean: float
     low: float
     high: float
     reach: float
-    """How many times the FLOPs of the largest small run this is."""
+    """FLOPs of this run relative to the largest small run."""
     runs: int
 
 
 class Plan(BaseModel):
-    """All of it; `headwater plan --json` prints this."""
+    """The complete plan, as printed by `headwater plan --json`."""
 
     recipe: str
     target: str
@@ -125,7 +125,7 @@ class Plan(BaseModel):
     accumulation: int
     memory: list[Memory]
     state_bytes: int
-    """Parameters and optimizer state of the worker that has most, at this ZeRO stage."""
+    """Parameters and optimizer state of the worker that holds most, at this ZeRO stage."""
     peak_bytes: int
     step_seconds: float | None
     seconds: float | None
@@ -141,9 +141,9 @@ class Plan(BaseModel):
 def plan_here(
     work: Work, measured: Calibration | None, law: FittedLaw | None, device_bytes: float | None = None
 ) -> Plan:
-    """On this machine (or a cluster that was joined), with the recipe's workers, ZeRO stage and micro-batch.
+    """Plan for this machine (or a joined cluster), with the recipe's workers, ZeRO stage and micro-batch.
 
-    `device_bytes` is the memory that each worker may have, where that is known.
+    `device_bytes` is the memory available to each worker, if known.
     """
     config, shape = work.config, work.shape()
     precision = resolve_precision(config.precision, config.gpus_per_worker)
@@ -151,7 +151,9 @@ def plan_here(
     notes = []
     reserved = PROCESS_BYTES
     if measured is None:
-        notes.append("Not measured on this machine: no time, and libraries are taken for 0.5 GB a worker.")
+        notes.append(
+            "Not measured on this machine: no time; libraries are assumed to take 0.5 GB per worker."
+        )
     else:
         as_said = parts.memory(config.zero, config.workers, config.micro_batch, 0, None)
         reserved = max(0.0, measured.peak_bytes - as_said.total)
@@ -171,7 +173,7 @@ def plan_here(
         each = f"{config.gpus_per_worker:g} GPUs"
     seconds = measured.seconds(config, work.validation_rows) if measured else None
     if measured and not work.validation_rows:
-        notes.append("The corpus is not tokenized yet: evaluations are not in the time.")
+        notes.append("The corpus is not tokenized yet: the time excludes evaluations.")
     return _plan(
         work,
         shape,
@@ -191,8 +193,8 @@ def plan_here(
 
 
 def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | None = None) -> Plan:
-    """On GPUs, whether they are at hand or not, one worker each: the lowest ZeRO stage that leaves room for
-    the largest micro-batch."""
+    """Plan for GPUs, present or not, one per worker: the lowest ZeRO stage that fits the largest
+    micro-batch."""
     config, shape = work.config, work.shape()
     precision = "bf16" if config.precision == "auto" else config.precision
     parts = _Parts.of(work, shape, precision, on_gpus=True)
@@ -207,7 +209,9 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
     notes = []
     chosen = max(table, key=lambda row: (row.fits, row.micro_batch, not row.offload, -row.zero))
     if not chosen.fits:
-        notes.append(f"Not one row fits a {machine.name} at any ZeRO stage: more GPUs, or a smaller model.")
+        notes.append(
+            f"Not even one row fits a {machine.name} at any ZeRO stage: use more GPUs or a smaller model."
+        )
     if config.batch % machine.count:
         notes.append(
             f"{machine.count} GPUs share a batch of {config.batch} rows unevenly: "
@@ -230,7 +234,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
     notes.append(
         f"Time: {shares[1]:.0%} of the peak "
         + ("as given" if mfu else f"assumed ({shares[0]:.0%} and {shares[2]:.0%} in the bounds)")
-        + f", {START_SECONDS:.0f} s of start; evaluations and checkpoints are not in it."
+        + f", {START_SECONDS:.0f} s of startup; evaluations and checkpoints are excluded."
     )
     seconds = (usual, low, high)
     dollars = [machine.dollars_per_hour * value / 3600 for value in seconds]
@@ -259,7 +263,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the memory of a worker is made of, for any stage and number of workers."""
+    """The parts of a worker's memory, for any stage and number of workers."""
 
     weights: list[Weight]
     passes: Activations
@@ -275,15 +279,15 @@ class _Parts:
             weights = tensor.cut(weights_of(initialise(shape, 0)), work.config.tensor_parallel)
         config = work.config
         how = Pass(on_gpus, config.activation_checkpointing, config.separate_documents, config.z_loss)
-        length = work.row_length // config.sequence_parallel_size()  # what one worker has of a row
+        length = work.row_length // config.sequence_parallel_size()  # tokens of a row on one worker
         passes = activations(shape, length, precision, how)
         return cls(weights, passes, precision, work.config, on_gpus)
 
     def memory(
         self, zero: ZeroConfig, workers: int, rows: int, reserved: float, device: float | None
     ) -> Memory:
-        """With a micro-batch of so many rows."""
-        workers = max(1, workers // self.config.tensor_parallel)  # that share out the same state
+        """Memory with a micro-batch of `rows` rows."""
+        workers = max(1, workers // self.config.tensor_parallel)  # that shard the same state
         state = largest_state(
             self.weights,
             zero,
@@ -292,11 +296,11 @@ class _Parts:
             optimizer=self.config.optimizer,
         )
         size = sum(weight.size for weight in self.weights)
-        bucket = zero.bucket_elements if zero.stage and self.on_gpus else 0  # a CPU's is never all touched
+        bucket = zero.bucket_elements if zero.stage and self.on_gpus else 0  # never fully touched on CPUs
         exchanged = ELEMENT_BYTES[self.precision] * bucket * (2 if zero.stage == 3 else 1)
         stepping = FP32 * size // (workers if zero.stage else 1) if not state.host else 0
         working = max(self.passes.of(rows) + exchanged, stepping) if rows else exchanged
-        held = state.device if self.on_gpus else state.total  # a CPU worker is its own host
+        held = state.device if self.on_gpus else state.total  # for CPU workers the device is the host
         total = held + working + round(reserved)
         return Memory(
             zero=zero.stage,
@@ -313,7 +317,7 @@ class _Parts:
         )
 
     def largest(self, zero: ZeroConfig, workers: int, most: int, reserved: float, device: float) -> Memory:
-        """With the largest micro-batch that fits, a power of two or all of the `most` rows of a share."""
+        """Memory with the largest micro-batch that fits: a power of two, or all `most` rows of a share."""
         room = device - self.memory(zero, workers, 0, reserved, device).total
         rows = min(most, self.passes.most_rows(round(room)))
         if 0 < rows < most:
@@ -325,7 +329,7 @@ def _plan(work: Work, shape: Qwen3Config, *, law: FittedLaw | None, notes: list[
     parameters = parameter_count(shape)
     loss = predicted(law, parameters, work.tokens)
     if loss is None:
-        notes = [*notes, "No loss: `headwater scaling RECIPE` fits its law from small runs."]
+        notes = [*notes, "No expected loss: run `headwater scaling RECIPE` to fit the law from small runs."]
     largest_share = -(-work.config.batch // figures["workers"])
     return Plan(
         recipe=work.name,

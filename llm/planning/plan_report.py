@@ -1,4 +1,4 @@
-"""A pretraining's plan beside what it came to: made when it starts, compared when it ends."""
+"""The plan of a pretraining compared with its actual figures: made at its start, compared at its end."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ PLAN = "plan.json"
 
 
 class PlanAhead:
-    """The plan of a pretraining that starts, made in a thread beside the start of its workers."""
+    """The plan of a starting pretraining, made in a thread while its workers start."""
 
     def __init__(self, *arguments: Any) -> None:
-        """The arguments are those of `write_plan`, the session last."""
+        """The arguments are those of `write_plan`; the session is last."""
         self.session: Session = arguments[-1]
         self._plan = ThreadPoolExecutor(1).submit(write_plan, *arguments)
 
     def beside(self, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
-        """Rows for the report (`compared`). Without a plan a model that is trained is not lost: none are."""
+        """Rows for the report (`compared`); empty if the plan failed, which must not fail the training."""
         if error := self._plan.exception():
-            self.session.say(f"no plan to compare with: {type(error).__name__}: {error}")
+            self.session.say(f"the plan failed, nothing to compare with: {type(error).__name__}: {error}")
             return []
         return compared(self._plan.result(), history, seconds)
 
@@ -39,8 +39,8 @@ class PlanAhead:
 def write_plan(
     config: PretrainConfig, rows: TokenRows, validation_rows: int, output: Artifact, session: Session
 ) -> Plan:
-    """By formulas; with the times that `headwater plan` has measured here, and the law that `headwater
-    scaling` has fitted to these tokens, where they have. A run that goes on keeps the plan it began with.
+    """Plan by formula, using the measurements of `headwater plan` on this machine and the law of `headwater
+    scaling` for these tokens, if there are any. A resumed run keeps its first plan.
     """
     from headwater.llm.planning.calibrate import place, read_calibration
     from headwater.llm.planning.plan import Plan, Work, plan_here
@@ -56,7 +56,7 @@ def write_plan(
 
 
 def newest_law(store: Store, tokenize_key: str) -> FittedLaw | None:
-    """The law of small runs on these tokens."""
+    """The newest law fitted to small runs on these tokens; None if there is none."""
     from headwater.llm.planning.scaling import LAW
     from headwater.llm.planning.scaling_law import FittedLaw
 
@@ -65,10 +65,10 @@ def newest_law(store: Store, tokenize_key: str) -> FittedLaw | None:
 
 
 def compared(plan: Plan, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
-    """Rows of the report: what was expected, between which bounds, and what came.
+    """Rows of the report: planned value, its bounds, actual value.
 
-    `seconds` is the stage's wall time, None for a run that was interrupted on the way. The peak is left out
-    where nothing was measured: the libraries' part in it would be a guess.
+    `seconds` is the stage's wall-clock time, None for an interrupted run. Without measurements the peak is
+    omitted: the libraries' part of it would be a guess.
     """
     last = history[-1]
     state, peak = (last[name] / 1e6 if name in last else None for name in ("state_bytes", "peak_bytes"))

@@ -1,9 +1,8 @@
-"""The scaling stage: a few small pretrainings on the recipe's tokens, and the law that their losses follow.
+"""The scaling stage: small pretrainings on the recipe's tokens, and the law fitted to their losses.
 
-Every run is the pretrain stage itself, an artifact like any other: one that is finished is not made again,
-one that was cut off goes on. Depth sets the size as it does in a recipe, with learning rates that fall with
-width^-0.5; every length has a schedule of its own (Hoffmann et al. 2022: a loss in the middle of a longer
-run is not that of a shorter one).
+Every run is a pretrain stage with its own artifact: finished ones are reused, interrupted ones resume. Depth
+sets the size as in a recipe, with learning rates that scale with width^-0.5. Every length has its own
+schedule (Hoffmann et al. 2022: the loss in the middle of a longer run is not that of a shorter one).
 """
 
 from __future__ import annotations
@@ -34,20 +33,21 @@ class ScalingConfig(StageConfig):
     """Which small runs are made."""
 
     pretrain: PretrainConfig
-    """The recipe's: what the small runs share, and what the law is to predict."""
+    """The recipe's settings: shared by the small runs, and the run that the law is to predict."""
     depths: tuple[int, ...] = Field((1, 2, 3), min_length=2)
+    """Depths of the runs."""
     steps: tuple[int, ...] = Field(min_length=2)
-    """Lengths of the runs, each at every depth."""
+    """Lengths of the runs in steps; each at every depth."""
 
     @model_validator(mode="after")
     def _enough(self) -> ScalingConfig:
         runs = len(set(self.depths)) * len(set(self.steps))
         if runs < 6:
-            raise ValueError(f"a law of five numbers needs six runs, and {runs} are asked for")
+            raise ValueError(f"a law with five parameters needs six runs, got {runs}")
         return self
 
     def small(self, depth: int, steps: int) -> PretrainConfig:
-        """The settings of one run."""
+        """The settings of one small run."""
         whole = self.pretrain
         width = None if whole.model.width is None else HEAD_WIDTH * depth
         return whole.model_copy(
@@ -98,7 +98,7 @@ class Scaling(Stage[ScalingConfig]):
 
 
 def forecast(points: list[Point]) -> Interval | None:
-    """What the other runs say of the largest one; None where too few are left."""
+    """Prediction of the largest run from the others; None if too few are left."""
     largest = max(points, key=lambda point: point.parameters * point.tokens)
     others = [point for point in points if point is not largest]
     if len(others) < 6:
@@ -107,7 +107,7 @@ def forecast(points: list[Point]) -> Interval | None:
 
 
 def draw(path: Path, fitted: FittedLaw) -> None:
-    """The runs' losses over their tokens, one curve of the law a size."""
+    """Plot the runs' losses over their tokens, with the law's curve for each size."""
     import matplotlib as mpl
 
     from headwater.llm.evaluation.plots import STYLE

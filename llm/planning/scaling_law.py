@@ -1,9 +1,9 @@
 """How the loss falls with parameters N and tokens D: L(N, D) = E + A / N^α + B / D^β.
 
 Form and fit are those of Hoffmann et al. 2022 (Chinchilla, section 3.3 and appendix D.2): Huber loss with
-δ = 0.001 on the difference of logarithms, minimised from many starts (by Levenberg-Marquardt, which takes a
-twentieth of L-BFGS's time). The interval of a prediction comes from refits to the law's own values with the
-residuals dealt out anew (bootstrap of residuals), since a handful of runs cannot spare any of them.
+δ = 0.001 on the difference of logarithms, minimised from many starts (with Levenberg-Marquardt, 20 times
+faster here than L-BFGS). Prediction intervals come from a residual bootstrap: refits to the law's own values
+plus resampled residuals, because a handful of runs cannot spare any.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 
 DELTA = 1e-3
 STARTS = tuple(itertools.product((0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (-1.0, 0.5), (0.3, 0.7), (0.3, 0.7)))
-"""Of log A, log B, log E, α, β."""
+"""Starting points for log A, log B, log E, α, β."""
 STEPS = 200
 EXPONENTS = (0.01, 2.0)
-"""Between which α and β are looked for."""
+"""Bounds of α and β."""
 REFITS = 100
 CHINCHILLA = 20.0
-"""Tokens a parameter that Hoffmann et al. 2022 found best at every budget, about."""
+"""Approximate compute-optimal tokens per parameter (Hoffmann et al. 2022)."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """Its five numbers; the loss is in whatever unit was fitted."""
+    """The law's five parameters; the loss is in the unit that was fitted."""
 
     e: float
     a: float
@@ -43,7 +43,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Interval:
-    """A prediction, and where nine of ten refits put it."""
+    """A prediction, and the interval that contains nine of ten refits."""
 
     mean: float
     low: float
@@ -52,7 +52,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Point:
-    """What one run came to."""
+    """The result of one run."""
 
     parameters: float
     tokens: float
@@ -61,23 +61,23 @@ class Point:
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law with the refits that tell how sure it is."""
+    """A law with the refits that measure its uncertainty."""
 
     law: Law
     refits: tuple[Law, ...]
     spread: float
-    """Standard deviation of the runs about the law, of log loss."""
+    """Standard deviation of the runs' log loss about the law."""
     points: tuple[Point, ...]
 
     def predict(self, parameters: float, tokens: float) -> Interval:
         losses = np.array([law.loss(parameters, tokens) for law in self.refits])
         low, high = np.quantile(losses, (0.05, 0.95))
-        noise = math.exp(1.645 * self.spread)  # a run scatters about its law besides
+        noise = math.exp(1.645 * self.spread)  # plus a run's own scatter about the law
         mean = self.law.loss(parameters, tokens)
         return Interval(mean, min(mean, float(low)) / noise, max(mean, float(high)) * noise)
 
     def reach(self, parameters: float, tokens: float) -> float:
-        """How many times further this is than the furthest run, in FLOPs (6ND)."""
+        """FLOPs (6ND) relative to the largest run."""
         return parameters * tokens / max(point.parameters * point.tokens for point in self.points)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,16 +94,16 @@ class FittedLaw:
 
 
 def fit(points: Sequence[Point], *, refits: int = REFITS, seed: int = 0) -> FittedLaw:
-    """The law of some runs, at least six of them, that differ in parameters and in tokens."""
+    """Fit the law to six or more runs that differ in parameters and tokens. Raises ValueError for fewer."""
     if len(points) < 6 or len({p.parameters for p in points}) < 2 or len({p.tokens for p in points}) < 2:
-        raise ValueError("a law of five numbers needs six runs of two sizes and two lengths")
+        raise ValueError("a law with five parameters needs six runs, of two sizes and two lengths")
     sizes, tokens, losses = (
         np.log([getattr(p, n) for p in points]) for n in ("parameters", "tokens", "loss")
     )
     best = _best(sizes, tokens, losses, STARTS)
     fitted = _logs(best, sizes, tokens)
     residuals = losses - fitted
-    freedom = math.sqrt(len(points) / (len(points) - 5))  # five numbers have taken their share of the scatter
+    freedom = math.sqrt(len(points) / (len(points) - 5))  # degrees of freedom after five parameters
     generator = np.random.default_rng(seed)
     laws = []
     for _ in range(refits):
@@ -127,7 +127,7 @@ def _logs(numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray) -> np.ndar
 def _best(
     sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray, starts: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """log A, log B, log E, α, β: the lowest place that is reached from any start."""
+    """log A, log B, log E, α, β: the best minimum over all starts."""
     reached = [_descend(np.array(start), sizes, tokens, losses) for start in starts]
     return min(reached, key=lambda place: place[0])[1]
 
@@ -135,7 +135,7 @@ def _best(
 def _descend(
     numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Levenberg-Marquardt on the Huber loss, its weights renewed at every step; exponents by their logs."""
+    """Levenberg-Marquardt on the Huber loss, reweighted at every step; exponents in log space."""
     numbers = numbers.copy()
     numbers[3:] = np.log(numbers[3:])
     value, residuals, slopes = _huber(numbers, sizes, tokens, losses)
@@ -147,7 +147,7 @@ def _descend(
         there = numbers - np.clip(np.linalg.lstsq(curvature + steep, slope, rcond=None)[0], -2, 2)
         there[3:] = np.clip(there[3:], *np.log(EXPONENTS))
         tried = _huber(there, sizes, tokens, losses)
-        if tried[0] < value:  # not so where it is not a number
+        if tried[0] < value:  # false for NaN
             done = value - tried[0] < 1e-12 * value
             numbers, (value, residuals, slopes), damping = there, tried, max(damping / 5, 1e-12)
             if done:
@@ -163,7 +163,7 @@ def _descend(
 def _huber(
     numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """The loss that is minimised, the residuals [n], and what they change by [n, 5]."""
+    """The loss, the residuals [n], and their Jacobian [n, 5]."""
     a, b, e = numbers[:3]
     with np.errstate(over="ignore", invalid="ignore"):
         alpha, beta = np.exp(numbers[3:])
