@@ -1,8 +1,8 @@
 """The dpo stage: direct preference optimisation of the SFT model.
 
-Its pairs are those that the reward model learns from. What the SFT model itself gives every answer is
-computed once, before training, and lies beside the encoded pairs: no second model sits in memory, and it is
-the same for any number of workers.
+It learns from the same pairs as the reward model. The SFT model's log-probability of every answer is computed
+once before training and stored next to the encoded pairs: training needs no second model in memory, and the
+values do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIDES = ("chosen", "rejected")
 COLUMNS = ("prompt", *SIDES)
 REFERENCE = "reference"
 PAIRS_PER_UNIT = 512
-"""Pairs that a worker gives reference log-probabilities to at a time."""
+"""Pairs per unit of work when computing reference log-probabilities."""
 
 
 class DpoConfig(PairConfig, FineTuneConfig):
@@ -45,11 +45,11 @@ class DpoConfig(PairConfig, FineTuneConfig):
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     beta: float = 0.1
-    """How dearly the model pays for leaving the SFT model: small, it may go far."""
+    """Strength of the pull towards the SFT model: lower values let the model move further away."""
 
 
 class AnswerBatches:
-    """What `PreferenceOptimisation` learns from; both sides are padded to one width."""
+    """Batches for `PreferenceOptimisation`; both answers are padded to one width."""
 
     def __init__(self, output: Artifact, split: str, batch: int, seed: int, pad_id: int) -> None:
         self.pairs, self.reference = (
@@ -75,12 +75,12 @@ class AnswerBatches:
         return {}
 
     def describe(self, step: int) -> list[str]:
-        """What the pairs of a step's global batch were made from, one line each."""
+        """One line per pair of a step's global batch: what it was made from."""
         return describe_examples(self.pairs, self.plan.indices(step))
 
 
 def answer_arrays(pairs: EncodedExamples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """`chosen`, `rejected` [B, L]: prompt and answer; and their masks [B, L], 1 on the answers."""
+    """`chosen`, `rejected` [B, L]: prompt and answer; their masks [B, L]: 1 on answer tokens."""
     prompts = pairs.gather("prompt", indices)
     ids, masks = [], []
     for side in SIDES:
@@ -98,9 +98,9 @@ def answer_arrays(pairs: EncodedExamples, indices: np.ndarray, pad_id: int) -> d
 
 
 class ReferenceScorer:
-    """Unit worker: some pairs of a file → each answer's log-probability under the SFT model.
+    """Unit worker: pairs of a file → each answer's log-probability (nats) under the SFT model.
 
-    In the precision of training, so that the model's first log-ratios are none.
+    Computed in the training precision, so that the model's initial log-ratios are zero.
     """
 
     def __init__(self, config: DpoConfig, sft: Folder, output: Artifact, pad_id: int) -> None:
@@ -151,7 +151,7 @@ class HeldoutPairs:
         for start in range(0, self.count, stride):
             first = start + worker.rank * self.micro_batch
             wanted = np.arange(first, min(first + self.micro_batch, self.count))
-            # Every rank makes every pass (ZeRO-3 gathers in it): one without pairs makes it over the last.
+            # Every rank must make every pass (ZeRO-3 gathers in it): without pairs left it repeats the last.
             rows = wanted if wanted.size else np.array([self.count - 1])
             arrays = self.batches.arrays(rows)
             batch = {key: torch.from_numpy(value).to(worker.device) for key, value in arrays.items()}
@@ -178,7 +178,7 @@ class Dpo(PairStage[DpoConfig]):
         counts: dict[str, int] = output.read_json("pairs.json")
         if not sum(count for name, count in counts.items() if name.startswith("train/")):
             raise HeadwaterError(
-                "there is no pair to learn from",
+                "there are no preference pairs",
                 where="dpo",
                 fix="raise `corpus_pairs`, `model_pairs` or `max_length`, or rank answers at the endpoint",
             )
@@ -216,7 +216,7 @@ class Dpo(PairStage[DpoConfig]):
         last = history[-1]
         session.say(
             f"{len(train.pairs):,} pairs; loss {history[0]['loss']:.3f} → {last['loss']:.3f}, "
-            f"right on {last.get('heldout_accuracy', float('nan')):.0%} of held-out pairs"
+            f"accuracy {last.get('heldout_accuracy', float('nan')):.0%} on held-out pairs"
         )
         return {
             "pairs": counts,
@@ -227,9 +227,9 @@ class Dpo(PairStage[DpoConfig]):
 
 
 def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
-    """Ids of the prompt and of both answers, each with its end of turn; None where both do not fit.
+    """Ids of the prompt and both answers, each with its end of turn; None if they do not fit `max_length`.
 
-    Both answers follow the same prompt: it is shortened to leave room for the longer one.
+    Both answers share one prompt, shortened to leave room for the longer answer.
     """
     encoded: dict[str, list[int]] = {}
     for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
@@ -238,12 +238,12 @@ def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[st
     room = max_length - max(map(len, encoded.values()))
     try:
         return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}
-    except HeadwaterError:  # no room even with every message of the prompt empty
+    except HeadwaterError:  # too long even with an empty prompt
         return None
 
 
 def _units(counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Named so that the files of a folder sort as those of the pairs do."""
+    """Units named so that their files sort like those of the pairs."""
     for name, count in counts.items():
         for start in range(0, count, PAIRS_PER_UNIT):
             unit = f"{name.replace('/', '-')}-{start:09d}"

@@ -30,20 +30,20 @@ from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 
 SEED = 20_000_003
-"""Of the answers that are measured; apart from any seed that training draws with."""
+"""Seed of the measured answers; differs from all training seeds."""
 
 
 class EvaluateConfig(StageConfig):
-    """Settings of the final measurements."""
+    """Settings of the final evaluation."""
 
     heldout_prompts: int = 128
     """Held-out headline prompts answered before and after RL."""
     answers: int = 2
-    """Answers sampled to each of them."""
+    """Answers sampled per prompt. More reduce the noise of the mean reward."""
     pairs: int = 400
-    """Held-out preference pairs of each kind, for the reward model's accuracy."""
+    """Held-out preference pairs of each kind for the reward model's accuracy."""
     samples: int = 8
-    """Answers shown on the card, taken greedily."""
+    """Greedy answers shown on the report card."""
 
 
 class Evaluate(Stage[EvaluateConfig]):
@@ -79,12 +79,12 @@ class Evaluate(Stage[EvaluateConfig]):
         means = [answers[when]["means"]["reward"] for when in ("before", "after")]
         session.say(
             f"reward on held-out prompts {means[0]:.3f} before RL, {means[1]:.3f} after; "
-            f"reward model right on {_percentages(measured['reward_accuracy'])} of held-out pairs"
+            f"reward model accuracy {_percentages(measured['reward_accuracy'])} on held-out pairs"
         )
         return measured
 
     def _answers(self, inputs: Mapping[str, Artifact], session: Session) -> dict[str, dict[str, Any]]:
-        """Sampled and greedy answers of the policy before and after RL, to the same held-out prompts."""
+        """Sampled and greedy answers to the same held-out prompts, before and after RL."""
         import ray
 
         config, rl = self.config, _rl_config(inputs["rl"])
@@ -143,13 +143,13 @@ class Evaluate(Stage[EvaluateConfig]):
 
 
 def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> float:
-    """On the validation rows, with documents kept apart if they were in pretraining."""
+    """Bits per byte of the validation rows, with documents separated if they were in pretraining."""
     import torch
 
     from headwater.llm.model.build import saved_model
 
     torch.set_num_threads(1)
-    device = torch.device("cpu")  # no GPU is reserved for this task, though one may be visible
+    device = torch.device("cpu")  # this task has no GPU reserved, even if one is visible
     manifest = pretrain.manifest()
     assert manifest is not None, f"{pretrain.location} is an input, so it has finished"
     separate = PretrainConfig.model_validate(manifest.config).separate_documents
@@ -158,7 +158,7 @@ def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> flo
 
 
 def _pair_accuracies(reward: Artifact, limit: int) -> dict[str, float]:
-    """Share of held-out pairs ordered rightly, by kind (one file a kind)."""
+    """Share of held-out pairs ordered correctly, by kind (one file per kind)."""
     import torch
 
     from headwater.llm.model.build import reward_model
@@ -227,7 +227,7 @@ def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> li
         measures.Metric(
             "total reward",
             after["reward"],
-            meaning="What RL maximises: the weighted sum of the two above, less the KL penalty.",
+            meaning="What RL maximises: the weighted sum of the two above, minus the KL penalty.",
             baseline=before["reward"],
             baseline_name="before RL",
         )

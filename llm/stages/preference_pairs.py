@@ -1,8 +1,7 @@
-"""The preference pairs that a run learns from, by where they come from.
+"""The preference pairs that the reward model and DPO learn from, by source.
 
-The reward model and DPO learn from the same ones: from the corpus (the true headline against another
-article's), from the model (the true headline against the fine-tuned model's own) and from the rankings
-that people left in the store.
+Sources are the corpus (the true headline against another article's), the model (the true headline against the
+fine-tuned model's own) and the rankings that people left in the store.
 """
 
 from __future__ import annotations
@@ -22,18 +21,22 @@ from headwater.llm.inference import Sampling, pool
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
-"""Held-out pairs with the model's own headlines, for each that is trained on."""
+"""Held-out pairs with the model's own headlines per training pair."""
 
 
 class PairConfig(TrainConfig):
     """Settings of a stage that learns from preference pairs."""
 
     corpus_pairs: int = 10_000
-    """At most so many articles whose true headline stands against another article's; 0 for none."""
+    """Maximum number of pairs of an article's headline against another article's; 0 for none."""
     model_pairs: int = 512
-    """Prompts for which the model's own headline is the rejected one; 0 for none."""
+    """Number of pairs of an article's headline against the model's own; 0 for none."""
     rankings: bool = True
-    """Learn from what people ranked at the endpoint, too."""
+    """Also learn from the rankings that people made at the endpoint."""
+    max_length: int = 320
+    """Maximum tokens of prompt and answer; longer prompts are shortened."""
+    max_new_tokens: int = 32
+    """Maximum tokens of a headline that the model writes for a pair."""
     max_length: int = 320
     max_new_tokens: int = 32
 
@@ -42,7 +45,7 @@ P = TypeVar("P", bound=PairConfig)
 
 
 class PairStage(Stage[P]):
-    """A stage that learns from them: its inputs, and what else it depends on."""
+    """A stage that learns from preference pairs: its inputs and other dependencies."""
 
     inputs = ("clean", "tokenizer", "sft")
     runtime_fields = RUNTIME_FIELDS
@@ -58,7 +61,7 @@ def write_pairs(
     encode: Callable[[Preference], Example | None],
     columns: tuple[str, ...],
 ) -> dict[str, int]:
-    """Encode all pairs into one file a kind; what has no encoding is left out. Returns the pairs of each."""
+    """Encode all pairs into one file per kind, omitting those that do not fit. Returns the pairs per kind."""
     counts = {}
     for name, pairs in kinds.items():
         encoded = [(example, pair.origins) for pair in pairs if (example := encode(pair))]
@@ -72,7 +75,7 @@ def write_pairs(
 def gather_pairs(
     config: PairConfig, clean: Artifact, sft: Artifact, tokenizer: Any, session: Session
 ) -> dict[str, list[Preference]]:
-    """`train/<kind>` and `heldout/<kind>` → pairs; what is held out is never trained on."""
+    """`train/<kind>` and `heldout/<kind>` → pairs; held-out documents are never trained on."""
     documents = list(iter_documents(clean))
     kinds: dict[str, list[Preference]] = {}
     for split in ("train", "heldout"):

@@ -35,26 +35,26 @@ class PretrainConfig(TrainConfig):
 
     model: ModelConfig = ModelConfig()
     separate_documents: bool = False
-    """Attention does not cross from one document of a row to the next, and positions begin anew with each;
-    bits per byte are measured in the same way. Off, the model sees what stands before in the row."""
+    """Restrict attention to each document of a row, and restart positions at its start; also in evaluation.
+    Off: the model attends to everything earlier in the row."""
     z_loss: float = Field(0.0, ge=0)
-    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
+    """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Weight of each corpus of `tokenize.corpora` in the batches, up to a common factor; one that is not
-    named is left out. Empty: every row counts alike."""
+    """Relative weight of each corpus of `tokenize.corpora` in the batches; corpora without a weight are
+    omitted. Empty: every row counts the same."""
 
     sequence_parallel: int = Field(1, ge=1)
-    """Workers that share each row, for rows too long for the memory of one (`llm/sequence.py`)."""
+    """Workers that share each row: for rows too long for one worker's memory."""
 
     tensor_parallel: int = Field(1, ge=1)
-    """Workers that share every layer, for models too wide for one (`llm/tensor.py`)."""
+    """Workers that share every layer: for models too wide for one worker's memory."""
 
     @model_validator(mode="after")
     def _rows_are_shared_whole(self) -> PretrainConfig:
         if self.sequence_parallel > 1 and self.tensor_parallel > 1:
-            raise ValueError("sequence_parallel and tensor_parallel are not to be had together")
+            raise ValueError("sequence_parallel and tensor_parallel cannot be combined")
         if self.sequence_parallel > 1 and self.separate_documents:
-            raise ValueError("sequence_parallel sees no borders of documents: leave out separate_documents")
+            raise ValueError("sequence_parallel cannot separate documents: remove separate_documents")
         return self
 
     def sequence_parallel_size(self) -> int:
@@ -67,8 +67,8 @@ class PretrainConfig(TrainConfig):
 class RowBatches:
     """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
 
-    With `separate_documents` also `positions` [B, L], by which no document sees another. Where rows are cut
-    into stretches, `ids` and `mask` are this worker's stretch and `positions` where it lies.
+    With `separate_documents` also `positions` [B, L], which count within documents. With sequence parallelism
+    `ids` and `mask` are this worker's stretch, `positions` its positions.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class RowBatches:
         return {}
 
     def describe(self, step: int) -> list[str]:
-        """The documents in a step's global batch: id, shard, row, and where in the row."""
+        """The documents in a step's global batch: id, shard, row, and token range."""
         return [str(document) for document in row_documents(self.rows, self.plan, step)]
 
 
 def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
-    """Raises HeadwaterError where workers cannot share rows or layers as the recipe says."""
+    """Raises HeadwaterError if workers cannot share rows or layers as configured."""
     shape = shape_of(config.model, rows.vocab_size)
     sizes: dict[str, Any] = {"workers": config.workers, "elastic": config.min_workers is not None}
     sizes |= {"batch": config.batch, "micro_batch": config.micro_batch}
@@ -116,13 +116,13 @@ def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
 
 
 def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | MixtureOrder:
-    """Which rows each step takes."""
+    """The order of rows: shuffled, or mixed by `mixture`. Raises HeadwaterError for an unknown corpus."""
     if not config.mixture:
         return ShuffledOrder(len(rows), config.batch, config.seed)
     unknown = config.mixture.keys() - rows.corpora.keys()
     if unknown:
         raise HeadwaterError(
-            f"no corpus of the name {', '.join(sorted(unknown))}",
+            f"there is no corpus named {', '.join(sorted(unknown))}",
             where=rows.artifact.location,
             fix=f"`tokenize.corpora` names {', '.join(rows.corpora) or 'none'}",
         )
@@ -136,7 +136,7 @@ def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | Mixt
 
 
 def epochs(plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
-    """Metrics: passes over the rows, and over each corpus of a mixture."""
+    """Metrics: passes over all rows, and over each corpus of a mixture."""
     passes = {"epochs": config.steps * config.batch / len(rows)}
     if isinstance(plan, MixtureOrder):
         chosen = [name for name in rows.corpora if name in config.mixture]
@@ -145,10 +145,10 @@ def epochs(plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: Pretrain
 
 
 class Comparison(Protocol):
-    """A plan that is held against the finished run."""
+    """A plan to compare with the finished run."""
 
     def beside(self, history: Sequence[dict[str, float]], seconds: float | None) -> list[dict[str, Any]]:
-        """Rows for the report. `seconds` is the stage's wall time, None for a resumed run."""
+        """Rows for the report. `seconds` is the stage's wall-clock time, None for a resumed run."""
         ...
 
 
@@ -158,7 +158,7 @@ class Pretrain(Stage[PretrainConfig]):
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS
     compare_with_plan: Callable[..., Comparison] | None = None
-    """Makes a plan beside the run; the front door sets `planning.plan_report.PlanAhead`."""
+    """Makes a plan during the run; the front door sets `planning.plan_report.PlanAhead`."""
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -196,7 +196,7 @@ class Pretrain(Stage[PretrainConfig]):
         seconds = None if goes_on else time.monotonic() - began
         final = history[-1]["bits_per_byte"]
         session.say(
-            f"loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f} nats a token; "
+            f"loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f} nats per token; "
             f"validation {final:.3f} bits per byte (a unigram model: {unigram:.3f})"
         )
         return {

@@ -28,10 +28,11 @@ class RewardConfig(PairConfig):
     """Settings of the reward model."""
 
     learning_rate: float = 3e-4
+    """Peak learning rate of AdamW."""
 
 
 class PairBatches:
-    """`chosen`, `rejected` [B, L] and their masks; both sides are padded to one length."""
+    """`chosen`, `rejected` [B, L] and their masks [B, L]; both are padded to one length."""
 
     def __init__(self, examples: EncodedExamples, batch: int, seed: int, pad_id: int) -> None:
         self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
@@ -46,7 +47,7 @@ class PairBatches:
         return {}
 
     def describe(self, step: int) -> list[str]:
-        """What the pairs of a step's global batch were made from, one line each."""
+        """One line per pair of a step's global batch: what it was made from."""
         return describe_examples(self.examples, self.plan.indices(step))
 
 

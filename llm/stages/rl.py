@@ -1,9 +1,8 @@
-"""The rl stage: GRPO against the reward model plus a verifiable reward, with a KL leash to where it started.
+"""The rl stage: GRPO on the reward model's score plus a verifiable reward, with a KL penalty.
 
-The learner is the one trainer of all stages; its batches are rollouts. Each step publishes the
-weights, has the rollout workers sample a group of answers to each of the step's prompts, turns
-their rewards into advantages and takes one clipped policy step. Prompts and seeds are functions of
-the step, so a restart from a checkpoint goes on with the prompts it would have had.
+The learner is the training loop of all stages; its batches are rollouts. Each step publishes the weights, has
+the rollout workers sample a group of answers per prompt, computes advantages from their rewards and takes one
+clipped policy step. Prompts and seeds are functions of the step: a resumed run uses the same prompts.
 """
 
 from __future__ import annotations
@@ -36,38 +35,47 @@ HELDOUT_SEED = 1 << 20
 
 
 class RlConfig(FineTuneConfig):
-    """Settings of reinforcement learning. `batch` counts sampled answers: prompts × group."""
+    """Settings of reinforcement learning."""
 
     learning_rate: float = 1e-4
+    """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "constant"
     weight_decay: float = 0.0
     batch: int = 64
+    """Sampled answers per step: prompts × `group`."""
     group: int = 8
-    """Answers sampled to each prompt, compared with each other."""
+    """Answers sampled per prompt and compared with each other. Larger groups give less noisy advantages."""
     advantage: Literal["grpo", "rloo"] = "grpo"
+    """Advantage estimator: `grpo` normalises by the group's deviation, `rloo` subtracts the others' mean."""
     kl: float = 0.05
-    """Weight of the KL penalty towards the model that RL starts from."""
+    """Weight of the KL penalty towards the initial model. Raise it if answers degenerate."""
     policy_clip: float = 0.2
+    """PPO's clip range of the probability ratio."""
     temperature: float = 1.0
+    """Sampling temperature of the answers."""
     max_new_tokens: int = 32
+    """Maximum tokens of an answer."""
     reward_model_weight: float = 1.0
-    """What a point of the reward model's score counts."""
+    """Weight of the reward model's score in the reward."""
     verifier_weight: float = 2.0
-    """What the verifier's whole score (0 to 1) counts."""
+    """Weight of the verifier's score (0 to 1) in the reward."""
     rollout_workers: int = 2
+    """Number of workers that sample answers."""
     cpus_per_rollout_worker: float = 0.5
+    """CPUs reserved per rollout worker."""
     gpus_per_rollout_worker: float = 0.0
+    """GPUs reserved per rollout worker; 0 samples on the CPU."""
     heldout_prompts: int = 64
     """Held-out prompts whose reward is measured every `evaluate_every` steps."""
 
 
 def total_reward(rollouts: Rollouts, config: RlConfig) -> np.ndarray:
-    """[samples] what the policy is trained to raise."""
+    """[samples] the reward that the policy is trained to maximise."""
     return config.reward_model_weight * rollouts.model_rewards + config.verifier_weight * rollouts.verified
 
 
 class RolloutBatches:
-    """The learner's batch source: publishes weights, asks its rollout workers, computes advantages."""
+    """The learner's batch source: publishes weights, collects rollouts, computes advantages."""
 
     def __init__(
         self,
@@ -101,11 +109,11 @@ class RolloutBatches:
         return self.last
 
     def describe(self, step: int) -> list[str]:
-        """The documents of the prompts that a step's answers were sampled to."""
+        """The documents of the prompts of a step's answers."""
         return [self.tasks[i].document_id for i in self.plan.indices(step)]
 
     def evaluate(self, worker: Worker) -> dict[str, float]:
-        """Reward on this rank's share of the held-out prompts, one answer each, the same draws each time."""
+        """Reward on this rank's share of the held-out prompts: one answer each, with fixed seeds."""
         mine = self.heldout[worker.rank :: worker.world_size]
         rollouts = self._rollout(mine, 1, HELDOUT_SEED + worker.rank, len(worker.history) + 1)
         return self._means(rollouts, total_reward(rollouts, self.config), "heldout_")
@@ -139,7 +147,7 @@ class Rl(Stage[RlConfig]):
     name = "rl"
     inputs = ("clean", "tokenizer", "sft", "reward")
     optional_inputs = ("dpo",)
-    # Each learner draws its own share of the answers: another number of them draws others.
+    # Each learner samples its own share of the answers: their number changes the samples.
     runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
     off_fields = OFF_FIELDS
 
@@ -147,15 +155,15 @@ class Rl(Stage[RlConfig]):
         config = self.config
         if config.batch % (config.group * config.workers):
             raise HeadwaterError(
-                f"rl.batch {config.batch} is not a multiple of group x workers "
-                f"({config.group} x {config.workers})",
-                fix="choose a batch that is",
+                f"rl.batch {config.batch} is not a multiple of group × workers "
+                f"({config.group} × {config.workers})",
+                fix="choose a multiple",
             )
         if config.min_workers is not None:
             raise HeadwaterError(
-                "rl has a fixed number of learners: what is sampled depends on it",
+                "rl needs a fixed number of learners: samples depend on it",
                 where="rl.min_workers",
-                fix="leave it out; a lost learner is replaced when there is room for it",
+                fix="remove it; a lost learner is replaced when there is room",
             )
         tokenizer = Folder(inputs["tokenizer"], "tokenizer")
         documents = list(iter_documents(inputs["clean"]))
@@ -205,7 +213,7 @@ class Rl(Stage[RlConfig]):
 
 
 def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
-    """What RL starts from and is held to: the dpo stage's model where there is one, else the sft stage's."""
+    """The initial policy and KL reference: the dpo stage's model if there is one, else the sft stage's."""
     return inputs.get("dpo", inputs["sft"])
 
 
@@ -216,7 +224,7 @@ def start_rollout_workers(
     *,
     policy: Artifact | None = None,
 ) -> tuple[Any, list[Any]]:
-    """The weight board and the rollout workers; they outlive a restart of the learner."""
+    """The weight board and the rollout workers; they survive a restart of the learner."""
     import ray
 
     session.ray()

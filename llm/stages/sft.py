@@ -1,4 +1,4 @@
-"""The sft stage: conversations, the loss on the assistant's tokens alone."""
+"""The sft stage: fine-tuning on conversations, with the loss on the assistant's tokens only."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class SftConfig(FineTuneConfig):
 
     learning_rate: float = 1e-3
     z_loss: float = Field(0.0, ge=0)
-    """Weight of log²Z beside the cross-entropy (PaLM's is 1e-4); 0 for none."""
+    """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
-    """Conversations to make from the cleaned documents that are not held out."""
+    """Kinds of conversations to make from the cleaned documents that are not held out."""
     files: tuple[str, ...] = ()
-    """JSONL files of `{"messages": […]}` to learn from as well (path or s3://; .gz, .zst)."""
+    """Additional JSONL files of `{"messages": […]}` (path or s3://; .gz, .zst)."""
     max_length: int = 320
-    """Tokens of a conversation; a longer one loses the middle of its longest prompt."""
+    """Maximum tokens of a conversation; longer ones lose the middle of their longest prompt."""
 
 
 class ConversationEncoder:
-    """Unit worker: one part of the corpus, or one JSONL file, to encoded conversations."""
+    """Unit worker: encodes the conversations of one part of the corpus, or of one JSONL file."""
 
     def __init__(self, config: SftConfig, clean: Artifact, tokenizer: Folder, output: Artifact) -> None:
         self.config, self.clean, self.output = config, clean, output
@@ -96,12 +96,12 @@ class ConversationBatches:
         return {}
 
     def describe(self, step: int) -> list[str]:
-        """What the conversations of a step's global batch were made from, one line each."""
+        """One line per conversation of a step's global batch: what it was made from."""
         return describe_examples(self.examples, self.plan.indices(step))
 
 
 class Heldout:
-    """Loss a token on the held-out conversations (the first `limit`)."""
+    """Loss per token on the held-out conversations (the first `limit`)."""
 
     def __init__(self, examples: EncodedExamples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
         self.examples, self.micro_batch, self.pad_id = examples, micro_batch, pad_id

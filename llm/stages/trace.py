@@ -1,6 +1,6 @@
-"""What a training stage read in a step, and in which steps it read a document, whichever stage it is.
+"""Which documents a training stage read in a step, and in which steps it read a document.
 
-Everything is computed from the settings and the stage's inputs, so an unfinished run can be asked as well.
+Everything is computed from the settings and the stage's inputs: it also works for unfinished runs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from headwater.llm.stages.pretrain import PretrainConfig, batch_order
 
 @dataclass(frozen=True)
 class Part:
-    """What one origin (a document, a line of a file, a ranking) gave to one row of a batch."""
+    """What one origin (a document, a line of a file, a ranking) contributed to one row of a batch."""
 
     place: int
-    """The row's in the batch, from 0."""
+    """Index of the row in the batch, from 0."""
     origin: str
-    """A document's id, `FILE:LINE` of given conversations, or the file of a ranking."""
+    """A document id, `FILE:LINE` of given conversations, or the file of a ranking."""
     where: str
-    """The row: its shard and number, or the number of the example."""
+    """The row: shard and number, or the number of the example."""
     span: str = ""
-    """Where in the row."""
+    """Token range within the row."""
 
 
 class Reading(Protocol):
@@ -41,7 +41,7 @@ class Reading(Protocol):
     def parts(self, step: int) -> list[Part]: ...
 
     def visits(self, origin: str, steps: int) -> list[tuple[Visit, str]]:
-        """When the first `steps` steps read it, in order, and in which row."""
+        """The visits of the first `steps` steps to it, in order, each with the row."""
         ...
 
 
@@ -83,7 +83,7 @@ class ExampleReading:
 
 
 class TaskReading:
-    """Prompts of documents, to which answers are sampled (rl)."""
+    """Prompts made from documents, with sampled answers (rl)."""
 
     def __init__(self, documents: list[str], plan: BatchOrder) -> None:
         self.documents, self.plan = documents, plan
@@ -106,7 +106,7 @@ def _rows(config: PretrainConfig, inputs: Mapping[str, Artifact], output: Artifa
 def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
     if not output.files("train", ".arrow"):
         raise HeadwaterError(
-            "the stage has not written its examples yet", where=output.location, fix="start it first"
+            "the stage has not written its examples yet", where=output.location, fix="start the stage first"
         )
     examples = EncodedExamples(output, "train")
     return ExampleReading(examples, ShuffledOrder(len(examples), config.batch, config.seed))
@@ -124,11 +124,11 @@ READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] 
     "reward": _examples,
     "rl": _tasks,
 }
-"""Stage → what it reads, from its settings, inputs and output."""
+"""Stage → its reading, from settings, inputs and output."""
 
 
 def reading(stage: str, config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
-    """Raises HeadwaterError for a stage that does not train, or has not come so far."""
+    """Raises HeadwaterError for a stage that does not train, or has not written its examples yet."""
     check_stage(stage)
     return READINGS[stage](config, inputs, output)
 
@@ -136,12 +136,12 @@ def reading(stage: str, config: Any, inputs: Mapping[str, Artifact], output: Art
 def check_stage(stage: str) -> None:
     """Raises HeadwaterError for a stage that does not train."""
     if stage not in READINGS:
-        raise HeadwaterError(
-            f"{stage} does not train in steps", fix=f"one of {', '.join(READINGS)} can be traced"
-        )
+        raise HeadwaterError(f"{stage} does not train in steps", fix=f"choose one of {', '.join(READINGS)}")
 
 
 def check_step(step: int, steps: int) -> None:
     """Raises HeadwaterError for a step that the run does not have."""
     if not 0 <= step < steps:
-        raise HeadwaterError(f"no step {step} in a run of {steps}", fix=f"steps are 0 to {steps - 1}")
+        raise HeadwaterError(
+            f"step {step} is not in this run of {steps} steps", fix=f"choose a step from 0 to {steps - 1}"
+        )

@@ -127,7 +127,7 @@ def test_a_finished_artifact_is_traced_by_its_manifest_alone(recipe: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("step", "12"), "no step 12 in a run of 12.*0 to 11"),
+        (("step", "12"), "step 12 is not in this run of 12 steps.*0 to 11"),
         (("step", "0", "--stage", "clean"), "clean does not train"),
         (("step", "0", "--stage", "sft"), "pretrain has not finished"),
         (("document", f"url-{DOCUMENTS - 1}"), "held out for validation"),

@@ -198,5 +198,5 @@ def test_sizes_that_cannot_be_shared_out_are_refused_before_anything_starts() ->
             tensor.check(2, shape, **(fits | changed))
     with pytest.raises(HeadwaterError, match="2 heads cannot be split evenly; 2 key/value heads"):
         tensor.check(4, shape, **fits)
-    with pytest.raises(ValueError, match="not to be had together"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         PretrainConfig(sequence_parallel=2, tensor_parallel=2)
