@@ -27,11 +27,11 @@ MEANINGS = {
     "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
     "log-probability more than the other's.",
     "reward": "Mean score of the reward model over answers to held-out prompts.",
-    "verifiable_reward": "Mean of the reward that is computed, not learnt, over answers to held-out prompts.",
+    "verifiable_reward": "Mean of the verifier's reward over answers to held-out prompts.",
     "kl": "How far the policy has moved from the SFT model, in nats per token.",
     "parameters": "Trained weights of the model.",
-    "mfu": "FLOPs that the model needs over what its workers' matrix products could reach in pretraining, "
-    "median of the steps.",
+    "mfu": "Model FLOPs in pretraining as a share of the peak of the workers' matrix products, median of the "
+    "steps.",
     "documents_kept": "Documents left after cleaning.",
 }
 

@@ -113,7 +113,7 @@ def rankings_fingerprint(store: Store) -> dict[str, Any]:
 
 def _to_preference(ranking: Any) -> Preference:
     if not isinstance(ranking, dict):
-        raise HeadwaterError("not an object")
+        raise HeadwaterError("the ranking is not a JSON object")
     for key in ("chosen", "rejected", "source"):
         if not isinstance(ranking.get(key), str) or not ranking[key].strip():
             raise HeadwaterError(f"`{key}` is not a non-empty string")

@@ -70,7 +70,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError as error:
         raise HeadwaterError("the price list does not exist", where=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise HeadwaterError(f"cannot be read as YAML ({error})", where=str(path)) from error
+        raise HeadwaterError(f"the price list is not readable YAML ({error})", where=str(path)) from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise HeadwaterError(
             "a price list must map GPU names to their values",
@@ -91,7 +91,7 @@ def parse_machine(text: str, table: dict[str, Gpu]) -> Machine:
         raise HeadwaterError(
             f"{text} does not name known GPUs, such as 8xH100",
             where="--gpus",
-            fix=f"{hint}known are {', '.join(table)}; --prices FILE adds more",
+            fix=f"{hint}known GPUs: {', '.join(table)}; --prices FILE adds more",
         )
     name = names[match[2].lower()]
     return Machine(int(match[1] or 1), name, table[name])

@@ -36,9 +36,9 @@ class MixtureOrder(BatchOrder):
     def __post_init__(self) -> None:
         if self.batch < 1 or not self.corpora or not all(self.corpora) or min(self.weights) <= 0:
             raise HeadwaterError(
-                f"a batch of {self.batch} over corpora of {[len(rows) for rows in self.corpora]} rows "
-                f"with weights {list(self.weights)}",
-                fix="give every corpus rows and a weight above 0",
+                f"cannot make batches of {self.batch} rows from corpora of "
+                f"{[len(rows) for rows in self.corpora]} rows with weights {list(self.weights)}",
+                fix="give every corpus rows and a weight above 0, and choose a batch ≥ 1",
             )
 
     def indices(self, step: int) -> np.ndarray:

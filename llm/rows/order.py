@@ -117,7 +117,7 @@ class ShuffledOrder(BatchOrder):
     def __post_init__(self) -> None:
         if self.rows < 1 or self.batch < 1:
             raise HeadwaterError(
-                f"a batch of {self.batch} over {self.rows} rows",
+                f"cannot make batches of {self.batch} rows from {self.rows} rows",
                 fix="give the stage more data, or a batch ≥ 1",
             )
 

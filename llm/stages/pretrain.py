@@ -124,7 +124,7 @@ def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | Mixt
         raise HeadwaterError(
             f"there is no corpus named {', '.join(sorted(unknown))}",
             where=rows.artifact.location,
-            fix=f"`tokenize.corpora` names {', '.join(rows.corpora) or 'none'}",
+            fix=f"choose from `tokenize.corpora`: {', '.join(rows.corpora) or 'none'}",
         )
     chosen = [name for name in rows.corpora if name in config.mixture]
     return MixtureOrder(

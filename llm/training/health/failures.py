@@ -1,6 +1,6 @@
 """Reports failures of training workers, on the user's screen and in the log.
 
-Ray Train restarts a group that lost a worker silently. A `FailureReporter` in its controller reports which
+Ray Train silently restarts a group that lost a worker. A `FailureReporter` in its controller reports which
 rank on which host was lost and why, with how many workers training resumes, and what a run waits for if the
 cluster is too small.
 """
@@ -75,7 +75,7 @@ class FailureReporter(UserCallback):
 
 @contextlib.contextmanager
 def cause_first() -> Iterator[None]:
-    """Delays a rank's connection error until Ray can have seen which worker is gone."""
+    """Delays a rank's connection error so that Ray sees the lost worker first."""
     try:
         yield
     except RuntimeError as error:

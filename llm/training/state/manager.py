@@ -139,8 +139,8 @@ class Checkpoints:
         last = whole[-1] if whole else None
         for name in torn:
             if last is None or int(name.split("_")[1]) > last.step:
-                instead = f"of step {last.step}" if last else "of the beginning"
-                self.worker.say(f"the checkpoint {name} is incomplete: resuming from that {instead}")
+                instead = f"that of step {last.step}" if last else "the beginning"
+                self.worker.say(f"the checkpoint {name} is incomplete: resuming from {instead}")
             self.job.output.delete_folder(f"{FOLDER}/{name}")
         return last
 
