@@ -49,7 +49,7 @@ def afford(
             chosen = best
             rule = f"the lowest loss by the law from {len(law.points)} small runs"
         else:
-            rule += f"; the small runs' law would extrapolate {reach:,.0f} times beyond them"
+            rule += f"; the law of the small runs would extrapolate {reach:,.0f} times beyond them"
     depth, _, tokens = chosen
     batch = max(work.config.batch, BATCH_TOKENS // work.row_length)
     batch = -(-batch // machine.count) * machine.count

@@ -1,5 +1,4 @@
-"""The checkpoints of a running job: written in the background, the newest and the best kept, never half
-valid.
+"""The checkpoints of a running job: written in the background; the newest and the best are kept.
 
 To save a step, training pauses to copy this rank's share to host memory; a thread writes it to the store
 while training continues, and finally writes a note with the number of bytes. When rank 0's thread sees every
@@ -311,8 +310,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def reseed(seed: int, rank: int, step: int) -> None:
-    """Seed a different sequence per rank, restart and number of workers. Only dropout uses it: batches and
-    learning rates do not."""
+    """Seed every random generator, differently per rank and step. Dropout uses them; batches and learning
+    rates do not."""
     import numpy as np
     import torch
 
