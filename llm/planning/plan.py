@@ -193,8 +193,7 @@ def plan_here(
 
 
 def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | None = None) -> Plan:
-    """Plan for GPUs, present or not, one per worker: the lowest ZeRO stage that fits the largest
-    micro-batch."""
+    """Plan for GPUs, one per worker: the lowest ZeRO stage that fits the largest micro-batch."""
     config, shape = work.config, work.shape()
     precision = "bf16" if config.precision == "auto" else config.precision
     parts = _Parts.of(work, shape, precision, on_gpus=True)

@@ -74,8 +74,7 @@ class TrainConfig(StageConfig):
     zero: ZeroConfig = ZeroConfig()
     """Sharding and offload of training state (DeepSpeed ZeRO)."""
     precision: Precision = "auto"
-    """Number format of the model. `auto`: bf16 if the hardware multiplies it natively (fp16 on older GPUs),
-    else fp32."""
+    """Number format of the model. `auto`: bf16 if native on the hardware, fp16 on older GPUs, else fp32."""
     fp16: Fp16Config = Fp16Config()
     """Loss scaling, with `precision: fp16` only."""
     activation_checkpointing: bool = False
@@ -121,8 +120,7 @@ class TrainConfig(StageConfig):
     keep_checkpoints: int = Field(2, ge=1)
     """Number of newest checkpoints kept during training; all are deleted when the stage finishes."""
     keep_best: bool = False
-    """Also keep the checkpoint with the best evaluation, and export it as `best/` next to the final
-    `model/`."""
+    """Also keep the checkpoint with the best evaluation, and export it as `best/` next to `model/`."""
     background_checkpoints: bool = True
     """Write checkpoints while training continues. Needs host memory for a second copy of the worker's
     training state; without it training pauses while a checkpoint is written."""

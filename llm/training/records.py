@@ -114,8 +114,7 @@ def resident_mb(device: torch.device) -> float:
 
 
 def batch_flops(config: Any, arrays: Mapping[str, np.ndarray]) -> float:
-    """FLOPs of a step on these rows (`shape.flops_per_token`); 0 if the model's config does not describe a
-    transformer."""
+    """FLOPs of a step on these rows (`shape.flops_per_token`); 0 if the model is no transformer."""
     total = 0.0
     for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):  # the last id is only a target
         if name in arrays:
@@ -128,8 +127,7 @@ def batch_flops(config: Any, arrays: Mapping[str, np.ndarray]) -> float:
 
 
 class Recorder:
-    """Context manager that receives the steps' records. This base class discards them (ranks other than
-    0)."""
+    """Context manager that receives the steps' records. This base class discards them (ranks > 0)."""
 
     def __enter__(self) -> Recorder:
         return self

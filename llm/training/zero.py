@@ -29,8 +29,7 @@ def deepspeed_config(
     clip: float,
     fp16: Fp16Config | None = None,
 ) -> dict[str, Any]:
-    """The config for `deepspeed.initialize`. `world_size` is the number of groups of workers that share
-    rows."""
+    """The config for `deepspeed.initialize`. `world_size` counts groups of workers that share rows."""
     stage: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.bucket_elements,

@@ -24,8 +24,7 @@ NAMED = 8
 
 
 def take_step(engine: Any) -> tuple[bool, float]:
-    """The last `engine.step()` of a batch; returns whether it changed the weights, and the global gradient
-    norm."""
+    """The last `engine.step()` of a batch: whether it changed the weights, and the global gradient norm."""
     if not hasattr(engine.optimizer, "overflow"):
         return _plain_step(engine)
     engine.step()

@@ -16,8 +16,7 @@ from headwater.llm.training.parallel import sharing
 
 
 def stretch(ids: np.ndarray, rank: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A worker's stretch of rows [B, L+1]: ids [B, L/size + 1] with the last target, positions [B,
-    L/size]."""
+    """A worker's stretch of rows [B, L+1]: ids [B, L/size + 1] with the target, positions [B, L/size]."""
     width = (ids.shape[1] - 1) // size
     start = rank % size * width
     positions = np.broadcast_to(np.arange(start, start + width), (len(ids), width)).copy()

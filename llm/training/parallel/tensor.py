@@ -61,9 +61,9 @@ def form_groups(size: int) -> Any:
 
 def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
     """Raises HeadwaterError if layers cannot be split over `size` workers (`sharing.check`)."""
+    kv_heads = shape.num_key_value_heads
     own = {
-        f"{shape.num_key_value_heads} key/value heads cannot be split evenly": shape.num_key_value_heads
-        % size,
+        f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size,
         f"{shape.intermediate_size} channels cannot be split evenly": shape.intermediate_size % size,
         "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",
     }

@@ -90,8 +90,7 @@ class Run:
     parameter: str
     place: Place
     values: dict[str, torch.Tensor]
-    """Kind → flat view into the engine's own memory: writing to it sets the state. Valid until the next run
-    is produced."""
+    """Kind → flat view into the engine's memory: writing to it sets the state. Valid until the next run."""
     written: bool = True
     """Whether this rank writes them, if several ranks hold the same."""
     model: torch.Tensor | None = None
