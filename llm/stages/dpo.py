@@ -43,7 +43,9 @@ class DpoConfig(PairConfig, FineTuneConfig):
     """Settings of direct preference optimisation."""
 
     learning_rate: float = 1e-4
+    """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of the matrices."""
     beta: float = 0.1
     """Strength of the pull towards the SFT model: lower values let the model move further away."""
 

@@ -37,8 +37,6 @@ class PairConfig(TrainConfig):
     """Maximum tokens of prompt and answer; longer prompts are shortened."""
     max_new_tokens: int = 32
     """Maximum tokens of a headline that the model writes for a pair."""
-    max_length: int = 320
-    max_new_tokens: int = 32
 
 
 P = TypeVar("P", bound=PairConfig)

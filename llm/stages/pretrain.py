@@ -34,6 +34,7 @@ class PretrainConfig(TrainConfig):
     """Settings of pretraining."""
 
     model: ModelConfig = ModelConfig()
+    """Shape of the transformer."""
     separate_documents: bool = False
     """Restrict attention to each document of a row, and restart positions at its start; also in evaluation.
     Off: the model attends to everything earlier in the row."""

@@ -40,7 +40,9 @@ class RlConfig(FineTuneConfig):
     learning_rate: float = 1e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "constant"
+    """Learning rate after warmup, see `pretrain.schedule`."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of the matrices."""
     batch: int = 64
     """Sampled answers per step: prompts × `group`."""
     group: int = 8

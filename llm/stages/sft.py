@@ -36,6 +36,7 @@ class SftConfig(FineTuneConfig):
     """Settings of supervised fine-tuning."""
 
     learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
     z_loss: float = Field(0.0, ge=0)
     """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")

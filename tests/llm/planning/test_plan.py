@@ -72,7 +72,7 @@ def test_the_fitted_law_splits_a_budget_within_its_reach_and_not_beyond() -> Non
         tokens = near.plan.tokens * near.plan.flops_per_token / plan.flops_per_token
         assert near.plan.loss is not None
         assert LAW.law.loss(plan.parameters, tokens) >= 0.999 * near.plan.loss.mean
-    assert "Chinchilla" in far.rule and "further" in far.rule
+    assert "Chinchilla" in far.rule and "beyond" in far.rule
 
 
 def test_the_largest_micro_batch_that_fits_grows_with_the_memory_and_with_sharding() -> None:
