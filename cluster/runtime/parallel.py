@@ -48,7 +48,7 @@ def map_units(
 
     Every unit is a JSON-ready dict with a string `unit` that names it (used in file names). `size` says
     how much progress a result stands for, `total` the sum of all sizes, `share` what one actor reserves
-    (one CPU). How far the pool grows is said in `headwater.cluster.runtime.pool`.
+    (one CPU). How far the pool grows is said in `cluster.runtime.pool`.
     """
     folder = f"{SCRATCH}/{name}"
     done = _finished(output, folder)

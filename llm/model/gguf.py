@@ -25,7 +25,7 @@ Precision = Literal["f32", "f16", "bf16", "q8_0"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3"}
 PRE_TOKENIZER = "qwen2"
-"""llama.cpp's name for the pre-tokenizer rule of `headwater.data_pipeline.tokens.tokenizer` (SPLIT_PATTERN)."""
+"""llama.cpp's name for the pre-tokenizer rule of `data_pipeline.tokens.tokenizer` (SPLIT_PATTERN)."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Markers that only transformers reads, for the loss mask; they print nothing."""
 

@@ -1,7 +1,7 @@
 """Which documents the batch of a step holds, and which steps hold a document, without scanning steps.
 
 A step's rows come from its batch order, a row's documents from its shard. The inverse needs the rows of the
-document (`headwater.data_pipeline.explain.token_places`) and the inverse of the order.
+document (`data_pipeline.explain.token_places`) and the inverse of the order.
 """
 
 from __future__ import annotations

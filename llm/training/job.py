@@ -71,7 +71,7 @@ class Worker:
     device: torch.device
     history: list[dict[str, float]] = field(default_factory=list)
     copies: int = 1
-    """Adjacent ranks that compute the same rows together (`headwater.llm.training.parallel.tensor`)."""
+    """Adjacent ranks that compute the same rows together (`llm.training.parallel.tensor`)."""
     peak: float = 0.0
     """Peak FLOP/s of all ranks together; 0 if unknown (no MFU)."""
     say: Callable[[str], Any] = print

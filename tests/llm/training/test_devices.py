@@ -45,8 +45,8 @@ def test_engines_are_where_their_share_is(gpus_in_sight: None, model: Folder) ->
 
 
 def test_training_without_gpus_takes_a_cpus_precision(gpus_in_sight: None) -> None:
-    assert zero.resolve_precision("auto") in ("fp32", "bf16")
-    assert zero.resolve_precision("auto", 1.0) == "fp16"
+    assert resolve_precision("auto") in ("fp32", "bf16")
+    assert resolve_precision("auto", 1.0) == "fp16"
     with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
         training_engine.check_means(zero.ZeroConfig(), "fp16")
     training_engine.check_means(zero.ZeroConfig(), "fp16", 1.0)
