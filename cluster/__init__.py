@@ -1,5 +1,5 @@
-"""What every stage stands on: storage, the Ray runtime, cluster jobs and health checks.
+"""Shared infrastructure of all stages: storage, the Ray runtime, cluster jobs and health checks.
 
 Every other package may import it; it imports none of them.
-A storage backend goes to `storage/`, a kind of worker pool to `runtime/`, a check to `doctor/`.
+Add storage backends in `storage/`, worker pools in `runtime/`, checks in `doctor/`.
 """

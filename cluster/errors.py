@@ -1,8 +1,7 @@
-"""The one error a user is meant to read: what was wrong, where, and what to do.
+"""The error type for users: what is wrong, where, and how to fix it.
 
-Everything that can go wrong through input, settings or surroundings is raised as a
-`HeadwaterError`; the command line prints it without a traceback. A bug stays an ordinary
-exception, and keeps its traceback.
+Problems with input, settings or the environment are raised as `HeadwaterError`; the command line
+prints them without a traceback. Bugs stay ordinary exceptions and keep their traceback.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 import errno
 
 SURROUNDINGS = {
-    errno.ENOSPC: ("the disk is full", "make room; the same command goes on from here"),
-    errno.EDQUOT: ("the disk quota is used up", "make room; the same command goes on from here"),
+    errno.ENOSPC: ("the disk is full", "free space; the same command resumes from here"),
+    errno.EDQUOT: ("the disk quota is used up", "free space; the same command resumes from here"),
     errno.EROFS: ("the file system is read-only", "choose another `store`"),
-    errno.EACCES: ("permission denied", "check who may write there"),
+    errno.EACCES: ("permission denied", "check the owner and mode of the folder"),
     errno.EMFILE: ("too many open files", "ulimit -n 65536"),
 }
-"""Errors of the operating system that no line of this project can prevent: what to say, what to do."""
+"""Operating system errors outside the project's control: errno → (problem, fix)."""
 
 
 class HeadwaterError(Exception):
-    """What was wrong, where (file, key, URL) and what to do about it."""
+    """What is wrong, where (file, key or URL), and how to fix it."""
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -31,7 +30,7 @@ class HeadwaterError(Exception):
         remedy = f" ({self.fix})" if self.fix else ""
         return f"{place}{self.what}{remedy}"
 
-    def __reduce__(self) -> tuple[object, ...]:  # keyword arguments survive a trip between processes
+    def __reduce__(self) -> tuple[object, ...]:  # so that pickling keeps the keyword arguments
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
@@ -40,9 +39,9 @@ def _rebuild(kind: type[HeadwaterError], what: str, where: str, fix: str) -> Hea
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What the user has to hear about: the first HeadwaterError of a chain, else the error that began it.
+    """The error to show the user: the first HeadwaterError in the chain, otherwise its first exception.
 
-    Looks through Ray's own wrappers.
+    Unwraps Ray's task and actor errors.
     """
     seen: set[int] = set()
     while id(error) not in seen and not isinstance(error, HeadwaterError):
@@ -58,12 +57,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def readable(error: BaseException) -> HeadwaterError | None:
-    """The error as a person should read it; None for a bug, which keeps its traceback."""
+    """The error in its user-facing form, or None for a bug, which keeps its traceback."""
     cause = root_cause(error)
     if isinstance(cause, HeadwaterError):
         return cause
     if isinstance(cause, OSError):
-        # Arrow and Ray put the system's message into their own, and not always its number.
+        # Arrow and Ray quote the system's message in their own, sometimes without the errno attribute.
         known = SURROUNDINGS.get(cause.errno or 0) or next(
             (
                 SURROUNDINGS[n]

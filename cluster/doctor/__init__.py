@@ -1,5 +1,5 @@
 """Checks before a run: this machine, the store, and every node of a cluster.
 
 The commands import it.
-Add a check of the machine or store in `checks.py`, of the nodes in `nodes.py`.
+Add checks of the machine or the store in `checks.py`, checks of the nodes in `nodes.py`.
 """

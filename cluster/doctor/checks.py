@@ -1,6 +1,6 @@
-"""What a machine, a store and a cluster must have for a run to go well, looked at before it is started.
+"""Preflight checks of the machine, the ports and the store.
 
-Every check gives a finding: what was looked at, what was found, whether it will do, and what to do if not.
+Every check yields a `Finding`: the subject, its state, the measured value and, if it is not ok, the fix.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ State = Literal["ok", "warning", "error"]
 
 GB = 1e9
 MEMORY_GB = 6.0
-"""What the quickstart takes at its peak."""
+"""Peak memory of the quickstart, in GB."""
 DISK_GB = 5.0
 SHM_SHARE = 0.3
-"""Share of the memory that Ray's shared-memory store takes by default (ray_constants)."""
+"""Fraction of memory that Ray's object store takes by default (`ray_constants`)."""
 OPEN_FILES = 4096
-"""Ray's own documentation recommends 65,536 for large clusters; fewer than this breaks small ones."""
+"""Minimum limit of open files for a small cluster. Ray's docs recommend 65,536 for large ones."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's name for it
 CLOCK_SECONDS = 5.0
-"""S3 refuses requests that are 15 minutes off; times in logs are of no use long before."""
+"""Largest accepted clock drift. S3 rejects requests 15 minutes off; log times become useless much earlier."""
 PROBE = ".headwater-doctor"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """Result of one check."""
 
     what: str
     state: State
@@ -49,7 +49,7 @@ class Finding:
 
 
 def machine() -> Iterator[Finding]:
-    """This machine alone: nothing is started, nothing leaves it."""
+    """Check the local machine. Starts no process and makes no network request."""
     yield from _software()
     yield _cores()
     yield from _memory()
@@ -59,31 +59,31 @@ def machine() -> Iterator[Finding]:
 
 
 def ports(wanted: Mapping[int, str], host: str = "127.0.0.1") -> Iterator[Finding]:
-    """Whether somebody listens already where we want to. `wanted`: port → what for."""
+    """Check that the ports are free. `wanted` maps each port to its purpose."""
     for port, purpose in wanted.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError as error:
-                fix = f"stop what uses it, or choose another port for {purpose}"
+                fix = f"stop the process that uses it, or choose another port for {purpose}"
                 yield Finding(f"port {port}", "warning", f"{purpose}: {error.strerror}", fix)
             else:
                 yield Finding(f"port {port}", "ok", f"{purpose}: free")
 
 
 def store(location: str) -> Iterator[Finding]:
-    """Rights and space where the artifacts go."""
+    """Check permissions and free space of the store."""
     if is_remote(location):
         yield from _s3(location)
         return
     path = Path(filesystem(location)[1])
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if os.access(existing, os.W_OK):
-        yield Finding("store", "ok", f"{path} can be written")
+        yield Finding("store", "ok", f"{path} is writable")
     else:
         yield Finding(
-            "store", "error", f"{existing} cannot be written", "choose another `store`, or its owner"
+            "store", "error", f"{existing} is not writable", "choose another `store`, or change its owner"
         )
     yield _disk("store", str(existing))
 
@@ -103,7 +103,7 @@ def _software() -> Iterator[Finding]:
 
 
 def _unmet(distribution: str = "headwater") -> Iterator[str]:
-    """Requirements of the project that what is installed here does not meet."""
+    """Requirements of the project that the installed packages do not meet."""
     from packaging.requirements import Requirement
 
     try:
@@ -119,20 +119,20 @@ def _unmet(distribution: str = "headwater") -> Iterator[str]:
             yield f"{requirement.name} is missing"
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            yield f"{requirement.name} {found} is not {requirement.specifier}"
+            yield f"{requirement.name} {found} does not satisfy {requirement.specifier}"
 
 
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0))
     if cores < 2:
-        return Finding("cores", "warning", str(cores), "runs need two; stages will wait for each other")
+        return Finding("cores", "warning", str(cores), "use at least two; stages wait for each other")
     return Finding("cores", "ok", str(cores))
 
 
 def _memory() -> Iterator[Finding]:
     total = memory_limit()
     state: State = "ok" if total >= MEMORY_GB * GB else "warning"
-    fix = f"the quickstart takes {MEMORY_GB:.0f} GB at its peak: lower `micro_batch` or `depth`"
+    fix = f"the quickstart peaks at {MEMORY_GB:.0f} GB: lower `micro_batch` or `depth`"
     yield Finding("memory", state, f"{total / GB:.1f} GB", "" if state == "ok" else fix)
     if not SHARED_MEMORY.exists():
         yield Finding(
@@ -141,14 +141,14 @@ def _memory() -> Iterator[Finding]:
         return
     shared = shutil.disk_usage(SHARED_MEMORY).total
     if shared < min(total * SHM_SHARE, 1 << 30):
-        fix = "mount more: docker run --shm-size, or a memory emptyDir at /dev/shm in Kubernetes"
+        fix = "enlarge it: docker run --shm-size, or a memory emptyDir at /dev/shm in Kubernetes"
         yield Finding("shared memory", "warning", f"{shared / GB:.1f} GB", fix)
     else:
         yield Finding("shared memory", "ok", f"{shared / GB:.1f} GB")
 
 
 def memory_limit() -> float:
-    """Bytes that this process may use: the machine's, or its control group's."""
+    """Memory limit of this process in bytes: the smaller of physical memory and its cgroup limit."""
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
@@ -164,7 +164,7 @@ def _gpus() -> Finding:
         return Finding("GPUs", "ok", f"{len(names)}: {names[0]}; CUDA {torch.version.cuda}")
     if Path("/dev/nvidia0").exists():
         fix = "this build of torch has no CUDA: make install TORCH_INDEX=…"
-        return Finding("GPUs", "error", "present, and torch does not see them", fix)
+        return Finding("GPUs", "error", "present, but torch does not see them", fix)
     return Finding("GPUs", "ok", "none: training runs on the CPU over gloo")
 
 
@@ -175,7 +175,7 @@ def _disk(what: str, path: str) -> Finding:
             f"space for {what}",
             "warning",
             f"{free / GB:.1f} GB free at {path}",
-            f"make {DISK_GB:.0f} GB free",
+            f"free {DISK_GB:.0f} GB",
         )
     return Finding(f"space for {what}", "ok", f"{free / GB:.1f} GB free at {path}")
 
@@ -189,7 +189,7 @@ def _open_files() -> Finding:
 
 # -- S3 ------------------------------------------------------------------------------------------
 def _s3(location: str) -> Iterator[Finding]:
-    """Each right that a store needs, by using it; what was written is deleted again."""
+    """Check every permission that a store needs by using it. The probe object is deleted afterwards."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -223,12 +223,12 @@ def _s3(location: str) -> Iterator[Finding]:
                 "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
                 "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
                 "RequestTimeTooSkewed": "set this machine's clock",
-            }.get(code, "see the code in your object store's documentation")
+            }.get(code, "look up the code in your object store's documentation")
             yield Finding(f"S3 {right}", "error", f"refused ({code})", fix)
             if right == "find the bucket" and code in ("404", "NoSuchBucket"):
                 return
         except BotoCoreError as error:
-            fix = "check the credentials, AWS_ENDPOINT_URL and that this machine reaches it"
+            fix = "check the credentials and AWS_ENDPOINT_URL, and that this machine reaches the endpoint"
             yield Finding(f"S3 {right}", "error", str(error), fix)
             return
         else:

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster, examined by tasks that run on each: versions, clocks, the network between."""
+"""Checks of a Ray cluster by tasks on every node: versions, clocks and the network between nodes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from headwater.cluster.doctor.checks import CLOCK_SECONDS, GB, Finding
 from headwater.cluster.versions import differences, recorded_versions
 
 ANSWER_SECONDS = 60.0
-"""Time a node has to answer; the first task on a node starts a process there."""
+"""Timeout of a node's answer. The first task on a node starts a process there."""
 REDUCED_ELEMENTS, REDUCTIONS = 1 << 22, 3
-"""16 MB of fp32, reduced so many times after a first one that is not counted."""
+"""Size of the all-reduce (16 MB of fp32) and number of timed repetitions after one warm-up."""
 
 
 def examine() -> Iterator[Finding]:
-    """Findings about every node that is alive, and about the network between them. Ray must be connected."""
+    """Check every live node and the network between them. Ray must be connected."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -29,7 +29,7 @@ def examine() -> Iterator[Finding]:
             "nodes",
             "warning",
             f"{len(nodes)} without CPUs",
-            "workers come with the first work, if it autoscales",
+            "an autoscaling cluster adds workers with the first work",
         )
         return
     reports = _on_each(working, _report)
@@ -42,7 +42,7 @@ def examine() -> Iterator[Finding]:
 def _node(node: Mapping[str, Any], report: Any, here: Mapping[str, str]) -> Iterator[Finding]:
     name = f"node {node['NodeManagerAddress']}"
     if isinstance(report, Exception):
-        yield Finding(name, "error", f"does not answer ({type(report).__name__})", "look at its raylet's log")
+        yield Finding(name, "error", f"does not answer ({type(report).__name__})", "read its raylet log")
         return
     resources = node["Resources"]
     wanted = {package: version for package, version in here.items() if package != "headwater"}
@@ -52,7 +52,7 @@ def _node(node: Mapping[str, Any], report: Any, here: Mapping[str, str]) -> Iter
         f"{resources.get('memory', 0) / GB:.1f} GB"
     )
     if different:
-        fix = "use the same image everywhere, or submit with --install"
+        fix = "use the same image on every node, or submit with --install"
         yield Finding(name, "error", "; ".join(different), fix)
     else:
         yield Finding(name, "ok", f"{size}; same versions as here")
@@ -66,7 +66,7 @@ def _report() -> dict[str, Any]:
 
 
 def _on_each(nodes: list[dict[str, Any]], function: Any) -> list[Any]:
-    """The function's result from every node, or the exception that came instead."""
+    """Result of the function on every node, or the exception it raised there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -87,7 +87,7 @@ def _on_each(nodes: list[dict[str, Any]], function: Any) -> list[Any]:
 
 
 def _network(nodes: list[dict[str, Any]]) -> Finding:
-    """An all-reduce over one worker a node, as training does it."""
+    """Run an all-reduce with one worker per node, as training does."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -106,20 +106,20 @@ def _network(nodes: list[dict[str, Any]]) -> Finding:
             timeout=ANSWER_SECONDS,
         )
     except ray.exceptions.RayError as error:
-        fix = "open all ports between the nodes; on hosts with several networks set GLOO_SOCKET_IFNAME"
+        fix = "open all ports between the nodes; set GLOO_SOCKET_IFNAME on hosts with several networks"
         return Finding(name, "error", f"no all-reduce ({type(error).__name__})", fix)
     finally:
         for actor in actors:
             ray.kill(actor)
     megabytes = REDUCTIONS * REDUCED_ELEMENTS * 4 / 1e6
-    return Finding(name, "ok", f"all-reduce at {megabytes / max(times):,.0f} MB/s a worker")
+    return Finding(name, "ok", f"all-reduce at {megabytes / max(times):,.0f} MB/s per worker")
 
 
 class _Reducer:
-    """One worker of the all-reduce."""
+    """One rank of the all-reduce."""
 
     def address(self) -> str:
-        """Where rank 0 will listen."""
+        """Address at which rank 0 listens."""
         import ray
 
         with socket.socket() as probe:
@@ -127,7 +127,7 @@ class _Reducer:
             return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
     def reduce(self, rank: int, world_size: int, address: str, backend: str) -> float:
-        """Seconds that the counted reductions took."""
+        """Total seconds of the timed reductions."""
         import torch
         import torch.distributed as dist
 

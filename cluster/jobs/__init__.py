@@ -1,5 +1,5 @@
-"""Runs as jobs of a Ray cluster: packing the source, submitting, following, restarting the driver.
+"""Runs as Ray jobs: package the source, submit, follow the log, restart the driver.
 
 The commands import it.
-Add a job operation in `jobs.py`; what is sent to the cluster is in `package.py`.
+Add job operations in `jobs.py`; `package.py` builds the working directory that is sent to the cluster.
 """

@@ -1,9 +1,9 @@
-"""What a job's entrypoint runs: checks its node, then runs the driver and starts it again if it is killed.
+"""Entrypoint of a job: checks its node, runs the driver, and restarts the driver if it is killed.
 
     python -m headwater.cluster.jobs.driver --restarts 3 --need-env NAME --packages packages.json -- COMMAND…
 
-A driver that ends by itself, well or badly, has ended. One that dies by a signal that nobody sent on
-purpose (the kernel's out-of-memory killer, a crash) is started again and goes on from the store.
+A driver that exits, with success or failure, is not restarted. A driver killed by a signal that no user
+sent (the kernel's out-of-memory killer, a crash) is restarted and resumes from the store.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RESTART_DELAY_SECONDS = 3.0
 
 
 def supervise(command: Sequence[str], restarts: int, delay: float = RESTART_DELAY_SECONDS) -> int:
-    """Run `command` until it ends by itself, is asked to end, or has been killed `restarts` + 1 times.
+    """Run `command` until it exits, is asked to stop, or has been killed `restarts` + 1 times.
 
-    Signals that ask this process to end are passed on. Returns a shell's exit code.
+    Forwards SIGTERM, SIGINT and SIGHUP to it. Returns a shell exit code.
     """
     child: subprocess.Popen[bytes] | None = None
     asked = False
@@ -51,7 +51,7 @@ def supervise(command: Sequence[str], restarts: int, delay: float = RESTART_DELA
         if asked or killed_by in ASKED_TO_END or attempt == restarts:
             break
         print(  # noqa: T201 - the job's log is this process's output
-            f"the driver was killed by {killed_by.name}; starting it again ({attempt + 1} of {restarts})",
+            f"the driver was killed by {killed_by.name}; restarting it ({attempt + 1} of {restarts})",
             flush=True,
         )
         time.sleep(delay)
@@ -61,18 +61,18 @@ def supervise(command: Sequence[str], restarts: int, delay: float = RESTART_DELA
 
 
 def check_environment(names: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Secrets come by name: the cluster has to hold them already."""
+    """Raise HeadwaterError unless all named secrets are set: only names are submitted, never values."""
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise HeadwaterError(
             f"{', '.join(missing)} is not set on this node",
             where="--secret",
-            fix="set it where the cluster's nodes get their environment (in Kubernetes: a Secret reference)",
+            fix="set it in the environment of the cluster's nodes (in Kubernetes: a Secret reference)",
         )
 
 
 def check_packages(wanted: Mapping[str, str]) -> None:
-    """The nodes must have the versions that the run was submitted with."""
+    """Raise HeadwaterError unless this node has the package versions that the run was submitted with."""
     different = differences(installed(wanted), wanted)
     if different:
         raise HeadwaterError(

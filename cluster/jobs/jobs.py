@@ -1,8 +1,8 @@
-"""Runs as jobs of a cluster: submit, join, list, follow, stop, over Ray's job submission API.
+"""Runs as jobs of a cluster over Ray's job submission API: submit, join, list, follow, stop.
 
-A submission has a run key, a hash of what it would do. The same key is never at work twice: a
-second submission joins the first, and one that ended without success is submitted again, where
-the finished stages of the store are found finished.
+A submission has a run key, a hash of the work it would do. At most one job per key is active:
+a second submission joins the first. A job that failed or was stopped is submitted again and
+reuses the finished stages in the store.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ log = logging.getLogger("headwater")
 
 PREFIX = "headwater"
 KEY, RUN, STORE = f"{PREFIX}_key", f"{PREFIX}_run", f"{PREFIX}_store"
-"""Names in a job's metadata, which Ray keeps as strings."""
+"""Keys of a job's metadata. Ray stores the values as strings."""
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "7"}
-"""How Ray ends a job: as Ctrl-C does, so that the driver takes its training down in order."""
+"""Ray stops a job with SIGINT, as Ctrl-C does, so that the driver shuts training down cleanly."""
 NOISY_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.packaging",
 )
-"""They tell of every upload and closed connection."""
+"""Loggers silenced because they report every upload and closed connection."""
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 SILENCE_SECONDS = 30.0
-"""Without a line for so long, a follower asks whether the job and the connection are still alive."""
+"""After this time without a log line, a follower checks that the job and the connection are alive."""
 PATIENCE_SECONDS = 600.0
-"""A follower that cannot reach the cluster for so long gives up; the job does not."""
+"""A follower stops after this time without reaching the cluster. The job keeps running."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What to run, and what it needs on the cluster."""
+    """A command to run as a job and its requirements on the cluster."""
 
     run: str
     """Name of the run; part of the job's id."""
@@ -55,10 +55,10 @@ class Submission:
     folder: Path
     """Working directory, packed and sent to every node."""
     identity: str
-    """What the run would do; the same text has the same key."""
+    """Canonical description of the work. Equal texts give equal keys."""
     env: dict[str, str] = field(default_factory=dict)
     pip: tuple[str, ...] = ()
-    """Requirements to install on the nodes; empty where the image has them."""
+    """Requirements to install on the nodes; empty if the image contains them."""
 
     @property
     def key(self) -> str:
@@ -67,7 +67,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the cluster knows it."""
+    """State of a job as reported by the cluster."""
 
     id: str
     status: str
@@ -76,7 +76,7 @@ class Job:
     key: str
     store: str
     started: float | None
-    """Seconds since the epoch; None while it waits for a node."""
+    """Seconds since the epoch; None while the job waits for a node."""
     ended: float | None
 
     @property
@@ -97,7 +97,7 @@ class Jobs:
             self._client = JobSubmissionClient(self.address)
 
     def submit(self, submission: Submission) -> tuple[Job, bool]:
-        """Start the run, or join the one of the same key that is at work. Returns whether it was joined."""
+        """Start the run, or join the active job with its key. Returns the job and whether it was joined."""
         earlier = [job for job in self.all() if job.key == submission.key]
         running = [job for job in earlier if not job.over]
         if running:
@@ -121,11 +121,11 @@ class Jobs:
             except RuntimeError as error:
                 if "already" not in str(error):
                     raise
-                return self.get(identifier), True  # another process was a moment faster
+                return self.get(identifier), True  # another process submitted it first
         return self.get(identifier), False
 
     def all(self) -> list[Job]:
-        """The jobs that were submitted through here, oldest first."""
+        """All jobs submitted by Headwater, oldest first."""
         with self._answering():
             found = [_job(details) for details in self._client.list_jobs() if KEY in (details.metadata or {})]
         return sorted(found, key=lambda job: job.started or float("inf"))
@@ -135,15 +135,15 @@ class Jobs:
             return _job(self._client.get_job_info(identifier))
 
     def logs(self, identifier: str) -> str:
-        """All that the job has printed so far."""
+        """Output of the job so far."""
         with self._answering(identifier):
             return str(self._client.get_job_logs(identifier))
 
     def follow(self, identifier: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[str]:
-        """What the job prints, as it prints it, until it has ended.
+        """Yield the job's output as it is printed, until the job ends.
 
-        A connection that breaks or falls silent is made anew, and what was seen already is skipped: the
-        server always begins at the first line.
+        Reconnects when the connection breaks or falls silent, and skips output already yielded, because
+        the server always starts at the first line. Raises HeadwaterError after `patience` seconds of failure.
         """
         seen = 0
         last_contact = time.monotonic()
@@ -166,7 +166,7 @@ class Jobs:
                     raise HeadwaterError(
                         f"the cluster has not answered for {patience:.0f} s",
                         where=self.address,
-                        fix=f"the job may go on: headwater jobs logs {identifier} --follow",
+                        fix=f"the job may still be running: headwater jobs logs {identifier} --follow",
                     ) from None
             else:
                 if job.over and position >= seen:
@@ -174,7 +174,7 @@ class Jobs:
             time.sleep(1)
 
     def stop(self, identifier: str, *, timeout: float = 20.0) -> Job:
-        """End a job and wait until it has ended; one that is over stays as it is."""
+        """Stop a job and wait until it has ended. Does nothing if the job has already ended."""
         job = self.get(identifier)
         if job.over:
             return job
@@ -184,15 +184,15 @@ class Jobs:
         while not (job := self.get(identifier)).over:
             if time.monotonic() > deadline:
                 raise HeadwaterError(
-                    f"did not end within {timeout:.0f} s",
+                    f"the job did not stop within {timeout:.0f} s",
                     where=identifier,
-                    fix="try again, or look at the head",
+                    fix="try again, or read the logs of the head node",
                 )
             time.sleep(0.2)
         return job
 
     def nodes_and_actors(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The cluster's nodes as its dashboard sums them up, and the actors that are alive."""
+        """The dashboard's summaries of the cluster's nodes, and the live actors."""
         from ray.util.state import list_actors
 
         with self._answering(), _no_address_from_environment():
@@ -203,7 +203,7 @@ class Jobs:
 
     @contextlib.contextmanager
     def _answering(self, identifier: str = "") -> Iterator[None]:
-        """Turns what the client raises into one line about the address, the token or the job."""
+        """Convert the client's exceptions into a HeadwaterError about the address, the token or the job."""
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -213,24 +213,24 @@ class Jobs:
             raise HeadwaterError(
                 "the cluster refuses this token",
                 where=self.address,
-                fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's",
+                fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token",
             ) from error
         except (ConnectionError, requests.exceptions.RequestException) as error:
             raise HeadwaterError(
                 "no Ray dashboard answers",
                 where=self.address,
-                fix="give http://head:8265; the head must run with its dashboard on",
+                fix="pass http://HEAD:8265 and start the head with its dashboard",
             ) from error
         except RuntimeError as error:
             if identifier and "does not exist" in str(error):
                 raise HeadwaterError(
-                    "no such job", where=identifier, fix="`headwater jobs list` shows them"
+                    "no such job", where=identifier, fix="`headwater jobs list` shows all jobs"
                 ) from error
             raise HeadwaterError(_first_line(error), where=identifier or self.address) from error
 
 
 def identity(run: str, work: dict[str, Any]) -> str:
-    """One text for a run's name and everything that decides what it does, whatever the keys' order."""
+    """Canonical text of a run's name and everything that determines its work; key order does not matter."""
     return json.dumps({"run": run, "work": work}, sort_keys=True, default=str)
 
 
@@ -253,9 +253,9 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _tail(client: Any, identifier: str) -> Iterator[str]:
-    """The log from its first line, chunk after chunk; ends when the job has ended.
+    """Yield the log in chunks from its first line until the job ends.
 
-    Raises TimeoutError after a silence, so that the caller can find out whether anybody is still there.
+    Raises TimeoutError after SILENCE_SECONDS without output, so that the caller can check the connection.
     """
     loop = asyncio.new_event_loop()
     chunks = client.tail_job_logs(identifier)
@@ -273,7 +273,7 @@ def _tail(client: Any, identifier: str) -> Iterator[str]:
 
 
 def _http_address(address: str) -> str:
-    """`host:port` and `http(s)://host:port` are the dashboard; other kinds of address are explained."""
+    """Dashboard URL of `host:port` or `http(s)://host:port`. Raises HeadwaterError for other schemes."""
     scheme, separator, _ = address.partition("://")
     if not separator:
         return f"http://{address}".rstrip("/")
@@ -281,14 +281,14 @@ def _http_address(address: str) -> str:
         raise HeadwaterError(
             f"jobs are submitted to the head's dashboard, not to {scheme}://",
             where=address,
-            fix="give http://head:8265",
+            fix="pass http://HEAD:8265",
         )
     return address.rstrip("/")
 
 
 @contextlib.contextmanager
 def _no_address_from_environment() -> Iterator[None]:
-    """Ray lets these override the address that its caller gives; here the caller's counts."""
+    """Hide the variables with which Ray would override the caller's address."""
     held = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
         yield

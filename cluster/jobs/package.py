@@ -1,4 +1,4 @@
-"""The working directory of a job: the project's packages, what to run, the versions it was submitted with."""
+"""Working directory of a job: the project's source, the recipe and the versions it was submitted with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from headwater.cluster.versions import recorded_versions, release
 
 PACKAGES = "packages.json"
 OWN = frozenset({"headwater"})
-"""Sent as source, so that no node needs to have it."""
+"""Packages sent as source, so that the nodes need not have them installed."""
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 @contextlib.contextmanager
 def working_directory(modules: tuple[str, ...], files: Mapping[str, str]) -> Iterator[Path]:
-    """A folder with the source of `modules`, the given texts and `packages.json`.
+    """Yield a temporary folder with the source of `modules`, the given text files and `packages.json`.
 
-    The same content gives the same package, so that the cluster stores it once.
+    Equal content gives an identical package, which the cluster stores once.
     """
     with tempfile.TemporaryDirectory(prefix="headwater-job-") as scratch:
         folder = Path(scratch)
@@ -38,7 +38,7 @@ def working_directory(modules: tuple[str, ...], files: Mapping[str, str]) -> Ite
 
 
 def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
-    """`name==version` of everything that is installed here because the distribution needs it."""
+    """`name==version` of every installed package that the distribution requires, directly or indirectly."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -60,7 +60,7 @@ def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
         try:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # wanted on another platform only
+            continue  # required on another platform only
         pinned[wanted] = f"{name}=={release(found.version)}"
         for line in found.requires or []:
             inner = Requirement(line)
@@ -74,5 +74,5 @@ def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
 def _source(module: str) -> Path:
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise HeadwaterError(f"the package {module} is not where Python looks", fix="make install")
+        raise HeadwaterError(f"Python cannot find the package {module}", fix="make install")
     return Path(next(iter(found.submodule_search_locations)))

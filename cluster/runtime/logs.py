@@ -1,7 +1,7 @@
-"""Logs as JSON, one object a line, each with the run and the stage that it belongs to.
+"""JSON Lines logs. Every line names its run and its stage.
 
-The driver writes them to `log.jsonl` in the run's folder; workers write them to their standard error, which
-Ray keeps per process and a cluster's log collector picks up.
+The driver logs to `log.jsonl` in the run's folder. Workers log to standard error, which Ray stores per
+process and a cluster's log collector can read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 RUN_VARIABLE = "HEADWATER_RUN"
 STAGE_VARIABLE = "HEADWATER_STAGE"
-"""Environment of the process: what its log lines belong to."""
+"""Environment variables that hold the run and the stage of a process's log lines."""
 FILE = "log.jsonl"
 
 
@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
 
 
 def to_file(path: Path) -> None:
-    """From here on this process logs to `path` alone."""
+    """Send all logs of this process to `path` and nowhere else."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -48,18 +48,18 @@ def to_file(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a process works for: sent along to workers, whose log lines then carry it."""
+    """Run and stage of a process. Passed to workers so that their log lines name them."""
 
     run: str
     stage: str
 
     @classmethod
     def here(cls) -> Context:
-        """This process's own."""
+        """Context of this process."""
         return cls(os.environ.get(RUN_VARIABLE, ""), os.environ.get(STAGE_VARIABLE, ""))
 
     def enter(self) -> None:
-        """Called once in a worker process."""
+        """Adopt this context. Called once in each worker process."""
         os.environ[RUN_VARIABLE], os.environ[STAGE_VARIABLE] = self.run, self.stage
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())

@@ -1,7 +1,7 @@
-"""What a run used of the cluster: the seconds that each node was there, added up.
+"""Node time of a run: the seconds that each node was alive, summed over nodes.
 
-On an autoscaling cluster nodes come and go, and it is their time that is paid for. A thread looks
-at the cluster once in a while; the sum is exact to about one interval for each node that comes or goes.
+An autoscaling cluster adds and removes nodes, and node time is what is billed. A thread polls the cluster;
+the error is about one polling interval per node added or removed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ RECORD_SECONDS = 5.0
 
 @dataclass
 class NodeUsage:
-    """Seconds that nodes were alive. `see` is told at moments which nodes are."""
+    """Accumulates node seconds from samples of the live nodes, added with `see`."""
 
     node_seconds: float = 0.0
     most_nodes: int = 0
     seconds: float = 0.0
-    """Between the first look and the last."""
+    """Seconds between the first and the last sample."""
     _alive: frozenset[str] = field(default=frozenset(), repr=False)
     _last: float | None = field(default=None, repr=False)
 
     def see(self, alive: frozenset[str], now: float) -> None:
-        """By the trapezoid rule: a node seen at one end of an interval was there for half of it."""
+        """Add a sample by the trapezoid rule: a node seen at one end of an interval counts for half of it."""
         if self._last is not None:
             interval = now - self._last
             self.seconds += interval
@@ -51,9 +51,9 @@ class NodeUsage:
 
 @contextlib.contextmanager
 def count_nodes(session: Session, record: Callable[[NodeUsage], None]) -> Iterator[NodeUsage]:
-    """Count from here to the end of the block.
+    """Count node time until the block ends.
 
-    `record` is called every few seconds and at the end, so that a run that is killed leaves its count.
+    Calls `record` every few seconds and at the end, so that the count of a killed run is kept.
     """
     if not session.here:
         session.ray()
@@ -79,16 +79,13 @@ def count_nodes(session: Session, record: Callable[[NodeUsage], None]) -> Iterat
         record(usage)
 
 
-def _look(usage: NodeUsage, session: Session) -> None:
-    """A look that fails, as when the cluster's head does not answer, is made up for by the next."""
-    if session.here:
-        usage.see(frozenset({"here"}), time.monotonic())
-        return
+def _look(usage: NodeUsage) -> None:
+    """Take one sample. After a failure, such as an unreachable head, the next sample covers the gap."""
     import ray
 
     try:
         alive = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
     except (ray.exceptions.RayError, RuntimeError, ConnectionError) as error:
-        log.warning("the cluster's nodes could not be counted: %s", error)
+        log.warning("cannot list the cluster's nodes: %s", error)
     else:
         usage.see(alive, time.monotonic())

@@ -1,8 +1,8 @@
-"""What a killed driver leaves in a cluster that goes on: found by the next driver, and ended.
+"""Ends the processes that a killed driver leaves in a running cluster. The next driver calls it.
 
-Ray Train starts a detached `PlacementGroupCleaner` for every run. When the driver is killed it gives the
-run's resources back, and then cannot end itself: `exit_actor` does nothing in its thread (Ray 2.60). Such
-a process holds 200 MB on the head until the cluster is stopped.
+Ray Train starts a detached `PlacementGroupCleaner` for every run. When the driver is killed, the cleaner
+releases the run's resources but cannot exit: `exit_actor` does nothing in its thread (Ray 2.60). It holds
+200 MB on the head until the cluster is stopped.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ log = logging.getLogger("headwater")
 
 CLEANER, CONTROLLER = "PlacementGroupCleaner", "TrainController"
 LIMIT = 10_000
-"""Actors that Ray's state API lists at most."""
+"""Largest number of actors that Ray's state API lists."""
 
 
 def end_orphans() -> int:
-    """End the cleaners whose run has no controller any more; returns how many. Ray must be connected.
+    """End all cleaners whose run has no controller and return their number. Ray must be connected.
 
-    A head without its dashboard cannot list its actors: what is left there stays.
+    Does nothing on a head without a dashboard, which cannot list its actors.
     """
     from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
     try:
         return _end_orphans()
     except (RayStateApiException, ServerUnavailable) as error:
-        log.info("the cluster's actors cannot be listed: %s", error)
+        log.info("cannot list the cluster's actors: %s", error)
         return 0
 
 
@@ -40,7 +40,7 @@ def _end_orphans() -> int:
     from ray.util.state import list_actors
 
     alive = ("state", "=", "ALIVE")
-    here = ray.get_runtime_context().gcs_address  # the machine may be part of other clusters, too
+    here = ray.get_runtime_context().gcs_address  # the machine may host other clusters, too
     cleaners = list_actors(here, filters=[("class_name", "=", CLEANER), alive], limit=LIMIT)
     if not cleaners:
         return 0
@@ -51,15 +51,15 @@ def _end_orphans() -> int:
     for actor in orphans:
         strategy = NodeAffinitySchedulingStrategy(str(actor.node_id), soft=False)
         task = ray.remote(num_cpus=0, max_retries=0)(_end).options(scheduling_strategy=strategy)
-        with contextlib.suppress(ray.exceptions.RayError):  # the node is gone, and the orphan with it
+        with contextlib.suppress(ray.exceptions.RayError):  # the node is gone, and its orphan too
             ended += ray.get(task.remote(actor.pid or 0), timeout=30)
     if ended:
-        log.info("ended %d processes that killed drivers had left behind", ended)
+        log.info("ended %d orphaned processes of killed drivers", ended)
     return ended
 
 
 def _end(pid: int) -> int:
-    """Runs on the orphan's node; makes sure that the process is what it was. Returns how many it ended."""
+    """Runs on the orphan's node. Ends the process if it is still a cleaner; returns 1 if it did, else 0."""
     title = Path(f"/proc/{pid}/cmdline")
     if not title.exists() or CLEANER not in title.read_text(errors="replace"):
         return 0

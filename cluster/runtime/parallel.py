@@ -1,9 +1,9 @@
-"""Units of work spread over the cluster by Ray Data, each finished once and found finished again.
+"""Distributes units of work over the cluster with Ray Data. Finished units are not repeated.
 
 A unit is one piece of a stage's input (a file, a part). Its worker writes the unit's output
-files atomically and returns a small result row; the row is stored last, as
-`_scratch/<name>/<unit>.json`. A run that was cut off reads those rows back and works only on
-the units that have none, so resuming never re-reads finished input.
+files atomically and returns a small result row, which is stored last, as
+`_scratch/<name>/<unit>.json`. A resumed run reads these rows and processes only the units
+without one, so it never re-reads finished input.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact
 
 READERS = 16
-"""Rows of finished units that are read at a time; on S3 each is a request."""
+"""Threads that read the rows of finished units. On S3 each row is one request."""
 
 
 class UnitWorker(Protocol):
-    """Made once per actor (load models here), called once per unit; returns JSON-ready results."""
+    """Created once per actor (load models here), called once per unit; returns a JSON-serializable dict."""
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -44,11 +44,11 @@ def map_units(
     unit_name: str = "files",
     share: Share | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every unit through an autoscaling pool of actors; results come in the units' order.
+    """Process every unit in an autoscaling pool of actors. Returns the results in the order of `units`.
 
-    Every unit is a JSON-ready dict with a string `unit` that names it (used in file names). `size` says
-    how much progress a result stands for, `total` the sum of all sizes, `share` what one actor reserves
-    (one CPU). How far the pool grows is said in `cluster.runtime.pool`.
+    Every unit is a JSON-serializable dict whose string `unit` names it (used in file names). `size` maps a
+    result to its amount of progress, `total` is the sum of all sizes, and `share` is what one actor
+    reserves (default: one CPU). `cluster.runtime.pool` describes how the pool grows.
     """
     folder = f"{SCRATCH}/{name}"
     done = _finished(output, folder)
@@ -70,7 +70,7 @@ def map_units(
 
 
 def _finished(output: Artifact, folder: str) -> dict[str, dict[str, Any]]:
-    """The rows of the units that an earlier run has finished."""
+    """Result rows of the units that an earlier run finished, by unit name."""
     entries = output.files(folder, ".json")
     with ThreadPoolExecutor(READERS) as readers:
         rows = readers.map(output.read_json, entries)
@@ -81,7 +81,7 @@ def _finished(output: Artifact, folder: str) -> dict[str, dict[str, Any]]:
 
 
 class _Finisher:
-    """Wraps a unit worker: its result is on the store before Ray Data hears of it."""
+    """Wraps a unit worker: stores each result before it is returned to Ray Data."""
 
     def __init__(
         self,

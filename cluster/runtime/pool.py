@@ -1,11 +1,10 @@
-"""A pool of actors that Ray Data feeds: how many there may be, and the results as they are ready.
+"""Actor pools on Ray Data: their size, and an iterator of results.
 
-On a cluster that is given (the embedded one) a pool takes what is there. On a cluster that was
-joined by its address more nodes may come. An actor that waits for a place is what Ray's autoscaler
-counts as demand, so a pool there starts a few actors more than find room, and a few more whenever
-those are at work: nodes are added until the backlog is covered or the autoscaler's own limit is
-reached, and each actor begins when its node is there. When the backlog has been handed out, actors
-without work end, so that their nodes fall idle and are removed.
+On an embedded cluster a pool uses the resources there are. A cluster joined by its address may
+autoscale. Ray's autoscaler counts pending actors as demand, so the pool starts a few more actors
+than fit, and a few more whenever those are busy. Nodes are added until the backlog is covered or
+the autoscaler's limit is reached; each actor starts when its node is ready. Once all rows are
+handed out, idle actors end, and the autoscaler removes their nodes.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from headwater.cluster.errors import HeadwaterError, readable
 from headwater.cluster.runtime.session import Session
 
 AHEAD = 4
-"""Actors that are started at a time where there may be no room for them yet. More would bring nodes sooner,
-but one whose turn never comes has a price: an actor that died is put behind it, and it starts in vain when
-the first ones end (Ray withdraws no actor before it has answered once)."""
+"""Pending actors started at a time. A larger number adds nodes sooner, but a pending actor that is not needed
+has a cost: restarts of dead actors queue behind it, and it starts for nothing when the first actors end (Ray
+cancels no actor before its first answer)."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What Ray reserves for one actor of a pool."""
+    """Resources that Ray reserves for one actor of a pool."""
 
     cpus: float = 1.0
     gpus: float = 0.0
 
     def fitting(self, cpus: float, gpus: float) -> int:
-        """Actors that find room in so many CPUs and GPUs."""
+        """Number of actors that fit in `cpus` CPUs and `gpus` GPUs."""
         pairs = ((cpus, self.cpus), (gpus, self.gpus))
         rooms = [int(there / needed) for there, needed in pairs if needed > 0]
         return min(rooms, default=1)
 
 
 def pool_size(units: int, fitting: int, *, grows: bool, most: int | None = None) -> tuple[int, int]:
-    """Actors at the start, and at most: never more than there are units, nor than `most`.
+    """Initial and maximum number of actors, both bounded by `units` and `most`.
 
-    Where the cluster `grows`, `fitting` (what finds room now) is no bound: the pool starts with `most` at
-    once if it was set. If not, it starts with what fits, or AHEAD, and the units are its bound, since
-    what the autoscaler allows cannot be read from outside.
+    `fitting` is the number of actors that fit now. It is a bound only if the cluster does not grow. If it
+    `grows`, the pool starts with `most` actors if set, otherwise with `fitting` or AHEAD, whichever is
+    larger; its maximum is then `units`, because the autoscaler's limit cannot be read.
     """
     bound = units if most is None else min(units, most)
     if not grows:
@@ -59,10 +58,10 @@ def map_pool(
     worker_args: dict[str, Any],
     share: Share,
 ) -> Iterator[dict[str, Any]]:
-    """Apply one worker an actor to every row; results come as they are ready, in no order.
+    """Apply a worker (one per actor) to every row. Yields results as they finish, in no fixed order.
 
-    Rows and results are JSON: as Arrow columns their types would be guessed from single rows.
-    A row whose actor or node dies is given to another.
+    Rows and results travel as JSON, because Arrow would infer column types from single rows.
+    If an actor or node dies, its row is retried on another actor.
     """
     if not rows:
         return
@@ -84,12 +83,11 @@ def map_pool(
         num_cpus=share.cpus,
         num_gpus=share.gpus or None,
     )
-    # Ray Data's budgets follow the cluster's size by up to 20 s: they would take away the actors that
-    # wait for a node, and hold back work from those whose node has come. Rows here are small, and one
-    # operator needs no budget.
+    # Ray Data's budgets lag behind the cluster's size by up to 20 s: they would remove pending actors and
+    # withhold rows from actors on new nodes. Rows are small, and a single operator needs no budget.
     results.context.op_resource_reservation_enabled = False
-    # Nor is an actor to be ended in the moment between two rows, only to be started anew for the next one: a
-    # pool shrinks when all rows have been handed out.
+    # Never scale down between two rows, which would restart an actor for the next one: the pool shrinks
+    # only after all rows have been handed out.
     results.context.autoscaling_config = replace(
         results.context.autoscaling_config,
         actor_pool_max_upscaling_delta=AHEAD,
@@ -103,7 +101,7 @@ def map_pool(
 
 
 def _size(session: Session, units: int, share: Share) -> tuple[int, int]:
-    """How large the pool is to be, from what the cluster has now. Says so when it has no room yet."""
+    """Pool size for the cluster's current resources. Reports when no node has room for a worker yet."""
     import ray
 
     there = ray.cluster_resources()
@@ -112,22 +110,22 @@ def _size(session: Session, units: int, share: Share) -> tuple[int, int]:
         wanted = f"{share.cpus:g} CPUs and {share.gpus:g} GPUs"
         if not session.grows:
             raise HeadwaterError(
-                f"a worker needs {wanted}; here are {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
-                fix="ask for less, or join a larger cluster with --address",
+                f"a worker needs {wanted}; only {there.get('CPU', 0):g} and {there.get('GPU', 0):g} exist",
+                fix="reduce the request, or join a larger cluster with --address",
             )
-        session.say(f"no node has room for a worker ({wanted}) yet; waiting for one")
+        session.say(f"no node has room for a worker ({wanted}) yet; waiting for a node")
     return pool_size(units, fitting, grows=session.grows, most=session.max_workers)
 
 
 class _Worker:
-    """Makes its worker for the first row: an actor that comes too late to get one loads nothing."""
+    """Creates its worker at the first row, so that an actor that gets no row loads nothing."""
 
     def __init__(self, make_worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self._make_worker, self._arguments = make_worker, arguments
         self._work: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An error meant for people travels as a result: of an exception Ray Data keeps only the text."""
+        """Returns a HeadwaterError as a result, because Ray Data keeps only the text of exceptions."""
         try:
             if self._work is None:
                 self._work = self._make_worker(**self._arguments)

@@ -1,7 +1,7 @@
-"""What the person in front of the screen sees while work goes on: a rate and the time left.
+"""Progress display: completed units, rate and time left.
 
-On a terminal a live bar; elsewhere (a log, CI) a plain line every few seconds. Workers report
-through a small Ray actor, so that a bar moves for work that happens in other processes.
+A live bar on a terminal; a plain line every few seconds elsewhere (a log, CI). Workers in other
+processes report through a small Ray actor.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rich.text import Text
 from headwater.cluster.runtime.run_record import Progress as ProgressRecord
 
 Listener = Callable[[ProgressRecord], None]
-"""Told of every step, beside the screen."""
+"""Receives every progress update, in addition to the screen."""
 PLAIN_LINE_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
 
 class RateColumn(ProgressColumn):
-    """Units a second since the work began."""
+    """Units per second since the work began."""
 
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
@@ -34,7 +34,7 @@ class RateColumn(ProgressColumn):
 
 
 class Bar:
-    """One piece of work being counted. `advance` and `update` may be called from any thread."""
+    """Progress of one piece of work. `advance` and `update` are thread-safe."""
 
     def __init__(self, console: Console, label: str, total: int, unit: str, listener: Listener) -> None:
         self._console, self.label, self.total, self.unit = console, label, total, unit
@@ -58,7 +58,7 @@ class Bar:
             self._live.start()
 
     def resume_at(self, done: int) -> None:
-        """Count what an earlier run finished without letting it flatter the rate."""
+        """Set the count that an earlier run reached. It does not enter the rate."""
         self.done = self._first = done
         self._started = time.monotonic()
         if self._live:
@@ -105,7 +105,7 @@ class Bar:
 def bar(
     console: Console, label: str, total: int, unit: str, listener: Listener = lambda progress: None
 ) -> Iterator[Bar]:
-    """A bar for work done in this process."""
+    """Progress bar for work in this process."""
     shown = Bar(console, label, total, unit, listener)
     try:
         yield shown
@@ -114,7 +114,7 @@ def bar(
 
 
 class Board:
-    """The Ray actor behind `remote_bar`: holds the last report of the workers, and what there is to say."""
+    """Ray actor behind `remote_bar`: holds the workers' last report and their messages."""
 
     def __init__(self) -> None:
         self._done, self._note = 0, ""
@@ -130,7 +130,7 @@ class Board:
         return self._done, self._note, self._resumed
 
     def say(self, line: str) -> None:
-        """Something that happened, to be shown once and kept in the log."""
+        """Add a message, which the driver prints and logs once."""
         self._lines.append(line)
 
     def lines(self, first: int = 0) -> list[str]:
@@ -146,13 +146,13 @@ def remote_bar(
     say: Callable[[str], None],
     listener: Listener = lambda progress: None,
 ) -> Iterator[Any]:
-    """A bar for work done elsewhere; yields the handle of the actor that workers report to.
+    """Progress bar for work in other processes; yields the handle of the actor that workers report to.
 
-    What is said to it (`board.say.remote(line)`) goes to `say`, in this process.
+    Messages (`board.say.remote(line)`) are passed to `say` in this process.
     """
     import ray
 
-    # On this node: the loss of any other must not take the board along.
+    # On this node, so that the board survives the loss of any other node.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
     stop = threading.Event()
@@ -164,7 +164,7 @@ def remote_bar(
             try:
                 done, note, resumed = ray.get(board.read.remote(), timeout=10)
                 lines = ray.get(board.lines.remote(heard), timeout=10)
-            except ray.exceptions.RayError:  # the cluster is going away: its own error will be raised
+            except ray.exceptions.RayError:  # the cluster is shutting down and raises its own error
                 return
             for line in lines:
                 say(line)

@@ -1,8 +1,8 @@
-"""What a run is at: `runs/<name>/run.json`, kept up to date while the run goes on.
+"""State of a run: `runs/<name>/run.json`, updated while the run is active.
 
-`headwater status` reads it, from any machine that sees the store. A heartbeat tells a run that is
-at work from one whose driver is gone; the logs of a run in an object store go there with it, so that
-they outlive the machine that wrote them.
+`headwater status` reads it from any machine with access to the store. A heartbeat distinguishes an
+active run from one whose driver has died. In an object store the run's logs are uploaded with it, so
+that they outlive the driver's machine.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from headwater.cluster.storage.store import RECORD, Store
 log = logging.getLogger("headwater")
 
 JOB_VARIABLE = "HEADWATER_JOB"
-"""Environment of a driver that is a job of a cluster: the job's id."""
+"""Environment variable with the job's id, set if the driver is a job of a cluster."""
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 20.0
-"""How often the record is written: to a disk, to an object store."""
+"""Write interval of the record on a disk and in an object store."""
 SILENT_AFTER_SECONDS = 90.0
-"""A run without a heartbeat for so long has lost its driver."""
+"""A run without a heartbeat for this time is reported as lost."""
 
 
 class StageRecord(BaseModel):
-    """A stage that this run has finished or found finished."""
+    """A stage that this run finished or found finished in the store."""
 
     stage: str
     key: str
@@ -41,7 +41,7 @@ class StageRecord(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far the work of the moment is."""
+    """Progress of the current stage."""
 
     label: str
     done: int
@@ -49,7 +49,7 @@ class Progress(BaseModel):
     unit: str
     note: str = ""
     rate: float | None = None
-    """Units a second."""
+    """Units per second."""
 
 
 class Record(BaseModel):
@@ -57,17 +57,17 @@ class Record(BaseModel):
 
     recipe: str
     state: str = "running"
-    """running, finished, failed or stopped; a running one without a heartbeat is lost."""
+    """running, finished, failed or stopped. `shown_state` reports lost if a running run has no heartbeat."""
     error: str = ""
     started: float = 0.0
     heartbeat: float = 0.0
     host: str = ""
     pid: int = 0
     job: str = ""
-    """Id of the cluster job that the driver is, if it is one."""
+    """Id of the cluster job that runs the driver; empty without one."""
     stage: str = ""
     artifact: str = ""
-    """Location of the artifact that the current stage makes."""
+    """Location of the artifact that the current stage writes."""
     progress: Progress | None = None
     stages: list[StageRecord] = []
 
@@ -78,7 +78,7 @@ class Record(BaseModel):
 
 
 class RunRecord:
-    """Keeps a run's record on the store. A context manager; its methods may be called from any thread."""
+    """Context manager that keeps a run's record in the store. Its methods are thread-safe."""
 
     def __init__(self, store: Store, run: str, logs: Path | None = None) -> None:
         now = time.time()
@@ -112,11 +112,11 @@ class RunRecord:
         with self._lock:
             self.record.state = state
             self.record.error = "" if value is None else str(value)[:1000]
-        with contextlib.suppress(OSError):  # the error that ended the run is the one to be told
+        with contextlib.suppress(OSError):  # must not hide the error that ended the run
             self._write()
 
     def stage(self, name: str, artifact: Artifact) -> None:
-        """A stage begins."""
+        """Record the start of a stage."""
         with self._lock:
             self.record.stage, self.record.artifact = name, artifact.location
             self.record.progress = None
@@ -129,7 +129,7 @@ class RunRecord:
         self._write()
 
     def progress(self, progress: Progress) -> None:
-        """Taken up by the next heartbeat."""
+        """Record progress, written with the next heartbeat."""
         with self._lock:
             self.record.progress = progress
 
@@ -137,8 +137,8 @@ class RunRecord:
         while not self._stop.wait(self._every):
             try:
                 self._write()
-            except OSError as error:  # the store may be away for a moment; the run's own writes decide
-                log.warning("the run's record could not be written: %s", error)
+            except OSError as error:  # a short outage of the store must not fail the run
+                log.warning("cannot write the run's record: %s", error)
 
     def _write(self) -> None:
         with self._lock:
@@ -153,6 +153,6 @@ class RunRecord:
 
 
 def read_record(store: Store, run: str) -> Record | None:
-    """The record of a run, or None where there is none."""
+    """The record of a run, or None if it has none."""
     folder = store.folder(f"runs/{run}")
     return Record.model_validate(folder.read_json(RECORD)) if folder.exists(RECORD) else None

@@ -1,7 +1,7 @@
-"""A run's surroundings: the Ray cluster, the store, the screen and the log file.
+"""Context of a run: the Ray cluster, the store, the console and the log files.
 
-Without an address Ray is embedded: started in this process's care on this machine alone, its dashboard
-on localhost, and gone with it. With an address the same code uses that cluster.
+Without an address, Ray is embedded: it is started on this machine, with its dashboard on localhost, and
+stopped with this process. With an address, the same code uses that cluster.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ log = logging.getLogger("headwater")
 
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 1 << 30
-"""Shared memory of an embedded Ray; a cluster's nodes have their own setting."""
+"""Object store size of an embedded Ray. The nodes of a cluster have their own setting."""
 
 WORKER_ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",  # workers are the parallelism
-    "HF_HUB_OFFLINE": "1",  # nothing is fetched from a model hub behind the user's back
+    "TOKENIZERS_PARALLELISM": "false",  # parallelism comes from the workers
+    "HF_HUB_OFFLINE": "1",  # no implicit downloads from a model hub
     "RAY_TRAIN_V2_ENABLED": "1",
     "DS_SKIP_CUDA_CHECK": "1",
     "PYTHONWARNINGS": "ignore",
-    "MALLOC_ARENA_MAX": "2",  # glibc's arenas, one a thread, hold memory that nothing uses
+    "MALLOC_ARENA_MAX": "2",  # glibc's per-thread arenas retain unused memory
 }
 
 QUIET = {
-    "RAY_event_stats": "0",  # the time of every event in each of Ray's processes
-    "RAY_enable_metrics_collection": "0",  # for a Prometheus, which an embedded Ray has not
+    "RAY_event_stats": "0",  # timings of every event in each Ray process
+    "RAY_enable_metrics_collection": "0",  # for Prometheus, which an embedded Ray lacks
 }
-"""Counters that an embedded Ray does without, unless the environment says otherwise: a quarter of what its
-processes take of the CPU. Workers that go in step all wait whenever one of them is held up."""
+"""Counters disabled in an embedded Ray unless the environment sets them. They take a quarter of the CPU time
+of Ray's processes, and a delay of one training worker delays all of them."""
 
 
 class Session:
-    """Use as a context manager; `ray()` starts or joins the cluster the first time it is needed."""
+    """Context manager of a run. `ray()` starts or joins the cluster on first use."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Session:
         num_cpus: int | None = None,
         max_workers: int | None = None,
     ) -> None:
-        """`logs_to`: a folder for this process's output and logs. `run`: whose record to keep."""
+        """`logs_to`: folder for this process's output and logs. `run`: name of the run to record."""
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to) if run else None
         self.max_workers = max_workers
-        """Most actors of one pool; None leaves it to `pool.pool_size`; 0 works without actors."""
+        """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide."""
         self._num_cpus = num_cpus
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
@@ -95,7 +95,7 @@ class Session:
         self._give_output_back()
 
     def ray(self) -> None:
-        """Start or join Ray; does nothing when this process already has a cluster."""
+        """Start or join Ray. Does nothing if this process is already connected."""
         import ray
 
         if ray.is_initialized():
@@ -108,15 +108,15 @@ class Session:
                 ray.init(address=self.address, log_to_driver=False, runtime_env=environment)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise HeadwaterError(
-                    f"no Ray cluster answers ({error})", where=self.address, fix="check --address"
+                    f"cannot reach a Ray cluster ({error})", where=self.address, fix="check --address"
                 ) from error
         else:
-            # Without this, a Ray that happens to run on this machine would be joined.
+            # Otherwise Ray would join a cluster that happens to run on this machine.
             os.environ.pop("RAY_ADDRESS", None)
             for name, value in QUIET.items():
                 os.environ.setdefault(name, value)
-            # Its workers inherit this process's environment. A runtime_env that said the same would keep
-            # Ray from using the worker processes that it has started in advance.
+            # Workers inherit this process's environment. A runtime_env with the same variables would keep
+            # Ray from using its prestarted worker processes.
             ray.init(
                 address="local",
                 num_cpus=self._num_cpus or max(2, os.cpu_count() or 2),
@@ -140,18 +140,18 @@ class Session:
 
     @property
     def grows(self) -> bool:
-        """Whether nodes may come: a joined cluster may have an autoscaler, the embedded one has none."""
+        """Whether nodes may be added: a joined cluster may autoscale, the embedded one cannot."""
         return self.address is not None
 
     def cpus(self) -> int:
-        """CPUs of the whole cluster."""
+        """Number of CPUs in the cluster."""
         import ray
 
         self.ray()
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def gpus(self) -> int:
-        """GPUs of the whole cluster."""
+        """Number of GPUs in the cluster."""
         import ray
 
         self.ray()
@@ -175,7 +175,7 @@ class Session:
 
     @contextlib.contextmanager
     def remote_progress(self, label: str, total: int, unit: str) -> Iterator[Any]:
-        """Yields a Ray actor handle: workers call its `report(done, note)` and `say(line)`."""
+        """Yields a Ray actor handle. Workers call its `report(done, note)` and `say(line)`."""
         self.ray()
         shown = progress.remote_bar(self.console, label, total, unit, self.say, self._listener())
         with shown as board:
@@ -185,14 +185,14 @@ class Session:
         return self.record.progress if self.record else lambda shown: None
 
     def say(self, text: str) -> None:
-        """A line for the person in front of the screen, and for the log."""
+        """Print a line on the console and log it."""
         self.console.print(f"  {text}", highlight=False, markup=False)
         log.info("%s", text)
 
     def _send_output_to_logs(self, folder: Path) -> None:
-        """Ray and its libraries write to descriptors 1 and 2 from everywhere; `run.log` is the place for it.
+        """Redirect descriptors 1 and 2, to which Ray and its libraries write, to `run.log`.
 
-        The console goes on writing to what descriptor 1 was; this process's own logs are `log.jsonl`.
+        The console keeps writing to the original descriptor 1. This process's own logs go to `log.jsonl`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.console.file.flush()
@@ -219,26 +219,26 @@ class Session:
 
 
 def _check_answers(address: str) -> None:
-    """Ray would wait for minutes where nobody listens."""
+    """Raise HeadwaterError if nothing listens at the address; Ray itself would wait for minutes."""
     scheme, separator, rest = address.rpartition("://")
     if separator and scheme != "ray":
         raise HeadwaterError(
-            f"{scheme}:// is no address of a cluster",
+            f"{scheme}:// is not a cluster address",
             where=address,
-            fix="give host:6379, ray://host:10001 or auto; `headwater submit` takes the dashboard's address",
+            fix="pass host:6379, ray://host:10001 or auto; `headwater submit` takes the dashboard's address",
         )
     host, colon, port = rest.rpartition(":")
-    if not colon or not port.isdigit():  # `auto`, which Ray looks up
+    if not colon or not port.isdigit():  # `auto`, which Ray resolves
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise HeadwaterError(
-            f"no Ray cluster answers ({error.strerror or error})", where=address, fix="check --address"
+            f"cannot reach a Ray cluster ({error.strerror or error})", where=address, fix="check --address"
         ) from error
 
 
 def _end_like_ctrl_c() -> None:
-    """SIGTERM, which clusters send, takes training down in order as Ctrl-C does; Ray's handler just ends."""
+    """Handle SIGTERM like Ctrl-C, for a clean shutdown of training. Ray's own handler exits at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))

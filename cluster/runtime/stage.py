@@ -1,9 +1,9 @@
-"""The stage contract: a typed config and input artifacts in, one artifact out, never twice.
+"""The stage contract: a typed config and input artifacts in, one artifact out, computed once.
 
-The key of an artifact is a hash of all that decides its content: the stage's name and version,
-its config, the keys of its inputs and its fingerprint (what it reads from outside the store).
-The same work therefore has the same key, is found finished, and is not done again; a changed
-setting redoes only what depends on it.
+The key of an artifact is a hash of everything that determines its content: the stage's name and
+version, its config, the keys of its inputs and its fingerprint (what it reads from outside the
+store). Equal work has an equal key and is not repeated; a changed setting reruns only the stages
+that depend on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headwater.cluster.versions import recorded_versions
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's settings: typed, unknown keys refused, immutable once read."""
+    """Base class of all stage settings: typed and immutable; unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,30 +32,30 @@ C = TypeVar("C", bound=StageConfig)
 
 
 class Stage(Generic[C]):
-    """One stage of the river. Subclasses set the class variables and write `run`."""
+    """One stage of the pipeline. Subclasses set the class variables and implement `run`."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    """Raised when the output's format or meaning changes, so that old artifacts are not reused."""
+    """Increment it when the format or meaning of the output changes, so that old artifacts are not reused."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """Names of the stages whose artifacts `run` receives."""
     optional_inputs: ClassVar[tuple[str, ...]] = ()
-    """The same for stages that a recipe may be without; part of the key where they are there."""
+    """Likewise, for stages that a recipe may omit. Part of the key if present."""
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
-    """Settings that change how the work is done and not what comes out (kept out of the key)."""
+    """Settings that affect how the work is done but not its result. Excluded from the key."""
     off_fields: ClassVar[frozenset[str]] = frozenset()
-    """Settings that are part of the key only when they differ from their default, which changes nothing: what
-    was made before there was such a setting is found again."""
+    """Settings whose default has no effect. Part of the key only if changed, so that artifacts made before
+    the setting existed keep their key."""
 
     def __init__(self, config: C) -> None:
         self.config = config
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        """What the output depends on beside config and inputs; empty for most stages."""
+        """What the output depends on in addition to config and inputs; empty for most stages."""
         return {}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
-        """Write the output's files and return its metrics. Must go on from what `output` already holds."""
+        """Write the output's files and return its metrics. Must resume from what `output` already holds."""
         raise TypeError(f"stage {self.name} does not define run()")
 
     def key(self, input_keys: Mapping[str, str], fingerprint: Mapping[str, Any]) -> str:
@@ -72,13 +72,13 @@ class Stage(Generic[C]):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def own_inputs(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
-        """Those of a run's artifacts that this stage reads. KeyError where one is missing."""
+        """The artifacts that this stage reads. Raises KeyError if a required one is missing."""
         there = [name for name in self.optional_inputs if name in artifacts]
         return {name: artifacts[name] for name in (*self.inputs, *there)}
 
 
 def locate(stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session) -> Artifact:
-    """Where the stage's artifact is, or will be."""
+    """The stage's artifact, finished or not."""
     input_keys = {name: artifact.key for name, artifact in stage.own_inputs(inputs).items()}
     return session.store.artifact(stage.name, stage.key(input_keys, stage.fingerprint(session)))
 
@@ -91,10 +91,10 @@ def execute(
     redo: bool = False,
     output: Artifact | None = None,
 ) -> tuple[Artifact, bool]:
-    """Run a stage unless its artifact is already there; `redo` drops it and does the work anew.
+    """Run a stage unless its artifact is already finished; `redo` deletes the artifact and reruns the stage.
 
-    `output` puts the artifact elsewhere than in its place in the store; the caller has seen to it that
-    nothing else is there. Returns the artifact, and whether it was found finished.
+    `output` overrides the artifact's location in the store; the caller makes sure that it holds nothing
+    else. Returns the artifact and whether it was already finished.
     """
     own_inputs = stage.own_inputs(inputs)
     input_keys = {name: artifact.key for name, artifact in own_inputs.items()}
@@ -104,7 +104,7 @@ def execute(
     if redo:
         output.delete_folder("")
     elif output.manifest() is not None:
-        output.delete_folder(SCRATCH)  # a run may have been cut off right after its last file
+        output.delete_folder(SCRATCH)  # a run may have been killed before it removed it
         return output, True
     started = time.time()
     session.stage_started(stage.name, output)

@@ -1,5 +1,5 @@
-"""The store and its artifacts on a disk or in S3: files, folders, manifests, uploads, the local cache.
+"""The store and its artifacts, on a disk or in S3: files, manifests, uploads and the local cache.
 
-All rooms may import it; it imports `cluster.errors` alone.
-Add a backend in `filesystem.py`; add what a manifest records in `artifact.py`.
+All rooms may import it; it imports only `cluster.errors`.
+Add backends in `filesystem.py` and manifest fields in `artifact.py`.
 """

@@ -1,8 +1,8 @@
-"""An artifact: a folder of data files and, written last, the manifest that says it is whole.
+"""Artifacts: folders of data files with a manifest, which is written last and marks them complete.
 
-`<store>/<stage>/<key>/manifest.json` exists exactly when the stage has finished. Every file is
-written under another name and renamed (disk) or appears with its last byte (one PUT, or the
-completion of a multipart upload, on S3), so nothing half-written is ever read as finished.
+`<store>/<stage>/<key>/manifest.json` exists exactly when the stage has finished. Files appear
+atomically: on a disk by a rename, on S3 by one PUT or the completion of a multipart upload. A
+partially written file is therefore never read as finished.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from headwater.cluster.storage.filesystem import (
 from headwater.cluster.storage.multipart import Multipart
 
 MANIFEST = "manifest.json"
-SCRATCH = "_scratch"  # work in progress: kept for resuming, dropped when the artifact is finished
+SCRATCH = "_scratch"  # work in progress: kept for resuming, deleted when the artifact is finished
 
 
 class FileRecord(BaseModel):
-    """One file of an artifact: path below its folder, size in bytes, SHA-256 of its content."""
+    """One file of an artifact: path relative to the artifact, size in bytes, SHA-256 of its content."""
 
     path: str
     size: int
@@ -47,16 +47,16 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, what it was made from and what came out."""
+    """Description of an artifact: its stage, config, inputs, files and metrics."""
 
     stage: str
     key: str
     stage_version: int
     config: dict[str, Any]
     inputs: dict[str, str]
-    """Name of each input stage → key of the artifact that was read."""
+    """Input stage → key of the artifact that was read."""
     fingerprint: dict[str, Any] = {}
-    """What the key depends on beside config and inputs, such as the source files' sizes."""
+    """What the key depends on in addition to config and inputs, such as the sizes of source files."""
     metrics: dict[str, Any] = {}
     files: list[FileRecord] = []
     started_at: str = ""
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A stage's output folder. Cheap to pass between processes: it is only its location."""
+    """A stage's output folder. Cheap to pass between processes: it holds only a location."""
 
     location: str
     stage: str = field(default="", compare=False)
@@ -87,7 +87,7 @@ class Artifact:
         return fs.get_file_info(path).type != pafs.FileType.NotFound
 
     def files(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names (relative to the artifact) of the files below a folder, in order."""
+        """Sorted names (relative to the artifact) of all files below a folder."""
         _, root = filesystem(self.location)
         found = (info.path.removeprefix(root).lstrip("/") for info in list_files(self.path(folder)))
         return [name for name in found if name.endswith(suffix) and f"{PARTIAL}/" not in f"{name}/"]
@@ -106,7 +106,7 @@ class Artifact:
             ) from error
 
     def local(self, name: str = "") -> Path:
-        """A path on this machine's disk for a file or folder: itself, or a cached copy from S3."""
+        """Local path of a file or folder: the original on a disk, or a cached copy from S3."""
         if not is_remote(self.location):
             return Path(filesystem(self.path(name))[1])
         fs, path = filesystem(self.path(name))
@@ -115,8 +115,8 @@ class Artifact:
         return cached_folder(self.path(name))
 
     def local_file(self, name: str, record: FileRecord | None = None) -> Path:
-        """As `local`, of a file that the manifest has recorded: the store is asked for nothing else, and a
-        copy from S3 has the size and the checksum of the record."""
+        """Like `local`, for a file recorded in the manifest. Makes no further request to the store and
+        verifies a copy from S3 against the recorded size and checksum."""
         if record is None or not is_remote(self.location):
             return self.local(name)
         return cached_file(self.path(name), record.size, record.sha256)
@@ -124,8 +124,7 @@ class Artifact:
     # -- writing ---------------------------------------------------------------------------
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """Write one file that appears under its name only when the block ends without an error. What lay
-        there stays until then."""
+        """Write one file atomically: it replaces an existing file when the block ends without an error."""
         if is_remote(self.location):
             upload = Multipart(self.path(name))
             try:
@@ -157,7 +156,7 @@ class Artifact:
 
     @contextlib.contextmanager
     def create_folder(self, name: str) -> Iterator[Path]:
-        """A local folder to fill; its files become the artifact's folder `name` when the block ends."""
+        """Yield a local folder to fill. It becomes the artifact's folder `name` when the block ends."""
         if is_remote(self.location):
             with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
                 yield Path(scratch)
@@ -175,7 +174,7 @@ class Artifact:
             shutil.rmtree(partial, ignore_errors=True)
 
     def delete(self, name: str) -> None:
-        """Remove one file, if it is there."""
+        """Delete one file if it exists."""
         fs, path = filesystem(self.path(name))
         with contextlib.suppress(FileNotFoundError):
             fs.delete_file(path)
@@ -183,13 +182,11 @@ class Artifact:
     def delete_folder(self, name: str) -> None:
         fs, path = filesystem(self.path(name))
         if fs.get_file_info(path).type == pafs.FileType.Directory:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # some S3 servers show a folder that was just emptied
+            with contextlib.suppress(FileNotFoundError):  # some S3 servers still list an emptied folder
                 fs.delete_dir(path)
 
     def record_files(self) -> list[FileRecord]:
-        """Size and checksum of every data file, read back from where it was written."""
+        """Size and checksum of every data file, read back from the store."""
         fs, root = filesystem(self.location)
         records = []
         for name in self.files():
@@ -205,14 +202,14 @@ class Artifact:
         return records
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, from where on the artifact is whole, and drop the scratch files."""
+        """Write the manifest, which marks the artifact complete, and delete the scratch files."""
         self._drop_partials()
         manifest.files = self.record_files()
         self.write_json(MANIFEST, manifest.model_dump())
         self.delete_folder(SCRATCH)
 
     def _drop_partials(self) -> None:
-        """Remove what processes were writing when they were killed. In S3 nothing of it is to be seen."""
+        """Remove partial files left by killed processes. S3 never shows partial files."""
         if is_remote(self.location):
             return
         for path in list(Path(filesystem(self.location)[1]).rglob(f"*{PARTIAL}")):
@@ -223,14 +220,14 @@ class Artifact:
 
 
 def create_file(location: str) -> AbstractContextManager[IO[bytes]]:
-    """`Artifact.create` for one file by itself, on a disk or in S3."""
+    """Like `Artifact.create`, for any file on a disk or in S3."""
     folder, _, name = (location if is_remote(location) else filesystem(location)[1]).rpartition("/")
     return Artifact(folder or "/").create(name)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of an artifact that a process may open on whichever machine it runs."""
+    """A folder of an artifact that a process on any machine can open."""
 
     artifact: Artifact
     name: str

@@ -1,9 +1,8 @@
-"""Copies on this machine's disk of files in an object store: fetched once, whole or not at all.
+"""Local disk cache of files in an object store. Copies are complete or absent.
 
-Processes of one machine share them. Whoever comes first fetches while the others wait; a copy appears under
-its name with its last byte, and only if size and checksum are right. A copy that is no longer as long as the
-original, because a disk was full or somebody tidied up, is fetched again. Where the disk has no room for
-another one, the copies that have not been asked for the longest go first.
+All processes of a machine share it. The first process fetches a file while the others wait. A copy gets its
+name only when complete, with the right size and checksum. A copy whose size differs from the original's is
+fetched again. If the disk has no room for a new copy, the least recently used copies are evicted.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from headwater.cluster.storage.filesystem import filesystem, list_files, partial
 CHUNK = 8 << 20
 ATTEMPTS = 2
 SPARED_BYTES = 1 << 30
-"""Of the disk, left to others."""
+"""Disk space that the cache leaves free."""
 IN_USE_SECONDS = 3600.0
-"""A copy that was asked for so lately stays, whatever room is needed: a run may open it at any moment."""
+"""Copies used within this time are never evicted, because a run may open them at any moment."""
 
 
 def cache_folder() -> Path:
@@ -38,10 +37,10 @@ def cache_folder() -> Path:
 
 
 def cached_file(location: str, size: int | None = None, sha256: str | None = None) -> Path:
-    """A local copy of one file. Size and checksum are those that a manifest records; without, the store is
-    asked for its size and time, so that a file that has changed is fetched again.
+    """Local copy of one file. `size` and `sha256` come from a manifest. Without them, the size and
+    modification time are read from the store, so that a changed file is fetched again.
 
-    Raises HeadwaterError if what comes from the store is not what it should be.
+    Raises HeadwaterError if the fetched file has the wrong size or checksum.
     """
     identity = f"{location}\0{size}\0{sha256}"
     if size is None:
@@ -55,7 +54,7 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
     target = cache_folder() / name
     if not _is_whole(target, size):
         with _alone(name[:2]):
-            if not _is_whole(target, size):  # another process was first
+            if not _is_whole(target, size):  # another process may have fetched it meanwhile
                 _make_room(size)
                 _fetch(location, target, size, sha256)
     os.utime(target)
@@ -63,32 +62,32 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
 
 
 def cached_folder(location: str) -> Path:
-    """A local copy of all files below a location."""
+    """Local copy of all files below a location."""
     listed = list_files(location)
-    # The listing is part of the name, so that what has changed is fetched again.
+    # The name depends on the listing, so that a changed folder is fetched again.
     listing = [(info.path, info.size, info.mtime_ns) for info in listed]
     target = cache_folder() / hashlib.sha256(repr((location, listing)).encode()).hexdigest()[:24]
     if not target.exists():
         _make_room(sum(info.size for info in listed))
         fs, path = filesystem(location)
         partial = partial_path(target)
-        partial.mkdir()  # copy_files makes the folders below it, not the first one
+        partial.mkdir()  # copy_files creates subfolders, but not this one
         pafs.copy_files(path, str(partial), source_filesystem=fs)
-        with contextlib.suppress(OSError):  # another process of this machine was first
+        with contextlib.suppress(OSError):  # another process of this machine finished first
             partial.rename(target)
     os.utime(target)
     return target
 
 
 def _make_room(size: int) -> None:
-    """Delete copies until the disk has room for so many bytes more, those that were used last at the end.
+    """Evict least recently used copies until the disk has room for `size` more bytes.
 
-    Whoever has a copy open keeps it. Raises HeadwaterError where there is not room enough.
+    Processes that have an evicted copy open keep reading it. Raises HeadwaterError if space is still short.
     """
     folder = cache_folder()
     copies = []
     for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process is making room too
+        with contextlib.suppress(FileNotFoundError):  # another process evicted it
             if not path.suffix:
                 copies.append((path.stat().st_mtime, path))
     for used, path in sorted(copies):
@@ -101,9 +100,9 @@ def _make_room(size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise HeadwaterError(
-            f"a copy of {size:,} bytes has no room on a disk with {free:,} bytes left",
+            f"no room for a copy of {size:,} bytes: the disk has {free:,} bytes free",
             where=str(folder),
-            fix="make room, or set TMPDIR to a folder on a larger disk",
+            fix="free space, or set TMPDIR to a folder on a larger disk",
         )
 
 
@@ -130,7 +129,7 @@ def _fetch(location: str, target: Path, size: int, sha256: str | None) -> None:
             found = f"{partial.stat().st_size:,} bytes, SHA-256 {digest.hexdigest()[:12]}…"
             if attempt + 1 == ATTEMPTS:
                 raise HeadwaterError(
-                    f"not the file that was written: {found} instead of {size:,} bytes, "
+                    f"unexpected content: {found} instead of {size:,} bytes, "
                     f"SHA-256 {(sha256 or 'unknown')[:12]}…",
                     where=location,
                     fix="delete this artifact and run again",
@@ -141,7 +140,7 @@ def _fetch(location: str, target: Path, size: int, sha256: str | None) -> None:
 
 @contextlib.contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """One process at a time; the lock of a process that dies is free."""
+    """Hold an exclusive lock for the block. The lock of a process that dies is released."""
     with (cache_folder() / f"{name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

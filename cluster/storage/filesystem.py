@@ -1,8 +1,8 @@
-"""Paths that may lie on a disk or in an object store: one pair of functions for both.
+"""File systems behind locations: a disk, S3 or the Hugging Face hub.
 
-A location is a plain path, `file:///…` or `s3://bucket/prefix`. S3 credentials come from the
-standard places (environment, ~/.aws, instance role) and `AWS_ENDPOINT_URL` names a server
-other than Amazon's, as for boto3.
+A location is a plain path, `file:///…`, `s3://bucket/prefix` or `hf://datasets/…`. S3 credentials
+come from the standard places (environment, ~/.aws, instance role), and `AWS_ENDPOINT_URL` selects a
+server other than Amazon's, as in boto3.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from headwater.cluster.storage.hub import SCHEME, hub
 from headwater.cluster.storage.object_store import s3
 
 LISTINGS = 5
-"""Attempts at a listing of a folder in which others are at work."""
+"""Attempts at listing a folder that other processes change."""
 
 PARTIAL = ".tmp"
-"""How the names of files and folders end that are being written to a disk."""
+"""Suffix of files and folders that are still being written to a disk."""
 
 
 def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
@@ -35,7 +35,7 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     if "://" in location and not location.startswith("file://"):
         scheme = location.split("://")[0]
         raise HeadwaterError(
-            f"no such kind of storage: {scheme}://", where=location, fix="use a path, s3:// or hf://datasets/"
+            f"unknown storage scheme {scheme}://", where=location, fix="use a path, s3:// or hf://datasets/"
         )
     path = location.removeprefix("file://")
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
@@ -50,14 +50,14 @@ def join(location: str, *names: str) -> str:
 
 
 def partial_path(target: Path) -> Path:
-    """Where a file or folder is made on a disk that is to appear as `target` when it is whole."""
+    """Temporary path at which `target` is written before it is renamed."""
     return target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
 
 
 def list_files(location: str) -> list[pafs.FileInfo]:
-    """Every file below a location, in name order. Empty when nothing is there.
+    """All files below a location, sorted by name. Empty if the location does not exist.
 
-    On a disk a folder may come or go between two looks of one listing: then it is made anew.
+    Repeats the listing if a folder appears or disappears on disk meanwhile.
     """
     fs, path = filesystem(location)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)

@@ -1,6 +1,6 @@
-"""Datasets of the Hugging Face hub as a file system to read from: `hf://datasets/OWNER/NAME[@REVISION]/path`.
+"""Datasets of the Hugging Face hub as a read-only file system: `hf://datasets/OWNER/NAME[@REVISION]/path`.
 
-`HF_TOKEN` opens private ones, `HF_ENDPOINT` names another hub, as for huggingface_hub itself.
+`HF_TOKEN` gives access to private datasets and `HF_ENDPOINT` selects another hub, as in huggingface_hub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def hub(endpoint: str | None) -> pafs.PyFileSystem:
 
 
 class _Handler(pafs.FSSpecHandler):
-    """Its connections' errors as those of the other file systems."""
+    """Raises connection errors as OSError, like the other file systems."""
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
         with _as_os_errors():
@@ -49,5 +49,5 @@ def _as_os_errors() -> Iterator[None]:
     except Exception as error:
         # httpx or httpx2, whichever this version of huggingface_hub connects with
         if type(error).__module__.startswith("httpx"):
-            raise OSError(f"NETWORK_CONNECTION: the hub does not answer ({error})") from error
+            raise OSError(f"NETWORK_CONNECTION: cannot reach the hub ({error})") from error
         raise

@@ -1,4 +1,4 @@
-"""One process at a time in a folder of this machine; the lock goes with the process, however it ends."""
+"""Exclusive lock on a local folder. It is released when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def exclusive(folder: Path, taken: HeadwaterError) -> Iterator[None]:
-    """Make the folder and hold its lock for the block; raises `taken` when another process holds it."""
+    """Create the folder and hold its lock for the block. Raises `taken` if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / NAME).open("w") as handle:
         try:

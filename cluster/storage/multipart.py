@@ -1,7 +1,7 @@
-"""An object of S3 as a stream to write to: it appears whole with the last request, or not at all.
+"""Writable stream to an S3 object. The object appears complete with the last request, or not at all.
 
-It is sent in parts while it is written, so that neither memory nor disk holds it. Requests that the server
-turns away (503 SlowDown), or whose connection breaks, are repeated with growing pauses.
+Parts are uploaded while the object is written, so that it never lies whole in memory or on disk. Requests
+that the server throttles (503 SlowDown) or whose connection breaks are retried with exponential backoff.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from headwater.cluster.errors import HeadwaterError
 
 ATTEMPTS = 6
-"""Of each request, with pauses that double: about 20 s until an endpoint that is down is given up."""
+"""Attempts per request with doubling pauses: about 20 s until an unreachable endpoint is reported."""
 PART_BYTES = 16 << 20
 PARTS_OF_A_SIZE = 1000
-"""S3 takes 10,000 parts: every thousand parts the next ones are twice as large, which suffices for 16 TB."""
+"""Parts before the part size doubles. S3 allows 10,000 parts, which then hold 16 TB."""
 
 
 class Multipart(io.RawIOBase):
-    """A multipart upload, or a single PUT below one part in size. It is an object after `finish`."""
+    """A multipart upload, or a single PUT if smaller than one part. The object exists after `finish`."""
 
     def __init__(self, location: str) -> None:
         bucket, _, key = location.removeprefix("s3://").partition("/")
@@ -62,7 +62,7 @@ class Multipart(io.RawIOBase):
             )
 
     def abandon(self) -> None:
-        """Have the parts that were sent thrown away; a bucket's own rule has to do it if this fails, too."""
+        """Abort the upload and delete its parts. If this fails, only a bucket lifecycle rule deletes them."""
         import botocore.exceptions
 
         if self._upload:
@@ -91,7 +91,7 @@ class Multipart(io.RawIOBase):
 
 @functools.lru_cache(maxsize=4)
 def _client(environment: tuple[tuple[str, str], ...]) -> Any:
-    """One while the settings in the environment stay the same: making one takes a tenth of a second."""
+    """Client cached per environment settings, because creating one takes 0.1 s."""
     import boto3
     from botocore.config import Config
 

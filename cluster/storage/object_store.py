@@ -1,7 +1,7 @@
-"""pyarrow's S3 file system, with reads that outlast a server that asks for patience.
+"""pyarrow's S3 file system, with retries of reads that the server throttles.
 
-Arrow repeats requests that fail, but takes the text of a 503 SlowDown for the content: where that is longer
-than what was asked for, the read fails at once ("Failed to flush response stream"). Here it is repeated.
+Arrow retries failed requests but writes the body of a 503 SlowDown to the read buffer. If the body is longer
+than the requested range, the read fails at once ("Failed to flush response stream"). Here it is retried.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def s3(endpoint: str | None, region: str | None) -> pafs.PyFileSystem:
 
 
 class PatientS3(pafs.FileSystemHandler):
-    """S3FileSystem but for what `_Reader` does."""
+    """Delegates to S3FileSystem, except that `_Reader` retries reads."""
 
     def __init__(self, s3: pafs.S3FileSystem) -> None:
         self._s3 = s3
@@ -72,7 +72,7 @@ class PatientS3(pafs.FileSystemHandler):
         self._s3.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
-        raise PermissionError("all buckets at once are never deleted")
+        raise PermissionError("deleting all buckets is not allowed")
 
     def delete_file(self, path: str) -> None:
         self._s3.delete_file(path)
@@ -91,7 +91,7 @@ class PatientS3(pafs.FileSystemHandler):
 
 
 class _Reader(io.RawIOBase):
-    """An object; reads begin anew where the file system gave up on a request that may be repeated."""
+    """Reads an object and retries reads that fail because of throttling."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""The store: where artifacts, rankings and run records live, a folder or `s3://bucket/prefix`."""
+"""The store of artifacts, rankings and run records: a folder or `s3://bucket/prefix`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from headwater.cluster.storage.filesystem import filesystem, is_remote, join, li
 from headwater.cluster.storage.lock import exclusive
 
 RECORD = "run.json"
-"""What a run is at, in its folder; `cluster.runtime.run_record` says what stands in it."""
+"""State file in a run's folder; `cluster.runtime.run_record` defines its content."""
 
 
 class Store:
-    """`<location>/<stage>/<key>/`, beside `runs/` (recipes, logs) and `rankings/` (people's choices)."""
+    """Artifacts in `<location>/<stage>/<key>/`, recipes and logs in `runs/`, rankings in `rankings/`."""
 
     def __init__(self, location: str) -> None:
         fs, path = filesystem(location)
@@ -30,11 +30,11 @@ class Store:
         return Artifact(join(self.location, stage, key), stage, key)
 
     def folder(self, name: str) -> Artifact:
-        """A folder that is not a stage's output, such as `rankings`, with the same file methods."""
+        """A folder other than a stage's output, such as `rankings`, with the same file methods."""
         return Artifact(join(self.location, name))
 
     def check_writable(self) -> None:
-        """Fail now, with a clear message, rather than after hours of work."""
+        """Raise HeadwaterError if the store is not writable, before any work is done."""
         probe = Artifact(self.location)
         name = f".write-check-{os.getpid()}"
         try:
@@ -49,27 +49,27 @@ class Store:
             raise HeadwaterError(
                 f"the store cannot be written ({error})",
                 where=self.location,
-                fix="check that it exists and that you may write to it",
+                fix="check that it exists and that you have write permission",
             ) from error
         if missing:
             raise HeadwaterError("no such bucket", where=f"s3://{bucket}", fix="create it or correct `store`")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second driver out of a local store; the lock goes with the process, however it ends."""
+        """Lock a local store against a second driver. The lock is released when the process ends."""
         if is_remote(self.location):
             yield
             return
         taken = HeadwaterError(
             "another run is using this store",
             where=self.location,
-            fix="wait for it, or give another `--set store=…`",
+            fix="wait for it, or use another store with `--set store=…`",
         )
         with exclusive(Path(self._root), taken):
             yield
 
     def manifests(self) -> list[Manifest]:
-        """Every finished artifact of the store, oldest first."""
+        """Manifests of all finished artifacts, oldest first."""
         found = []
         for info in list_files(self.location):
             parts = info.path.removeprefix(self._root).strip("/").split("/")
@@ -80,7 +80,7 @@ class Store:
         return sorted(found, key=lambda manifest: manifest.started_at)
 
     def runs(self) -> list[str]:
-        """Names of the runs that have a record, in order."""
+        """Sorted names of the runs that have a record."""
         found = []
         for info in list_files(join(self.location, "runs")):
             parts = info.path.removeprefix(self._root).strip("/").split("/")
@@ -89,7 +89,7 @@ class Store:
         return found
 
     def find(self, stage: str, key_prefix: str) -> Artifact:
-        """The finished artifact of a stage whose key starts so."""
+        """The one finished artifact of a stage whose key has this prefix. Raises HeadwaterError otherwise."""
         keys = [m.key for m in self.manifests() if m.stage == stage and m.key.startswith(key_prefix)]
         if len(keys) != 1:
             problem = "no finished artifact" if not keys else f"{len(keys)} artifacts"

@@ -69,7 +69,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
     code, output = headwater(*run)
     assert code == 1
-    assert "the disk is full (make room; the same command goes on from here)" in error_line(output)
+    assert "the disk is full (free space; the same command resumes from here)" in error_line(output)
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     code, output = headwater(*run)
     assert code == 0, output
@@ -83,7 +83,9 @@ def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3
     )
     assert code == 1
     line = error_line(output)
-    assert "s3://corpus/forbidden: the store cannot be written" in line and "you may write to it" in line
+    assert (
+        "s3://corpus/forbidden: the store cannot be written" in line and "you have write permission" in line
+    )
 
 
 def test_a_cluster_address_where_nobody_answers_is_named(recipe: Path, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_cluster_address_where_nobody_answers_is_named(recipe: Path, tmp_path:
         *("run", str(recipe), "--set", f"store={tmp_path}/store", "--address", address, "--until", "acquire")
     )
     assert code == 1
-    assert f"{address}: no Ray cluster answers" in error_line(output)
+    assert f"{address}: cannot reach a Ray cluster" in error_line(output)
 
 
 def test_a_typo_in_a_recipe_is_one_line_and_debug_shows_the_traceback(recipe: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_file_that_was_written_again_is_fetched_again(folder: Artifact) -> Non
 @pytest.mark.parametrize("damaged", [CONTENT[:-1], bytes(len(CONTENT))])
 def test_a_file_unlike_its_record_is_refused_and_nothing_is_left(folder: Artifact, damaged: bytes) -> None:
     folder.write_bytes("file", damaged)
-    with pytest.raises(HeadwaterError, match="not the file that was written") as caught:
+    with pytest.raises(HeadwaterError, match="unexpected content") as caught:
         cached_file(folder.path("file"), len(CONTENT), SUM)
     assert caught.value.where == folder.path("file")
     assert [path.suffix for path in cache.cache_folder().iterdir()] == [".lock"]

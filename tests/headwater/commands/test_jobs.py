@@ -170,8 +170,8 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
     wait_for(lambda: bool(drivers(recipe)) and drivers(recipe)[0].pid != driver.pid, "the driver is back")
     wait_for(lambda: pretraining_step(recipe) > 6, "pretraining goes on")
     log = cluster.run("jobs", "logs", first, "--address", cluster.dashboard)[1]
-    assert "the driver was killed by SIGKILL; starting it again (1 of 3)" in log
-    after_restart = log[log.index("starting it again") :]
+    assert "the driver was killed by SIGKILL; restarting it (1 of 3)" in log
+    after_restart = log[log.index("restarting it") :]
     assert all(re.search(rf"{stage} +found", after_restart) for stage in ("acquire", "clean", "tokenize"))
     status = cluster.run("jobs", "status", first, "--address", cluster.dashboard)[1]
     assert "running: pretrain pretrain" in status
