@@ -1,5 +1,5 @@
-"""Raw web data to clean documents to packed token rows, on Ray Data.
+"""From raw web data to clean documents and packed token rows, on Ray Data.
 
-`llm`, `serving` and the front door may import it; it imports `cluster`.
-A source goes to `sources/`, a filter to `filters/` and `clean/steps.py`, packing to `tokens/packing.py`.
+`llm`, `serving` and the commands may import it; it imports `cluster`.
+Add sources in `sources/`, filters in `filters/` and `clean/steps.py`, packing rules in `tokens/packing.py`.
 """

@@ -1,9 +1,9 @@
-"""The stage `acquire`: reads every source of the recipe into Parquet parts of one schema.
+"""The stage `acquire`: reads all sources of the recipe into Parquet parts with one schema.
 
-A unit of work is one input file (of folders: a group of files). Its worker streams the file and
-writes `documents/<unit>-<part>.parquet` as it goes; names and bytes depend on the input alone. A
-unit that was cut off goes on in the middle of its file, after its last part (data_pipeline/parts.py).
-What could not be read is in `unread/<unit>.parquet`: file, position, reason.
+A unit of work is one input file, or a group of files for folder sources. Its worker streams the file
+and writes `documents/<unit>-<part>.parquet`; names and bytes depend only on the input. An interrupted
+unit resumes within its file, after its last part (data_pipeline/parts.py). Unreadable inputs are listed
+in `unread/<unit>.parquet` (file, position, reason).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class AcquireConfig(StageConfig):
     """Settings of the stage `acquire`."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """What to read, in this order."""
+    """Sources to read, in this order."""
     documents_per_part: int = Field(default=512, gt=0)
-    """Most documents in one output file."""
+    """Maximum number of documents per output file. Lower it to reduce the memory of workers."""
     on_error: Literal["reject", "fail"] = "reject"
-    """What to do about a file of which nothing can be read: count it and go on, or stop."""
+    """Handling of a file that cannot be read at all: `reject` counts it and continues, `fail` stops."""
 
 
 class Acquire(Stage[AcquireConfig]):
@@ -66,7 +66,7 @@ class Acquire(Stage[AcquireConfig]):
         return _metrics(results, sum(len(unit["paths"]) for unit in units), session)
 
     def _check(self, units: list[dict[str, Any]], results: list[dict[str, Any]], output: Artifact) -> None:
-        """Stop if nothing was read, or if a file could not be opened and that is not to be passed over."""
+        """Raise HeadwaterError if no document was read, or if a file could not be opened under `fail`."""
         unopened = [(unit, result) for unit, result in zip(units, results, strict=True) if result["unopened"]]
         nothing = not any(result["documents"] for result in results)
         if not nothing and not (unopened and self.config.on_error == "fail"):
@@ -74,7 +74,7 @@ class Acquire(Stage[AcquireConfig]):
         fs, root = filesystem(output.path(f"{SCRATCH}/{self.name}"))
         for unit, _ in unopened if not nothing else zip(units, results, strict=True):
             with contextlib.suppress(FileNotFoundError):
-                fs.delete_file(f"{root}/{unit['unit']}.json")  # the next run tries it again
+                fs.delete_file(f"{root}/{unit['unit']}.json")  # so that the next run retries it
         problems = [problem for result in results for problem in result["problems"]]
         first = problems[0] if problems else {"file": "", "position": "", "reason": "no_text", "detail": ""}
         listed = "; ".join(_describe(problem) for problem in problems[:PROBLEMS_SHOWN])
@@ -90,7 +90,7 @@ class Acquire(Stage[AcquireConfig]):
         raise HeadwaterError(
             f"{problem['reason']}: {problem['detail']}",
             where=problem["file"],
-            fix="correct it, or set `on_error: reject` to go on without this file",
+            fix="correct it, or set `on_error: reject` to skip this file",
         )
 
 
@@ -100,7 +100,7 @@ def _describe(problem: Mapping[str, str]) -> str:
 
 
 def _units(config: AcquireConfig) -> list[dict[str, Any]]:
-    """One unit a file; of folders, whose files are one document each, one unit a part."""
+    """One unit per file. In folders, where each file is one document, one unit per output part."""
     from headwater.data_pipeline.sources.listing import input_files
 
     groups: list[tuple[int, list[str]]] = []
@@ -121,7 +121,7 @@ def _units(config: AcquireConfig) -> list[dict[str, Any]]:
 
 
 class ReadWorker:
-    """Reads one unit; made once in each worker process."""
+    """Reads units. Created once per worker process."""
 
     def __init__(self, config: AcquireConfig, output: Artifact) -> None:
         self._config, self._output = config, output

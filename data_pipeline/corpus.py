@@ -1,4 +1,4 @@
-"""Reading the cleaned corpus: the kept documents of a finished `clean` artifact, always in the same order."""
+"""Reads the kept documents of a finished `clean` artifact, always in the same order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_documents(
 ) -> Iterator[pa.RecordBatch]:
     """Batches of kept documents (`documents.SCHEMA`), file by file in name order, rows as written.
 
-    `files` narrows it to some of `kept_files`, which is how a unit of work reads its own share.
+    `files` selects some of `kept_files`, so that a unit of work reads only its share.
     """
     for name in kept_files(artifact) if files is None else files:
         fs, path = filesystem(artifact.path(name))

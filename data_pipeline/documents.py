@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class Document:
-    """`text` is plain text; `html` holds the page's bytes until extraction has made `text` of it."""
+    """One document. `text` is plain text; `html` holds the page's bytes until `text` is extracted."""
 
     id: str
     url: str
@@ -31,14 +31,14 @@ class Document:
     text: str
     html: bytes | None = None
     source: str = ""
-    """Where it was read: file and position (record, line, row)."""
+    """Where the document was read: file and position (record, line, row)."""
     fetched_at: str = ""
-    """ISO 8601, empty where the source does not say."""
+    """ISO 8601; empty if unknown."""
     language: str = ""
 
 
 def document_id(url: str, content: str | bytes) -> str:
-    """The same page with the same content has the same id wherever it was read from (128 bits, hex)."""
+    """Hash of URL and content (128 bits, hex), independent of the source file."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     return hashlib.blake2b(url.encode("utf-8", "surrogatepass") + b"\0" + data, digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Why a document was kept or dropped, and where its tokens are: read from the artifacts alone."""
+"""Explains from the artifacts why a document was kept or dropped, and where its tokens are."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WHAT = ("id", "url", "title", "source", "language")
 
 @dataclass(frozen=True)
 class Fate:
-    """One document that was looked for."""
+    """Decision on one document."""
 
     kept: bool
     file: str
-    """Of the `clean` artifact, in which the document stands."""
+    """File of the `clean` artifact that contains the document."""
     row: dict[str, Any]
-    """Its columns but the text. Of a rejected one with step, reason, score, threshold, duplicate_of."""
+    """Columns except the text. Rejected documents also have step, reason, score, threshold, duplicate_of."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class TokenPlace:
     split: str
     shard: str
     rows: tuple[int, ...]
-    """Rows of the shard with tokens of the document."""
+    """Rows of the shard that contain tokens of the document."""
     start: int
-    """Where the document begins in the first of them."""
+    """Start of the document in the first of these rows."""
 
 
 def explain(corpus: Artifact, wanted: str) -> list[Fate]:
-    """What became of the documents with this id or URL. Empty where there is none."""
+    """Decisions on all documents with this id or URL; empty if there are none."""
     fates = []
     for folder, columns in ((KEPT, WHAT), (REJECTED, WHY)):
         for name in corpus.files(folder, ".parquet"):
@@ -57,8 +57,8 @@ def explain(corpus: Artifact, wanted: str) -> list[Fate]:
 def kept_documents(
     corpus: Artifact, identifiers: Collection[str], parts: Collection[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """id → columns (WHAT) of the kept documents among these; `parts` names the only files to look into,
-    without folder and ending, as a shard's name has them."""
+    """id → columns (WHAT) of the kept documents with these ids. `parts` limits the search to files with these
+    stems, which shards share."""
     wanted = pa.array(sorted(set(identifiers)), pa.string())
     found: dict[str, dict[str, Any]] = {}
     for name in corpus.files(KEPT, ".parquet"):
@@ -71,7 +71,7 @@ def kept_documents(
 
 
 def token_places(rows: Artifact, document_id: str) -> list[TokenPlace]:
-    """Where the tokens of a kept document lie in a `tokenize` artifact."""
+    """Positions of a kept document's tokens in a `tokenize` artifact."""
     places = []
     index = rows.read_json(INDEX)
     for split in SPLITS:

@@ -1,7 +1,7 @@
-"""Parts: what one unit of acquisition reads, as Parquet files of bounded size, and how far it has come.
+"""Parts: the documents of one acquisition unit as Parquet files of bounded size, with resume notes.
 
-A part is written when the document that no longer fits arrives. With it goes a note of where that document
-begins, so that a unit which is cut off goes on there, and leaves the same files as one that was not.
+A part is written when the next document does not fit. With it goes a note of where that document begins, so
+that an interrupted unit resumes there and produces the same files as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from headwater.data_pipeline.tables import read_table, write_table
 
 DOCUMENTS, UNREAD = "documents", "unread"
 PART_BYTES = 32 << 20
-"""Content of a part, beside the limit on its documents: what a worker holds in memory."""
+"""Maximum content of a part, in addition to the limit on documents. Bounds a worker's memory."""
 UNREAD_ROWS = 100_000
-"""Rows of one unit's `unread` table; beyond them only the counts go on."""
+"""Maximum rows in the `unread` table of a unit. Further unreadable inputs are only counted."""
 PROBLEMS_SHOWN = 5
 NOTES, NOTED_UNREAD = f"{SCRATCH}/reading", f"{SCRATCH}/unread"
 
 
 class PartWriter:
-    """Collects documents into parts, and counts what was read and what was not.
+    """Collects documents into parts, and counts read and unreadable inputs.
 
-    From `begin` on, say `reading` before each input file, then `add` and `reject` its items; `close` at last.
+    Start at `begin`. Call `reading` before each input file, `add` or `reject` for each item, and `close` at
+    the end.
     """
 
     def __init__(self, output: Artifact, unit: str, documents_per_part: int) -> None:
@@ -44,10 +45,10 @@ class PartWriter:
         self._path, self._position = 0, Position()
         self.documents = self._bytes = 0
         self.begin = self._take_up()
-        """Where to read on: which of the unit's files, and the place in it."""
+        """Where to start reading: index of the unit's file, and the mark in it."""
 
     def reading(self, path: int, position: Position) -> None:
-        """The unit's file number `path` is read from here on; its reader keeps `position`."""
+        """Announce that items of the unit's file with index `path` follow. Its reader updates `position`."""
         self._path, self._position = path, position
 
     def add(self, document: Document) -> None:
@@ -104,7 +105,7 @@ class PartWriter:
         self._held, self._held_bytes = [], 0
 
     def _note(self) -> None:
-        """All before the item that is being added is on the store: a new run begins with that item."""
+        """Write the resume note: everything before the current item is stored, so resuming starts at it."""
         mark = self._position.mark
         if mark is None:
             return
@@ -130,7 +131,7 @@ class PartWriter:
         write_table(self._output, name, pa.Table.from_pylist(rows, UNREAD_SCHEMA))
 
     def _drop_leftovers(self) -> None:
-        """Remove what an interrupted run wrote after its last note: a URL may serve other documents now."""
+        """Remove files written after the last note of an interrupted run: a URL may serve new content now."""
         known = {file["name"] for file in self._files}
         for folder in (DOCUMENTS, UNREAD):
             for name in self._output.files(folder, ".parquet"):

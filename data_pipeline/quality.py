@@ -1,7 +1,6 @@
-"""From files of good and of bad texts to the folder of a classifier.
+"""Trains a quality classifier from files of good and bad texts.
 
-Texts are read as `clean` reads them: from the same kinds of files, HTML through the same extraction, in
-the same normal form.
+Texts are read as in `clean`: the same file formats, HTML extraction and normalisation.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ from headwater.data_pipeline.verdict import Rejection
 
 VERSIONS = ("headwater", "numpy", "numba")
 REPORTED = 500
-"""Texts between two reports of progress."""
+"""Texts between two progress reports."""
 
 
 @dataclass(frozen=True)
 class QualityJob:
     good: tuple[str, ...]
-    """Files, folders, globs, URLs, s3:// names."""
+    """Files, folders, globs, URLs or s3:// names."""
     bad: tuple[str, ...]
     output: str
-    """Folder of the model; a path or s3://."""
+    """Folder of the model (a path or s3://)."""
     columns: Columns = field(default_factory=Columns)
-    """Of JSONL and Parquet."""
+    """Columns of JSONL and Parquet inputs."""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
 
 def check_output(location: str, *, overwrite: bool) -> None:
-    """Raises HeadwaterError where something else than a model, or a model that is to stay, lies there."""
+    """Raise HeadwaterError if the folder holds other files, or a model without `overwrite`."""
     names = {info.base_name for info in list_files(location)}
     if names - {MODEL, WEIGHTS}:
-        raise HeadwaterError(
-            "this folder holds files that are not ours", where=location, fix="give another --output"
-        )
+        raise HeadwaterError("this folder holds other files", where=location, fix="pass another --output")
     if names and not overwrite:
-        raise HeadwaterError("a model is there already", where=location, fix="--overwrite replaces it")
+        raise HeadwaterError(
+            "this folder holds a model", where=location, fix="pass --overwrite to replace it"
+        )
 
 
 def train_model(job: QualityJob, reading: Report, training: Callable[[int], Report]) -> ModelCard:
-    """Read, train, write. `reading` is told how many texts were read; `training` is given how many there are
-    to look at, and returns what is told how far that is. Nothing is written unless all goes well."""
+    """Read the texts, train and write the model. `reading` receives the number of texts read; `training`
+    receives the total of text visits and returns the progress callback. Writes nothing on failure."""
     with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
         examples = Examples(Path(folder), job.settings)
         counts: dict[str, int] = {}
@@ -74,7 +73,7 @@ def train_model(job: QualityJob, reading: Report, training: Callable[[int], Repo
                 raise HeadwaterError(
                     f"no {kind} text could be read" + (f": {most}" if most else ""),
                     where=" ".join(inputs),
-                    fix="is --text-column right?",
+                    fix="check --text-column",
                 )
         trained = train(examples.table(), job.settings, training)
     output = Artifact(job.output)
@@ -89,8 +88,8 @@ def train_model(job: QualityJob, reading: Report, training: Callable[[int], Repo
 
 
 def read_texts(inputs: tuple[str, ...], columns: Columns, unread: collections.Counter[str]) -> Iterator[str]:
-    """The texts of all files. What cannot be read is counted by reason; a file that cannot be opened, or
-    breaks off, raises HeadwaterError."""
+    """Texts of all files. Unreadable items are counted by reason. Raises HeadwaterError for a file that
+    cannot be opened or is truncated."""
     with contextlib.closing(Extractor(ExtractConfig())) as extractor:
         for source in sources_of(inputs, columns):
             for file in input_files(source, source.kind):
@@ -109,7 +108,7 @@ def read_texts(inputs: tuple[str, ...], columns: Columns, unread: collections.Co
 
 
 def _text(item: Document | Unread, extractor: Extractor) -> str | Unread | Rejection:
-    """The text of a document, extracted where it is HTML; else what says why there is none."""
+    """The text of a document, extracted from HTML if necessary, or the reason why it has none."""
     if isinstance(item, Unread) or item.text or item.html is None:
         return item.text if isinstance(item, Document) else item
     found = extractor(item.html, item.url)

@@ -1,4 +1,4 @@
-"""Parquet tables of an artifact, and the names of those that the passes of `clean` hand to each other."""
+"""Parquet tables of an artifact, and the names of the tables passed between the passes of `clean`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def read_table(artifact: Artifact, name: str) -> pa.Table:
 
 
 def write_table(artifact: Artifact, name: str, table: pa.Table) -> None:
-    """The same rows give the same bytes, however the table is pieced together."""
+    """Write a table. Equal rows give equal bytes, whatever the chunking."""
     with artifact.create(name) as stream:
         pq.write_table(table.combine_chunks(), stream, compression="zstd")

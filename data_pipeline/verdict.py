@@ -1,7 +1,7 @@
-"""What a filter measures, and the rules that say what of it is not kept.
+"""Scores of filters, and the rules that reject texts by their scores.
 
-A filter measures once; rules decide on the numbers. So numbers can be kept, and other limits tried on
-them without reading a text again.
+A filter computes scores once and rules decide on them. Stored scores therefore allow other thresholds
+to be tried without reading the texts again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 Scores = dict[str, float | str]
-"""What was measured of one text, by name."""
+"""Scores of one text, by name."""
 NOT_MEASURED = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """`score` is what was measured and `threshold` the limit it missed, where the rule has numbers."""
+    """Reason for rejecting a text. Numeric rules add the `score` and the `threshold` that it missed."""
 
     reason: str
     score: float | None = None
@@ -27,7 +27,7 @@ class Rejection:
 
 
 class Refused(Exception):
-    """A text that is made to take forever; `rejection` says by what that was seen."""
+    """A text that would take too long to process; `rejection` names the exceeded limit."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection.reason)
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One reason to reject. Without a limit the score is a flag: above 0 rejects. NaN never rejects.
+    """One reason to reject. Without a limit the score is a flag: values above 0 reject. NaN never rejects.
 
     Scores may be numbers (one text) or arrays (many).
     """
@@ -44,15 +44,15 @@ class Rule:
     score: str
     reason: str
     least: float | None = None
-    """Less is rejected."""
+    """Smaller scores are rejected."""
     most: float | None = None
-    """More is rejected."""
+    """Larger scores are rejected."""
     among: frozenset[str] | None = None
-    """Anything else is rejected."""
+    """Scores outside this set are rejected."""
     shows: tuple[str, float] | None = None
-    """Score and limit to report instead of this rule's own."""
+    """Score and limit to report in place of this rule's own."""
     since: tuple[str, float] | None = None
-    """The rule only holds where this other score has at least this value."""
+    """The rule applies only if this other score has at least this value."""
 
     def hits(self, scores: Mapping[str, Any]) -> Any:
         """Whether the rule rejects: bool, or bool [n]."""
@@ -68,7 +68,7 @@ class Rule:
 
     @property
     def shown(self) -> tuple[str, float] | None:
-        """The score that goes with a rejection, and the limit that it missed."""
+        """Score to report with a rejection, and the limit that it missed."""
         limit = self.most if self.least is None else self.least
         return self.shows or (None if limit is None else (self.score, limit))
 
@@ -80,7 +80,7 @@ class Rule:
 
 
 def first_hit(scores: Mapping[str, Any], rules: Iterable[Rule]) -> Rejection | None:
-    """The first rule that rejects decides."""
+    """Rejection of the first rule that rejects, or None."""
     for rule in rules:
         if rule.hits(scores):
             return rule.rejection(scores)

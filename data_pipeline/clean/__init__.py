@@ -1,5 +1,5 @@
-"""The stage `clean`: score each document, select from the scores, write kept and rejected ones.
+"""The stage `clean`: scores documents, selects from the scores, writes kept and rejected documents.
 
-`explain` and the front door import it; it imports `filters`, `dedup`, `text` and `acquire`.
-Add a cleaning step in `steps.py` (settings, order) and `score_documents.py` (what it measures).
+`explain` and the commands import it; it imports `filters`, `dedup`, `text` and `acquire`.
+Add a cleaning step in `steps.py` (settings, order) and `score_documents.py` (its scores).
 """

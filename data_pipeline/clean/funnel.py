@@ -1,4 +1,4 @@
-"""What each step of cleaning removed: counts that add up, a table, a JSON file and a picture."""
+"""The cleaning funnel: what each step removed, as counts, a table, JSON and an image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ REASONS_SHOWN = 3
 
 @dataclass
 class StepCount:
-    """One step's documents and characters, before and after, and the documents it dropped by reason.
+    """Documents and characters before and after one step, and its dropped documents by reason.
 
-    A character count includes the bytes of HTML that no text has been taken from yet.
+    Before extraction, the bytes of HTML count as characters.
     """
 
     step: str
@@ -55,7 +55,7 @@ class StepCount:
 
 
 def total(steps: Iterable[str], parts: Iterable[Sequence[dict[str, Any]]]) -> list[StepCount]:
-    """Sum the rows of many parts, step by step, in the given order."""
+    """Sum the rows of many parts per step. Returns the steps in the given order."""
     sums = {step: StepCount(step) for step in steps}
     for rows in parts:
         for row in rows:
@@ -64,7 +64,7 @@ def total(steps: Iterable[str], parts: Iterable[Sequence[dict[str, Any]]]) -> li
 
 
 def table(counts: Sequence[StepCount]) -> Table:
-    """For the screen: what is left after each step, and why documents went."""
+    """Table for the console: documents left after each step, and reasons of the dropped ones."""
     shown = Table(title="What cleaning removed", title_justify="left", box=None, pad_edge=False)
     shown.add_column("step", style="bold", no_wrap=True)
     for heading in ("documents left", "dropped", "of all", "characters left"):
@@ -85,7 +85,7 @@ def table(counts: Sequence[StepCount]) -> Table:
 
 
 def picture(counts: Sequence[StepCount]) -> bytes:
-    """PNG: one bar a step with the documents left after it; the reasons of what it dropped beside it."""
+    """PNG with one bar per step: the documents left after it, labelled with the reasons of dropped ones."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -120,13 +120,13 @@ def picture(counts: Sequence[StepCount]) -> bytes:
         heading = f"{left:,} of {read:,} documents kept ({left / max(1, read):.1%})"
         figure.text(0.03, 0.93, heading, fontsize=13, fontweight="bold", color="#1d3b4a")
     buffer = io.BytesIO()
-    # Long names and reasons widen the picture.
+    # Long names and reasons widen the image.
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _reasons(count: StepCount) -> str:
-    """The most frequent reasons, as `too few words 38, …`."""
+    """The most frequent reasons, for example `too few words 38, …`."""
     rows = list(count.row()["reasons"].items())
     text = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in rows[:REASONS_SHOWN])
     return text + (f", {len(rows) - REASONS_SHOWN} more reasons" if len(rows) > REASONS_SHOWN else "")

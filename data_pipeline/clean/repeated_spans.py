@@ -1,7 +1,8 @@
-"""The step `substring_dedup` over the parts of a corpus: two passes of its own, between deciding and writing.
+"""The step `substring_dedup` over the parts of a corpus, between the decisions and the final write.
 
-The first writes what each part's kept texts are made of, hashed; one process finds what is repeated; the pass
-that writes the corpus cuts it out. Texts are compared as they will be written, without personal identifiers.
+A first pass writes the hashed windows of each part's kept texts; one process finds the repeated spans; the
+pass that writes the corpus cuts them out. Texts are compared in their final form, with personal identifiers
+replaced.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class WindowWorker:
 
 
 def find_spans(output: Artifact, units: list[str], config: SubstringConfig) -> None:
-    """Write what has to be cut out of each part's kept texts."""
+    """Write the spans to cut from each part's kept texts."""
     names = [kept_texts(output, unit).select(["id", "source"]) for unit in units]
     together = pa.concat_tables(names)
     ids, places = (np.array(together[column].to_pylist()).astype(str) for column in ("id", "source"))
@@ -55,14 +56,14 @@ def find_spans(output: Artifact, units: list[str], config: SubstringConfig) -> N
 
 
 class Cutter:
-    """Cuts the texts of one part, and counts."""
+    """Cuts repeated spans from the texts of one part and counts the result."""
 
     def __init__(self, config: SubstringConfig, output: Artifact, unit: str) -> None:
         self._rules, self._spans = rules(config), read_table(output, _spans(unit))
         self.count = StepCount(STEP)
 
     def __call__(self, texts: list[str]) -> Iterator[str | Rejection]:
-        """The kept texts in order: each as it stays, or its rejection."""
+        """Yield each kept text in order after cutting, or its rejection."""
         for row, text in enumerate(texts):
             left, scores = cut(text, spans_of(self._spans, row))
             rejection = first_hit(scores, self._rules)

@@ -1,4 +1,4 @@
-"""Other limits on a cleaned corpus: its funnel and what it would keep, from the scores alone."""
+"""Apply other thresholds to a cleaned corpus from its scores: the resulting funnel and decisions."""
 
 from __future__ import annotations
 
@@ -15,37 +15,35 @@ from headwater.data_pipeline.clean.select_documents import Decisions
 from headwater.data_pipeline.clean.steps import RULES, CleanConfig
 
 SWITCHED = frozenset({*RULES, "exact_dedup", "minhash_dedup"}) - {"c4"}
-"""Steps that can be left out afterwards: they change no text, and stop no document by themselves."""
+"""Steps that can be disabled afterwards: they neither change a text nor stop its processing."""
 RESULT = ("id", "url")
-"""Columns of the scores that go with a decision."""
+"""Columns of the scores that identify the document of a decision."""
 
 
 def config_of(corpus: Artifact) -> CleanConfig:
     """The settings that a finished `clean` artifact was made with."""
     manifest = corpus.manifest()
     if manifest is None or manifest.stage != "clean":
-        raise HeadwaterError("no cleaned corpus here", where=corpus.location, fix="give a finished output")
+        raise HeadwaterError("no cleaned corpus here", where=corpus.location, fix="pass a finished output")
     if not corpus.files(SCORES, ".parquet"):
-        raise HeadwaterError(
-            "this corpus was cleaned without keeping its scores", where=corpus.location, fix="clean it again"
-        )
+        raise HeadwaterError("this corpus has no stored scores", where=corpus.location, fix="clean it again")
     return CleanConfig.model_validate(manifest.config)
 
 
 def units_of(corpus: Artifact) -> list[str]:
-    """Names of the parts of a `clean` artifact, in order."""
+    """Sorted names of the parts of a `clean` artifact."""
     names = corpus.files(SCORES, ".parquet")
     return [name.removeprefix(f"{SCORES}/").removesuffix(".parquet") for name in names]
 
 
 def unread_of(corpus: Artifact) -> Mapping[str, int]:
-    """What acquisition could not read, by reason."""
+    """Number of unreadable inputs, by reason."""
     first: dict[str, int] = corpus.read_json("funnel.json")["steps"][0]["reasons"]
     return first
 
 
 def what_if(corpus: Artifact, config: CleanConfig) -> Decisions:
-    """Decide anew under other settings. Raises HeadwaterError for one that the scores do not answer."""
+    """Decide again under other settings. Raises HeadwaterError if the scores do not cover a setting."""
     made_with = config_of(corpus)
     check(made_with, config)
     with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
@@ -55,7 +53,7 @@ def what_if(corpus: Artifact, config: CleanConfig) -> Decisions:
 
 
 def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
-    """Every difference must be one that only rules read."""
+    """Raise HeadwaterError unless the settings differ only in thresholds of rules."""
     for name in CleanConfig.model_fields:
         before, after = getattr(made_with, name), getattr(wanted, name)
         for setting in type(before).model_fields:
@@ -64,17 +62,19 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
             if setting == "enabled":
                 if name in SWITCHED and not after.enabled:
                     continue
-                problem = "switched on later" if after.enabled else "left out afterwards"
-                raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem}")
+                problem = "enabled" if after.enabled else "disabled"
+                raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem} afterwards")
             if setting not in getattr(type(before), "limits", ()):
-                raise _not_from_scores(f"{name}.{setting}", "this setting changes what is measured")
+                raise _not_from_scores(f"{name}.{setting}", "this setting changes the scores")
     missing = set(schema(wanted).names) - set(schema(made_with).names)
     if missing:
         raise _not_from_scores(", ".join(sorted(missing)), "not among the scores")
 
 
 def _not_from_scores(where: str, problem: str) -> HeadwaterError:
-    return HeadwaterError(problem, where=where, fix="run `headwater clean` with it, from the pages")
+    return HeadwaterError(
+        problem, where=where, fix="clean the original input again with `headwater clean` and this setting"
+    )
 
 
 def decisions_table(corpus: Artifact, decisions: Decisions) -> pa.Table:

@@ -1,7 +1,7 @@
-"""One document through the steps that look at it alone: its text, and what each step measures of it.
+"""Runs one document through the per-document steps: computes its text and the scores of each step.
 
-A document is stopped only where there is nothing more to measure (its address is blocked, it has no text).
-What the numbers mean for it is decided later (data_pipeline/clean/select_documents.py).
+Processing stops early only if nothing is left to measure (a blocked URL, no text). The decision from the
+scores follows later, in data_pipeline/clean/select_documents.py.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from headwater.data_pipeline.text.normalise import normalise
 from headwater.data_pipeline.verdict import Refused, Rejection, Scores
 
 NORMALISED = 4
-"""A text so many times longer than it may be is too long whatever becomes of it in normal form."""
+"""A text this many times longer than the limit is rejected before normalisation."""
 
 
 @dataclass
 class Measured:
     document: Document
-    """As the steps have made it, without its HTML."""
+    """The document after the steps, without its HTML."""
     characters: dict[str, int]
-    """`read`, and after each step that rewrites."""
+    """Characters as `read`, and after each step that rewrites the text."""
     scores: dict[str, Scores]
-    """By step."""
+    """Scores by step."""
     stop: tuple[str, Rejection] | None = None
-    """The step that ended it, where nothing more could be measured, and why."""
+    """The step that stopped processing and its rejection; None if all steps ran."""
 
 
 Step = Callable[[Measured], Rejection | None]
 
 
 class Measurer:
-    """Holds what is expensive to load. `seconds` adds up the time of each step."""
+    """Runs the steps and holds their models and lists. `seconds` accumulates the time of each step."""
 
     def __init__(self, config: CleanConfig) -> None:
         on = config.own_steps()
@@ -77,7 +77,7 @@ class Measurer:
         return found
 
     def redact(self, found: Measured) -> None:
-        """Replace personal identifiers in text and title; the scores say how many, by kind."""
+        """Replace personal identifiers in text and title, and record their number by kind in the scores."""
         if not self._config.pii.enabled:
             return
         text, in_text = redact(found.document.text, self._config.pii)
@@ -88,7 +88,7 @@ class Measurer:
         found.characters["pii"] = len(text)
 
     def _of(self, document: Document) -> Text:
-        """The document's text with its words; made once for all steps that leave the text as it is."""
+        """The document's text with its words, cached until a step changes the text."""
         if self._text.text is not document.text:
             self._text = Text(document.text)
         return self._text

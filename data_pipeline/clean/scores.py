@@ -1,8 +1,8 @@
-"""The table of scores: a row for every document that was read, with all that decides about it but the text.
+"""The score table: one row per document read, with everything that its decision depends on except the text.
 
-Columns: id, url, source; `characters.read` and `characters.<step>` of each step that rewrites;
-`<step>.<name>` of each score (null: not measured); `pii.<kind>`, how many were replaced; `stopped_by`,
-`reason`, `score`, `threshold` of a document that a step has stopped; digest and MinHash keys of its text.
+Columns: id, url, source; `characters.read` and `characters.<step>` for each step that rewrites the text;
+`<step>.<name>` for each score (null: not measured); `pii.<kind>`, the number of replacements; `stopped_by`,
+`reason`, `score`, `threshold` for a document that a step stopped; digest and MinHash keys of its text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REWRITING = ("read", "extract", "c4", "pii")
 
 
 def score_names(config: CleanConfig, step: str) -> dict[str, pa.DataType]:
-    """What is kept of a step's scores: all that its rules look at."""
+    """Names and types of a step's stored scores: all that its rules read."""
     names: dict[str, pa.DataType] = {}
     for rule in config.rules(step):
         names[rule.score] = pa.string() if rule.among is not None else pa.float64()
@@ -54,12 +54,12 @@ def schema(config: CleanConfig) -> pa.Schema:
 
 @dataclass
 class Signature:
-    """What documents are compared by."""
+    """Keys by which documents are compared."""
 
     digest: np.ndarray
     """uint64 [2]"""
     keys: np.ndarray
-    """uint64 [buckets], all 0 for a text that is nobody's near duplicate."""
+    """uint64 [buckets]; all 0 for a text too short for a signature."""
 
 
 class Signer:
@@ -74,7 +74,7 @@ class Signer:
 
 
 def score_row(found: Measured, signature: Signature) -> dict[str, Any]:
-    """A document's row of the table."""
+    """The document's row of the score table."""
     document = found.document
     row: dict[str, Any] = {"id": document.id, "url": document.url, "source": document.source}
     row |= {f"characters.{step}": size for step, size in found.characters.items()}
@@ -88,13 +88,13 @@ def score_row(found: Measured, signature: Signature) -> dict[str, Any]:
 
 
 def read_scores(artifact: Artifact, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one part, in the order in which its documents were read."""
+    """Score rows of one part, in reading order."""
     data = pa.BufferReader(artifact.read_bytes(f"{SCORES}/{unit}.parquet"))
     return pq.read_table(data, columns=None if columns is None else list(columns))
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of equally long lists of uint64 as uint64 [rows, length]."""
+    """Convert a column of fixed-length uint64 lists to uint64 [rows, length]."""
     length = column.type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     flat = np.concatenate(chunks) if chunks else np.zeros(0, np.uint64)

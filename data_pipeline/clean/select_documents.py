@@ -1,7 +1,7 @@
-"""What becomes of every document, from the scores alone: the steps' rules, then the duplicates.
+"""Decides from the scores which documents are kept: first the steps' rules, then the duplicates.
 
-Reads the score tables part by part; what stays in memory is some 40 bytes a document, and the ids and
-keys of documents that have duplicates. The order of parts and documents does not matter to the result.
+Reads the score tables part by part. Memory holds about 40 bytes per document, plus the ids and keys of
+documents with duplicates. The result does not depend on the order of parts and documents.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ DECISION_SCHEMA = pa.schema(
 REASONS = {"exact_dedup": "same_text", "minhash_dedup": "near_duplicate"}
 
 Read = Callable[[str, Sequence[str] | None], pa.Table]
-"""The score table of a part, or some of its columns."""
+"""Reads the score table of a part, or some of its columns."""
 
 
 @dataclass
 class Verdicts:
-    """Of the rows of one part by the steps that look at one document; `step` is None for those that stay."""
+    """Verdicts of the per-document steps on the rows of one part; `step` is None for kept documents."""
 
     step: np.ndarray
     reason: np.ndarray
     score: np.ndarray
     threshold: np.ndarray
     characters: np.ndarray
-    """Of each text after these steps."""
+    """Characters of each text after these steps."""
 
 
 def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCount]) -> Verdicts:
-    """Apply the rules of every step in order, and add to `counts` what each step did."""
+    """Apply the rules of every step in order, and add each step's counts to `counts`."""
     rows = table.num_rows
     step, reason = np.full(rows, None, object), np.full(rows, None, object)
     score, threshold = np.full(rows, np.nan), np.full(rows, np.nan)
@@ -90,10 +90,10 @@ def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCou
 
 
 class Decisions:
-    """Made from the score tables of `units`; `counts` is the funnel, `of` gives a part's decisions."""
+    """Decisions from the score tables of `units`. `counts` is the funnel; `of` returns a part's decisions."""
 
     def __init__(self, read: Read, units: Sequence[str], config: CleanConfig, scratch: Path) -> None:
-        """`scratch`: an empty folder of this machine's disk for sorting."""
+        """`scratch`: an empty local folder for sorting."""
         self._read, self._units, self._config = read, units, config
         self._own = {step: StepCount(step) for step in config.own_steps()}
         rows = [read(unit, ["id"]).num_rows for unit in units]
@@ -110,10 +110,10 @@ class Decisions:
         self._sum_up()
 
     def of(self, unit: str) -> pa.Table:
-        """DECISION_SCHEMA, a row for each of the part's documents; a null `step` keeps it.
+        """Table of DECISION_SCHEMA with one row per document of the part. A null `step` means kept.
 
-        A near duplicate's score is the share of MinHash buckets that it has in common with the one kept in
-        its place; one that is connected to it only through others may have none.
+        A near duplicate's score is the fraction of MinHash buckets that it shares with the kept document. It
+        can be 0 for a document connected only through others.
         """
         table = self._read(unit, None)
         verdicts = own_verdicts(table, self._config, {s: StepCount(s) for s in self._own})
@@ -138,7 +138,7 @@ class Decisions:
         return pa.Table.from_arrays(arrays, schema=DECISION_SCHEMA)
 
     def _judge(self, scratch: Path) -> tuple[Spill | None, list[Spill]]:
-        """Every part through the steps' rules; what they keep goes on disk with its keys."""
+        """Apply the steps' rules to every part, and spill the keys of kept documents to disk."""
         config, expected = self._config, len(self._kept)
         exact = Spill(scratch / "exact", expected) if config.exact_dedup.enabled else None
         buckets = config.minhash_dedup.buckets if config.minhash_dedup.enabled else 0
@@ -168,7 +168,7 @@ class Decisions:
             self._drop(near, "minhash_dedup")
 
     def _drop(self, spills: list[Spill], step: str) -> None:
-        """Near duplicates are looked for among what the exact step leaves."""
+        """Drop all but the best of each duplicate group among the documents still kept."""
         groups = Groups(len(self._kept))
         for spill in spills:
             groups.connect(spill, self._kept)
@@ -192,14 +192,14 @@ class Decisions:
         return [found[row] for row in rows.tolist()]
 
     def _by_unit(self, rows: np.ndarray) -> list[tuple[str, int, np.ndarray]]:
-        """Sorted rows, parted by the unit that they stand in."""
+        """Split sorted global rows by unit: (unit, first row of the unit, its rows)."""
         starts = np.array([*self._starts.values(), len(self._kept)], np.int64)
         cuts = np.searchsorted(rows, starts)
         parts = zip(self._units, starts[:-1].tolist(), cuts[:-1], cuts[1:], strict=True)
         return [(unit, start, rows[low:high]) for unit, start, low, high in parts if high > low]
 
     def _sum_up(self) -> None:
-        """The whole funnel; and, of documents that stay instead of others, id and keys."""
+        """Complete the funnel, and load ids and keys of the documents kept instead of duplicates."""
         best = np.unique(self._kept_instead[self._kept_instead >= 0])
         has_keys = self._near.any()
         for unit, start, here in self._by_unit(best):
@@ -225,12 +225,12 @@ class Decisions:
         self.counts.append(count)
 
     def _last(self, row: int) -> int:
-        """The document that stays in the end: an exact copy's original may itself be a near duplicate."""
+        """The document kept in the end: the original of an exact copy may itself be a near duplicate."""
         while self._kept_instead[row] >= 0:
             row = int(self._kept_instead[row])
         return row
 
 
 def _integers(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers, 0 where there is none."""
+    """Convert a column of numbers, with nulls as 0."""
     return np.asarray(column.fill_null(0).to_numpy(), np.int64)

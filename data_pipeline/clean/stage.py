@@ -1,9 +1,9 @@
-"""The stage `clean`: documents as they were read → the corpus, with a reason for every one left out.
+"""The stage `clean`: acquired documents → the corpus, with a reason for every dropped document.
 
-Two passes over the parts of `acquire`. The first takes each document by itself through the steps: its text,
-and a row of scores. From the scores of all documents one process decides what becomes of each; the second
-pass parts the texts into kept and rejected ones. Each output file depends on its input part and on which
-documents of the corpus are duplicates, never on how many workers there were or which was first.
+Two passes over the parts of `acquire`. The first runs the per-document steps and writes texts and scores.
+One process then decides on all documents from the scores, and the second pass writes the kept and rejected
+documents. Each output file depends on its input part and on the corpus's duplicates, never on the number
+or timing of workers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REJECTED_SCHEMA = pa.schema([*DECISION_SCHEMA, *(DOCUMENT_SCHEMA.field(name) for
 
 
 class Clean(Stage[CleanConfig]):
-    """`kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, `funnel.json` and `funnel.png`."""
+    """Writes `kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, `funnel.json` and `funnel.png`."""
 
     name: ClassVar[str] = "clean"
     version: ClassVar[int] = 4
@@ -92,7 +92,7 @@ class Clean(Stage[CleanConfig]):
         return report([*whole_funnel(decisions, unread), *cuts], decisions.replaced, output, session) | more
 
     def _decide(self, units: list[str], output: Artifact) -> Decisions:
-        """What becomes of every document: one file of decisions for each unit."""
+        """Decide on every document and write one file of decisions per unit."""
         with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
             read = lambda unit, columns: read_scores(output, unit, columns)  # noqa: E731
             decisions = Decisions(read, units, self.config, Path(scratch))
@@ -104,7 +104,7 @@ class Clean(Stage[CleanConfig]):
 def report(
     counts: list[StepCount], replaced: Mapping[str, int], output: Artifact, session: Session
 ) -> dict[str, Any]:
-    """Write and show the funnel, and how many personal identifiers of each kind were replaced."""
+    """Write and print the funnel and the number of replaced identifiers by kind. Returns the metrics."""
     rows = [count.row() for count in counts]
     replaced = dict(sorted(replaced.items()))
     output.write_json("funnel.json", {"steps": rows, "replaced": replaced})
@@ -119,7 +119,7 @@ def report(
         raise HeadwaterError(
             f"no document is left: {reasons}",
             where=output.path("funnel.json"),
-            fix="switch a step off or change its threshold in `clean`, or read other sources",
+            fix="disable a step or change its threshold in `clean`, or read other sources",
         )
     return {
         "documents_in": counts[0].documents_out,
@@ -132,7 +132,7 @@ def report(
 
 
 def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCount]:
-    """The decisions' funnel below what acquisition read; `unread` says what it could not, by reason."""
+    """The funnel with acquisition as its first step. `unread` counts unreadable inputs by reason."""
     read = decisions.counts[0]
     first = StepCount("acquire", read.documents_in + sum(unread.values()), read.documents_in)
     first.characters_in = first.characters_out = read.characters_in
@@ -141,7 +141,7 @@ def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCo
 
 
 class MeasureWorker:
-    """First pass over one part: the texts as the steps make them, and the scores."""
+    """First pass over one part: writes the texts after the steps, and the scores."""
 
     def __init__(self, config: CleanConfig, output: Artifact, acquired: Artifact) -> None:
         self._output, self._acquired, self._schema = output, acquired, schema(config)
@@ -169,7 +169,7 @@ class MeasureWorker:
 
 
 class WriteWorker:
-    """Second pass over one part: kept and rejected documents, each in the order in which they were read."""
+    """Second pass over one part: writes kept and rejected documents in reading order."""
 
     def __init__(self, output: Artifact, cutting: SubstringConfig | None = None) -> None:
         self._output, self._cutting = output, cutting
@@ -193,7 +193,7 @@ class WriteWorker:
 
 
 def _cut(texts: pa.Table, decisions: pa.Table, cutter: Cutter) -> tuple[pa.Table, pa.Table]:
-    """Texts and decisions after repeated spans have been cut out of the kept ones."""
+    """Texts and decisions after cutting repeated spans from the kept texts."""
     rows, kept = texts["text"].to_pylist(), pc.is_null(decisions["step"]).to_numpy()
     fates = decisions.to_pylist()
     for row, left in zip(np.flatnonzero(kept), cutter(texts["text"].filter(kept).to_pylist()), strict=True):
@@ -211,7 +211,7 @@ def stem(name: str) -> str:
 
 
 def _seconds(measured: list[dict[str, Any]]) -> dict[str, float]:
-    """CPU seconds of all workers together, by step."""
+    """Total CPU seconds of all workers, by step."""
     totals: collections.Counter[str] = collections.Counter()
     for result in measured:
         totals.update(result["seconds"])

@@ -1,7 +1,7 @@
-"""Cleaning by itself, without a recipe: any files in, a folder with `kept/` and `rejected/` out.
+"""Cleaning without a recipe: any files in, a folder with `kept/` and `rejected/` out.
 
-The stages `acquire` and `clean` do the work, and resume as they always do. What was read lies in
-`<output>.work` until the output is finished; the output is the `clean` artifact, in a place of its own.
+Runs the stages `acquire` and `clean`, which resume as usual. The acquired documents stay in
+`<output>.work` until the output is finished. The output is the `clean` artifact at the given location.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headwater.data_pipeline.sources.guess import sources_of
 from headwater.data_pipeline.sources.spec import Columns
 
 CLAIM = f"{SCRATCH}/key"
-"""Written first: whose unfinished work an output is."""
+"""Written first: the key of the unfinished work in an output folder."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class CleanJob:
     output: str
     config: CleanConfig
     columns: Columns = field(default_factory=Columns)
-    """Of JSONL and Parquet."""
+    """Columns of JSONL and Parquet inputs."""
     skip_unreadable: bool = False
-    """Go on without a file that cannot be opened; it is counted in the funnel."""
+    """Skip files that cannot be opened, and count them in the funnel."""
 
     @property
     def acquire(self) -> AcquireConfig:
@@ -45,9 +45,9 @@ class CleanJob:
 
 
 def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[Manifest, bool]:
-    """Do the job, or go on with it. `session` has the store `job.work`.
+    """Run or resume the job. The store of `session` must be `job.work`.
 
-    Returns the output's manifest, and whether it was found finished. Raises HeadwaterError where the
+    Returns the output's manifest and whether it was already finished. Raises HeadwaterError if the
     output folder belongs to something else.
     """
     acquire = Acquire(job.acquire)
@@ -65,7 +65,7 @@ def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[
 
 
 def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
-    """The manifest if this very work is finished there; else the folder is ours to write to."""
+    """The manifest if this work is already finished; otherwise claims the folder and returns None."""
     manifest = output.manifest()
     if manifest is not None:
         found: str | None = manifest.key
@@ -79,11 +79,11 @@ def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:
         raise HeadwaterError(
             "this folder holds the result of other inputs or settings, or of an earlier version",
             where=output.location,
-            fix="give another --output, or --overwrite",
+            fix="pass another --output, or --overwrite",
         )
     elif list_files(output.location):
         raise HeadwaterError(
-            "this folder holds files that are not ours", where=output.location, fix="give another --output"
+            "this folder holds other files", where=output.location, fix="pass another --output"
         )
     output.write_bytes(CLAIM, output.key.encode())
     return None

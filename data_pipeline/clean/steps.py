@@ -1,4 +1,4 @@
-"""The steps of cleaning: their settings, their order (FineWeb's), and the rules of those that measure."""
+"""The cleaning steps: their settings, their order (FineWeb's) and their rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OWN_STEPS = (
     "url", "extract", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb",
     "quality_classifier", "toxicity", "decontaminate",
 )  # fmt: skip
-"""Steps that look at a document by itself; what follows compares documents, or only rewrites them."""
+"""Per-document steps. The later steps compare documents or only rewrite them."""
 
 RULES: dict[str, Callable[[Any], list[Rule]]] = {
     "language": language_rules,
@@ -48,54 +48,54 @@ RULES: dict[str, Callable[[Any], list[Rule]]] = {
     "toxicity": toxicity_rules,
     "decontaminate": decontaminate_rules,
 }
-"""The rules of a step, from its settings. The other steps stop a document by themselves."""
+"""Rules of each step that has scores. The other steps reject a document directly."""
 
 
 class CleanConfig(StageConfig):
-    """Settings of the stage `clean`: one entry a step. The order is FineWeb's and fixed."""
+    """Settings of the stage `clean`: one entry per step. The order is fixed and follows FineWeb."""
 
     url: UrlConfig = UrlConfig()
-    """Blocklists of addresses."""
+    """Blocklists of URLs."""
     extract: ExtractConfig = ExtractConfig()
-    """HTML → main text."""
+    """Extraction of the main text from HTML."""
     language: LanguageConfig = LanguageConfig()
-    """Language identification."""
+    """Language identification: keeps documents in the listed languages."""
     gopher_repetition: RepetitionConfig = RepetitionConfig()
     """Gopher's repetition rules."""
     gopher_quality: QualityConfig = QualityConfig()
     """Gopher's quality rules."""
     c4: C4Config = C4Config()
-    """C4's rules."""
+    """C4's line and document rules."""
     fineweb: FineWebConfig = FineWebConfig()
-    """FineWeb's rules."""
+    """FineWeb's line rules."""
     quality_classifier: QualityClassifierConfig = QualityClassifierConfig()
-    """A classifier trained on examples of yours."""
+    """Quality classifier trained on your own examples."""
     toxicity: ToxicityConfig = ToxicityConfig()
-    """Obscene and toxic text."""
+    """Filter for obscene and toxic text, by word lists or a classifier."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()
-    """Text of evaluation sets."""
+    """Removal of documents that contain text of evaluation sets."""
     exact_dedup: ExactConfig = ExactConfig()
-    """Exact duplicates."""
+    """Removal of exact duplicates."""
     minhash_dedup: MinHashConfig = MinHashConfig()
-    """Near duplicates."""
+    """Removal of near duplicates by MinHash."""
     pii: PiiConfig = PiiConfig()
-    """Personal identifiers are replaced; drops nothing."""
+    """Replacement of personal identifiers; drops no document."""
     substring_dedup: SubstringConfig = SubstringConfig()
-    """Spans that are repeated across documents are cut out, of texts as they will be written."""
+    """Removal of spans repeated across documents, from the texts in their final form."""
 
     def steps(self) -> list[str]:
-        """Names of the steps that have something to do, in order. Extraction always has its place."""
+        """Names of the active steps, in order. Extraction is always included."""
         return [name for name in CleanConfig.model_fields if name == "extract" or self._has_work(name)]
 
     def own_steps(self) -> list[str]:
         return [name for name in self.steps() if name in OWN_STEPS]
 
     def rules(self, step: str) -> list[Rule]:
-        """A step's rules about its scores `<step>.<name>`; none for steps without scores."""
+        """Rules on the scores `<step>.<name>` of a step; empty for steps without scores."""
         return RULES[step](getattr(self, step)) if step in RULES else []
 
     def files(self) -> list[str]:
-        """What the steps read beside the documents."""
+        """Files that the steps read in addition to the documents."""
         return [file for name in self.steps() for file in getattr(getattr(self, name), "files", ())]
 
     def _has_work(self, name: str) -> bool:

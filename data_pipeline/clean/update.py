@@ -1,8 +1,8 @@
-"""Change a cleaned corpus in place: add files to it, or forget a source; only what changes is written.
+"""Updates a cleaned corpus in place: adds files or removes sources, and rewrites only the affected parts.
 
-The result is what cleaning all of it from the start would have given: documents are measured one by one, so
-the old ones need not be read again, and what becomes of each is decided anew from the scores of all.
-A run that is cut off goes on where it was: until the manifest is back, the folder is not a finished corpus.
+The result equals cleaning all input from the start: documents are scored independently, so old documents
+need not be read again, and all decisions are recomputed from all scores. An interrupted update resumes.
+Until the manifest is written again, the folder is not a finished corpus.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ BASE, PLAN = f"{SCRATCH}/base.json", f"{SCRATCH}/plan.json"
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to a corpus: add what an acquisition would read, or forget sources, or both."""
+    """A change to a corpus: add the documents of an acquisition, forget sources, or both."""
 
     acquire: AcquireConfig | None = None
     forget: tuple[str, ...] = ()
-    """Addresses (forgotten as they are), or domains (with all their subdomains)."""
+    """URLs (matched exactly) or domains (matched with all their subdomains) to remove."""
 
 
 def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest, bool]:
-    """Apply a change, or go on with it. `session` has a store for what is read.
+    """Apply or resume a change. The store of `session` holds the acquired documents.
 
-    Returns the new manifest, and whether the corpus already had the change.
+    Returns the new manifest and whether the corpus already contained the change.
     """
     identity = _identity(change, session)
     base = _begin(corpus, identity)
@@ -100,7 +100,7 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
 
 
 def matches(urls: Sequence[str], forgotten: Sequence[str]) -> np.ndarray:
-    """bool [n]: which addresses are one of these, or lie in one of these domains."""
+    """bool [n]: which URLs are among the forgotten URLs or in a forgotten domain."""
     exact = set(forgotten)
     domains = {name.lower().strip(".") for name in forgotten if "/" not in name}
     return np.array([url in exact or bool(domains and _suffixes(url) & domains) for url in urls], bool)
@@ -128,8 +128,8 @@ def _changes(manifest: Manifest) -> list[str]:
 
 
 def _begin(corpus: Artifact, identity: str) -> Manifest | None:
-    """The manifest of the corpus before the change, which is no finished corpus from here on; None if it
-    already has the change as its last one."""
+    """Mark the corpus as unfinished and return its manifest before the change. Returns None if the change is
+    already its last one."""
     manifest = corpus.manifest()
     if manifest is None:
         if not corpus.exists(BASE):
@@ -137,9 +137,9 @@ def _begin(corpus: Artifact, identity: str) -> Manifest | None:
         begun = corpus.read_json(BASE)
         if begun["identity"] != identity:
             raise HeadwaterError(
-                f"another change was begun here and not finished ({begun['identity']})",
+                f"another change of this corpus is unfinished ({begun['identity']})",
                 where=corpus.location,
-                fix="give that command again first",
+                fix="repeat that command first",
             )
         return Manifest.model_validate(begun["manifest"])
     if _changes(manifest)[-1:] == [identity]:
@@ -147,7 +147,7 @@ def _begin(corpus: Artifact, identity: str) -> Manifest | None:
         return None
     if manifest.config.get("substring_dedup", {}).get("enabled"):
         raise HeadwaterError(
-            "texts were cut by `substring_dedup`; what was cut out is gone",
+            "`substring_dedup` has cut these texts, so they cannot be compared with new ones",
             where=corpus.location,
             fix="clean all inputs together",
         )
@@ -159,7 +159,7 @@ def _begin(corpus: Artifact, identity: str) -> Manifest | None:
 def _measure(
     corpus: Artifact, change: Change, config: CleanConfig, base: Manifest, session: Session
 ) -> tuple[list[str], dict[str, int], int]:
-    """Read and measure what is added. Returns its parts, all that was unread, and the number of units."""
+    """Acquire and score the added files. Returns their parts, all unread counts and the number of units."""
     unread: dict[str, int] = dict(base.metrics["unread"])
     units: int = base.metrics["units"]
     if change.acquire is None:
@@ -186,7 +186,7 @@ def _measure(
 def _plan(
     corpus: Artifact, old: list[str], config: CleanConfig, forgotten: Sequence[str], after: Decisions
 ) -> list[str]:
-    """The old parts whose documents have another fate now, or fewer documents; found once for a change."""
+    """Old parts to rewrite: those with changed decisions or forgotten documents. Computed once per change."""
     if corpus.exists(PLAN):
         return list(corpus.read_json(PLAN)["changed"])
     before = _decide(corpus, old, config, ())
@@ -216,7 +216,7 @@ def _urls(corpus: Artifact, unit: str) -> list[str]:
 
 
 def _forget_scores(corpus: Artifact, forgotten: Sequence[str]) -> None:
-    """Last of all: until then the scores tell which documents are to go."""
+    """Remove the score rows of forgotten documents. Must come last, because the other steps need them."""
     for unit in units_of(corpus) if forgotten else []:
         gone = matches(_urls(corpus, unit), forgotten)
         if gone.any():
@@ -224,7 +224,7 @@ def _forget_scores(corpus: Artifact, forgotten: Sequence[str]) -> None:
 
 
 class MergeWorker:
-    """The texts of one part, kept and rejected, in the order in which they were read, but forgotten ones."""
+    """Merges kept and rejected texts of one part in reading order, without forgotten documents."""
 
     def __init__(self, output: Artifact, forgotten: Sequence[str]) -> None:
         self._output, self._forgotten = output, forgotten

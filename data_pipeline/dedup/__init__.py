@@ -1,5 +1,5 @@
-"""Deduplication: exact copies, near copies by MinHash, repeated substrings.
+"""Deduplication: exact duplicates, near duplicates by MinHash, repeated substrings.
 
 `filters` and `clean` import it; it imports `text`.
-Add a method as a file with its settings; `clean/select_documents.py` applies it.
+Add a method as a file with its settings, and apply it in `clean/select_documents.py`.
 """

@@ -1,4 +1,4 @@
-"""Exact duplicates: the same text up to case, white space and Unicode form."""
+"""Exact duplicates: equal texts up to case, white space and Unicode normalisation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from headwater.cluster.runtime.stage import StageConfig
 
 
 class ExactConfig(StageConfig):
-    """Exact duplicates."""
+    """Settings of exact deduplication."""
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
 
 
 def text_digest(text: str) -> bytes:
-    """128 bits over the text in lower case, NFC, with single spaces."""
+    """128-bit digest of the text in lower case and NFC, with single spaces."""
     plain = " ".join(unicodedata.normalize("NFC", text.lower()).split())
     return hashlib.blake2b(plain.encode(), digest_size=16).digest()

@@ -1,7 +1,7 @@
-"""Groups of documents that share a key, however many: keys on disk, one number a document in memory.
+"""Groups documents that share a key. Keys are on disk; memory holds one number per document.
 
-Pairs of key and row are spread over files by the key; equal keys meet in one file, which is sorted by itself.
-Rows with equal keys are connected (union-find), so groups grow through shared members.
+Pairs of key and row are partitioned by key into files, so that equal keys share a file, and each file is
+sorted. Rows with equal keys are joined by union-find, so groups merge through shared members.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from headwater.data_pipeline.text.compiled import compiled
 
 PART_BYTES = 64 << 20
-"""Of one file: what is sorted at a time."""
+"""Target size of one file, which is sorted in memory."""
 HELD_BYTES = 64 << 20
-"""Pairs that are gathered before they are written."""
+"""Size of the write buffer for pairs."""
 PAIR = np.dtype([("key", np.uint64), ("more", np.uint64), ("row", np.int64)])
 
 
 class Spill:
-    """Pairs of a 128-bit key and a row, on disk. `expected` says about how many there will be."""
+    """Pairs of a 128-bit key and a row, on disk. `expected` is their approximate number."""
 
     def __init__(self, folder: Path, expected: int) -> None:
         self._folder, self._parts = folder, 1 + expected * PAIR.itemsize // PART_BYTES
@@ -30,7 +30,7 @@ class Spill:
         folder.mkdir(parents=True)
 
     def add(self, keys: np.ndarray, rows: np.ndarray, more: np.ndarray | None = None) -> None:
-        """`keys` and `more` (the key's other half, 0 unless given) are uint64 [n], `rows` int64 [n]."""
+        """Add pairs. `keys` and `more` (second half of the key, default 0): uint64 [n]; `rows`: int64 [n]."""
         pairs = np.zeros(len(keys), PAIR)
         pairs["key"], pairs["row"] = keys, rows
         if more is not None:
@@ -41,7 +41,7 @@ class Spill:
             self._write()
 
     def sorted_parts(self) -> Iterator[np.ndarray]:
-        """PAIR arrays, each sorted by key and row; equal keys are in one of them. Empties the files."""
+        """Yield PAIR arrays sorted by key and row; equal keys share an array. Consumes the files."""
         self._write()
         for path in sorted(self._folder.iterdir()):
             pairs = np.fromfile(path, PAIR)
@@ -69,7 +69,7 @@ def root_of(parent: np.ndarray, row: int) -> int:
 
 @compiled
 def connect_equal(parent: np.ndarray, keys: np.ndarray, more: np.ndarray, rows: np.ndarray) -> None:
-    """Join neighbours with equal keys. The root of a group is its smallest row."""
+    """Join adjacent rows with equal keys. The root of a group is its smallest row."""
     for place in range(1, len(rows)):
         if keys[place] == keys[place - 1] and more[place] == more[place - 1]:
             left, right = root_of(parent, rows[place - 1]), root_of(parent, rows[place])
@@ -92,13 +92,13 @@ class Groups:
         self._parent = np.arange(count, dtype=np.int64)
 
     def connect(self, spill: Spill, wanted: np.ndarray) -> None:
-        """Join all rows with the same key of those that are `wanted`, bool [n]."""
+        """Join all rows with equal keys among the `wanted` ones, bool [n]."""
         for pairs in spill.sorted_parts():
             pairs = pairs[wanted[pairs["row"]]]
             columns = (np.ascontiguousarray(pairs[name]) for name in ("key", "more", "row"))
             connect_equal(self._parent, *columns)
 
     def numbers(self) -> np.ndarray:
-        """int64 [n]: each row's group, which is its smallest row."""
+        """int64 [n]: the group of each row, named by its smallest row."""
         flatten(self._parent)
         return self._parent

@@ -1,4 +1,4 @@
-"""Near duplicates: MinHash signatures, locality-sensitive buckets, connected components.
+"""Near duplicates: MinHash signatures, locality-sensitive hashing, connected components.
 
 Broder 1997 (signatures), with FineWeb's parameters: word 5-grams of the simplified text, 14 buckets of
 8 hashes. Two texts whose n-gram sets have Jaccard similarity s share a bucket with probability
@@ -30,27 +30,28 @@ TO_SPACES = str.maketrans(dict.fromkeys(MARKS + CONTROLS, " "))
 
 
 class MinHashConfig(StageConfig):
-    """Near duplicates."""
+    """Settings of near deduplication by MinHash."""
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     ngram: int = Field(default=5, ge=1)
-    """Words in a shingle. A text with fewer words has no signature and is nobody's duplicate here."""
+    """Words per shingle. Texts with fewer words are never near duplicates."""
     buckets: int = Field(default=14, ge=1)
-    """Documents that agree in all hashes of one bucket are duplicates."""
+    """Number of buckets. Documents that agree in all hashes of one bucket are duplicates; more buckets find
+    more of them."""
     hashes_per_bucket: int = Field(default=8, ge=1)
-    """More hashes ask for more similarity."""
+    """Hashes per bucket. More hashes require higher similarity."""
     hash: Literal["xxhash", "sha1"] = "xxhash"
-    """Of a shingle."""
+    """Hash function for shingles. `sha1` is slower."""
     precision: Literal[64, 32] = 64
-    """Bits of a hash."""
+    """Bits per hash."""
     seed: int = 1
-    """Of the permutations."""
+    """Seed of the permutations."""
 
 
 @functools.cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """For every code point: what punctuation becomes (uint32), and whether it stays after NFD (bool)."""
+    """Tables over code points: replacement of punctuation (uint32), and whether it survives NFD (bool)."""
     spaced = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     spaced[list(TO_SPACES)] = ord(" ")
     stays = [unicodedata.category(chr(code)) != "Mn" for code in range(sys.maxunicode + 1)]
@@ -77,13 +78,13 @@ def simplify(text: str) -> str:
 
 
 def simplified_words(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The simplified text's words joined by spaces (uint8), and where each begins. n-grams are slices."""
+    """Words of the simplified text joined by spaces (uint8), and their starts. n-grams are slices."""
     words = vocabulary().words(simplify(text))
     return joined(words.ids, *words.vocabulary.bytes())
 
 
 class MinHasher:
-    """Makes signatures with one fixed set of permutations h → (a·h + b) mod (2^61 - 1)."""
+    """Computes signatures with a fixed set of permutations h → (a·h + b) mod (2^61 - 1)."""
 
     def __init__(self, config: MinHashConfig) -> None:
         self._config = config
@@ -94,7 +95,7 @@ class MinHasher:
         self._mask = np.uint64((1 << config.precision) - 1)
 
     def shingles(self, text: str) -> np.ndarray:
-        """uint64 hashes of the word n-grams; none where there are fewer than n words."""
+        """uint64 hashes of the word n-grams; empty for fewer than n words."""
         n = self._config.ngram
         data, starts = simplified_words(text)
         if (self._config.hash, self._config.precision) == ("xxhash", 64):
@@ -109,12 +110,12 @@ class MinHasher:
         return int.from_bytes(hashlib.sha1(data).digest()[: self._config.precision // 8], "little")  # noqa: S324
 
     def signature(self, text: str) -> np.ndarray | None:
-        """uint64 [buckets · hashes_per_bucket]: the smallest value of each permutation over the shingles."""
+        """uint64 [buckets · hashes_per_bucket]: minimum of each permutation over all shingles."""
         hashes = self.shingles(text)
         return signature(hashes, self._a, self._b, self._mask) if len(hashes) else None
 
     def buckets(self, text: str) -> np.ndarray:
-        """uint64 [buckets]: one key a bucket, over its hashes and its number; all 0 without a signature."""
+        """uint64 [buckets]: one key per bucket from its hashes and number; all 0 without a signature."""
         values = self.signature(text)
         if values is None:
             return np.zeros(self._config.buckets, np.uint64)

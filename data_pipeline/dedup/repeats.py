@@ -1,9 +1,9 @@
-"""Which windows occur twice in a corpus, and what has to be cut so that each stays once.
+"""Finds the windows that occur twice in a corpus, and the spans to cut so that one occurrence remains.
 
-An external sort over ranges of hashes: one range of all parts is in memory at a time, and what it finds is
-written to the scratch folder. Memory is bounded by `memory_bytes` (unless one window alone has more
-occurrences), plus 12 bytes a document and 4 KB a part. The result depends on the documents and their ranks,
-not on which part they are in, nor on the order or number of parts.
+An external sort over ranges of hashes: memory holds one range of all parts at a time, and matches go to the
+scratch folder. Memory is bounded by `memory_bytes` (unless a single window has more occurrences), plus 12
+bytes per document and 4 KB per part. The result depends on the documents and their ranks, not on the
+assignment to parts or the order or number of parts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from headwater.data_pipeline.dedup.window_index import CELLS, WindowFile
 
 MEMORY_BYTES = 1 << 30
 BYTES_PER_WINDOW = 100
-"""At most, of all arrays that stand beside each other while a range is compared."""
+"""Peak size per window of all arrays in memory while a range is compared."""
 SPAN_SCHEMA = pa.schema([("document", pa.int64()), ("first", pa.int64()), ("end", pa.int64())])
-"""Row of the document in its part; first word to be cut, and one past the last."""
+"""Row of the document in its part; first word to cut, and one past the last."""
 
 
 def ranks(ids: np.ndarray, places: np.ndarray, stays: np.ndarray | None = None) -> np.ndarray:
-    """int64 [N], each document's position in the order of (id, place where it was read); -1 where `stays`
-    (bool [N]) is False: such a document is gone already, and takes no part."""
+    """int64 [N]: position of each document in the order of (id, place). -1 where `stays` (bool [N]) is False:
+    dropped documents are ignored."""
     order = np.lexsort((places, ids))
     result = np.empty(len(order), np.int64)
     result[order] = np.arange(len(order))
@@ -42,10 +42,10 @@ def find_repeats(
     scratch: Path,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[pa.Table]:
-    """For each part in turn, the spans (SPAN_SCHEMA) to cut out of its documents: the words of every repeated
-    window's occurrences but the first in the document with the smallest rank. `ranks[p]` has one number
-    for each document of part p, no number twice but -1. `scratch` is an empty folder on a disk, in use
-    until the last part is given.
+    """Yield for each part the spans (SPAN_SCHEMA) to cut from its documents: all occurrences of a repeated
+    window except the first one in the document with the smallest rank. `ranks[p]` has one number for each
+    document of part p; numbers other than -1 are unique. `scratch` is an empty local folder, used until the
+    last part is yielded.
     """
     found: list[np.ndarray] = []
     for number, (first, end) in enumerate(ranges(files, memory_bytes // BYTES_PER_WINDOW)):
@@ -58,7 +58,7 @@ def find_repeats(
 
 
 def ranges(files: Sequence[WindowFile], windows: int) -> list[tuple[int, int]]:
-    """Cells [first, end) that hold at most so many windows together, or are single ones."""
+    """Ranges [first, end) of cells that hold at most `windows` windows or consist of one cell."""
     sizes = np.zeros(CELLS, np.int64)
     for file in files:
         fences = file.fences.astype(np.int64)
@@ -75,7 +75,7 @@ def ranges(files: Sequence[WindowFile], windows: int) -> list[tuple[int, int]]:
 def _gather(
     files: Sequence[WindowFile], ranks: Sequence[np.ndarray], first: int, end: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64 [n]) and keys (uint64 [n]: part · 2^32 + place) of a range, of documents that stay."""
+    """Hashes (uint64 [n]) and keys (uint64 [n]: part · 2^32 + place) of a range, for kept documents."""
     sizes = [int(file.fences[end]) - int(file.fences[first]) for file in files]
     hashes, keys = np.empty(sum(sizes), np.uint64), np.empty(sum(sizes), np.uint64)
     count = 0
@@ -94,7 +94,7 @@ def _gather(
 def _others(
     hashes: np.ndarray, keys: np.ndarray, files: Sequence[WindowFile], ranks: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Keys (ascending) of the windows that occur elsewhere, without the occurrence of each that stays."""
+    """Sorted keys of all occurrences of repeated windows, except the one of each that is kept."""
     order = np.argsort(hashes, kind="stable")
     hashes, keys = hashes[order], keys[order]
     del order
@@ -119,19 +119,19 @@ def _others(
 
 
 def _documents(file: WindowFile, places: np.ndarray) -> np.ndarray:
-    """Row in its part of the document that each window stands in."""
+    """Row in its part of the document that contains each window."""
     return np.searchsorted(file.starts, places, side="right") - 1
 
 
 def _of_part(found: Sequence[np.ndarray], part: int) -> np.ndarray:
-    """int64, ascending: the places in this part of what all ranges found."""
+    """Sorted int64 places in this part from the matches of all ranges."""
     low, high = np.uint64(part << 32), np.uint64((part + 1) << 32)
     pieces = [keys[slice(*np.searchsorted(keys, [low, high]).tolist())] for keys in found]
     return np.sort(np.concatenate([np.zeros(0, np.uint64), *pieces]) - low).astype(np.int64)
 
 
 def _spans(places: np.ndarray, starts: np.ndarray, span_words: int) -> pa.Table:
-    """Windows that overlap or touch in one document, as one span."""
+    """Merge overlapping or adjacent windows of one document into spans."""
     documents = np.searchsorted(starts, places, side="right") - 1
     positions = places - starts[documents]
     begins = np.ones(len(places), bool)
@@ -142,6 +142,6 @@ def _spans(places: np.ndarray, starts: np.ndarray, span_words: int) -> pa.Table:
 
 
 def spans_of(table: pa.Table, document: int) -> np.ndarray:
-    """int64 [S, 2], what `substring.cut` takes: the spans of one document of the part."""
+    """int64 [S, 2]: spans of one document of the part, as `substring.cut` expects them."""
     rows = slice(*np.searchsorted(table["document"].to_numpy(), [document, document + 1]).tolist())
     return np.column_stack([table[name].to_numpy()[rows] for name in ("first", "end")])

@@ -1,4 +1,4 @@
-"""Hashes of a text's word n-grams and MinHash over them, as datatrove computes them: compiled loops."""
+"""Compiled loops for hashes of word n-grams and their MinHash, bit-compatible with datatrove."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def xxh64(data: np.ndarray, start: int, end: int) -> np.uint64:
 
 @compiled
 def joined(words: np.ndarray, offsets: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The words' bytes with a space between them, and where each word begins (one more at the end).
+    """Bytes of the words joined by spaces, and the start of each word (plus one final entry).
 
     Word w's bytes are data[offsets[w] : offsets[w + 1]].
     """
@@ -91,7 +91,7 @@ def joined(words: np.ndarray, offsets: np.ndarray, data: np.ndarray) -> tuple[np
 
 @compiled
 def xxh64_of_ngrams(text: np.ndarray, starts: np.ndarray, n: int) -> np.ndarray:
-    """uint64 [words - n + 1], the hash of every n words joined by a space."""
+    """uint64 [words - n + 1]: hash of every n consecutive words, joined by spaces."""
     count = max(0, len(starts) - n)
     hashes = np.empty(count, np.uint64)
     for place in range(count):
@@ -101,7 +101,7 @@ def xxh64_of_ngrams(text: np.ndarray, starts: np.ndarray, n: int) -> np.ndarray:
 
 @compiled
 def signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray, mask: np.uint64) -> np.ndarray:
-    """uint64 [len(a)]: the smallest ((a·h + b) mod 2^64 mod (2^61 - 1)) & mask over the hashes."""
+    """uint64 [len(a)]: minimum of ((a·h + b) mod 2^64 mod (2^61 - 1)) & mask over the hashes."""
     smallest = np.empty(len(a), np.uint64)
     for index in range(len(a)):
         factor, summand, least = a[index], b[index], LARGEST
@@ -119,11 +119,11 @@ def signature(hashes: np.ndarray, a: np.ndarray, b: np.ndarray, mask: np.uint64)
 
 @compiled
 def bucket_keys(values: np.ndarray, rows: int) -> np.ndarray:
-    """uint64 [len(values) / rows]: one key a bucket, over its `rows` hashes and its number."""
+    """uint64 [len(values) / rows]: one key per bucket, from its `rows` hashes and its number."""
     keys = np.empty(len(values) // rows, np.uint64)
     for bucket in range(len(keys)):
         key = np.uint64(bucket + 1)
         for value in values[bucket * rows : (bucket + 1) * rows]:
             key = mix(key * BASE + value)
-        keys[bucket] = max(key, np.uint64(1))  # 0 says that there is no signature
+        keys[bucket] = max(key, np.uint64(1))  # 0 means no signature
     return keys

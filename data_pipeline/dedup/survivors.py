@@ -1,4 +1,4 @@
-"""Which document of a group of duplicates stays: a rule that does not depend on the order of the input."""
+"""Selects the document to keep from a group of duplicates, independently of input order."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Name = tuple[str, str]
-"""Id, and where the document was read: the latter decides only between documents with the same id."""
+"""Id and source position of a document. The position only breaks ties between equal ids."""
 
 
 def keep_best(
     groups: np.ndarray, lengths: np.ndarray, names: Callable[[np.ndarray], Sequence[Name]]
 ) -> np.ndarray:
-    """int64 [n]: for each document the row of its group's best, or -1 for the best themselves.
+    """int64 [n]: for each document the row of its group's best document, or -1 if it is the best.
 
-    The best of a group is the longest; of equally long ones the one with the smallest name. `groups` is
-    int [n] (the same number: duplicates of each other), `lengths` int [n] in characters. `names` gives
-    the names of some rows; it is asked only about rows between which the length does not decide.
+    The best document of a group is the longest one; ties go to the smallest name. `groups` is int [n]
+    (equal numbers are duplicates), `lengths` int [n] in characters. `names` returns the names of rows; it
+    is called only for rows of equal length.
     """
     kept_instead = np.full(len(groups), -1, np.int64)
     shared = np.bincount(groups)[groups] > 1 if len(groups) else np.zeros(0, bool)

@@ -1,9 +1,9 @@
-"""The windows of a part's documents on disk, sorted by hash: a range of hashes is one piece of the file.
+"""On-disk index of the windows of a part's documents, sorted by hash, so that a hash range is contiguous.
 
-Little-endian, one behind the other: MAGIC; int64 number of documents D and of windows W; uint32 [CELLS + 1],
-windows below each 1/CELLS of the hashes' range; uint32 [D + 1], windows before each document; uint64 [W]
-hashes, ascending; uint32 [W] where each stands, counted over the windows of all documents in order. 12
-bytes a window, about twice the text.
+Layout, little-endian: MAGIC; int64 number of documents D and of windows W; uint32 [CELLS + 1], number of
+windows below each 1/CELLS of the hash range; uint32 [D + 1], number of windows before each document;
+uint64 [W], sorted hashes; uint32 [W], position of each among the windows of all documents in order. 12
+bytes per window, about twice the text.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from headwater.data_pipeline.dedup.substring import windows
 
 MAGIC = b"HWWINDO1"
 CELLS = 1024
-"""Pieces of the hashes' range that can be read by themselves."""
+"""Pieces of the hash range that can be read separately."""
 LARGEST = (1 << 32) - 1
 HEAD_BYTES = len(MAGIC) + 16
 
 
 def write_windows(texts: Iterable[str], span_words: int, stream: IO[bytes]) -> int:
-    """Write the file of one part and return the number of its windows; the order of `texts` is what
-    `find_repeats` counts the part's documents by."""
+    """Write the index of one part and return its number of windows. The order of `texts` defines the document
+    numbers of `find_repeats`."""
     hashes = [windows(text, span_words) for text in texts]
     starts = np.cumsum([0, *map(len, hashes)])
     together = np.concatenate([np.zeros(0, np.uint64), *hashes])
     if len(together) > LARGEST:
         raise HeadwaterError(
-            f"a part of more than {LARGEST:,} windows", fix="cut the input into smaller parts"
+            f"a part has more than {LARGEST:,} windows", fix="split the input into smaller files"
         )
     order = np.argsort(together, kind="stable")
     together = together[order]
@@ -51,7 +51,7 @@ def write_windows(texts: Iterable[str], span_words: int, stream: IO[bytes]) -> i
 
 
 class WindowFile:
-    """Reads the head at once, and of the rest only what is asked for. On a disk or S3."""
+    """Reads an index on a disk or S3: the header at once, cells on demand."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -59,14 +59,14 @@ class WindowFile:
             size = stream.size()
             head = stream.read_at(HEAD_BYTES, 0)
             if not head.startswith(MAGIC) or len(head) < HEAD_BYTES:
-                raise HeadwaterError("not a file of windows", where=location)
+                raise HeadwaterError("not a window index", where=location)
             documents, self.windows = np.frombuffer(head, "<i8", 2, len(MAGIC)).tolist()
             lengths = [4 * (CELLS + 1), 4 * (documents + 1), 8 * self.windows, 4 * self.windows]
             fences, starts, self._hashes, self._places, end = (
                 HEAD_BYTES + sum(lengths[:count]) for count in range(5)
             )
             if size != end:
-                raise HeadwaterError(f"{size:,} bytes where {end:,} are expected", where=location)
+                raise HeadwaterError(f"{size:,} bytes instead of {end:,}", where=location)
             tables = stream.read_at(self._hashes - fences, fences)
         self.fences = np.frombuffer(tables, "<u4", CELLS + 1)
         """uint32 [CELLS + 1]"""

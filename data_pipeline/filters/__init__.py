@@ -1,5 +1,5 @@
-"""Filters: each measures one text and returns None (keep) or a Rejection with reason, score and threshold.
+"""Filters: each computes scores of one text; rules on the scores keep it or reject it with a reason.
 
 `clean` imports it; it imports `text` and `dedup`.
-Copy `fineweb.py` for a new filter, and list it in `clean/steps.py`.
+To add a filter, copy `fineweb.py` and list it in `clean/steps.py`.
 """

@@ -1,5 +1,5 @@
 """The rules of C4 (Raffel et al. 2020, https://jmlr.org/papers/volume21/20-074/20-074.pdf) as datatrove
-applies them: they take lines out of a text, and reject the text when too little is left."""
+applies them: they remove lines from a text and reject it if too little is left."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class C4Config(StageConfig):
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_sentences"})
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     terminal_punctuation: bool = False
-    """Drop lines that do not end in . ? ! \" or '. FineWeb leaves this rule out: it costs too much text."""
+    """Drop lines that do not end in . ? ! \" or '. Off as in FineWeb, because it removes too much text."""
     min_sentences: int = 5
-    """Sentences that must be left."""
+    """Minimum number of sentences in the remaining text."""
     min_words_per_line: int = 3
-    """Shorter lines are dropped."""
+    """Lines with fewer words are dropped."""
     max_word_length: int = 1000
-    """A line with a longer word is dropped."""
+    """Lines with a word longer than this, in characters, are dropped."""
 
 
 def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, Scores] | Rejection:
-    """The text without the lines that the rules drop, with its scores; or the rejection of the whole.
+    """The text without the dropped lines, with its scores, or the rejection of the whole text.
 
-    The rules see no indentation, and datatrove drops it: `indented` puts it back before the lines that stay.
+    The rules ignore indentation, and datatrove drops it. `indented` restores it in the kept lines.
     """
     kept, starts = [], []
     everything = text.lower()
@@ -82,7 +82,7 @@ def rules(config: C4Config) -> list[Rule]:
 
 
 def rewrite(text: str, config: C4Config) -> str | Rejection:
-    """What stays of the text, or its rejection."""
+    """The text without the dropped lines, or its rejection."""
     found = measure(text, config)
     if isinstance(found, Rejection):
         return found

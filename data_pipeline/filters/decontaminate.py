@@ -1,6 +1,6 @@
-"""Drop documents that hold text of evaluation sets: a model that has read the questions cannot be measured.
+"""Drops documents that contain text of evaluation sets, so that evaluation results stay valid.
 
-Word 13-grams of the simplified text, as GPT-3 did it (Brown et al. 2020, appendix C).
+Compares word 13-grams of the simplified text, as GPT-3 did (Brown et al. 2020, appendix C).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from headwater.data_pipeline.verdict import Rule, Scores
 
 
 class DecontaminateConfig(StageConfig):
-    """Evaluation sets to keep out. Without any the step is passed over."""
+    """Evaluation sets to remove from the corpus. Without sets the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"max_matches"})
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     sets: tuple[str, ...] = ()
-    """Files of evaluation text (paths, `s3://`): every string in the objects of `.jsonl`, every line
-    of others."""
+    """Files of evaluation text (paths, `s3://`). Every string in the objects of a `.jsonl` file and every
+    line of other files is compared."""
     ngram: int = Field(default=13, ge=1)
-    """Words in a row that make a match. Shorter questions match as a whole, from `min_words` on."""
+    """Consecutive words that form a match. Shorter strings of at least `min_words` words match as a whole."""
     min_words: int = Field(default=8, ge=1)
-    """Strings of fewer words are passed over: everybody writes them."""
+    """Strings with fewer words are ignored, because they occur by chance."""
     max_matches: int = Field(default=0, ge=0)
-    """Matching n-grams that a document may have."""
+    """Maximum number of matching n-grams in a kept document."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def rules(config: DecontaminateConfig) -> list[Rule]:
 
 
 class Decontaminator:
-    """Holds the hashes of all n-grams of the sets, by their length."""
+    """Holds the hashes of all n-grams of the sets, by length."""
 
     def __init__(self, config: DecontaminateConfig) -> None:
         self._config = config
@@ -64,7 +64,7 @@ class Decontaminator:
         self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
 
     def measure(self, text: str) -> Scores:
-        """`matches`: n-grams of the text that are in a set."""
+        """`matches`: number of n-grams of the text that occur in a set."""
         words, starts = simplified_words(text)
         matches = sum(
             int(np.isin(xxh64_of_ngrams(words, starts, n), known).sum()) for n, known in self._sets.items()

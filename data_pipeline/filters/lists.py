@@ -1,4 +1,4 @@
-"""Files that steps read beside the documents: lists, and evaluation sets."""
+"""Files that steps read in addition to the documents: lists and evaluation sets."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from headwater.cluster.storage.filesystem import filesystem
 
 
 def read_text(location: str) -> str:
-    """A whole UTF-8 file, from a disk or S3. Raises HeadwaterError naming it."""
+    """Content of a UTF-8 file on a disk or S3. Raises HeadwaterError if it is missing or not UTF-8."""
     fs, path = filesystem(location)
     try:
         with fs.open_input_file(path) as stream:
             return bytes(stream.read()).decode()
     except FileNotFoundError as error:
-        raise HeadwaterError("no such file", where=location, fix="correct `clean`") from error
+        raise HeadwaterError("no such file", where=location, fix="correct the path in `clean`") from error
     except UnicodeDecodeError as error:
         raise HeadwaterError(f"not UTF-8 (byte {error.start})", where=location) from error
 
 
 def read_list(location: str) -> list[str]:
-    """One entry a line; what follows a # is a remark."""
+    """Entries of a list file: one per line; # starts a comment."""
     entries = (line.partition("#")[0].strip() for line in read_text(location).splitlines())
     return [entry for entry in entries if entry]
 
 
 def fingerprint(locations: Iterable[str]) -> dict[str, str]:
-    """Location → hash of the content: what a step reads belongs to the key of its artifact."""
+    """Location → hash of the content. It is part of the artifact's key."""
     return {name: hashlib.sha256(read_text(name).encode()).hexdigest()[:16] for name in locations}

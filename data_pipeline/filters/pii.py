@@ -1,7 +1,7 @@
-"""Personal identifiers in a text, each replaced by a placeholder that names its kind.
+"""Replaces personal identifiers by placeholders that name their kind.
 
-The placeholder depends on nothing but the kind (datatrove takes turns through a list of made-up
-addresses, so its output depends on the order of the documents; ours does not).
+The placeholder depends only on the kind. (datatrove cycles through a list of made-up addresses, so its
+output depends on the order of documents.)
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from headwater.cluster.runtime.stage import StageConfig
 
-# datatrove's expression (RFC 5322's dot-atom), without the address-literal form, and with lengths bounded
-# so that no text makes it slow.
+# datatrove's expression (RFC 5322's dot-atom) without the address-literal form. Bounded lengths prevent
+# slow matching.
 EMAIL = re.compile(
     r"(?<![A-Za-z0-9!#$%&'*+/=?^_`{|}~.-])"
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}){0,8}"
@@ -29,7 +29,7 @@ PHONE = re.compile(
 )
 PHONE_DIGITS = range(8, 16)
 
-# What is in every match that counts, and is found much faster: without it the expression need not be tried.
+# Fast prefilters: every valid match contains them, so the full expression runs only if they are found.
 NUMBERS = re.compile(r"[\d(+][\d ().+-]{6}")
 FIRST_TO_LOOK_FOR = {
     EMAIL: re.compile("@"),
@@ -41,18 +41,18 @@ FIRST_TO_LOOK_FOR = {
 
 
 class PiiConfig(StageConfig):
-    """Which identifiers are replaced."""
+    """Kinds of identifiers to replace."""
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     emails: bool = True
-    """Replaced by `<email>`."""
+    """Replace email addresses by `<email>`."""
     cards: bool = True
-    """Payment card numbers (Luhn's check digit is right): `<card>`."""
+    """Replace payment card numbers with a valid Luhn check digit by `<card>`."""
     ips: bool = True
-    """Public IPv4 and IPv6 addresses: `<ip>`."""
+    """Replace public IPv4 and IPv6 addresses by `<ip>`."""
     phones: bool = True
-    """Telephone numbers of the North American plan or with `+` and a country code: `<phone>`."""
+    """Replace telephone numbers of the North American plan, or with `+` and a country code, by `<phone>`."""
 
 
 def luhn(digits: str) -> bool:
@@ -89,7 +89,7 @@ KINDS = (
 
 
 def redact(text: str, config: PiiConfig) -> tuple[str, dict[str, int]]:
-    """The text with placeholders, and how many of each kind were put in."""
+    """The text with placeholders, and the number of replacements by kind."""
     counts: dict[str, int] = {}
     numbers = NUMBERS.search(text) is not None
     for kind, patterns, placeholder, holds in KINDS:

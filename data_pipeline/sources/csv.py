@@ -1,4 +1,4 @@
-"""Reader of CSV tables with a header line; a quoted field may span lines."""
+"""Reader of CSV tables with a header line. Quoted fields may span lines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headwater.data_pipeline.sources.spec import Columns
 
 
 class _Lines:
-    """Feeds the csv module decoded lines and remembers where it is.
+    """Feeds decoded lines to the csv module and tracks the line number.
 
-    Bytes that are not UTF-8 travel as lone surrogates, which `document_from_row` then refuses by name.
+    Bytes that are not UTF-8 become lone surrogates, which `document_from_row` reports.
     """
 
     def __init__(self, stream: Any, limit: int) -> None:
@@ -30,7 +30,7 @@ class _Lines:
         self.number = line.number
         if line.content is None:
             raise UnreadableFile(
-                "too_large", f"a line of more than {self.limit:,} bytes; rows after it are lost", self.place
+                "too_large", f"a line exceeds {self.limit:,} bytes; later rows are not read", self.place
             )
         return line.content.decode("utf-8-sig" if line.number == 1 else "utf-8", "surrogateescape")
 
@@ -40,7 +40,7 @@ class _Lines:
 
 
 def csv_rows(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[Document | Unread]:
-    """Documents of an open stream. A quote that never closes is stopped by the size limit."""
+    """Documents of an open stream. The size limit stops a quoted field that never ends."""
     lines = _Lines(stream, limit)
     csv.field_size_limit(limit)
     reader = csv.DictReader(lines)
@@ -52,7 +52,7 @@ def csv_rows(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[D
         raise UnreadableFile("empty_file", "no header line", "line 1")
     if columns.text not in names and columns.html not in names:
         found = ", ".join(names)
-        raise UnreadableFile("missing_column", f"no column {columns.text}; there are: {found}", "line 1")
+        raise UnreadableFile("missing_column", f"no column {columns.text} among: {found}", "line 1")
     while True:
         first = lines.number + 1
         try:

@@ -1,4 +1,4 @@
-"""Reader of folders of text and HTML files: one file, one document."""
+"""Reader of folders of text and HTML files. Each file is one document."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_folder_file(source: FolderSource, path: str) -> Iterator[Document | Unr
         yield Unread(path, "byte 0", "too_large", f"more than {limit:,} bytes")
         return
     if not content.strip():
-        raise UnreadableFile("empty_file", "the file holds nothing", "byte 0")
+        raise UnreadableFile("empty_file", "the file is empty", "byte 0")
     url = _url(source, path)
     html = path.lower().endswith(HTML_SUFFIXES) or content[:64].lstrip()[:14].lower().startswith(
         b"<!doctype html"

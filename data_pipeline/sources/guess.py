@@ -1,4 +1,4 @@
-"""Which kind of source a path is, told by the names' endings: for commands that take any files."""
+"""Detects the source kind of a path from file suffixes, for commands that take any files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Files = WarcSource | JsonlSource | ParquetSource | FolderSource
 
 
 def sources_of(inputs: Sequence[str], columns: Columns) -> list[Files]:
-    """One source for each input (path, folder, glob, URL, s3:// or hf:// name) and kind of file in it."""
+    """One source per input (path, folder, glob, URL, s3:// or hf:// name) and kind of file in it."""
     found: list[Files] = []
     for path in inputs:
         if not encodable(path):
@@ -43,6 +43,6 @@ def _kinds(path: str) -> list[str]:
             names = [file.name for file in local.rglob("*") if file.is_file()]
     kinds = [kind for kind, group in SUFFIXES.items() if any(name.lower().endswith(group) for name in names)]
     if not kinds:
-        fix = f"known are {' '.join(endings)}"
-        raise HeadwaterError("no file of a kind that can be read", where=path, fix=fix)
+        fix = f"supported suffixes: {' '.join(endings)}"
+        raise HeadwaterError("no file in a supported format", where=path, fix=fix)
     return kinds

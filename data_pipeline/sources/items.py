@@ -1,4 +1,4 @@
-"""What a reader yields: a Document, or an Unread that says which piece could not be read, where and why."""
+"""Items that readers yield: a Document, or an Unread for an unreadable piece of input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREAD_SCHEMA = pa.schema(
 
 @dataclass(slots=True)
 class Unread:
-    """A piece of input that is not in the corpus: file, place in it (record, line, row), and the reason."""
+    """An unreadable piece of input: file, position in it (record, line, row) and reason."""
 
     file: str
     position: str
@@ -29,7 +29,7 @@ class Unread:
 
 
 class UnreadableFile(Exception):
-    """A file that cannot be opened, or not read further. `reason` is a code such as `not_found`."""
+    """A file that cannot be opened or read to its end. `reason` is a code such as `not_found`."""
 
     def __init__(self, reason: str, detail: str, position: str = "") -> None:
         super().__init__(reason, detail, position)
@@ -39,11 +39,11 @@ class UnreadableFile(Exception):
 def document_from_row(
     row: Mapping[str, Any], columns: Columns, file: str, position: str, limit: int
 ) -> Document | Unread:
-    """A document from one row of a table, or what is wrong with the row."""
+    """Convert one table row to a document, or to an Unread with the problem."""
     text, html = row.get(columns.text), row.get(columns.html)
     if text is not None and not isinstance(text, str):
         return Unread(file, position, "not_text", f"{columns.text} is of type {type(text).__name__}")
-    if isinstance(html, str):  # the byte order mark says that the bytes are UTF-8, whatever the page claims
+    if isinstance(html, str):  # the byte order mark marks the bytes as UTF-8, whatever the page declares
         html = UTF8_BOM + html.encode("utf-8", "surrogatepass")
     if not isinstance(html, bytes | None):
         return Unread(file, position, "not_text", f"{columns.html} is of type {type(html).__name__}")
@@ -77,7 +77,7 @@ def _string(value: object) -> str:
 
 
 def encodable(text: str) -> bool:
-    """False for lone surrogates: escaped bytes that were no UTF-8, or a JSON escape of half a character."""
+    """False for lone surrogates: escaped bytes that are not UTF-8, or a JSON escape of half a character."""
     if text.isascii():
         return True
     try:

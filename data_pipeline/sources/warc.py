@@ -1,4 +1,4 @@
-"""Reader of web archives: responses with a page (WARC) and text that was taken from pages (WET)."""
+"""Reader of web archives: HTTP responses (WARC) and extracted text (WET)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 
 
 class _Watched:
-    """A stream that ends quietly where it is damaged, and remembers that: records before it are whole."""
+    """A stream that ends at a damaged place and records the damage, so that earlier records stay readable."""
 
     def __init__(self, stream: Any, offset: int) -> None:
         self._stream, self.offset, self.damage = stream, offset, ""
@@ -39,14 +39,14 @@ class _Watched:
         return self.offset
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        raise OSError("this stream is read forwards only")
+        raise OSError("this stream cannot seek")
 
     def close(self) -> None:
-        """The opener closes it."""
+        """Does nothing: the caller closes the stream."""
 
 
 def read_warc(source: WarcSource, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
-    """Pages of the archive. A damaged one raises UnreadableFile("truncated") after its last whole record."""
+    """Pages of an archive. Raises UnreadableFile("truncated") after the last record before the damage."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     wanted = (WarcRecordType.response, WarcRecordType.conversion)
@@ -69,14 +69,16 @@ def read_warc(source: WarcSource, path: str, position: Position | None = None) -
         except (OSError, ValueError) as error:
             raise UnreadableFile("truncated" if number else "unreadable", str(error), place) from error
         if watched.damage:
-            raise UnreadableFile("truncated", f"breaks off or is damaged: {watched.damage}", f"after {place}")
+            raise UnreadableFile(
+                "truncated", f"the file is cut off or damaged: {watched.damage}", f"after {place}"
+            )
         if number == 0:
             kind = "empty_file" if watched.offset == 0 else "unreadable"
-            raise UnreadableFile(kind, "no WARC record in it", "byte 0")
+            raise UnreadableFile(kind, "the file contains no WARC record", "byte 0")
 
 
 def _read_record(record: Any, source: WarcSource, path: str, place: str) -> Document | Unread:
-    """A document, or the reason why the record has none."""
+    """The record's document, or an Unread with the reason why it has none."""
     from fastwarc.warc import WarcRecordType
 
     limit = source.max_document_bytes
@@ -104,7 +106,7 @@ class _Problem(NamedTuple):
 
 
 def _page_of_response(block: bytes, url: str, limit: int) -> tuple[bytes | None, str] | _Problem:
-    """HTML bytes or plain text of an HTTP response, or why it is no page."""
+    """HTML bytes or plain text of an HTTP response, or the reason why it is not a page."""
     status, headers, body = split_http(block)
     media_type, _, parameters = headers.get("content-type", "").partition(";")
     media_type = media_type.strip().lower()
@@ -124,7 +126,7 @@ def _page_of_response(block: bytes, url: str, limit: int) -> tuple[bytes | None,
         return _Problem("no_text", "an empty page")
     if media_type == "text/plain":
         return _text_or_problem(body, label or "utf-8")
-    # The header's charset is known only here: a page that it fits goes on as UTF-8, marked as such.
+    # The header's charset is known only here: a page that decodes with it is passed on as marked UTF-8.
     declared = decode_declared(body, label)
     return (body if declared is None else UTF8_BOM + declared.encode("utf-8", "ignore")), ""
 
@@ -137,7 +139,7 @@ def _text_or_problem(content: bytes, label: str) -> tuple[None, str] | _Problem:
 
 
 def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (lower case) and body of a stored response, with CRLF or, as in some crawls, LF."""
+    """Status, headers (lower case) and body of a stored response. Accepts CRLF and, as in some crawls, LF."""
     end = HEADER_END.search(block)
     head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
     lines = head.decode("latin-1").splitlines()
@@ -148,8 +150,8 @@ def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def _unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:
-    """Undo chunks and compression, where they are really there: many crawlers store the unpacked body
-    below the original headers."""
+    """Decode chunked transfer and compression if actually present. Many crawlers store the decoded body with
+    the original headers."""
     from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader
 
     if "chunked" in headers.get("transfer-encoding", "").lower() and CHUNK_HEADER.match(body):

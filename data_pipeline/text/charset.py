@@ -1,5 +1,5 @@
-"""From a page's bytes to text: byte order mark, HTTP header, `<meta>`, then guessing, in the order of the
-HTML standard (https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)."""
+"""Decodes a page's bytes by byte order mark, HTTP header, `<meta>` or detection, following the HTML standard
+(https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTE_ORDER_MARKS = (
 META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE
 )
-META_BYTES = 4096  # the standard looks at 1,024; real pages put scripts before it
+META_BYTES = 4096  # the standard reads 1,024; real pages put scripts before the tag
 GUESS_BYTES = 65_536
 
 LARGER = {
@@ -26,15 +26,15 @@ LARGER = {
     "iso8859-11": "cp874",
     "big5": "big5hkscs",
 }
-"""Encodings whose decoder in browsers is a larger one of Python's."""
+"""Python codecs → the supersets that browsers use for these encodings."""
 CYRILLIC_MAC = ("x-mac-cyrillic", "x-mac-ukrainian")  # not in resiliparse's table
 
 
 def codec(label: str | None) -> str | None:
-    """Python's codec for a label of the Encoding Standard (https://encoding.spec.whatwg.org/#names-and-labels).
+    """Python codec for a label of the Encoding Standard (https://encoding.spec.whatwg.org/#names-and-labels).
 
-    None for any other label: Python also knows codecs that are no charsets of the web (utf-7, unicode_escape,
-    idna, rot13, …), some of which make lone surrogates, which no file can hold.
+    None for any other label. Python also has codecs that are not web charsets (utf-7, unicode_escape, idna,
+    rot13, …), some of which produce lone surrogates, which cannot be written to files.
     """
     name = (label or "").strip().strip("\"'").lower()
     if name in CYRILLIC_MAC:
@@ -44,10 +44,10 @@ def codec(label: str | None) -> str | None:
 
 
 def decode_declared(content: bytes, label: str | None) -> str | None:
-    """The text in the declared charset, or None when the label is unknown or does not fit every byte."""
+    """The text in the declared charset, or None if the label is unknown or the bytes are invalid in it."""
     found = codec(label)
     for mark, encoding in BYTE_ORDER_MARKS:
-        if found and content.startswith(mark):  # tells more than a label
+        if found and content.startswith(mark):  # overrides the label
             content, found = content[len(mark) :], encoding
             break
     try:
@@ -57,10 +57,10 @@ def decode_declared(content: bytes, label: str | None) -> str | None:
 
 
 def decode_html(content: bytes) -> str:
-    """The text of a page, by the first of: byte order mark, UTF-8 that fits, `<meta>`, a guess.
+    """The text of a page, decoded by the first of: byte order mark, valid UTF-8, `<meta>`, detection.
 
-    UTF-8 comes before `<meta>` because text in another charset almost never is valid UTF-8 by chance,
-    while pages that were converted and still declare their old charset are common.
+    UTF-8 comes before `<meta>`: text in another charset is almost never valid UTF-8, while converted pages
+    often still declare their old charset.
     """
     for mark, encoding in BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -71,7 +71,7 @@ def decode_html(content: bytes) -> str:
     label = found.group(1).decode("ascii") if found else None
     if (text := decode_declared(content, label)) is not None:
         return text
-    if declared := codec(label):  # a stray byte in a page that says what it is
+    if declared := codec(label):  # a page in a known charset with a few invalid bytes
         return content.decode(declared, "replace")
     from charset_normalizer import from_bytes
 

@@ -1,4 +1,4 @@
-"""numba's compiler, with its results kept on disk where there is a place for them."""
+"""numba compilation, cached on disk if a writable folder exists."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile at the first call, to machine code that is found again by later processes.
+    """Compile at the first call. Later processes reuse the machine code.
 
-    A container may have no writable place (neither beside the source, nor in the home folder, nor
-    NUMBA_CACHE_DIR): then every process compiles for itself, which takes seconds.
+    In a container without a writable cache folder (next to the source, in the home folder or at
+    NUMBA_CACHE_DIR), every process compiles for itself, which takes seconds.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""The counts of the Gopher rules and of sentences over numbered words: loops, compiled by numba.
+"""Compiled loops over word ids: the counts of the Gopher rules and of sentences.
 
-Words are rows of a Vocabulary's tables. Hashes are polynomial, modulo 2^64, over the characters, so
-that the hash of words joined without a space follows from theirs.
+Word ids are rows of a Vocabulary's tables. Hashes are polynomials over the characters, modulo 2^64, so
+that the hash of words joined without a space follows from their hashes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ M1, M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 @compiled
 def mix(value: np.uint64) -> np.uint64:
-    """splitmix64's finaliser: a bijection in which every input bit reaches every output bit."""
+    """Finaliser of splitmix64: a bijection in which every input bit affects every output bit."""
     value = (value ^ (value >> S30)) * M1
     value = (value ^ (value >> S27)) * M2
     return value ^ (value >> S31)
@@ -28,7 +28,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 @compiled
 def hash_word(codes: np.ndarray) -> tuple[np.uint64, np.uint64]:
-    """Hash of a word from its code points (uint32 [n]), and BASE^n."""
+    """Hash of a word's code points (uint32 [n]), and BASE^n."""
     value, power = np.uint64(0), np.uint64(1)
     for code in codes:
         value = value * BASE + mix(np.uint64(code) + np.uint64(1))
@@ -38,7 +38,7 @@ def hash_word(codes: np.ndarray) -> tuple[np.uint64, np.uint64]:
 
 @compiled
 def hash_words(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`hash_word` of many words, whose code points lie one behind the other: uint64 [n] each."""
+    """`hash_word` of n words with concatenated code points: two arrays, uint64 [n]."""
     values, powers = np.empty(len(lengths), np.uint64), np.empty(len(lengths), np.uint64)
     start = 0
     for word in range(len(lengths)):
@@ -49,7 +49,7 @@ def hash_words(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.n
 
 @compiled
 def expand(chunks: np.ndarray, offsets: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """int32 [N]: the words of all chunks in order. Chunk c holds `words[offsets[c] : offsets[c + 1]]`."""
+    """int32 [N]: words of all chunks in order. Chunk c consists of `words[offsets[c] : offsets[c + 1]]`."""
     size = 0
     for chunk in chunks:
         size += offsets[chunk + 1] - offsets[chunk]
@@ -64,7 +64,7 @@ def expand(chunks: np.ndarray, offsets: np.ndarray, words: np.ndarray) -> np.nda
 
 @compiled
 def candidates(chunks: np.ndarray, flags: np.ndarray, left: int, right: int) -> np.ndarray:
-    """Places i where chunk i carries the flag `left` and chunk i + 1 the flag `right`."""
+    """Indices i where chunk i has the flag `left` and chunk i + 1 the flag `right`."""
     places = np.empty(len(chunks), np.int64)
     count = 0
     for index in range(len(chunks) - 1):
@@ -78,8 +78,8 @@ def candidates(chunks: np.ndarray, flags: np.ndarray, left: int, right: int) -> 
 def sentences(
     chunks: np.ndarray, ends: np.ndarray, offsets: np.ndarray, words: np.ndarray, flags: np.ndarray
 ) -> int:
-    """Sentences of the lines that end before the chunks `ends`, by the rule of spaCy's sentencizer: a
-    new one begins with the first word after an ending mark that is no mark itself."""
+    """Number of sentences in the lines that end before the chunks `ends`, as in spaCy's sentencizer: a new
+    sentence starts with the first word after an end mark that is not a mark itself."""
     total = 0
     start = 0
     for end in ends:
@@ -99,7 +99,7 @@ def sentences(
 
 @compiled
 def solid_and_letters(ids: np.ndarray, lengths: np.ndarray, flags: np.ndarray) -> tuple[int, int, int]:
-    """Words that are not only punctuation, their characters, and words that hold a letter."""
+    """Number of words that are not only punctuation, their characters, and number of words with a letter."""
     solid = characters = letters = 0
     for word in ids:
         flag = flags[word]
@@ -113,7 +113,7 @@ def solid_and_letters(ids: np.ndarray, lengths: np.ndarray, flags: np.ndarray) -
 
 @compiled
 def distinct(ids: np.ndarray, rows: np.ndarray) -> int:
-    """How many of `rows`, each another one, are among the ids."""
+    """Number of `rows` (all distinct) that occur among the ids."""
     found = 0
     for row in rows:
         for word in ids:
@@ -125,7 +125,7 @@ def distinct(ids: np.ndarray, rows: np.ndarray) -> int:
 
 @compiled
 def table_size(entries: int) -> int:
-    """Slots of a hash table that stays at most half full: a power of two."""
+    """Number of slots of a hash table that is at most half full, a power of two."""
     size = 4
     while size < 2 * entries:
         size *= 2
@@ -134,13 +134,13 @@ def table_size(entries: int) -> int:
 
 @compiled
 def top_ngram_characters(ids: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Occurrences × length of the most frequent n-gram, words joined by a space (of equally frequent ones,
-    the first in the text). 0 where there are fewer than n words."""
+    """Occurrences × length of the most frequent n-gram, words joined by spaces. Ties go to the first n-gram
+    in the text. 0 for fewer than n words."""
     count = len(ids) - n + 1
     if count <= 0:
         return 0
     size = table_size(count)
-    firsts = np.zeros(size, np.int64)  # place of an n-gram's first occurrence, plus one
+    firsts = np.zeros(size, np.int64)  # index of an n-gram's first occurrence, plus one
     numbers = np.zeros(size, np.int64)
     slots = np.empty(count, np.int64)
     most = 0
@@ -177,8 +177,8 @@ def top_ngram_characters(ids: np.ndarray, lengths: np.ndarray, n: int) -> int:
 def duplicate_ngram_characters(
     ids: np.ndarray, lengths: np.ndarray, hashes: np.ndarray, powers: np.ndarray, n: int
 ) -> int:
-    """Characters in n-grams, words joined without a space, that occurred before; after such a one its n
-    words are passed over."""
+    """Characters in repeated n-grams, words joined without spaces. Counting continues after the n words of
+    each repeated n-gram."""
     count = len(ids) - n + 1
     if count <= 0:
         return 0

@@ -1,4 +1,4 @@
-"""A text with what several filters ask of it (words, lines), computed once."""
+"""A text with the properties that several filters use (words, lines), computed once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import functools
 from headwater.data_pipeline.text.words import Vocabulary, WordIds
 
 CHUNKS_KEPT, BYTES_KEPT = 1_000_000, 100_000_000
-"""Chunks, and bytes of distinct words, in memory before a vocabulary is begun anew (about 500 MB)."""
+"""Chunks, and bytes of distinct words, at which the vocabulary is reset (about 500 MB of memory)."""
 _current: list[Vocabulary] = []
 
 
 def vocabulary() -> Vocabulary:
-    """This process's words: they grow with the texts that it reads, up to a limit."""
+    """Vocabulary of this process. It grows with the texts read, up to a limit."""
     full = _current and (len(_current[0]) > CHUNKS_KEPT or len(_current[0].bytes()[1]) > BYTES_KEPT)
     if not _current or full:
         _current[:] = [Vocabulary()]
@@ -20,7 +20,7 @@ def vocabulary() -> Vocabulary:
 
 
 class Text:
-    """Wraps a string; words and lines are split when first asked for."""
+    """A string whose words and lines are computed on first use."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -31,5 +31,5 @@ class Text:
 
     @functools.cached_property
     def lines(self) -> list[str]:
-        """Lines that are not blank."""
+        """Non-blank lines."""
         return [line for line in self.text.split("\n") if line.strip()]

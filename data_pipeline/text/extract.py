@@ -1,7 +1,7 @@
-"""From a page's HTML to its main text and title.
+"""Extracts main text and title from a page's HTML.
 
-Two engines do the work (text/page.py). A page is parsed in a process beside the worker: one that
-takes too long, too much memory or crashes the parser costs itself alone, and says so.
+Uses two engines (text/page.py). Pages are parsed in a child process of the worker, so that a page that
+takes too long, uses too much memory or crashes the parser is rejected alone, with a reason.
 """
 
 from __future__ import annotations
@@ -27,29 +27,31 @@ CHILD_MEMORY_BYTES = 4 << 30
 
 
 class ExtractConfig(StageConfig):
-    """HTML → main text; plain text is only brought into normal form (data_pipeline/text/normalise.py)."""
+    """Settings of main text extraction from HTML. Plain text is only normalised (text/normalise.py)."""
 
     enabled: bool = True
-    """Off: documents that are HTML are rejected, plain text goes through."""
+    """Extract text from HTML. If off, HTML documents are rejected and plain text passes."""
     setting: Literal["quality", "fast"] = "quality"
-    """`fast` leaves trafilatura out: some three times the speed, and more menus and comments in the texts."""
+    """`quality` uses resiliparse and trafilatura. `fast` omits trafilatura: about three times the speed, but
+    more menus and comments in the texts."""
     repair: bool = False
-    """Mend quotes and dashes that a wrong decoding has made `"?` of. Only for prose so damaged: in code `"?`
-    can be what was written."""
+    """Restore quotes and dashes that a wrong decoding turned into `"?`. Use it only for prose with this
+    damage, because `"?` can be correct in code."""
     max_characters: int = Field(default=5_000_000, gt=0)
-    """A longer text is rejected, and only so much of it kept to look at. A novel has some 600,000."""
+    """Maximum characters of a text (a novel has about 600,000). Longer texts are rejected, and truncated to
+    this length among the rejected documents."""
     max_html_bytes: int = Field(default=8_000_000, gt=0)
-    """A longer page is not parsed."""
+    """Maximum bytes of a page. Larger pages are rejected unparsed."""
     max_elements: int = Field(default=200_000, gt=0)
-    """A page with more elements is not searched for its text."""
+    """Maximum number of elements in a page. Pages with more are rejected."""
     max_nesting: int = Field(default=4_000, gt=0)
-    """A page whose elements nest deeper is not parsed; browsers stop at 512."""
+    """Maximum nesting depth of elements. Deeper pages are rejected unparsed; browsers stop at 512."""
     timeout_seconds: float = Field(default=20.0, gt=0)
-    """The longest that one page may take."""
+    """Timeout per page, in seconds. Pages that take longer are rejected."""
 
 
 def main_text(html: bytes, url: str, config: ExtractConfig) -> tuple[str, str] | Rejection:
-    """Title and main text of a page, in this process and without a time limit."""
+    """Title and main text of a page, computed in this process without a timeout."""
     from lxml import etree
     from resiliparse.parse.html import HTMLParserException
 
@@ -85,7 +87,7 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> tuple[str, str] |
 
 
 class Extractor:
-    """`main_text` in a child process with a time and a memory limit; starts at the first page."""
+    """Runs `main_text` in a child process with time and memory limits. Started at the first page."""
 
     def __init__(self, config: ExtractConfig) -> None:
         self._config = config
@@ -122,16 +124,16 @@ class Extractor:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # where this process finds us
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # the import path of this process
             )
             theirs.close()
             self._pipe.send_bytes(pickle.dumps(self._config))
-            self._pipe.recv_bytes()  # ready: the time limit is for pages, not for imports
+            self._pipe.recv_bytes()  # ready: the timeout covers pages, not imports
         return self._pipe
 
 
 def _serve(descriptor: int) -> None:
-    """The child: answers pages until the other end of the pipe is gone."""
+    """Main loop of the child: answers pages until the pipe closes."""
     pipe = Connection(descriptor)
     config = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
@@ -143,7 +145,7 @@ def _serve(descriptor: int) -> None:
             html, url = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
         except EOFError:
             return
-        signal.alarm(2 * math.ceil(config.timeout_seconds))  # ends this process if the parent is gone
+        signal.alarm(2 * math.ceil(config.timeout_seconds))  # ends this process if the parent has died
         result = main_text(html, url, config)
         signal.alarm(0)
         pipe.send_bytes(pickle.dumps(result))

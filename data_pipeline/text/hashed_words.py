@@ -1,10 +1,9 @@
-"""A text's words as 64-bit hashes with their places, in one compiled pass and without any table of words.
+"""Words of a text as 64-bit hashes with positions, in one compiled pass and without a vocabulary.
 
-For steps that need no word's spelling: memory grows with the text at hand alone, and the first text is as
-fast as the millionth. What a word is comes as an `Alphabet`: `exact()` cuts at white space and keeps
-every character as it is, `folded()` sees letters in lower case and every mark as a word of its own.
-Scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) give one word a
-character in both.
+For steps that do not need spellings. Memory depends only on the current text. An `Alphabet` defines words:
+`exact()` splits at white space and keeps every character, `folded()` lowercases letters and treats every
+mark as a word. In both, scripts written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …)
+give one word per character.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from headwater.data_pipeline.text.compiled import compiled
 from headwater.data_pipeline.text.counting import BASE, mix
 
 SPACE, PART, ALONE = 0, 1, 2
-"""What a character is: between words, a part of one, or a word by itself."""
+"""Kinds of characters: between words, part of a word, or a word by itself."""
 UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F), (0x1780, 0x17FF),  # Burmese, Khmer
@@ -29,17 +28,17 @@ UNSPACED = (
 )  # fmt: skip
 """First and last code points of scripts written without spaces."""
 ASSIGNED = 0x33480
-"""Unicode 17 has no letter or mark from here on, but for selectors of variants."""
+"""Unicode 17 has no letters or marks from here on, except variation selectors."""
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What becomes of each code point; both tables have sys.maxunicode + 1 entries."""
+    """Treatment of each code point. Both tables have sys.maxunicode + 1 entries."""
 
     kinds: np.ndarray
-    """uint8, SPACE, PART or ALONE"""
+    """uint8: SPACE, PART or ALONE"""
     letters: np.ndarray
-    """uint32, what is hashed in its place"""
+    """uint32: code point hashed in its place"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class HashedWords:
     hashes: np.ndarray
     """uint64 [N]"""
     starts: np.ndarray
-    """int64 [N], the place of each word's first character in the text"""
+    """int64 [N], index of each word's first character in the text"""
     ends: np.ndarray
-    """int64 [N], one past its last"""
+    """int64 [N], one past each word's last character"""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -59,17 +58,17 @@ class HashedWords:
 
 @functools.cache
 def exact() -> Alphabet:
-    """Words are what stands between white space, character for character."""
+    """Words are separated by white space and compared exactly."""
     kinds = np.full(sys.maxunicode + 1, PART, np.uint8)
     _unspaced(kinds)
-    kinds[[code for code in range(0x3001) if chr(code).isspace()]] = SPACE  # no white space lies above
+    kinds[[code for code in range(0x3001) if chr(code).isspace()]] = SPACE  # no white space above
     return Alphabet(kinds, np.arange(sys.maxunicode + 1, dtype=np.uint32))
 
 
 @functools.cache
 def folded(digits: bool = True) -> Alphabet:
-    """Words are runs of letters, accents and digits, in lower case; every other mark is a word by itself.
-    Without `digits` every digit counts as 0."""
+    """Words are runs of letters, accents and digits, in lower case; every other mark is a word. Without
+    `digits`, all digits count as 0."""
     kinds = np.full(sys.maxunicode + 1, SPACE, np.uint8)
     letters = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     for code in range(ASSIGNED):
@@ -94,7 +93,7 @@ def _unspaced(kinds: np.ndarray) -> None:
 
 
 def hashed_words(text: str, alphabet: Alphabet) -> HashedWords:
-    """Raises nothing for any text; lone surrogates are characters like others."""
+    """Hash the words of any text. Lone surrogates are treated as ordinary characters."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     return HashedWords(*_hashed(codes, alphabet.kinds, alphabet.letters))
 
@@ -128,15 +127,14 @@ def _hashed(
 
 @compiled
 def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
-    """uint64 [max(0, N - n + 1)]: a hash of every n words in a row, from the hashes of the words.
+    """uint64 [max(0, N - n + 1)]: hash of every n consecutive words, from the word hashes.
 
-    Pairs, then pairs of pairs, … are mixed, and the blocks put together that n is made of: log2(n)
-    passes whatever n is. Two different runs of words have the same hash with a probability of
-    about log2(n) / 2^64.
+    Mixes pairs, then pairs of pairs, …, and combines the blocks of the binary representation of n, in
+    log2(n) passes. Two different n-grams collide with a probability of about log2(n) / 2^64.
     """
     count = max(0, len(words) - n + 1)
     values = np.zeros(count, np.uint64)
-    blocks = words.copy()  # of `size` words, by their first
+    blocks = words.copy()  # hashes of `size` words, indexed by their first word
     size, taken = 1, 0
     while size <= n:
         if n & size:

@@ -1,5 +1,5 @@
-"""Plain text in one form: Unicode NFC, `\\n` for line ends, single spaces between words, nothing
-invisible. Indentation stays."""
+"""Normalises plain text: Unicode NFC, `\\n` as line end, single spaces between words, no invisible
+characters. Indentation is kept."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ud800-\udfff\ufeff]"
 )
 MARKS_ON_ONE = 30
-"""As many combining marks in a row as Unicode's Stream-Safe Text Format allows (UAX #15, section 13). NFC
-sorts them, in a time that is the square of their number."""
+"""Maximum consecutive combining marks, from Unicode's Stream-Safe Text Format (UAX #15, section 13). NFC
+sorts them in quadratic time."""
 LAST_PLANE_WITH_MARKS = 0x20000
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 LOST_MARK = re.compile(r'"\?(?=[^\s"?])')
-"""A curly quote, a dash or a no-break space together with the blank after it, when a wrong decoder has
-made `"?` of their bytes (E2 80 99 20, …). English never has a quote, a question mark and then a letter."""
+"""A curly quote, dash or no-break space with the following blank, whose bytes (E2 80 99 20, …) a wrong
+decoder turned into `"?`. English never has a quote, a question mark and then a letter."""
 LOST_OPENING = re.compile('"\ufffd(?=\\w)')
 SENTENCE_END = frozenset(".,!?;:…")
 QUOTE_REACH = 2000
 
 
 def normalise(text: str, repair: bool = False) -> str:
-    """The text in normal form; `repair` also puts in marks that may have been lost in a wrong decoding.
+    """The normalised text. `repair` also restores marks that a wrong decoding lost.
 
-    Blanks and tabs at the start of a line stay (code, lists, verse), unless the text is one line only.
+    Blanks and tabs at the start of a line are kept (code, lists, verse), unless the text is a single line.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", without_heaps_of_marks(text))
@@ -46,7 +46,7 @@ def normalise(text: str, repair: bool = False) -> str:
 
 
 def indentation(line: str) -> str:
-    """The blanks and tabs that a line begins with."""
+    """Leading blanks and tabs of a line."""
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
@@ -56,7 +56,7 @@ def _line(line: str) -> str:
 
 
 def without_heaps_of_marks(text: str) -> str:
-    """The text without the combining marks that follow `MARKS_ON_ONE` others in a row."""
+    """The text with at most `MARKS_ON_ONE` consecutive combining marks; further ones are removed."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     places = np.flatnonzero(_combining()[codes])
     if len(places) <= MARKS_ON_ONE:
@@ -70,17 +70,17 @@ def without_heaps_of_marks(text: str) -> str:
 
 @functools.cache
 def _combining() -> np.ndarray:
-    """bool [sys.maxunicode + 1]"""
+    """bool [sys.maxunicode + 1]: combining code points"""
     table = np.zeros(sys.maxunicode + 1, bool)
     table[[code for code in range(LAST_PLANE_WITH_MARKS) if unicodedata.combining(chr(code))]] = True
     return table
 
 
 def repair_lost_marks(text: str) -> str:
-    """Put back what `"?` stood for, by what is before it.
+    """Restore the mark behind each `"?` from the text before it.
 
-    After a blank (`the public "?immediately`) it was a dash; after a sentence mark (`a choice,"?Warren
-    said`) or while a quote is open it was the closing quote; else (`teachers"?unions`) an apostrophe.
+    After a blank (`the public "?immediately`) it is a dash. After a sentence mark (`a choice,"?Warren said`)
+    or inside an open quote it is the closing quote, otherwise (`teachers"?unions`) an apostrophe.
     """
     if '"?' not in text and '"\ufffd' not in text:
         return text

@@ -1,9 +1,9 @@
-"""What two engines make of one HTML page: its title and its main text, and how large and deep it is.
+"""Title and main text of an HTML page from two engines, and its number and depth of elements.
 
-resiliparse (https://resiliparse.chatnoir.eu) judges elements by their tags and names, in C++: eight times as
-fast as trafilatura, and as good on pages that are mostly article; on others it lets menus, comments and
-teasers through. trafilatura (without its fallbacks) looks for the article, and on some pages loses most of
-it. docs/log.md has the figures behind the two shares.
+resiliparse (https://resiliparse.chatnoir.eu) classifies elements by tags and names, in C++. It is eight times
+as fast as trafilatura and as good on pages that are mostly article, but keeps menus, comments and teasers on
+others. trafilatura (without its fallbacks) searches for the article, and loses most of it on some pages.
+docs/log.md has the measurements behind the two thresholds.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from resiliparse.parse.html import HTMLTree
 
 TITLE_CHARACTERS = 300
 MOSTLY_ARTICLE = 0.5
-"""Share of a page's text above which resiliparse's choice stands: trafilatura would not choose better."""
+"""Fraction of a page's text above which resiliparse's result is used, because trafilatura's is no better."""
 LOST = 0.6
-"""trafilatura found less than this share of what resiliparse found: it lost text."""
+"""trafilatura lost text if its result is shorter than this fraction of resiliparse's."""
 NESTING_TAG = re.compile(
     r"<(/?)(?!(?:area|base|br|col|dd|dt|embed|hr|img|input|li|link|meta|option|p|param|source|tbody|td|th|tr"
     r"|track|wbr)[\s/>])[a-z]",
     re.IGNORECASE,
 )
-"""Tags of elements that nest: neither void nor closed by the next of their kind."""
+"""Tags of elements that nest: neither void nor closed by the next element of the same kind."""
 ANY_TAG = re.compile("<[a-zA-Z]")
 
 
 def nesting(html: str, enough: int = 0) -> int:
-    """How deep the elements nest, from the tags alone; no closer look where there are at most `enough` tags.
-    Elements that are never closed count too."""
+    """Nesting depth of elements, from the tags alone; unclosed elements count. Pages with at most `enough`
+    tags are not examined further."""
     if html.count("<") <= enough:
         return 0
     tags = NESTING_TAG.findall(html)
@@ -61,13 +61,13 @@ def _found(tree: HTMLTree, selector: str) -> Any:
 
 
 def fast_text(tree: HTMLTree, main_content: bool = True) -> str:
-    """The main text, or all that a reader could see, by resiliparse."""
+    """Main text by resiliparse, or all visible text without `main_content`."""
     text: str = extract_plain_text(tree, main_content=main_content, list_bullets=False, alt_texts=False)
     return text
 
 
 def quality_text(html: str, tree: HTMLTree, url: str) -> str:
-    """The main text by resiliparse where that is most of the page's text, else by the better of both."""
+    """Main text by resiliparse if that is most of the page's text, otherwise by the better engine."""
     import trafilatura
 
     fast = fast_text(tree)

@@ -1,4 +1,4 @@
-"""Sets of marks that the rules speak of, as datatrove defines them (datatrove 0.10.1, utils/text.py)."""
+"""Punctuation sets of the rules, as in datatrove 0.10.1 (utils/text.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERMINAL_PUNCTUATION = (
     "\U00011ef7\U00011ef8\U00011f43\U00011f44\U00016a6e\U00016a6f\U00016af5\U00016b37\U00016b38"
     "\U00016b44\U00016e98\U0001bc9f\U0001da88"
 )
-"""What ends a sentence in any script: Unicode's property Sentence_Terminal."""
+"""Sentence-ending marks of all scripts: Unicode's property Sentence_Terminal."""
 
 PUNCTUATION = frozenset(MARKS + CONTROLS + TERMINAL_PUNCTUATION)
-"""A word of these alone is a symbol, not a word, in Gopher's counts."""
+"""Words of only these characters are symbols, not words, in Gopher's counts."""

@@ -1,10 +1,9 @@
-"""Words of a text as datatrove counts them, and as fast as memory: spaCy's English tokens.
+"""Words of a text as datatrove counts them (spaCy's English tokens), with cached tokenization.
 
-spaCy cuts a text at white space and tokenizes each chunk by itself, so a chunk that was seen before
-need not be tokenized again: a text becomes numbers of known chunks, and those become numbers of
-words. The one rule of spaCy that looks across white space (a special case such as `8)`, whose
-tokens may be matched with a space between them, and then keep a neighbour's from being matched) is
-watched for, and such a text goes through spaCy whole.
+spaCy splits a text at white space and tokenizes each chunk separately, so known chunks need not be tokenized
+again: a text becomes chunk ids, and these become word ids. Only one rule of spaCy crosses white space:
+special cases such as `8)` may match with a space between their tokens, and then block a neighbour's match.
+Texts where this happens are detected and tokenized by spaCy as a whole.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from headwater.data_pipeline.text.punctuation import PUNCTUATION
 from headwater.data_pipeline.verdict import Refused, Rejection
 
 LEFT, RIGHT, CUT = 1, 2, 4
-"""Flags of a chunk: its last token begins, or its first token ends, a pair inside a special case; it was cut
+"""Flags of a chunk: its last token starts a pair inside a special case; its first token ends one; it was cut
 into pieces."""
 AROUND = 16
-"""Chunks on each side that are looked at together where such a pair meets. No special case is that long."""
+"""Chunks on each side that are tokenized together around such a pair. No special case is that long."""
 LONG, PIECE = 1000, 64
-"""spaCy takes marks off a chunk one by one and looks at all of it each time: thousands of quotation marks
-would take minutes. A longer chunk with very many marks is tokenized in pieces of so many characters."""
+"""Chunks longer than LONG with very many marks are tokenized in pieces of PIECE characters. spaCy strips
+marks one by one and scans the whole chunk each time, so thousands of quotation marks would take minutes."""
 HUGE = 20_000
-"""A longer chunk is cut whatever it holds."""
+"""Longer chunks are always cut."""
 HEAVY, BURDEN = 4_000_000, 20_000_000
-"""Marks times characters, about 0.1 µs each: a longer chunk is cut when it has more, and a text refused when
-its chunks have more together. Of 300 pages of C4 none has more than 1 % of that."""
+"""Limits of marks × characters (about 0.1 µs each): a long chunk above HEAVY is cut, and a text above BURDEN
+in total is refused. None of 300 pages of C4 exceeds 1 % of that."""
 FEW_MARKS = 8
-"""Fewer in a chunk do not count."""
+"""Chunks with fewer marks have no burden."""
 LOOKS = 1000
-"""Places of one text where a pair that could belong together is looked at; from there on none does."""
+"""Maximum number of candidate pairs that are examined per text; further ones are assumed not to match."""
 EASY = re.compile(r"([A-Za-z]+)([,!?;:)\"]|(?<=[a-z])\.)?")
-"""Spared the way through spaCy, which takes one such mark off, and nothing off letters alone."""
+"""Chunks that need not go through spaCy: it splits off one such mark and never splits letters."""
 MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
 NO_EDGES = (frozenset[str](), frozenset[str]())
 
@@ -59,17 +58,17 @@ class WordIds:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int32 [V], characters of every word of the vocabulary."""
+        """int32 [V], length of each word of the vocabulary in characters."""
         return self.vocabulary.lengths.values
 
     @property
     def flags(self) -> np.ndarray:
-        """uint8 [V], counting.SOLID and its like."""
+        """uint8 [V], flags such as `counting.SOLID`."""
         return self.vocabulary.flags.values
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [V], of each word's characters."""
+        """uint64 [V], hash of each word's characters."""
         return self.vocabulary.hashes.values
 
     @property
@@ -82,14 +81,14 @@ class WordIds:
         return [names[word] for word in self.ids.tolist()]
 
     def distinct(self, words: Iterable[str]) -> int:
-        """How many of these words occur."""
+        """Number of these words that occur in the text."""
         known = [row for word in words if (row := self.vocabulary.rows.get(word)) is not None]
         return int(counting.distinct(self.ids, np.array(known, np.int32)))
 
 
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
-    """spaCy imports torch where it finds it, for models not used here: 2 s and 190 MB of each worker."""
+    """Keep spaCy from importing torch for models not used here, which costs 2 s and 190 MB per worker."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -101,7 +100,7 @@ def without_torch() -> Iterator[None]:
 
 
 class Vocabulary:
-    """Every chunk and word that was met, in tables that compiled functions can read. They only grow."""
+    """All chunks and words seen, in growing tables that compiled functions can read."""
 
     def __init__(self) -> None:
         with without_torch():
@@ -130,7 +129,7 @@ class Vocabulary:
         self._is_punct = language.vocab.lex_attr_getters[IS_PUNCT]
         self._chunks: dict[str, int] = {}
         self._asked: tuple[list[str], np.ndarray] = ([], np.zeros(0, np.int32))
-        """What was asked for last: C4 mostly asks for what Gopher's rules did, and comparing is quicker."""
+        """Last request and its result: C4's rules mostly repeat Gopher's request, and comparing is faster."""
         self.rows: dict[str, int] = {}
         self.names: list[str] = []
         self._edges: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -144,7 +143,7 @@ class Vocabulary:
         self._byte_offsets.append(0)
 
     def _pairs_of_special_cases(self) -> frozenset[tuple[str, str]]:
-        """Neighbours within the special cases that spaCy looks for in a whole text."""
+        """Adjacent tokens within the special cases that spaCy matches in a whole text."""
         t, pairs = self._tokenizer, set[tuple[str, str]]()
         for case in self._cases:
             if t.find_prefix(case) or t.find_infix(case) or t.find_suffix(case) or " " in case:
@@ -153,12 +152,12 @@ class Vocabulary:
         return frozenset(pairs)
 
     def __len__(self) -> int:
-        """Chunks in memory."""
+        """Number of chunks in memory."""
         return len(self._chunks)
 
     # -- words ---------------------------------------------------------------------------------
     def words(self, text: str) -> WordIds:
-        """Raises Refused for a text that is made to be slow to tokenize."""
+        """Words of a text. Raises Refused if its tokenization would take too long."""
         chunks = self.chunk_ids(text.split())
         if self.crosses(chunks) and not self._any_long(chunks):
             strings = [token.text for token in self._tokenizer(text) if token.text.strip()]
@@ -167,7 +166,7 @@ class Vocabulary:
         return self._expand(chunks)
 
     def chunk_ids(self, chunks: list[str]) -> np.ndarray:
-        """int32 [N], for pieces of text without white space. Raises Refused where they are too many marks."""
+        """int32 [N]: ids of pieces of text without white space. Raises Refused for too many marks."""
         if chunks == self._asked[0]:
             return self._asked[1]
         number_of = self._chunks.__getitem__
@@ -186,7 +185,7 @@ class Vocabulary:
         return ids
 
     def crosses(self, chunks: np.ndarray) -> bool:
-        """Somewhere spaCy makes other words of these chunks together than of each by itself."""
+        """Whether spaCy tokenizes these chunks differently together than separately."""
         seen: set[bytes] = set()
         for place in counting.candidates(chunks, self._chunk_flags.values, LEFT, RIGHT).tolist():
             lefts, rights = self._edges[chunks[place]][1], self._edges[chunks[place + 1]][0]
@@ -213,19 +212,17 @@ class Vocabulary:
 
     # -- sentences -----------------------------------------------------------------------------
     def sentences(self, lines: list[str]) -> int:
-        """Sentences of all lines together, each line by itself, as spaCy's sentencizer finds them."""
+        """Total number of sentences by spaCy's sentencizer, applied to each line separately."""
         total, regular, ends = 0, [], []
         for line in lines:
             chunks = line.split()
             if not chunks or " ".join(chunks) != line:
-                total += self._sentences_by_spacy(line)  # further white space is a token of its own
+                total += self._sentences_by_spacy(line)  # additional white space is a token of its own
             else:
                 regular += chunks
                 ends.append(len(regular))
         ids = self.chunk_ids(regular)
-        if self.crosses(ids) and not self._any_long(
-            ids
-        ):  # rare: so the pairs need not be told from those across lines
+        if self.crosses(ids) and not self._any_long(ids):  # rare, so pairs across lines need not be excluded
             return sum(map(self._sentences_by_spacy, lines))
         counted = counting.sentences(
             ids, np.array(ends, np.int64), self._offsets.values, self._of_chunks.values, self.flags.values
@@ -233,16 +230,16 @@ class Vocabulary:
         return total + int(counted)
 
     def _sentences_by_spacy(self, line: str) -> int:
-        """A line without any sentence still counts as one: datatrove cuts it at none, so it is one piece."""
+        """Number of sentences of a line, at least one: datatrove does not split a line without sentences."""
         return max(1, sum(1 for _ in self._language(line).sents))
 
     def bytes(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [V + 1] offsets, and all words in UTF-8, one behind the other."""
+        """int64 [V + 1] offsets, and the concatenated UTF-8 bytes of all words."""
         return self._byte_offsets.values, self._bytes.values
 
     # -- tables --------------------------------------------------------------------------------
     def _add(self, chunks: Mapping[str, int]) -> None:
-        """Take in chunks that are new, with the burden of each."""
+        """Add new chunks, given with their burdens."""
         split: dict[str, tuple[list[str], list[str]]] = {}
         hard = []
         for chunk in chunks:
@@ -258,7 +255,7 @@ class Vocabulary:
             else:
                 hard.append(chunk)
         split.update((chunk, (tokens, tokens)) for chunk, tokens in _split_all(self._tokenizer, hard))
-        # What spaCy compares are the tokens before special cases: edges with and without are watched.
+        # spaCy matches tokens before special cases apply, so the edges with and without them are checked.
         edged = [c for c in hard if c.endswith(self._ends_of_lefts) or c.startswith(self._starts_of_rights)]
         split.update((chunk, (split[chunk][0], plain)) for chunk, plain in _split_all(self._plain, edged))
         self._add_words(list(itertools.chain.from_iterable(tokens for tokens, _ in split.values())))
@@ -302,7 +299,7 @@ class Vocabulary:
 
 
 def burden(chunk: str) -> int:
-    """What spaCy has to do for a chunk: for each of its marks, characters that it looks at."""
+    """Work of spaCy for a chunk: number of marks × number of characters."""
     marks = 0 if chunk.isalnum() else len(MARKS_TAKEN_OFF.findall(chunk))
     return 0 if marks < FEW_MARKS else marks * (PIECE if _is_cut(chunk) else len(chunk))
 
@@ -320,8 +317,8 @@ def _bear(total: int) -> None:
 
 
 def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each chunk with its own tokens, found in one go: a line end between them is a token of its own, so
-    that no special case matches across it."""
+    """Yield each chunk with its tokens, from one call of spaCy. The chunks are joined by line ends, which are
+    tokens, so that no special case matches across chunks."""
     words = [token.text for token in tokenizer("\n".join(chunks))] if chunks else []
     ends = [place for place, word in enumerate(words) if word == "\n"]
     starts = itertools.chain([0], (end + 1 for end in ends))
@@ -330,7 +327,7 @@ def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[st
 
 
 class _Growing:
-    """A numpy array that grows at its end; `values` is a view of what it holds."""
+    """A growing numpy array. `values` is a view of its content."""
 
     def __init__(self, dtype: type) -> None:
         self._array: np.ndarray = np.zeros(1024, dtype)

@@ -1,5 +1,5 @@
-"""Tokenizer training, encoding, packing and the on-disk token shards.
+"""Tokenizer training, encoding, packing and on-disk token shards.
 
-`explain`, `llm` and the front door import it.
-Add a packing rule in `packing.py`, an encoder in `encoder.py`; `chat_template.py` has the special tokens.
+`explain`, `llm` and the commands import it.
+Add packing rules in `packing.py` and encoders in `encoder.py`; `chat_template.py` has the special tokens.
 """

@@ -1,10 +1,9 @@
-"""The special tokens and the chat template: the one place where both are written down.
+"""The special tokens and the chat template.
 
-A conversation is ChatML, as Qwen and SmolLM2 use it: `<|im_start|>role\\ncontent<|im_end|>\\n` for
-every message. Two tokens end things, and they are not the same one: `<|endoftext|>` closes a
-document of the corpus, `<|im_end|>` closes a turn. Generation has to stop at the end of a turn,
-so `<|im_end|>` is the tokenizer's `eos_token`; a model that has only read documents stops at
-`<|endoftext|>`, so engines take both as stops. Padding has a token of its own, so that masking it
+Conversations use ChatML, as Qwen and SmolLM2 do: `<|im_start|>role\\ncontent<|im_end|>\\n` for each
+message. There are two end tokens: `<|endoftext|>` ends a document of the corpus, `<|im_end|>` ends a
+turn. Generation stops at the end of a turn, so `<|im_end|>` is the tokenizer's `eos_token`. A base
+model stops at `<|endoftext|>`, so engines stop at both. Padding has its own token, so that masking it
 never masks a real end.
 """
 
@@ -31,6 +30,6 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""Jinja. Content is trimmed, so that a token never spans the header's line break and the content:
-whoever encodes a conversation, at once or message by message, gets the same ids. What lies
-between the generation marks is what `return_assistant_tokens_mask` marks with 1."""
+"""Jinja template. Content is trimmed, so that no token spans the header's line break and the content:
+encoding a conversation at once or message by message gives the same ids. The text between the generation
+marks gets 1 in `return_assistant_tokens_mask`."""

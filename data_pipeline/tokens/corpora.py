@@ -1,4 +1,4 @@
-"""Corpora: named parts of the cleaned documents, which pretraining may weigh against each other."""
+"""Corpora: named subsets of the cleaned documents, which pretraining can weight separately."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from headwater.cluster.runtime.stage import StageConfig
 
 
 class Corpus(StageConfig):
-    """One corpus: the documents that were read from certain files."""
+    """One corpus: the documents read from certain files."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sources: tuple[str, ...] = Field(min_length=1)
-    """Patterns for the file that a document was read from, such as `*/wiki/*.jsonl.gz`, `s3://bucket/crawl/*`
-    or `*`; a star also stands for slashes."""
+    """Patterns of the source files, such as `*/wiki/*.jsonl.gz`, `s3://bucket/crawl/*` or `*`. A star also
+    matches slashes."""
 
 
 class Sorter:
-    """Which corpus a document is in: the first of which a pattern fits."""
+    """Assigns each document to the first corpus with a matching pattern."""
 
     def __init__(self, corpora: Sequence[Corpus]) -> None:
         self._patterns = [
@@ -30,13 +30,13 @@ class Sorter:
         ]
 
     def corpus(self, source: str) -> str:
-        """`source` is a document's: a file, and mostly a position in it (`file:12`)."""
+        """Corpus of a document. `source` is its file, usually with a position (`file:12`)."""
         file = source.rpartition(":")[0]
         for name, pattern in self._patterns:
             if pattern.match(source) or pattern.match(file):
                 return name
         raise HeadwaterError(
-            "this document is in none of `tokenize.corpora`",
+            "no corpus in `tokenize.corpora` matches this document",
             where=source,
-            fix='give one of them a pattern that fits, or add a last one with `sources: ["*"]`',
+            fix='add a matching pattern to one of them, or a last corpus with `sources: ["*"]`',
         )

@@ -1,15 +1,15 @@
-"""Packing: documents of any length → rows of `row_length + 1` token ids, of which consecutive ones overlap.
+"""Packing: documents of any length → overlapping rows of `row_length + 1` token ids.
 
-With inputs `row[:-1]` and targets `row[1:]` every token of every document, and the end that closes it, is a
-target exactly once; what is not filled is `<|pad|>` and is not scored. No token is cropped. Two ways:
+With inputs `row[:-1]` and targets `row[1:]`, every token of every document and its end token are a target
+exactly once. Rows are filled up with `<|pad|>`, which is not scored. No token is dropped. Two methods:
 
-`concatenate`: the documents are laid end to end and cut into rows wherever a row is full. Nothing is padded
-but the last row; where a document goes on in the next row it has lost its beginning from sight.
+`concatenate`: documents are concatenated and cut where a row is full. Only the last row is padded, but a
+document that continues in the next row loses its earlier context.
 
-`best_fit` (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"): a document is only cut where it
-is longer than a row. Its full rows stand alone, what is left of it shares a row with others, found by
-best-fit-decreasing bin packing. A row that goes on with a document begins with the id before; where a row
-takes up several such rests, the second and later ones begin after an end, as new documents do.
+`best_fit` (Ding et al. 2024, "Fewer Truncations Improve Language Modeling"): only documents longer than a row
+are cut. Their full rows stand alone; the remainders and the other documents share rows by best-fit-decreasing
+bin packing. A row that continues a document starts with the preceding id. If a row holds several remainders,
+the second and later ones start after an end token, as new documents do.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Packing = Literal["concatenate", "best_fit"]
 
 @dataclass
 class PackedRows:
-    """The rows of one part, and the documents in them.
+    """Rows of one part, and the documents in them.
 
-    A row's documents are those with a token in it, in order; they are listed flat, one entry for each row
-    that a document is in.
+    A row's documents are those with a token in it, in order. They are stored as a flat list with one entry
+    per row and document.
     """
 
     ids: np.ndarray
     """[rows, row_length + 1], uint16 or uint32."""
     offsets: np.ndarray
-    """int32 [rows + 1]: the entries of row r are `offsets[r]` to `offsets[r + 1]`."""
+    """int32 [rows + 1]: row r has the entries `offsets[r]` to `offsets[r + 1]`."""
     starts: np.ndarray
-    """int32 [entries]: where the document's first token in the row is; 0 where the row goes on with it."""
+    """int32 [entries]: index of the document's first token in the row; 0 if the row continues it."""
     owners: np.ndarray
-    """int64 [entries]: number of the document, in the order in which they were given."""
+    """int64 [entries]: index of the document, in input order."""
     names: Sequence[str]
-    """Id of each document."""
+    """Document ids, in input order."""
     padding: int
-    """Padding ids in all rows."""
+    """Number of padding ids in all rows."""
 
     @property
     def documents(self) -> list[list[tuple[int, str]]]:
@@ -66,8 +66,8 @@ def pack(
     vocab_size: int,
     packing: Packing = "concatenate",
 ) -> PackedRows:
-    """Rows of documents (id, token ids). They depend on the documents and their order alone."""
-    lengths = np.array([len(ids) + 1 for _, ids in documents], np.int64)  # each with the end that closes it
+    """Pack documents (id, token ids) into rows. The result depends only on the documents and their order."""
+    lengths = np.array([len(ids) + 1 for _, ids in documents], np.int64)  # each with its end token
     stream = np.full(int(lengths.sum()) + 1, end_id, id_type(vocab_size))
     starts = 1 + np.cumsum(lengths) - lengths
     for start, (_, tokens) in zip(starts, documents, strict=True):
@@ -78,9 +78,9 @@ def pack(
 
 
 def document_positions(inputs: np.ndarray, end_id: int) -> np.ndarray:
-    """Places within the document, int64 [n, row_length]: an end is place 0 of what follows it.
+    """Positions within the document, int64 [n, row_length]. An end token is position 0 of what follows it.
 
-    Where the number does not rise by one, another document (or another rest of one) begins.
+    Where the position does not increase by one, another document (or remainder) starts.
     """
     at = np.arange(inputs.shape[1])
     return at - np.maximum.accumulate(np.where(inputs == end_id, at, 0), axis=1)
@@ -106,13 +106,13 @@ def _concatenated_rows(
 def _best_fit_rows(
     stream: np.ndarray, starts: np.ndarray, lengths: np.ndarray, names: list[str], length: int, pad_id: int
 ) -> PackedRows:
-    """Full rows come first: a document's first piece stands before its others."""
+    """Full rows come first, so that the first piece of a document precedes its others."""
     full, rest = np.divmod(lengths, length)
     alone = np.repeat(np.arange(len(lengths)), full)
     piece = np.arange(len(alone)) - np.repeat(np.cumsum(full) - full, full)
     partial = np.flatnonzero(rest)
     bins = best_fit(rest[partial], length)
-    order = np.lexsort((partial, full[partial] == 0, bins))  # by row; one that goes on first, then in order
+    order = np.lexsort((partial, full[partial] == 0, bins))  # by row; continued document first, input order
     partial, bins = partial[order], bins[order]
 
     owners = np.concatenate([alone, partial])
@@ -138,10 +138,10 @@ def _best_fit_rows(
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """Best-fit decreasing: the bin of each item, int64; at most 11/9 of the fewest possible bins, and one.
+    """Best-fit decreasing: bin of each item, int64. Uses at most 11/9 · optimum + 1 bins.
 
-    Largest items first, each into the fullest bin that still takes it, else into a new one. (A bin that took
-    one of several equal items and has room for another is the fullest that has: it takes them together.)
+    Items are placed in decreasing size, each in the fullest bin with room for it, or in a new bin. (Equal
+    items are placed together: a bin that took one and has room for another is the fullest with room.)
     """
     order = np.argsort(-sizes, kind="stable")
     distinct, counts = np.unique(sizes, return_counts=True)

@@ -1,8 +1,8 @@
-"""Token shards: the on-disk format of packed rows, and its memory-mapped reader.
+"""Token shards: on-disk format of packed rows, and its memory-mapped reader.
 
 A shard is an uncompressed Arrow IPC file with one record batch: `ids` (fixed-size list of uint16, or
-uint32 above 65,536 ids), and per row the documents in it: `starts` and `document_ids`. How documents become
-rows is in `tokens/packing.py`; whichever way, every token is a target once, a document begins after
+uint32 above 65,536 ids), and `starts` and `document_ids` of the documents in each row. `tokens/packing.py`
+defines how documents become rows. With every method each token is a target once, a document starts after
 `<|endoftext|>`, and padding targets are not scored (`inputs_and_targets`).
 """
 
@@ -23,11 +23,11 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 INDEX = "rows.json"
 IGNORED = -100
-"""The target of a position that is not scored (torch's `cross_entropy` default `ignore_index`)."""
+"""Target of positions that are not scored (default `ignore_index` of torch's `cross_entropy`)."""
 
 
 def write_shard(stream: IO[bytes], packed: PackedRows) -> None:
-    """One record batch, so that a reader sees one array."""
+    """Write a shard as one record batch, so that a reader gets one array."""
     width = packed.ids.shape[1]
     values = pa.array(np.ascontiguousarray(packed.ids).reshape(-1))
     offsets = pa.array(packed.offsets, pa.int32())
@@ -51,9 +51,9 @@ def inputs_and_targets(rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.nd
 
 
 class TokenRows:
-    """The rows of one split, read from memory-mapped shards. Cheap to send: it opens where it is used.
+    """Rows of one split, read from memory-mapped shards. Cheap to pickle: shards are opened on use.
 
-    A shard in an object store is fetched to this machine's disk when one of its rows is first read.
+    A shard in an object store is copied to the local disk when one of its rows is first read.
     """
 
     def __init__(self, artifact: Artifact, split: Split) -> None:
@@ -65,17 +65,17 @@ class TokenRows:
         self.end_id: int = index["end_id"]
         counts = index["splits"][split]
         self.tokens: int = counts["tokens"]
-        """Targets that are scored: the documents' tokens and one end for each."""
+        """Number of scored targets: the documents' tokens plus one end token per document."""
         self.bytes: int = counts["bytes"]
-        """UTF-8 bytes of the documents' text: what `tokens` spell, the ends not counted."""
+        """UTF-8 bytes of the documents' text, without end tokens."""
         self.document_count: int = counts["documents"]
         self._shards: list[dict[str, Any]] = counts["shards"]
         self.corpora: dict[str, range] = _corpora(self._shards)
-        """Row numbers of each corpus, where the recipe names several."""
+        """Row indices of each corpus, if the recipe names corpora."""
         self.corpus_bytes: dict[str, int] = {
             name: totals["bytes"] for name, totals in counts.get("corpora", {}).items()
         }
-        """UTF-8 bytes of the documents of each."""
+        """UTF-8 bytes of the documents of each corpus."""
         self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
         self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
 
@@ -91,10 +91,10 @@ class TokenRows:
         return self._shard(shard)[0][row]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Many rows in the order asked for: int64 [n, row_length + 1]."""
+        """Rows in the order of `indices`: int64 [n, row_length + 1]."""
         indices = np.asarray(indices, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"row outside 0 … {len(self) - 1}")
+            raise IndexError(f"row index out of range 0 … {len(self) - 1}")
         gathered = np.empty((len(indices), self.row_length + 1), np.int64)
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards):
@@ -104,7 +104,7 @@ class TokenRows:
         return gathered
 
     def documents(self, index: int) -> list[tuple[int, str]]:
-        """The documents of a row: (start offset in the row, document id)."""
+        """Documents of a row: (start offset in the row, document id)."""
         shard, row = self._place(index)
         batch = self._shard(shard)[1]
         return list(
@@ -112,18 +112,18 @@ class TokenRows:
         )
 
     def place(self, index: int) -> tuple[str, int]:
-        """Where a row lies: the shard's file in the artifact, and the row in it."""
+        """Location of a row: the shard's file in the artifact, and the row in it."""
         shard, row = self._place(index)
         return f"{self.split}/{self._shards[shard]['name']}", row
 
     def index(self, shard: str, row: int) -> int:
-        """The number of a row of a shard: `place` inverted."""
+        """Index of a row of a shard; inverse of `place`."""
         names = [f"{self.split}/{known['name']}" for known in self._shards]
         number = names.index(shard)
         return int(self._ends[number] - self._shards[number]["rows"]) + row
 
     def target_counts(self) -> np.ndarray:
-        """How often each id is a scored target: int64 [vocab_size]."""
+        """Number of times each id is a scored target: int64 [vocab_size]."""
         counts = np.zeros(self.vocab_size, np.int64)
         for shard in range(len(self._shards)):
             counts += np.bincount(self._shard(shard)[0][:, 1:].reshape(-1), minlength=self.vocab_size)
@@ -132,13 +132,13 @@ class TokenRows:
 
     @functools.cached_property
     def _records(self) -> dict[str, FileRecord]:
-        """What the manifest says of each file; empty while the artifact is being made."""
+        """The manifest's record of each file; empty while the artifact is unfinished."""
         manifest = self.artifact.manifest()
         return {record.path: record for record in manifest.files} if manifest else {}
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"row {index} outside 0 … {len(self) - 1}")
+            raise IndexError(f"row index {index} out of range 0 … {len(self) - 1}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - int(self._ends[shard] - self._shards[shard]["rows"])
 
@@ -160,7 +160,7 @@ class TokenRows:
 
 
 def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
-    """A corpus's shards lie next to each other, so its rows are one range."""
+    """Row range of each corpus. Its shards are adjacent, so its rows are one range."""
     ranges: dict[str, range] = {}
     end = 0
     for shard in shards:
@@ -171,11 +171,10 @@ def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
 
 
 def unigram_bits_per_byte(train_counts: np.ndarray, rows: TokenRows) -> float:
-    """What a model that knows only how frequent each token is would need on these rows.
+    """Bits per byte on these rows of a model that knows only the token frequencies.
 
-    Counts of the training split with one added to each id of the vocabulary (Laplace smoothing);
-    the cost of all scored targets, ends of documents included, over the bytes of text: the same
-    definition as the model's own bits per byte.
+    Uses the counts of the training split plus one per id (Laplace smoothing). The cost of all scored
+    targets, end tokens included, is divided by the bytes of text, as in the model's own bits per byte.
     """
     probability = (train_counts + 1) / (train_counts.sum() + len(train_counts))
     return float(-(rows.target_counts() * np.log2(probability)).sum() / max(1, rows.bytes))

@@ -1,8 +1,8 @@
 """The stage `tokenize`: cleaned documents → packed rows of token ids in memory-mapped shards.
 
-One part of the cleaned corpus is one unit of work and becomes one shard for each split (and corpus, where
-several are named) it has documents of. Which split a document is in is decided by its id alone, so a
-corpus that grows keeps its validation documents.
+Each part of the cleaned corpus is a unit of work and becomes one shard per split (and corpus, if corpora are
+named) of its documents. A document's split depends only on its id, so a growing corpus keeps its validation
+documents.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from headwater.data_pipeline.tokens.tokenizer import FOLDER
 
 COUNTS = f"{SCRATCH}/counts"
 TRAIN_COUNTS = "train-counts.npy"
-"""int64 [vocab_size]: how often each id is a target in the training rows."""
+"""int64 [vocab_size]: number of times each id is a target in the training rows."""
 UNNAMED = ""
-"""The corpus of all documents, where the recipe names none."""
+"""Name of the corpus of all documents if the recipe names no corpora."""
 
 
 class TokenizeConfig(StageConfig):
-    """The shape of the rows, how documents fill them, and which documents validate."""
+    """Settings of the stage `tokenize`."""
 
     row_length: int = Field(default=512, ge=2)
-    """Tokens a row gives as inputs, and as targets: the model's context in pretraining."""
+    """Input tokens per row, which is the context length of pretraining."""
     packing: Packing = "concatenate"
-    """`concatenate` pads next to nothing but cuts documents wherever a row is full; `best_fit` cuts only
-    those that are longer than a row, and pads what no document fits into."""
+    """`concatenate` pads almost nothing but cuts documents where a row is full. `best_fit` cuts only
+    documents longer than a row, and pads the rest."""
     corpora: tuple[Corpus, ...] = ()
-    """Named parts of the documents, told apart by the files that they were read from; a document is in the
-    first that fits. Their rows are kept apart, so that `pretrain.mixture` can weigh them."""
+    """Named subsets of the documents by source file; the first match decides. Their rows are kept apart, so
+    that `pretrain.mixture` can weight them."""
     validation_share: float = Field(default=0.02, gt=0, lt=1)
-    """Share of the documents, chosen by the hash of their id, that pretraining only measures on."""
+    """Fraction of the documents held out for validation in pretraining, selected by the hash of their id."""
 
     @field_validator("corpora")
     @classmethod
     def _names_differ(cls, corpora: tuple[Corpus, ...]) -> tuple[Corpus, ...]:
         names = [corpus.name for corpus in corpora]
         if len(set(names)) < len(names):
-            raise ValueError(f"two corpora of one name among {', '.join(names)}")
+            raise ValueError(f"corpus names must be unique: {', '.join(names)}")
         return corpora
 
 
@@ -113,22 +113,22 @@ class Tokenize(Stage[TokenizeConfig]):
         for split, summary in splits.items():
             if not summary["documents"]:
                 raise HeadwaterError(
-                    f"none of the corpus's documents falls into the {split} split",
+                    f"no document is in the {split} split",
                     where=corpus.location,
-                    fix="read more documents, or set another `tokenize.validation_share`",
+                    fix="read more documents, or change `tokenize.validation_share`",
                 )
         for name, counts in splits["train"].get("corpora", {}).items():
             if not counts["documents"]:
                 raise HeadwaterError(
                     f"no document is in the corpus {name}",
                     where=corpus.location,
-                    fix="correct its `sources` in `tokenize.corpora`; a document is in the first that fits",
+                    fix="correct its `sources` in `tokenize.corpora`; a document is in the first match",
                 )
 
 
 @dataclass
 class Group:
-    """Documents that are packed together."""
+    """Documents of one split and corpus, which are packed together."""
 
     documents: list[tuple[str, np.ndarray]]
     bytes: int
@@ -136,7 +136,7 @@ class Group:
 
 
 class PartEncoder:
-    """Encodes one part of the corpus and writes its shards; a tokenizer is opened once per actor."""
+    """Encodes one part of the corpus and writes its shards. Opens the tokenizer once per actor."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class PartEncoder:
         return {"shards": shards}
 
     def _read(self, file: str) -> dict[tuple[Split, str], Group]:
-        """The documents of a part by split and corpus, as ids."""
+        """Encoded documents of a part, by split and corpus."""
         groups: dict[tuple[Split, str], Group] = {}
         for batch in read_documents(self.source, ["id", "text", "source"], files=[file]):
             encoded = self.encoder.encode(batch.column("text").to_pylist())
@@ -179,7 +179,7 @@ class PartEncoder:
     def _write(
         self, split: Split, corpus: str, part: str, group: Group, counts: np.ndarray
     ) -> dict[str, Any]:
-        """One shard, unless it would be empty, and what is in it. Its training targets are counted."""
+        """Write one shard, unless it is empty, and return its totals. Adds training targets to `counts`."""
         pad_id, length = self.encoder.special_id(PADDING), self.config.row_length
         packed = pack(
             group.documents,
@@ -213,7 +213,7 @@ def split_of_pretraining(document_id: str, validation_share: float) -> Split:
 
 
 def _summary(split: Split, shards: Sequence[Mapping[str, Any]], corpora: Sequence[str]) -> dict[str, Any]:
-    """One split's totals and the list of its shards, corpus by corpus."""
+    """Totals of one split and the list of its shards, by corpus."""
     here = [shard for shard in shards if shard["split"] == split]
     if not corpora:
         listed = [{"name": shard["name"], "rows": shard["rows"]} for shard in here if shard["rows"]]

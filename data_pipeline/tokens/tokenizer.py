@@ -1,8 +1,8 @@
 """The stage `tokenizer`: a byte-level BPE trained on the cleaned corpus, as a Hugging Face folder.
 
-Text is split as Qwen2 splits it (llama.cpp knows the rule as `qwen2`) and encoded byte by byte
-without normalisation, so that decoding gives back exactly the text that went in. The folder opens
-with `AutoTokenizer.from_pretrained`, alone or beside a model's `config.json`.
+Text is split by Qwen2's rule (`qwen2` in llama.cpp) and encoded as bytes without normalisation, so that
+decoding returns exactly the input text. The folder opens with `AutoTokenizer.from_pretrained`, alone or
+next to a model's `config.json`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""`PRETOKENIZE_REGEX` of transformers' tokenization_qwen2.py: merges never cross these pieces."""
+"""`PRETOKENIZE_REGEX` of transformers' tokenization_qwen2.py. Merges never cross these pieces."""
 
 
 class TokenizerConfig(StageConfig):
-    """How the vocabulary is learnt."""
+    """Settings of the stage `tokenizer`."""
 
     vocab_size: int = Field(default=4096, ge=256 + len(SPECIAL_TOKENS), le=1 << 20)
-    """Ids at most, special tokens included. A small corpus may hold fewer pairs worth merging."""
+    """Maximum number of ids, including special tokens. A small corpus may have too few pairs to reach it."""
     min_frequency: int = Field(default=2, ge=1)
-    """A pair seen fewer times than this is not merged."""
+    """Minimum number of occurrences for a pair to be merged."""
     sample_bytes: int = Field(default=256 << 20, ge=1)
-    """Bytes of text to learn from; of a larger corpus a share of the documents, chosen by hash, is read."""
+    """Bytes of text to train on. From a larger corpus, a sample of documents, selected by hash, is used."""
 
 
 class TrainTokenizer(Stage[TokenizerConfig]):
@@ -67,7 +67,7 @@ class TrainTokenizer(Stage[TokenizerConfig]):
         total = sum(len(text) for text in _sampled_bytes(corpus, 1.0))
         if total == 0:
             raise HeadwaterError(
-                "the cleaned corpus holds no text", where=corpus.location, fix="loosen the filters of `clean`"
+                "the cleaned corpus has no text", where=corpus.location, fix="relax the filters of `clean`"
             )
         share = min(1.0, self.config.sample_bytes / total)
         with session.progress("tokenizer", int(total * share), "bytes") as shown:
@@ -91,7 +91,7 @@ class TrainTokenizer(Stage[TokenizerConfig]):
 
 
 def train(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
-    """Learn merges. The result depends on how often each piece occurs, not on the texts' order."""
+    """Learn merges. The result depends on the frequency of each piece, not on the order of texts."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -106,7 +106,7 @@ def train(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenize
         vocab_size=vocab_size,
         min_frequency=min_frequency,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes: nothing is unknown
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that nothing is unknown
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -114,7 +114,7 @@ def train(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenize
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """The same tokenizer as transformers knows it: with the roles of the special tokens and the template."""
+    """Wrap as a transformers tokenizer with the roles of the special tokens and the chat template."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -129,17 +129,17 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Write a tokenizer into a folder, its own or a model's, so that every loader gives the same ids.
+    """Write a tokenizer to its own or a model's folder, such that every loader gives the same ids.
 
-    transformers writes its own backend's name as `tokenizer_class`. With no class named, a `config.json`
-    of a Qwen3 model beside it would make `AutoTokenizer` build a Qwen2Tokenizer, which normalises the text
-    (NFC) and so gives other ids. `PreTrainedTokenizerFast` is known to every version and changes nothing.
-    (Beside a Qwen2 model's `config.json` transformers 5 builds its own class whatever is named here.)
+    transformers writes the name of its backend as `tokenizer_class`. Without a class, the `config.json` of a
+    Qwen3 model in the same folder makes `AutoTokenizer` build a Qwen2Tokenizer, which normalises text (NFC)
+    and gives other ids. Every version knows `PreTrainedTokenizerFast`, which changes nothing. (Next to a
+    Qwen2 `config.json`, transformers 5 builds its own class whatever is named.)
     """
     tokenizer.save_pretrained(folder)
     path = Path(folder) / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("name_or_path", "is_local", "local_files_only"):  # where it was read from says nothing here
+    for key in ("name_or_path", "is_local", "local_files_only"):  # local paths mean nothing elsewhere
         settings.pop(key, None)
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
@@ -152,13 +152,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     if not (Path(folder) / "tokenizer.json").is_file():
         raise HeadwaterError(
-            "no tokenizer.json", where=str(folder), fix="name a tokenizer's or model's folder"
+            "no tokenizer.json", where=str(folder), fix="pass the folder of a tokenizer or a model"
         )
     return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
 
 
 def load_encoder(folder: str | Path) -> Tokenizer:
-    """The bare encoder, for documents: text that spells a special token is text, not the token."""
+    """The bare encoder for documents: text that spells a special token is encoded as text."""
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
@@ -170,13 +170,13 @@ def special_id(encoder: Tokenizer, token: str) -> int:
     found = encoder.token_to_id(token)
     if found is None:
         raise HeadwaterError(
-            f"the tokenizer has no {token}", fix="use one that the stage `tokenizer` trained"
+            f"the tokenizer has no {token}", fix="use a tokenizer trained by the stage `tokenizer`"
         )
     return int(found)
 
 
 def _sampled_bytes(corpus: Artifact, share: float) -> Iterator[bytes]:
-    """The UTF-8 texts of the documents in the highest `share` of the hash line."""
+    """UTF-8 texts of the documents with the highest `share` of hash values."""
     for batch in read_documents(corpus, ["id", "text"]):
         for identifier, text in zip(
             *(batch.column(name).to_pylist() for name in ("id", "text")), strict=True
@@ -186,7 +186,7 @@ def _sampled_bytes(corpus: Artifact, share: float) -> Iterator[bytes]:
 
 
 def _bytes_per_token(tokenizer: Tokenizer, texts: Iterable[bytes]) -> float:
-    """Bytes of UTF-8 per id, over the first megabyte."""
+    """UTF-8 bytes per id, over the first megabyte."""
     measured = tokens = 0
     for text in texts:
         measured += len(text)

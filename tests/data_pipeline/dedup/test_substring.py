@@ -251,10 +251,10 @@ def test_a_file_that_is_cut_off_or_something_else_is_named(tmp_path: Path) -> No
     [file] = written([[("a", "one two three four")]], 2, tmp_path)
     path = Path(file.location)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(HeadwaterError, match=r"part-0\.windows.*bytes where"):
+    with pytest.raises(HeadwaterError, match=r"part-0\.windows.*bytes instead of"):
         WindowFile(str(path))
     path.write_bytes(b"something else")
-    with pytest.raises(HeadwaterError, match="not a file of windows"):
+    with pytest.raises(HeadwaterError, match="not a window index"):
         WindowFile(str(path))
 
 

@@ -41,7 +41,7 @@ def test_it_prints_what_each_threshold_keeps_and_writes_a_model(tmp_path: Path) 
     assert model.card.training["settings"]["seed"] == 3
 
     first = (tmp_path / "model" / "model.json").read_bytes()
-    with pytest.raises(HeadwaterError, match=r"a model is there already.*--overwrite"):
+    with pytest.raises(HeadwaterError, match=r"this folder holds a model.*--overwrite"):
         call(*arguments)
     call(*arguments, "--overwrite")
     assert (tmp_path / "model" / "model.json").read_bytes() == first
