@@ -32,7 +32,7 @@ class RepetitionConfig(StageConfig):
         }
     )
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     max_duplicate_paragraphs: float = 0.3
     """Maximum fraction of repeated paragraphs."""
     max_duplicate_paragraph_characters: float = 0.2
@@ -71,7 +71,7 @@ class QualityConfig(StageConfig):
         }
     )
     enabled: bool = True
-    """Off: the step is passed over."""
+    """Run this step."""
     min_words: int = 50
     """Minimum number of words, not counting punctuation."""
     max_words: int = 100_000
