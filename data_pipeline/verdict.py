@@ -27,7 +27,7 @@ class Rejection:
 
 
 class Refused(Exception):
-    """A text that would take too long to process; `rejection` names the exceeded limit."""
+    """Raised for a text that would take too long to process; `rejection` names the exceeded limit."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection.reason)

@@ -98,6 +98,7 @@ class Artifact:
             return stream.read()
 
     def read_json(self, name: str) -> Any:
+        """Parsed content of a JSON file. Raises HeadwaterError if it is not valid JSON."""
         try:
             return json.loads(self.read_bytes(name))
         except json.JSONDecodeError as error:

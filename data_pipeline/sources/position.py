@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 
 class Mark(NamedTuple):
+    """Start of an item in an input file."""
+
     offset: int
     """Byte in the uncompressed stream, or row, of the next item."""
     number: int
@@ -23,5 +25,7 @@ class Mark(NamedTuple):
 
 @dataclass
 class Position:
+    """`begin`: where to start reading. `mark`: start of the item just yielded, None if not resumable."""
+
     begin: Mark | None = None
     mark: Mark | None = None

@@ -74,7 +74,7 @@ class FolderSource(FileSource):
 
     kind: Literal["folder"]
     base_url: str = ""
-    """URL prefix of the documents, followed by the file's name. If empty, documents get `file://` URLs."""
+    """URL of the folder, which prefixes a document's path in it. If empty, documents get `file://` URLs."""
 
 
 class WheelSource(SourceConfig):

@@ -54,6 +54,7 @@ class PackedRows:
 
 
 def id_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
+    """Smallest type for token ids: uint16 up to 65,536 ids, else uint32."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 

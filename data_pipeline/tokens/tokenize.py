@@ -209,6 +209,7 @@ class PartEncoder:
 
 
 def split_of_pretraining(document_id: str, validation_share: float) -> Split:
+    """Split of a document, which depends only on its id."""
     return "validation" if document_fraction(document_id) < validation_share else "train"
 
 
