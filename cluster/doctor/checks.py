@@ -175,7 +175,7 @@ def _disk(what: str, path: str) -> Finding:
             f"space for {what}",
             "warning",
             f"{free / GB:.1f} GB free at {path}",
-            f"free {DISK_GB:.0f} GB",
+            f"make {DISK_GB:.0f} GB free",
         )
     return Finding(f"space for {what}", "ok", f"{free / GB:.1f} GB free at {path}")
 

@@ -94,9 +94,9 @@ def test_the_funnel_under_other_limits_is_that_of_cleaning_with_them(
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"c4": {"terminal_punctuation": True}}, "c4.terminal_punctuation: this setting changes what"),
-        ({"c4": {"enabled": False}}, "c4.enabled: this step cannot be left out"),
-        ({"minhash_dedup": {"buckets": 20}}, "minhash_dedup.buckets: this setting changes what"),
+        ({"c4": {"terminal_punctuation": True}}, "c4.terminal_punctuation: this setting changes the scores"),
+        ({"c4": {"enabled": False}}, "c4.enabled: this step cannot be disabled afterwards"),
+        ({"minhash_dedup": {"buckets": 20}}, "minhash_dedup.buckets: this setting changes the scores"),
         ({"gopher_repetition": {"top_ngrams": ((5, 0.1),)}}, "top_5_gram: not among the scores"),
     ],
 )

@@ -117,9 +117,9 @@ def test_a_change_that_was_cut_off_goes_on(
             with pytest.raises(KeyboardInterrupt):
                 update(grown, adding(corpora.crawls[1]), here)
         assert grown.manifest() is None
-    with pytest.raises(HeadwaterError, match="another change was begun here"):
-        update(grown, Change(forget=("example.org",)), here)
-    update(grown, adding(corpora.crawls[1]), here)
+    with pytest.raises(HeadwaterError, match="another change of this corpus is unfinished"):
+        update(grown, Change(forget=("example.org",)), session)
+    update(grown, adding(corpora.crawls[1]), session)
     assert whole(grown) == whole(corpora.both)
 
 

@@ -182,7 +182,7 @@ def test_a_missing_or_damaged_model_is_named(small: Path, tmp_path: Path, damage
         case "future":
             card.write_text(json.dumps(json.loads(card.read_text()) | {"format": 2}))
     named = "weights" if damage in ("no weights", "cut off", "changed") else "model.json"
-    with pytest.raises(HeadwaterError, match=rf"{folder}/{named}.*(headwater quality train|train anew)"):
+    with pytest.raises(HeadwaterError, match=rf"{folder}/{named}.*(quality train|train the model again)"):
         QualityClassifier(QualityClassifierConfig(model=str(folder)))
 
 
@@ -207,7 +207,7 @@ def test_too_few_texts_and_wrong_columns_say_so(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(HeadwaterError, match="not ours"):
+    with pytest.raises(HeadwaterError, match="this folder holds other files"):
         check_output(str(tmp_path / "mine"), overwrite=True)
 
 

@@ -202,8 +202,8 @@ def test_rows_of_named_corpora_are_kept_apart(here: Session, tmp_path: Path) -> 
 def test_a_document_in_no_corpus_is_named(here: Session, tmp_path: Path) -> None:
     corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
     config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[:1])
-    with pytest.raises(HeadwaterError, match=r"none of `tokenize\.corpora`.*") as caught:
-        run_both(here, corpus, config)
+    with pytest.raises(HeadwaterError, match=r"no corpus in `tokenize\.corpora`.*") as caught:
+        run_both(session, corpus, config)
     assert "/data/wiki/" in str(caught.value)
 
 

@@ -75,7 +75,7 @@ def test_the_same_command_again_does_nothing(cleaned: Path, pages: Path) -> None
 def test_a_result_of_other_settings_and_foreign_files_are_refused(cleaned: Path, pages: Path) -> None:
     with pytest.raises(HeadwaterError, match="other inputs or settings"):
         call("clean", pages, "-o", cleaned, "--set", "gopher_quality.min_words=5000")
-    with pytest.raises(HeadwaterError, match="not ours"):
+    with pytest.raises(HeadwaterError, match="this folder holds other files"):
         call("clean", pages / "a.jsonl", "-o", pages, "--overwrite")
     assert (pages / "a.jsonl").exists()
 
@@ -138,7 +138,7 @@ def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) ->
         call("clean", pages, "-o", out, "--set", "gopher_quality.min_word=3")
     with pytest.raises(HeadwaterError, match="nothing to do without lists"):
         call("clean", pages, "-o", out, "--steps", "url")
-    with pytest.raises(HeadwaterError, match="kind that can be read"):
+    with pytest.raises(HeadwaterError, match="no file in a supported format"):
         (tmp_path / "x.docx").write_bytes(b"PK")
         call("clean", tmp_path / "x.docx", "-o", out)
     assert not out.exists()
