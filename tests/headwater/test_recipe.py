@@ -114,7 +114,7 @@ def test_a_mixture_weighs_corpora_that_are_named() -> None:
         with pytest.raises(HeadwaterError, match=next(iter(mixture))):
             parse(raw | {"pretrain": {"mixture": mixture}}, "test")
     twice = {"corpora": corpora["corpora"][:1] * 2}
-    with pytest.raises(HeadwaterError, match="two corpora of one name"):
+    with pytest.raises(HeadwaterError, match="corpus names must be unique"):
         parse(raw | {"tokenize": twice, "pretrain": {}}, "test")
 
 

@@ -293,7 +293,9 @@ def test_a_head_without_its_dashboard_and_a_wrong_address_are_named(cluster: Hea
     for address in (nowhere, f"http://{cluster.gcs}"):
         code, output = submit(cluster, recipe, "--address", address)
         assert code == 1
-        assert re.fullmatch(rf"error {address}: no Ray dashboard answers \(.*dashboard on\)", output.strip())
+        assert re.fullmatch(
+            rf"error {address}: no Ray dashboard answers \(.*with its dashboard\)", output.strip()
+        )
 
 
 def test_a_job_that_does_not_exist_is_named(cluster: Head) -> None:
