@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchUnits:
     """The work that a file holds. Units are byte ranges of whole lines, in the file's order."""
 
     requests: int
@@ -59,7 +59,7 @@ def plan(
     lines_per_unit: int,
     line_id: Callable[[bytes], str | None],
     advance: Callable[[int], None] = lambda read: None,
-) -> Plan:
+) -> BatchUnits:
     """Cut a stream of `size` bytes into units. `line_id` reads the id of a line, None where it has none.
 
     `advance` is told how many bytes have been read.
@@ -81,7 +81,7 @@ def plan(
         advance(length)
     cut.close(offset, number + 1)
     _place(ids.repeated(), cut.units)
-    return Plan(requests, cut.units)
+    return BatchUnits(requests, cut.units)
 
 
 class _Cutter:

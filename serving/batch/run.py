@@ -27,7 +27,7 @@ from headwater.cluster.storage.artifact import Artifact, create_file
 from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
 from headwater.cluster.storage.lock import exclusive
 from headwater.cluster.versions import recorded_versions
-from headwater.serving.batch.lines import Plan, plan
+from headwater.serving.batch.lines import BatchUnits, plan
 from headwater.serving.batch.requests import line_id
 from headwater.serving.batch.worker import ANSWERS, ERRORS, BatchWorker
 
@@ -158,10 +158,10 @@ def clean_up(job: Job) -> None:
 
 
 # -- the plan ------------------------------------------------------------------------------------
-def _plan(job: Job, work: Artifact, session: Session) -> Plan:
+def _plan(job: Job, work: Artifact, session: Session) -> BatchUnits:
     """The plan of an earlier run, or a new one from one pass over the input."""
     if work.exists(PLAN):
-        return Plan(**work.read_json(PLAN)["plan"])
+        return BatchUnits(**work.read_json(PLAN)["plan"])
     identity = job.identity()
     fs, path = filesystem(job.input)
     size = fs.get_file_info(path).size
@@ -172,7 +172,9 @@ def _plan(job: Job, work: Artifact, session: Session) -> Plan:
 
 
 # -- the end -------------------------------------------------------------------------------------
-def _join(target: str, work: Artifact, folder: str, planned: Plan, results: Sequence[dict[str, Any]]) -> None:
+def _join(
+    target: str, work: Artifact, folder: str, planned: BatchUnits, results: Sequence[dict[str, Any]]
+) -> None:
     """One file from the units' files, in the input's order. A unit with no such records has no file."""
     with create_file(target) as stream:
         for unit, result in zip(planned.units, results, strict=True):
@@ -180,7 +182,9 @@ def _join(target: str, work: Artifact, folder: str, planned: Plan, results: Sequ
                 stream.write(work.read_bytes(f"{folder}/{unit['unit']}.jsonl"))
 
 
-def _summary(job: Job, work: Artifact, planned: Plan, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    job: Job, work: Artifact, planned: BatchUnits, results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """The record of the whole batch; times and node-seconds are those of all its runs together."""
     total = {
         name: sum(result[name] for result in results)
