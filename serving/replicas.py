@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference import device_of, load_engine
-from headwater.serving.answers.answer import Event, Job, answer
+from headwater.serving.answers.answer import AnswerJob, Event, answer
 from headwater.serving.errors import ApiError
 from headwater.serving.retrieval.passages import Passage
 from headwater.serving.retrieval.search import PassageIndex
@@ -23,7 +23,7 @@ class EngineReplica:
         self._engine = load_engine(Artifact(folder).local(), device=device_of(gpus), threads=threads)
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
 
-    async def answer(self, job: Job) -> AsyncIterator[Event | ApiError]:
+    async def answer(self, job: AnswerJob) -> AsyncIterator[Event | ApiError]:
         """The events of an answer; an ApiError in their place where the request cannot be answered.
 
         When the caller goes away Serve ends this generator, and the thread stops at its next token.

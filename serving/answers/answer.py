@@ -36,7 +36,7 @@ MIN_ANSWER = 16
 
 
 @dataclass(frozen=True)
-class Job:
+class AnswerJob:
     """One request, checked, with the passages found for it (None: none were looked for)."""
 
     messages: list[Message]
@@ -73,7 +73,7 @@ class Finished:
 Event = Started | Delta | Finished
 
 
-def answer(engine: Engine, job: Job, stop: threading.Event | None = None) -> Iterator[Event]:
+def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) -> Iterator[Event]:
     """One Started, then for each choice its Deltas and one Finished. Ends early when `stop` is set.
 
     Raises ApiError 400 when the question alone is longer than the model's context.
@@ -109,7 +109,7 @@ def checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> li
     return ids
 
 
-def _nothing_found(engine: Engine, job: Job) -> Iterator[Event]:
+def _nothing_found(engine: Engine, job: AnswerJob) -> Iterator[Event]:
     yield Started(len(checked_prompt(engine, job.messages[-1:], 1)))
     for choice in range(job.choices):
         yield Delta(choice, NOTHING_FOUND)
@@ -126,7 +126,9 @@ def _ids(engine: Engine, text: str) -> list[int]:
 
 
 # -- quote -----------------------------------------------------------------------------------
-def _quote(engine: Engine, job: Job, passages: list[Passage], cancelled: threading.Event) -> Iterator[Event]:
+def _quote(
+    engine: Engine, job: AnswerJob, passages: list[Passage], cancelled: threading.Event
+) -> Iterator[Event]:
     """The question alone conditions the sentences: each of them carries its own content, and a prompt that
     held the sources too would make every sentence a copy of what stands in it already."""
     prompt = checked_prompt(engine, _last_question(job.messages), MIN_ANSWER)
@@ -159,7 +161,7 @@ def _score(engine: Engine, prompt: list[int], found: Sequence[Candidate]) -> Any
     return quote_scores(means[: len(found)], means[len(found) :], [c.rank for c in found])
 
 
-def _say(engine: Engine, job: Job, choice: int, chosen: list[Candidate]) -> Iterator[Event]:
+def _say(engine: Engine, job: AnswerJob, choice: int, chosen: list[Candidate]) -> Iterator[Event]:
     """Lay down whole sentences while they fit in `max_tokens`; the first is cut where it does not."""
     text, used = CitedText(), 0
     reason: Literal["stop", "length"] = "stop"
@@ -223,7 +225,7 @@ def _with_sources(messages: Sequence[Message], passages: Sequence[Passage]) -> l
 def _generate(
     engine: Engine,
     prompt: list[int],
-    job: Job,
+    job: AnswerJob,
     choice: int,
     passages: list[Passage],
     cancelled: threading.Event,

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.preferences import save_ranking
-from headwater.serving.answers.answer import Delta, Event, Finished, Job, Started
+from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started
 from headwater.serving.answers.cite import Citation, without_markers
 from headwater.serving.api import openai_types as api
 from headwater.serving.api.auth import check_key, read_keys
@@ -154,7 +154,7 @@ class Ingress:
         finally:
             self._metrics.in_progress.dec()
 
-    async def _job(self, wanted: api.ChatRequest) -> Job:
+    async def _job(self, wanted: api.ChatRequest) -> AnswerJob:
         config = self._config
         passages = None
         if self._retrieval is not None and wanted.retrieval is not False:
@@ -165,7 +165,7 @@ class Ingress:
             raise ApiError(
                 400, "This server has no index to search.", code="unsupported_parameter", param="retrieval"
             )
-        return Job(
+        return AnswerJob(
             messages=[message.plain() for message in wanted.messages],
             passages=passages,
             mode=config.answer,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headwater.llm.inference import Engine, load_engine
-from headwater.serving.answers.answer import Delta, Event, Finished, Job, Started, answer, write_prompt
+from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started, answer, write_prompt
 from headwater.serving.answers.cite import candidates
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.errors import ApiError
@@ -37,7 +37,7 @@ def text_of(events: list[Event]) -> str:
 
 
 def test_quote_says_only_sentences_of_its_sources_the_best_document_first(engine: Engine) -> None:
-    job = Job(ASK, PASSAGES, "quote", 200)
+    job = AnswerJob(ASK, PASSAGES, "quote", 200)
     events = list(answer(engine, job))
     end = finished(events)
     assert end.citations[0].title == BRIDGE and end.citations[0].index == 1
@@ -49,7 +49,7 @@ def test_quote_says_only_sentences_of_its_sources_the_best_document_first(engine
 
 def test_another_temperature_and_seed_give_another_quotation(engine: Engine) -> None:
     def quoted(seed: int) -> str:
-        return text_of(list(answer(engine, Job(ASK, PASSAGES, "quote", 200, 1.0, seed=seed))))
+        return text_of(list(answer(engine, AnswerJob(ASK, PASSAGES, "quote", 200, 1.0, seed=seed))))
 
     assert quoted(1) == quoted(1)
     assert len({quoted(seed) for seed in range(8)}) > 1
@@ -64,12 +64,12 @@ def test_write_leaves_out_passages_that_do_not_fit_and_keeps_the_question(engine
 
 
 def test_untrained_writing_is_not_given_citations(engine: Engine) -> None:
-    events = list(answer(engine, Job(ASK, PASSAGES, "write", 40, seed=1)))
+    events = list(answer(engine, AnswerJob(ASK, PASSAGES, "write", 40, seed=1)))
     assert finished(events).citations == []
 
 
 def test_no_passage_means_no_answer_is_invented(engine: Engine) -> None:
-    events = list(answer(engine, Job(ASK, [], "quote", 40)))
+    events = list(answer(engine, AnswerJob(ASK, [], "quote", 40)))
     assert "found nothing" in text_of(events) and finished(events).citations == []
 
 
@@ -78,12 +78,12 @@ def test_question_longer_than_the_context_is_refused(engine: Engine, mode: str) 
     messages = [{"role": "user", "content": "bridge " * 2000}]
     for passages in (PASSAGES, [], None):
         with pytest.raises(ApiError) as caught:
-            list(answer(engine, Job(messages, passages, mode, 40)))  # type: ignore[arg-type]
+            list(answer(engine, AnswerJob(messages, passages, mode, 40)))  # type: ignore[arg-type]
         assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
 
 
 def test_streamed_text_equals_generate_and_ends_when_the_caller_has_gone(engine: Engine) -> None:
-    job = Job(ASK, None, "quote", 100, 1.0, seed=5)
+    job = AnswerJob(ASK, None, "quote", 100, 1.0, seed=5)
     whole = list(answer(engine, job))
     assert isinstance(whole[0], Started) and finished(whole).completion_tokens <= 100
     gone = threading.Event()

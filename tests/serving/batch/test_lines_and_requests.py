@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.llm.inference import Engine
-from headwater.serving.answers.answer import Delta, Job, answer
+from headwater.serving.answers.answer import AnswerJob, Delta, answer
 from headwater.serving.batch import lines
 from headwater.serving.batch.lines import plan, read_lines
 from headwater.serving.batch.requests import Refusal, Request, error_record, line_id, read_request
@@ -166,7 +166,7 @@ def test_an_answer_depends_on_neither_neighbours_nor_batch_size(engine: Engine) 
 )
 def test_a_batch_says_what_the_endpoint_says(engine: Engine, body: dict[str, Any]) -> None:
     one = wanted("same", **body)
-    job = Job(
+    job = AnswerJob(
         messages=[message.plain() for message in one.body.messages],
         passages=None,
         mode="write",
