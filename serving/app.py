@@ -13,7 +13,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
 from headwater.serving.api.auth import read_keys
-from headwater.serving.config import AppConfig, Scaling
+from headwater.serving.config import AppConfig, ReplicaRange
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -113,7 +113,7 @@ def check(config: AppConfig) -> None:
     read_keys(config.api_keys)
 
 
-def _scaling(scaling: Scaling, target_ongoing: int) -> dict[str, Any]:
+def _scaling(scaling: ReplicaRange, target_ongoing: int) -> dict[str, Any]:
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": scaling.cpus, "num_gpus": scaling.gpus}}
     if scaling.max_replicas > scaling.min_replicas:
         options["autoscaling_config"] = {

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from headwater.cluster.runtime.stage import StageConfig
 
 
-class Scaling(StageConfig):
+class ReplicaRange(StageConfig):
     """How many copies of one part of the graph run, and what each reserves."""
 
     min_replicas: int = Field(1, ge=1)
@@ -20,14 +20,14 @@ class Scaling(StageConfig):
     gpus: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
-    def _ordered(self) -> Scaling:
+    def _ordered(self) -> ReplicaRange:
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas is less than min_replicas")
         return self
 
 
-def _share(cpus: float) -> Scaling:
-    return Scaling.model_validate({"cpus": cpus})
+def _share(cpus: float) -> ReplicaRange:
+    return ReplicaRange.model_validate({"cpus": cpus})
 
 
 class ServeConfig(StageConfig):
@@ -62,9 +62,9 @@ class ServeConfig(StageConfig):
     """Threads of one copy of the model; None leaves it to torch."""
     cors_origins: tuple[str, ...] = ()
     """Other origins whose pages may call the endpoint. None by default."""
-    api: Scaling = _share(0.2)
-    engine: Scaling = _share(0.5)
-    retrieval: Scaling = _share(0.2)
+    api: ReplicaRange = _share(0.2)
+    engine: ReplicaRange = _share(0.5)
+    retrieval: ReplicaRange = _share(0.2)
 
 
 class AppConfig(ServeConfig):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.training.config import TrainConfig
 from headwater.recipe import Recipe
-from headwater.serving.config import Scaling
+from headwater.serving.config import ReplicaRange
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
 def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
     """Copies of the endpoint's parts: the fewest that the recipe asks for, or the most."""
 
-    def copies(part: Scaling) -> list[Need]:
+    def copies(part: ReplicaRange) -> list[Need]:
         return [Need(part.cpus, part.gpus)] * (part.max_replicas if most else part.min_replicas)
 
     serve = recipe.serve
