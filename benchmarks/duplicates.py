@@ -2,8 +2,8 @@
 
     python -m benchmarks.duplicates [--documents 1000000] [--folder DIR]
 
-A third of the documents are near copies of others (they share MinHash buckets, in chains), a tenth exact
-copies. The tables lie on disk as the stage leaves them; memory is this process's peak, all imports included.
+A third of the documents are near copies of others (chains that share MinHash buckets), a tenth are exact
+copies. The tables are on disk, as the stage writes them. Memory is the peak of this process, with imports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def make(artifact: Artifact, unit: int, total: int, config: CleanConfig) -> None:
-    """One part: rows of plausible scores, with keys that repeat in other parts."""
+    """Write one part: rows of plausible scores, with keys that repeat in other parts."""
     generator = np.random.default_rng(unit)
     rows = np.arange(unit * ROWS, (unit + 1) * ROWS)
     original = np.where(generator.random(ROWS) < 1 / 3, generator.integers(0, total, ROWS), rows)
@@ -59,7 +59,7 @@ def make(artifact: Artifact, unit: int, total: int, config: CleanConfig) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--documents", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, help="where the tables are made; a temporary folder otherwise")
+    parser.add_argument("--folder", type=Path, help="folder for the tables; default: a temporary one")
     options = parser.parse_args()
     off = ("gopher_repetition", "gopher_quality", "c4", "fineweb", "language")
     config = CleanConfig.model_validate({name: {"enabled": False} for name in off})
@@ -84,8 +84,10 @@ def main() -> None:
         print(f"{count.step:<14} {count.documents_in:>12,} → {count.documents_out:>12,}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     total = units * ROWS
-    rate = f"{total / seconds:,.0f} a second"
-    print(f"{total:,} documents: decided in {decided:.1f} s, with all files {seconds:.1f} s ({rate})")
+    rate = f"{total / seconds:,.0f} per second"
+    print(
+        f"{total:,} documents: decided in {decided:.1f} s, {seconds:.1f} s with all decisions read ({rate})"
+    )
     print(f"peak memory {peak:.2f} GB ({before:.2f} GB before)")
 
 

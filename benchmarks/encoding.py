@@ -1,11 +1,10 @@
-"""Documents to ids: the encoder here against `tokenizers` 0.23 on one thread, MB of UTF-8 a CPU second.
+"""Our encoder compared with `tokenizers` 0.23 on one thread, in MB of UTF-8 per CPU second.
 
     python -m benchmarks.encoding FILE… [--text-column text] [--piece 4000] [--vocab-size 4096] [--limit 20]
 
 Files are JSONL, Parquet or plain text; longer documents are cut into pieces of `--piece` characters. The
-vocabulary is learnt from the first megabyte. Both in one process and run, CPU time of this process, median
-of three passes; "cold" is the first pass of a newly opened encoder. Both give arrays of ids; those of all
-documents are compared.
+vocabulary is trained on the first megabyte. Both run in this process; times are CPU time, the median of three
+passes. "cold" is the first pass of a newly opened encoder. The ids of all documents are compared.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from headwater.data_pipeline.tokens.tokenizer import load_encoder, save_tokenize
 PASSES = 3
 LEARNT_FROM = 1_000_000
 BATCH = 256
-"""Documents at a time, as the stage `tokenize` reads them."""
+"""Documents per call, as in the stage `tokenize`."""
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
 
@@ -57,9 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--text-column", default="text")
-    parser.add_argument("--piece", type=int, default=4_000, help="characters of the longest document")
+    parser.add_argument("--piece", type=int, default=4_000, help="maximum characters per document")
     parser.add_argument("--vocab-size", type=int, default=4_096)
-    parser.add_argument("--limit", type=float, default=20.0, help="MB of text that are read")
+    parser.add_argument("--limit", type=float, default=20.0, help="MB of text to read")
     options = parser.parse_args()
     texts: list[str] = []
     size = 0
@@ -92,7 +91,7 @@ def main() -> None:
     for name, warm, first in (("tokenizers", they, their_cold), ("headwater", we, cold)):
         print(f"{name:<12}{size / warm / 1e6:>8.2f}{tokens / warm / 1e6:>12.2f}{size / first / 1e6:>12.2f}")
     print(
-        f"{they / we:.0f}x, cold {their_cold / cold:.0f}x, with opening it ({opening:.2f} s) "
+        f"{they / we:.0f}x, cold {their_cold / cold:.0f}x, with opening ({opening:.2f} s) "
         f"{their_cold / (cold + opening):.0f}x; ids equal for {equal} of {len(texts)}"
     )
 

@@ -1,10 +1,10 @@
-"""HTML to main text: trafilatura as it comes (with its fallbacks) against both settings of `extract`.
+"""Main text from HTML: trafilatura (with its fallbacks) compared with both settings of `extract`.
 
     python -m benchmarks.extraction PAGES.parquet
 
-The file has a column of pages, `html` (bytes), and one of what a reader should see, `expected_html`. F1 is
-over bags of words (runs of letters and digits, in lower case), the mean over pages. All run in this process,
-page by page in turn; seconds of CPU time, median of three passes after one that is not counted.
+The file has the columns `html` (bytes of the page) and `expected_html` (its main content). F1 compares bags
+of lower-case words, averaged over pages. All extractors run in this process, alternating page by page. Times
+are CPU seconds, the median of three passes after a warm-up pass.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def words(text: str) -> collections.Counter[str]:
 
 
 def f1(found: str, expected: str) -> float:
-    """2 · common / (found + expected), in words."""
+    """F1 over bags of words: 2 * common / (found + expected)."""
     a, b = words(found), words(expected)
     return 2 * (a & b).total() / max(1, a.total() + b.total())
 

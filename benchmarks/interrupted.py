@@ -1,13 +1,13 @@
-"""A run that is killed again and again: does it end as one that nobody touched?
+"""Training runs with repeated kills: do they end as an undisturbed run?
 
     python -m benchmarks.interrupted [--kills 20] [--seed 0] [--steps 60]
 
-A small training job goes through Ray Train on a head of four CPUs, once undisturbed on two workers. Then runs
-are disturbed until there have been so many kills: at random moments a random worker, or the driver, is
-SIGKILLed; a killed driver's command is given again. Every other run keeps its two workers and its ZeRO stage
-and must have the same losses bit by bit; in the rest each new driver has the next of 4, 2 and 3 workers and
-the other of ZeRO 1 and 3, and the losses must be within 1e-5. In all of them every worker writes down the
-documents of each row that it is given: they have to be its share of the undisturbed run's, step by step.
+A small training job runs with Ray Train on a head with four CPUs, first undisturbed on two workers. Further
+runs are disturbed until `--kills` is reached: at random times, a random worker or the driver is killed with
+SIGKILL; a killed driver is started again. Every other run keeps two workers and its ZeRO stage, and its
+losses must be bit-identical. In the others, each new driver changes to the next of 4, 2 and 3 workers and
+switches between ZeRO 1 and 3, and the losses must agree within 1e-5. In all runs, workers record the
+documents of their rows; at each step they must equal their share of the undisturbed run's batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.training.loop import read_history
 from tests.cluster.heads import ROOT, Head, head
 from tests.llm.models import save_model
@@ -42,13 +41,13 @@ from tests.llm.models import save_model
 BATCH, LENGTH, END, PAD = 12, 48, 0, 3
 UNCHANGED = [(2, 2)]
 CHANGING = [(4, 1), (2, 3), (3, 1), (4, 3), (2, 1), (3, 3)]
-"""Workers and ZeRO stage of a run's first driver, the second, and so on."""
+"""Workers and ZeRO stage of a run's first driver, second driver, and so on."""
 KILLS_PER_RUN = 4
 TOLERANCE = 1e-5
 
 
-class Recorded(RowBatches):
-    """Packed rows; each worker writes down which documents it was given, before they are trained on."""
+class Recorded(PackedRows):
+    """Packed rows; each worker records its documents before it trains on them."""
 
     def __init__(self, rows: TokenRows, plan: ShuffledOrder, folder: str) -> None:
         super().__init__(rows, plan)
@@ -64,7 +63,7 @@ class Recorded(RowBatches):
 
 
 def write_inputs(folder: Path) -> None:
-    """Rows of made-up documents, and the model that every run starts from."""
+    """Write rows of random documents, and the initial model of all runs."""
     generator = np.random.default_rng(0)
     documents = [
         (f"https://news.example/{n}", generator.integers(5, 300, generator.integers(5, 90)))
@@ -86,7 +85,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, stage: int) -> None:
-    """The driver's process: one training job to its end, from wherever it stands."""
+    """The driver process: run or resume the training job."""
     import functools
 
     from headwater.cluster.runtime.session import Session
@@ -126,18 +125,18 @@ def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, st
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker was given for one step, as it wrote it down."""
+    """The documents of one worker in one step, as it recorded them."""
 
     step: int
     rank: int
     world_size: int
     documents: list[list[str]]
-    """Of each of its rows."""
+    """Per row, the URLs of its documents."""
 
 
 @dataclass
 class Run:
-    """What was done to a run, and what came out."""
+    """The kills and drivers of a run, and its results."""
 
     killed: Counter[str]
     drivers: list[tuple[int, int]]
@@ -185,7 +184,7 @@ def _driver(
 def _disturb(
     ray: Head, driver: subprocess.Popen[bytes], killed: Counter[str], kills: int, pause: float
 ) -> bool:
-    """Kill until the driver has ended or there have been enough; tells whether the driver was killed."""
+    """Kill until the driver ends or `kills` is reached; return whether the driver was killed."""
     victim, due = random.choice(["worker", "driver"]), time.monotonic() + random.uniform(0, pause)
     while driver.poll() is None:
         time.sleep(0.1)
@@ -196,7 +195,7 @@ def _disturb(
             driver.wait()
             killed["driver"] += 1
             return True
-        if found := _workers(ray):  # else as soon as there is one
+        if found := _workers(ray):  # otherwise as soon as one exists
             random.choice(found).kill()
             killed["worker"] += 1
             victim, due = random.choice(["worker", "driver"]), time.monotonic() + random.uniform(0, pause)
@@ -204,7 +203,7 @@ def _disturb(
 
 
 def _workers(ray: Head) -> list[psutil.Process]:
-    """Processes that train."""
+    """Training worker processes."""
     found = []
     for process in psutil.Process(ray.process.pid).children(recursive=True):
         try:
@@ -221,7 +220,7 @@ def _shares(output: Path) -> list[Share]:
 
 
 def same_documents(shares: list[Share], alone: list[Share]) -> bool:
-    """Whether each share is its part of the undisturbed run's batch, and each step was whole once."""
+    """Whether every share equals its part of the undisturbed batch, and every step was completed."""
     batches: dict[int, list[list[str]]] = defaultdict(list)
     for share in sorted(alone, key=lambda share: (share.step, share.rank)):
         batches[share.step] += share.documents
@@ -265,7 +264,7 @@ def main() -> None:
     shutil.rmtree(inputs)
     print(
         f"{number} runs, {killed['worker']} workers and {killed['driver']} drivers killed; "
-        f"{failed} did not end as the undisturbed one"
+        f"{failed} runs ended differently from the undisturbed one"
     )
     raise SystemExit(failed > 0)
 
@@ -278,8 +277,8 @@ def _judge(number: int, run: Run, alone: Run, changing: bool) -> bool:
     print(
         f"{number:2}  killed {run.killed['worker']} workers, {run.killed['driver']} drivers  "
         f"{run.seconds:5.1f} s  "
-        f"documents {'the same' if documents else 'OTHERS'}, losses "
-        f"{'the same bits' if same else f'within {far:.1e}'}  {drivers}",
+        f"documents {'equal' if documents else 'DIFFERENT'}, losses "
+        f"{'bit-identical' if same else f'within {far:.1e}'}  {drivers}",
         flush=True,
     )
     return documents and (far < TOLERANCE if changing else same)

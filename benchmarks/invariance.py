@@ -1,10 +1,10 @@
-"""The invariance contract, whole: 50 steps of every objective under every way of cutting a run up.
+"""The full invariance test: 50 steps of every objective under every sharding and batch layout.
 
     python -m benchmarks.invariance [--steps 50] [--objective NAME …] [--optimizer adamw muon]
 
-ZeRO 0-3 × 1, 2 and 4 workers × micro-batches of 1, 2 and 8 × both layouts of rows, each against one worker
-without sharding, and each of 1, 2 and 4 workers a second time. Prints the largest relative deviation of any
-step's loss in fp32; ends with 1 where one is above 1e-5, or where the second time differs in a bit.
+ZeRO 0-3 × 1, 2 and 4 workers × micro-batches of 1, 2 and 8 × both layouts of rows, each compared with one
+worker without sharding, and 1, 2 and 4 workers each repeated. Prints the largest relative deviation of a
+step's fp32 loss. Exits with 1 if a deviation exceeds 1e-5, or if a repetition is not bit-identical.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WORKERS, MICRO_BATCHES = (1, 2, 4), (1, 2, 8)
 
 
 def cases(objectives: list[str], optimizers: list[str]) -> list[Case]:
-    """Each `reference` first, then of each objective those with fewer workers first."""
+    """Sort key: each `reference` first, then per objective by number of workers."""
     grid = itertools.product(objectives, WORKERS, optimizers, range(4), MICRO_BATCHES, (False, True))
     whole = [
         Case(objective, stage, workers, micro_batch, joined, optimizer)
@@ -32,7 +32,7 @@ def cases(objectives: list[str], optimizers: list[str]) -> list[Case]:
 
 
 def reference(case: Case) -> Case:
-    """What a case is held against: one worker, nothing sharded, each batch in one piece, a text a row."""
+    """The reference of a case: one worker, no sharding, one micro-batch per batch, one text per row."""
     return Case(case.objective, optimizer=case.optimizer)
 
 
@@ -50,14 +50,14 @@ def main() -> None:
         if case.attempt:
             same = trajectory == found[replace(case, attempt=0)]
             other_bits += not same
-            print(f"{case!s:<72} again: {'the same bits' if same else 'OTHER BITS'}", flush=True)
+            print(f"{case!s:<72} repeated: {'bit-identical' if same else 'DIFFERENT BITS'}", flush=True)
             continue
         far = deviation(trajectory, found[reference(case)])
         worst = max(worst, far)
-        print(f"{case!s:<72} {far:.1e}{'  TOO FAR' if far > TOLERANCE else ''}", flush=True)
+        print(f"{case!s:<72} {far:.1e}{'  ABOVE TOLERANCE' if far > TOLERANCE else ''}", flush=True)
     print(
         f"{len(found)} runs of {options.steps} steps in {time.monotonic() - started:.0f} s; "
-        f"largest deviation {worst:.1e}; {other_bits} repeated with other bits"
+        f"largest deviation {worst:.1e}; {other_bits} repetitions with different bits"
     )
     raise SystemExit(worst > TOLERANCE or other_bits > 0)
 

@@ -1,12 +1,11 @@
-"""Learning per minute: how soon does the pretrain stage, as a user starts it, know held-out books so well?
+"""Time of the pretrain stage to reach a target loss on held-out books.
 
     python -m benchmarks.learning ../shared/data/text/books.parquet [--set pretrain.steps=400 …] [--store DIR]
 
-The books are cut into documents of 4,000 characters, some 500 of which validate; vocabulary 4,096, rows
-of 512 tokens, 4 layers of 256. What comes before pretraining is made once a store and not timed. The
-time is that of the stage as a whole: Ray Train's workers, DeepSpeed, every step, the measurement on all
-validation rows, the exported model. nanochat reached 1.776 bits per byte in 15.8 minutes on such a
-machine.
+The books are cut into documents of 4,000 characters, about 500 of them for validation. Vocabulary 4,096,
+rows of 512 tokens, 4 layers of width 256. Earlier stages run once per store and are not timed. The time
+includes the whole stage: start of Ray Train's workers, DeepSpeed, all steps, validation, model export.
+nanochat reached 1.776 bits per byte in 15.8 minutes on such a machine.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ PRETRAIN: dict[str, Any] = {
 
 
 def cut(books: Path, output: Path) -> int:
-    """Write the documents as JSONL; returns how many there are."""
+    """Write the documents as JSONL and return their number."""
     count = 0
     with output.open("w") as stream:
         for book in pq.read_table(books).to_pylist():
@@ -90,8 +89,10 @@ def manifest(store: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("books", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of headwater run")
-    parser.add_argument("--store", type=Path, help="keep what is made, and find it again")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as for headwater run"
+    )
+    parser.add_argument("--store", type=Path, help="folder to keep and reuse artifacts")
     options = parser.parse_args()
     store = options.store or Path(tempfile.mkdtemp(prefix="learning-"))
     store.mkdir(parents=True, exist_ok=True)

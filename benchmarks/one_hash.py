@@ -1,11 +1,11 @@
-"""Many runs with other numbers of workers and something killed in each: do all leave the same bytes?
+"""Runs with different numbers of workers and a killed process each: are the artifacts identical bytes?
 
     python -m benchmarks.one_hash RECIPE [--runs 20] [--seed 0] [--until tokenize]
 
-Each run has a store of its own and 1, 2 or 4 workers, on a Ray head of four CPUs. At a random moment a random
-worker or the driver is SIGKILLed; a killed driver's command is given again. In the end one SHA-256 covers
-every file of every artifact but its manifest, which tells when and with what versions. Where a run differs
-from the first, its differing files are named and its store is left for a look.
+Each run has its own store and 1, 2 or 4 workers, on a Ray head with four CPUs. At a random time, a random
+worker or the driver is killed with SIGKILL; a killed driver is started again. One SHA-256 covers every file
+of every artifact except the manifests, which have times and versions. If a run differs from the first, its
+differing files are printed and its store is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psutil
 from tests.cluster.heads import Head, head
 
 KILLED_WITHIN = 0.9
-"""Share of an undisturbed run's time in which something is killed."""
+"""A process is killed within this share of an undisturbed run's time."""
 
 
 def file_hashes(store: Path) -> dict[str, str]:
@@ -39,14 +39,14 @@ def file_hashes(store: Path) -> dict[str, str]:
 def differences(files: dict[str, str], first: dict[str, str]) -> list[str]:
     kinds = {
         "missing": first.keys() - files.keys(),
-        "not in the first": files.keys() - first.keys(),
-        "other bytes": {name for name in first.keys() & files.keys() if first[name] != files[name]},
+        "not in the first run": files.keys() - first.keys(),
+        "different bytes": {name for name in first.keys() & files.keys() if first[name] != files[name]},
     }
     return [f"{kind}: {name}" for kind, names in kinds.items() for name in sorted(names)]
 
 
 def workers(ray: Head) -> list[psutil.Process]:
-    """Actors that have a part in their hands, or wait for one."""
+    """Processes of the pool's worker actors."""
     below = psutil.Process(ray.process.pid).children(recursive=True)
     return [process for process in below if "MapWorker" in "".join(_title(process))]
 
@@ -59,7 +59,7 @@ def _title(process: psutil.Process) -> list[str]:
 
 
 def one_run(ray: Head, command: list[str], victim: str, after: float) -> tuple[str, float]:
-    """What was killed, if it came to that, and the seconds until all was done."""
+    """What was killed (or "nothing"), and the run's seconds."""
     started = time.monotonic()
     killed = "nothing"
     while True:
@@ -74,7 +74,7 @@ def one_run(ray: Head, command: list[str], victim: str, after: float) -> tuple[s
             elif victim == "driver":
                 driver.kill()
             else:
-                continue  # a worker is wanted and none is there: as soon as there is one
+                continue  # no worker yet: try again
             killed = victim
         output = driver.stdout.read() if driver.stdout else ""
         if driver.returncode == 0:
@@ -117,7 +117,7 @@ def main() -> None:
                 print("\n".join([f"    {folder}", *(f"    {line}" for line in found_differences[:20])]))
             else:
                 shutil.rmtree(folder)
-    print(f"{options.runs} runs beside the first, {len(hashes)} hash{'es' * (len(hashes) > 1)}")
+    print(f"{options.runs} runs after the first, {len(hashes)} hash{'es' * (len(hashes) > 1)}")
     raise SystemExit(len(hashes) > 1)
 
 

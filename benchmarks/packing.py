@@ -1,9 +1,9 @@
-"""Rows from documents end to end and by best fit: what is padded, what is cut, and how long it takes.
+"""Packing documents into rows, end to end and best fit: share padded, share cut, CPU time.
 
     python -m benchmarks.packing FILE… [--text-column text] [--vocab-size 4096] [--part 512]
 
 Files are JSONL or Parquet, such as the `kept/*.parquet` of a cleaned corpus; documents are packed in parts of
-`--part`, as the stage `tokenize` does. A document that fits a row is "cut" if it stands in more than one.
+`--part`, as in the stage `tokenize`. A document that would fit into one row counts as "cut" if it is split.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ END, PAD = 0, 3
 
 
 def whole_but_cut(packed: PackedRows, sizes: np.ndarray, length: int) -> int:
-    """Documents that would fit a row and have targets in more than one."""
+    """Number of documents that would fit into one row but have targets in several."""
     row = np.repeat(np.arange(len(packed.ids)), np.diff(packed.offsets))
-    # A row may begin with the end of a document, which was a target in the row before.
+    # The first token of a row may be a document end that was a target in the previous row.
     only_the_end = np.zeros(len(row), bool)
     only_the_end[:-1] = (packed.starts[:-1] == 0) & (packed.starts[1:] == 1) & (row[:-1] == row[1:])
     rows_of = np.bincount(packed.owners[~only_the_end], minlength=len(sizes))

@@ -1,4 +1,4 @@
-"""Real pages for the benchmarks: HTML with its address, from WARC files and Parquet columns `html`."""
+"""Pages for the benchmarks, from WARC files and the `html` column of Parquet files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.data_pipeline.sources.spec import WarcSource
 
 
 def read_pages(files: Sequence[Path]) -> list[Document]:
-    """Every document with HTML, in order; what cannot be read is passed over."""
+    """All documents with HTML, in file order; unreadable records are skipped."""
     found = []
     for file in files:
         if file.suffix == ".parquet":

@@ -1,9 +1,9 @@
-"""Speed of the steps `quality_classifier`, `toxicity` and `substring_dedup`: MB of UTF-8 a CPU second.
+"""Speed of the steps `quality_classifier`, `toxicity` and `substring_dedup`, in MB of UTF-8 per CPU second.
 
     python -m benchmarks.quality_and_spans FILE… [--text-column text] [--characters 4000] [--memory-mb 64]
 
-Reads any files that `headwater clean` reads, cuts them into pieces of so many characters, and says what share
-of them LDNOOBW's English list flags and how many words are repeated. Compiled functions are warmed first.
+Reads any files that `headwater clean` reads, cuts them into pieces of `--characters`, and reports the share
+of pieces flagged by LDNOOBW's English list and the number of repeated words, after a warm-up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from headwater.data_pipeline.sources.spec import Columns
 from headwater.data_pipeline.verdict import first_hit
 
 PART = 512
-"""Documents, as `acquire` makes its parts."""
+"""Documents per part, as in `acquire`."""
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""The stage `clean` on two workers of Ray Data against a plain loop on one core, over the same pages.
+"""The stage `clean` on two Ray Data workers compared with a plain loop on one core, over the same pages.
 
     python -m benchmarks.scaling PAGES.parquet PAGES.warc.gz… [--copies 10] [--workers 2]
 
-Each copy of a page has a sentence of its own; parts are as large as `acquire` makes them. The loop runs the
-stage's own two passes in this process, which is held to one core together with the process that parses HTML.
-Seconds are wall-clock time, loading of models included (Ray itself is started before), so nothing else may
-run on the machine. Both results are compared byte for byte.
+Each copy of a page has a unique sentence; parts have the size that `acquire` writes. The loop runs the
+stage's two passes in this process, pinned to one core together with the process that parses HTML. Times are
+wall-clock seconds including the loading of models, but not the start of Ray; run nothing else on the
+machine. Both results are compared byte for byte.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from headwater.data_pipeline.parts import DOCUMENTS
 
 
 def write_copies(pages: Sequence[Document], copies: int, path: Path) -> int:
-    """Bytes of HTML in the file, which has columns `html` and `url`."""
+    """Write copies of the pages to a Parquet file (columns `html`, `url`); return the bytes of HTML."""
     html, urls = [], []
     for copy in range(copies):
         for number, page in enumerate(pages):
@@ -54,7 +54,7 @@ def write_copies(pages: Sequence[Document], copies: int, path: Path) -> int:
 
 
 def plain_loop(acquired: Artifact, folder: Path) -> Artifact:
-    """What the stage does, on one core."""
+    """Run the passes of the stage on one core."""
     output = Artifact(str(folder), "clean")
     units = [{"unit": stem(name), "part": name} for name in acquired.files(DOCUMENTS, ".parquet")]
     cores = os.sched_getaffinity(0)
@@ -96,7 +96,7 @@ def main() -> None:
             }
             reading = AcquireConfig.model_validate({"sources": [source]})
             acquired, _ = execute(Acquire(reading), {}, session)
-            os.sync()  # what was written before is not written out during one of the measurements
+            os.sync()  # flush earlier writes before measuring
             started = time.perf_counter()
             cleaned, _ = execute(Clean(CleanConfig()), {"acquire": acquired}, session)
             spread = time.perf_counter() - started
@@ -110,7 +110,7 @@ def main() -> None:
         print(
             f"{options.workers} workers of Ray     {spread:6.1f} s  {number / spread:6.1f} pages/s  {steps}"
         )
-        print(f"{loop / spread:.2f}x, the same bytes: {digest(cleaned) == digest(alone)}")
+        print(f"{loop / spread:.2f}x, identical bytes: {digest(cleaned) == digest(alone)}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Speed of the training loop, against what else one could run: everything in one go, one thread a worker.
+"""Speed of the training loop compared with a bare PyTorch loop and transformers' Trainer (one thread each).
 
     python -m benchmarks.training [--depth 6] [--rows 8] [--steps 7]
 
-(a) a step of ours on one worker, against a bare PyTorch loop over the same transformers model; (b) the
-model's FLOP/s in it as a share of the bf16 matrix product's; (c) against transformers' Trainer with the
-same DeepSpeed configuration; (d) the start of a training stage on a warm cluster. Medians, in the
-precision that `precision: auto` chooses here; rows of 512 tokens. All three keep their memory between steps
-as our workers do (glibc's settings). A bare loop with torch's Muon would be slower by its update.
+Measures (a) a training step on one worker, compared with a bare PyTorch loop over the same model; (b) the
+model's FLOP/s as a share of a bf16 matrix product's; (c) the step of transformers' Trainer with the same
+DeepSpeed configuration; (d) the start of a training stage on a warm cluster. Values are medians, with the
+precision that `precision: auto` selects and rows of 512 tokens. All three use the glibc settings of our
+workers, which keep memory between steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ VOCABULARY, LENGTH = 4096, 512
 
 
 class RandomRows:
-    """The same rows of random ids at every step."""
+    """Returns the same rows of random ids for every step."""
 
     def __init__(self, rows: int, length: int, opened: str = "") -> None:
         self.rows, self.length, self.opened = rows, length, opened
@@ -72,7 +72,7 @@ def settings(rows: int) -> TrainConfig:
 
 
 def ours(depth: int, rows: int, steps: int) -> list[float]:
-    """Seconds of our steps."""
+    """Step times of our training loop, in seconds."""
     config, nowhere = settings(rows), Artifact("/nowhere")
     engine = training_engine.build(fresh(depth), config, 1)
     source, worker = RandomRows(rows, LENGTH), Worker(0, 1, engine, engine.device)
@@ -81,7 +81,7 @@ def ours(depth: int, rows: int, steps: int) -> list[float]:
 
 
 def bare(depth: int, rows: int, steps: int) -> list[float]:
-    """Seconds of a loop as one writes it down: autocast where 16 bits are native, fused AdamW, eager."""
+    """Step times of a bare loop, in seconds: autocast where 16 bits are native, fused AdamW, eager."""
     model = fresh(depth).train()
     precision = torch_dtype(resolve_precision("auto"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
@@ -101,7 +101,7 @@ def bare(depth: int, rows: int, steps: int) -> list[float]:
 
 
 def trainers(depth: int, rows: int, steps: int) -> list[float]:
-    """Seconds of transformers' Trainer, told to use the configuration that we hand to DeepSpeed."""
+    """Step times of transformers' Trainer with our DeepSpeed configuration, in seconds."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     zero.start()
@@ -120,7 +120,7 @@ def trainers(depth: int, rows: int, steps: int) -> list[float]:
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *arguments: Any, **more: Any) -> None:
-            torch.set_num_threads(1)  # accelerate takes all cores
+            torch.set_num_threads(1)  # accelerate uses all cores
 
         def on_step_begin(self, *arguments: Any, **more: Any) -> None:
             self.started = time.perf_counter()
@@ -158,20 +158,20 @@ def timed(step: Callable[[int], object], steps: int) -> list[float]:
 
 
 def measure(name: str, depth: int, rows: int, steps: int, result: str) -> None:
-    """In a process of its own: median seconds of a step, and the peak that was measured beside it."""
+    """Median seconds per step, and the peak FLOP/s measured in the same process."""
     peak = measured(torch_dtype(resolve_precision("auto")), torch.device("cpu"))
     seconds = {"ours": ours, "bare": bare, "Trainer": trainers}[name](depth, rows, steps)
     Path(result).write_text(json.dumps([statistics.median(seconds), peak]))
 
 
 def start_of_a_stage(workers: int) -> tuple[float, float]:
-    """Seconds from the call to the first step, and of the whole stage of one step, on a Ray that runs."""
+    """Seconds until the first step, and of a whole one-step stage, on a running Ray cluster."""
     with tempfile.TemporaryDirectory() as scratch:
         model = save_model(Path(scratch) / "model")
         with Session(Store(f"{scratch}/store"), num_cpus=2) as session:
             session.ray()
             spent = []
-            for number in range(2):  # the first one warms the disk's cache
+            for number in range(2):  # the first run warms the disk cache
                 opened = f"{scratch}/opened-{number}"
                 job = TrainJob(
                     label="start",
@@ -196,7 +196,7 @@ def main() -> None:
     options = parser.parse_args()
     flops = flops_per_token(hf_config(ModelConfig(depth=options.depth), VOCABULARY, chat_tokenizer()), LENGTH)
     tokens, found = options.rows * LENGTH, {}
-    os.environ.update(KEEP_MEMORY)  # before the server starts that the three are forked from
+    os.environ.update(KEEP_MEMORY)  # before the fork server starts
     print(f"depth {options.depth}, {options.rows} rows of {LENGTH} tokens, {resolve_precision('auto')}")
     for name in ("bare", "ours", "Trainer"):
         with tempfile.NamedTemporaryFile() as result:
@@ -204,12 +204,12 @@ def main() -> None:
             found[name], peak = json.loads(Path(result.name).read_text())
         speed = tokens / found[name]
         print(
-            f"{name:8} {found[name]:6.3f} s a step  {speed:6,.0f} tokens/s  {speed * flops / 1e9:6.1f} of "
+            f"{name:8} {found[name]:6.3f} s per step  {speed:6,.0f} tokens/s  {speed * flops / 1e9:6.1f} of "
             f"{peak / 1e9:.0f} GFLOP/s: {speed * flops / peak:.2f}",
             flush=True,
         )
-    print(f"ours against the bare loop: {found['bare'] / found['ours']:.2f}x (goal 0.95)")
-    print(f"ours against transformers' Trainer: {found['Trainer'] / found['ours']:.2f}x (goal 1.1)")
+    print(f"speed relative to the bare loop: {found['bare'] / found['ours']:.2f}x (goal 0.95)")
+    print(f"speed relative to transformers' Trainer: {found['Trainer'] / found['ours']:.2f}x (goal 1.1)")
     first, whole = start_of_a_stage(workers=2)
     print(
         f"two workers on a warm cluster: first step after {first:.1f} s (goal 15), done after {whole:.1f} s"

@@ -1,10 +1,10 @@
-"""Does ZeRO really shard? Bytes of parameters, gradients and optimizer state per worker, and the formula's.
+"""Bytes of parameters, gradients and optimizer state per worker under ZeRO, compared with the formula.
 
     python -m benchmarks.zero_memory [--depth 6] [--workers 1,2,4] [--precision fp32,bf16]
                                      [--optimizer adamw,muon] [--stages 0,1,2,3]
 
-Every case trains two steps on that many processes of this machine over gloo and counts what each engine
-holds between the two micro-batches of a third; the worker that keeps most is shown, the formula in brackets.
+Each case trains on local processes over gloo and counts the bytes that each engine holds between the two
+micro-batches of the third step. Prints the worker with the most bytes, and in brackets the formula's value.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PARTS = ("parameters", "gradients", "optimizer")
 
 
 def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> tuple[StateBytes, int]:
-    """What this rank's engine holds in the middle of the third step, and the bytes of all other tensors.
+    """State of this rank's engine in the middle of the third step, and the bytes of all other tensors.
 
-    The bucket through which gradients are exchanged is made small: it has the size that the recipe gives it.
+    The gradient bucket is small, so that its size, a setting, does not dominate the count.
     """
     gc.collect()
     before = other_bytes({p.untyped_storage().data_ptr() for p in model.parameters()})
@@ -80,8 +80,8 @@ def on_this_rank(folder: str, depth: int, cases: list[tuple[int, str, str]]) -> 
 
 
 def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> list[tuple[StateBytes, int]]:
-    """Of each case (stage, precision, optimizer) the state of the worker that keeps most, and the most that
-    tensors of other kinds took on any."""
+    """For each case (stage, precision, optimizer): the largest state of any worker, and the largest size of
+    other tensors on any worker."""
     with tempfile.TemporaryDirectory() as folder:
         on_ranks(world_size, on_this_rank, folder, depth, cases)
         ranks = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
@@ -93,7 +93,7 @@ def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> l
 
 
 def meta_weights(depth: int) -> list[Weight]:
-    """The tensors of the model that is measured, without their memory."""
+    """The weights of the measured model, without allocating them."""
     with torch.device("meta"):
         return weights_of(
             initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, chat_tokenizer()), 0)
@@ -111,7 +111,7 @@ def main() -> None:
     stages = [int(stage) for stage in options.stages.split(",")]
     cases = list(itertools.product(stages, options.precision.split(","), options.optimizer.split(",")))
     weights = meta_weights(options.depth)
-    print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker that keeps most")
+    print(f"{sum(weight.size for weight in weights):,} parameters; MB of the worker with the largest state")
     table("ZeRO", "workers", "type", "optimizer", *PARTS, "worst", "other tensors")
     table(*["---"] * (len(PARTS) + 6))
     for world_size in map(int, options.workers.split(",")):

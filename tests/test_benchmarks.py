@@ -72,7 +72,7 @@ def test_the_chain_ends_in_rows_on_both_sides(
     arguments = (str(pages), "--vocab-size", "300")
     lines = run("chain", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert [line.split()[0] for line in lines[1:4]] == ["peers", "cold", "headwater"]
-    assert all("(6 stay" in line for line in lines[1:4])
+    assert all("(6 kept" in line for line in lines[1:4])
 
 
 def test_classifier_list_and_repeats_are_measured(
