@@ -46,9 +46,9 @@ app.add_typer(k8s.app, name="k8s")
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command."""
+    """Options common to all commands."""
     _state["debug"] = debug
 
 
@@ -60,13 +60,13 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and all later ones anew.")
+        str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")
     ] = None,
     until: UntilOption = None,
     address: AddressOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Run a recipe: every stage that is not finished yet, then one question over HTTP."""
+    """Run the unfinished stages of a recipe, then ask one question over HTTP."""
     from headwater import pipeline
 
     opened = open_recipe(recipe, set_)
@@ -99,11 +99,11 @@ def run(
 def serve(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; localhost unless given.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: the recipe's.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     address: AddressOption = None,
 ) -> None:
-    """Serve the model of a finished run, with retrieval, until interrupted."""
+    """Serve the model and index of a finished run until interrupted."""
     import signal
 
     from headwater import pipeline
@@ -118,7 +118,7 @@ def serve(
             url = endpoint.start(config, session)
         session.console.print(
             f"Serving [bold]{config.model_name}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). "
-            "Ctrl-C ends it.",
+            "Press Ctrl-C to stop.",
             highlight=False,
         )
         try:
@@ -129,14 +129,14 @@ def serve(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     url: UrlOption = "http://127.0.0.1:8000",
     retrieval: Annotated[bool, typer.Option(help="Answer from sources, with citations.")] = True,
     api_key: Annotated[
-        str, typer.Option(envvar="HEADWATER_API_KEY", help="A key, where one is asked for.")
+        str, typer.Option(envvar="HEADWATER_API_KEY", help="API key, if the server requires one.")
     ] = "",
 ) -> None:
-    """Ask a served model; prints the answer and the sources it cites."""
+    """Ask a served model; print the answer and the sources it cites."""
     from headwater.serving.api.client import ask as ask_endpoint
 
     _print_answer(console, ask_endpoint(url, question, retrieval=retrieval, api_key=api_key))
@@ -145,11 +145,11 @@ def ask(
 @app.command()
 def show(
     artifact: Annotated[
-        str | None, typer.Argument(metavar="[STAGE/KEY]", help="One artifact; its key may be shortened.")
+        str | None, typer.Argument(metavar="[STAGE/KEY]", help="One artifact; a prefix of its key is enough.")
     ] = None,
     store: StoreOption = "store",
 ) -> None:
-    """List the artifacts of a store, or one with its config, metrics and lineage."""
+    """List the artifacts of a store, or show one with its config, metrics and lineage."""
     from headwater import show as view
     from headwater.cluster.storage.store import Store
 
@@ -177,13 +177,13 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Entry point: errors meant for people come out as one line, and the exit code says that it failed."""
+    """Entry point. Expected errors print as one line; every error exits non-zero."""
     try:
         app()
     except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from here", style="yellow")
+        console.print("\ninterrupted; run the same command to resume", style="yellow")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 (the last place where an error can be shown well)
+    except Exception as error:  # noqa: BLE001 (top level: report every error)
         told = readable(error)
         if _state["debug"]:
             traceback.print_exception(error)
@@ -193,7 +193,7 @@ def main() -> None:
             cause = root_cause(error)
             console.print(
                 f"[bold red]error[/] {escape(f'{type(cause).__name__}: {cause}')}\n"
-                "This is a bug, or something unforeseen; --debug before the command shows where.",
+                "This error is unexpected, probably a bug. For its traceback: headwater --debug COMMAND.",
                 highlight=False,
                 soft_wrap=True,
             )

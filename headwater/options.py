@@ -1,4 +1,4 @@
-"""What the commands share: the screen, their common options, opening a recipe and a session."""
+"""Shared by the commands: the console, common options, opening a recipe and a session."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 console = Console()
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file, such as recipes/quickstart.yaml.")]
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/quickstart.yaml.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Overrule a key of the recipe; may be given again."),
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the recipe; repeatable."),
 ]
 UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
-StoreOption = Annotated[str, typer.Option(help="The store: a folder or s3://bucket/prefix.")]
+StoreOption = Annotated[str, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="A running Ray cluster (ray://host:10001, or auto). Without it: this machine."),
+    typer.Option(help="Ray cluster to connect to (ray://host:10001, or auto); default: this machine."),
 ]
 MaxWorkersOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Most workers at a time; an autoscaling cluster is asked for nodes until so many are at work.",
+        help="Maximum number of workers; an autoscaling cluster adds nodes until that many run.",
     ),
 ]
-UrlOption = Annotated[str, typer.Option(help="The endpoint.")]
+UrlOption = Annotated[str, typer.Option(help="Address of the endpoint.")]
 
 
 def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
@@ -48,10 +48,10 @@ def open_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 def open_session(
     store: str, address: str | None, run: str, *, driver: bool = False, max_workers: int | None = None
 ) -> Iterator[Session]:
-    """A session that logs to `<store>/runs/<run>/`: Ray's noise to run.log, its own lines to log.jsonl.
+    """A session that logs to `<store>/runs/<run>/`: Ray's output to run.log, its own lines to log.jsonl.
 
-    For an object store the logs lie in a temporary folder meanwhile. `driver` is the one process that
-    may make artifacts in a store on disk; it keeps the run's record.
+    With an object store, the logs go to a temporary folder. A `driver` locks a store on disk, so that only
+    one process writes artifacts there, and keeps the run's record.
     """
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.filesystem import is_remote

@@ -1,4 +1,4 @@
-"""The river: which stages there are, in which order, and a run through them."""
+"""The pipeline: the stages, their order, and running them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ STAGES: tuple[type[Stage[Any]], ...] = (
 )
 NAMES = tuple(stage.name for stage in STAGES)
 OPTIONAL = frozenset({Dpo.name})
-"""Stages that a run is without when the recipe has no section for them."""
+"""Stages that are skipped if the recipe has no section for them."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage of a run: its artifact, and whether it was there already."""
+    """One stage of a run: its artifact, and whether that already existed (`found`)."""
 
     name: str
     artifact: Artifact
@@ -58,7 +58,7 @@ class StageResult:
 
 
 def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
-    """The recipe's stages, each with its part of the recipe."""
+    """The recipe's stages, each configured by its section."""
     for stage in STAGES:
         section = getattr(recipe, stage.name)
         if section is not None:
@@ -71,10 +71,10 @@ def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
 def run(
     recipe: Recipe, session: Session, *, start: str | None = None, until: str | None = None
 ) -> list[StageResult]:
-    """Run what is not finished yet.
+    """Run every unfinished stage.
 
-    `start`: this stage and all later ones are done anew, and the earlier ones have to be finished.
-    `until`: stop after this stage. Raises HeadwaterError for a name that is no stage.
+    `start`: run this stage and all later ones again; the earlier ones must be finished. `until`: stop
+    after this stage. Raises HeadwaterError for an unknown stage.
     """
     chain = list(stages(recipe))
     names = [stage.name for stage in chain]
@@ -88,9 +88,9 @@ def run(
         began = time.monotonic()
         if start is not None and number < first and locate(stage, artifacts, session).manifest() is None:
             raise HeadwaterError(
-                f"{stage.name} is not finished, so the run cannot start at {start}",
+                f"cannot start at {start}: stage {stage.name} has not finished",
                 where=session.store.location,
-                fix="leave --from away",
+                fix="run without --from",
             )
         redo = start is not None and number >= first
         artifact, found = execute(stage, artifacts, session, redo=redo)
@@ -106,10 +106,10 @@ def run(
 
 
 def finished(recipe: Recipe, session: Session, only: str | None = None) -> dict[str, Artifact]:
-    """The recipe's artifacts; with `only`, those up to this stage, of which it alone must have finished.
+    """The recipe's finished artifacts. With `only`: those up to that stage, and only it must have finished.
 
-    Where the rankings have changed since, they are those of the newest model that has finished, and the
-    session says so. Raises HeadwaterError naming the first stage that has not finished.
+    If rankings have changed since training, returns the artifacts of the newest finished model and logs
+    that. Raises HeadwaterError naming the first stage that has not finished.
     """
     last = only or NAMES[-1]
     now = {name: artifact for name, (_, artifact) in located(recipe, session, last).items()}
@@ -121,30 +121,30 @@ def finished(recipe: Recipe, session: Session, only: str | None = None) -> dict[
         raise HeadwaterError(
             f"stage {missing.stage} has not finished",
             where=missing.location,
-            fix="headwater run the recipe first" + (", or name another --stage" if only else ""),
+            fix="run `headwater run` first" + (", or choose another --stage" if only else ""),
         )
     newest = max(trained, key=_times)
     session.say(
         f"rankings were added or removed after the model {newest.get(Rl.name, newest[last]).location} was "
-        f"trained; `headwater run` of {recipe.name} trains it on those of now"
+        f"trained; `headwater run` on {recipe.name} trains on the current ones"
     )
     return newest
 
 
 def _missing(artifacts: dict[str, Artifact], only: str | None) -> Artifact | None:
-    """The first that has not finished."""
+    """The first unfinished artifact, or None."""
     wanted = [artifacts[only]] if only else artifacts.values()
     return next((artifact for artifact in wanted if not artifact.exists(MANIFEST)), None)
 
 
 def _times(artifacts: dict[str, Artifact]) -> list[str]:
-    """When each stage's work began, the last stage's first: what two chains share does not decide."""
+    """Start times of the stages, last stage first: artifacts shared by two chains compare equal."""
     manifests = [artifact.manifest() for artifact in reversed(artifacts.values())]
     return [manifest.started_at if manifest else "" for manifest in manifests]
 
 
 def _whatever_rankings(recipe: Recipe, session: Session, last: str) -> list[dict[str, Artifact]]:
-    """The recipe's artifacts up to `last` for each set of rankings that a stage has finished with."""
+    """The recipe's artifacts up to `last`, once for every set of rankings that a stage has finished with."""
     manifests = session.store.manifests()
     chains: list[dict[str, Artifact]] = [{}]
     for stage in stages(recipe):
@@ -163,7 +163,10 @@ def _whatever_rankings(recipe: Recipe, session: Session, last: str) -> list[dict
 
 
 def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:
-    """The stages up to `last` and where their artifacts are or will be; HeadwaterError for no stage."""
+    """The stages up to `last` and the locations of their artifacts, finished or not.
+
+    Raises HeadwaterError for an unknown stage, or one that the recipe leaves out.
+    """
     position(last, 0)
     artifacts: dict[str, Artifact] = {}
     found = {}
@@ -172,16 +175,16 @@ def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stag
         found[stage.name] = (stage, artifacts[stage.name])
         if stage.name == last:
             return found
-    raise HeadwaterError(f"the recipe has no stage {last}", where=recipe.name, fix="give it a section")
+    raise HeadwaterError(f"the recipe has no stage {last}", where=recipe.name, fix=f"add a section `{last}`")
 
 
 def position(name: str | None, default: int, names: Sequence[str] = NAMES) -> int:
-    """Where a stage stands in the order; HeadwaterError for a name that is none."""
+    """Index of a stage in `names`. Raises HeadwaterError for an unknown name."""
     if name is None:
         return default
     if name not in names:
         fix = f"the recipe has no section `{name}`" if name in NAMES else f"one of {', '.join(names)}"
-        raise HeadwaterError(f"no stage is called {name}", fix=fix)
+        raise HeadwaterError(f"unknown stage {name}", fix=fix)
     return names.index(name)
 
 

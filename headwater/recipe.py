@@ -1,7 +1,7 @@
-"""The recipe: one typed file that says everything about a run.
+"""The recipe: one typed YAML file with every setting of a run.
 
-A recipe is YAML. Every key has a type and a default; an unknown key is refused with the nearest
-valid name. `depth` is the one dial for size: what it derives (`dial`) can be overruled key by key.
+Every key has a type and most have a default. An unknown key raises an error that names the nearest
+valid key. `depth` sets the model's size; each value derived from it (`dial`) can be overridden.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from headwater.serving.config import ServeConfig
 from headwater.serving.retrieval.index import IndexConfig
 
 AUTO = "auto"
-"""In the place of pretraining's batch or steps: what the dial derives."""
+"""Value of `pretrain.batch` or `pretrain.steps` that derives it from `depth`."""
 
 
 class Recipe(StageConfig):
-    """A whole run, from the sources to the endpoint."""
+    """Settings of a whole run, from the sources to the endpoint."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run's folder in the store."""
+    """Name of the run; its records and report are in `<store>/runs/<name>/`."""
     store: str = "store"
-    """Where artifacts go: a folder, or `s3://bucket/prefix`."""
+    """Where artifacts are written: a folder or `s3://bucket/prefix`."""
     depth: int = Field(REFERENCE_DEPTH, ge=1)
-    """The dial for size: layers. `llm/model/dial.py` derives the rest; each value can also be set by hand."""
+    """Number of layers. `llm/model/dial.py` derives the other sizes from it; each can be overridden."""
     tokens_per_parameter: float = Field(TOKENS_PER_PARAMETER, gt=0)
-    """How long to pretrain where `pretrain.steps` is `auto`."""
+    """Training tokens per parameter, used where `pretrain.steps` is `auto`."""
     acquire: AcquireConfig
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -60,28 +60,28 @@ class Recipe(StageConfig):
     pretrain: PretrainConfig = PretrainConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig | None = None
-    """Preference optimisation of the SFT model before RL. Without this section there is no such stage."""
+    """Direct preference optimisation between SFT and RL. Without this section the stage is skipped."""
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     index: IndexConfig = IndexConfig()
     serve: ServeConfig = ServeConfig()
     question: str = ""
-    """Asked over HTTP when the run is complete, to show a cited answer. Empty: nothing is asked."""
+    """Asked over HTTP at the end of a run, to show a cited answer. Empty: no question is asked."""
 
     @model_validator(mode="after")
     def _mixture_names_corpora(self) -> Recipe:
         names = [corpus.name for corpus in self.tokenize.corpora]
         if unknown := sorted(self.pretrain.mixture.keys() - set(names)):
             raise ValueError(
-                f"pretrain.mixture weighs {', '.join(unknown)}, "
+                f"pretrain.mixture has weights for {', '.join(unknown)}, "
                 f"but tokenize.corpora names {', '.join(names) or 'none'}"
             )
         return self
 
 
 def dial(depth: int) -> dict[str, Any]:
-    """What depth derives in any case, as recipe keys."""
+    """Recipe keys that `depth` always sets."""
     derived: dict[str, Any] = {
         stage: {"learning_rate": learning_rate(stage, depth)} for stage in LEARNING_RATES
     }
@@ -131,7 +131,7 @@ def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:
 
 
 def _resolved(raw: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with the dial's numbers in the place of `auto`."""
+    """A recipe with the dial's numbers in place of `auto`."""
     pretrain = raw.get("pretrain")
     if not isinstance(pretrain, dict):
         return raw
@@ -145,27 +145,27 @@ def _resolved(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequence[str]) -> CleanConfig:
-    """The `clean` section of a recipe (defaults without one), with `step.key=value` overrides, and with only
-    the steps that are named, if any are."""
+    """The `clean` section of a recipe, or the defaults, with `step.key=value` overrides. If `steps` is given,
+    all others are disabled."""
     raw = load(path).clean.model_dump() if path else {}
     for step in steps or []:
         if step not in CleanConfig.model_fields:
             near = difflib.get_close_matches(step, CleanConfig.model_fields, n=1, cutoff=0.4)
-            fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(CleanConfig.model_fields)}"
+            fix = f"did you mean {near[0]}?" if near else f"steps: {', '.join(CleanConfig.model_fields)}"
             raise HeadwaterError("no such step", where=step, fix=fix)
     if steps:
         for name in CleanConfig.model_fields:
-            if name != "extract":  # a page's text has to be found, whatever is done with it
+            if name != "extract":  # every other step needs the extracted text
                 raw[name] = (raw.get(name) or {}) | {"enabled": name in steps}
     config = changed_clean(raw, overrides, str(path or "--set"))
     for step in set(steps or []).difference(config.steps()):
-        fix = f"give it something to look for, as --set {step}.KEY=VALUE"
-        raise HeadwaterError("this step has nothing to do without lists or sets", where=step, fix=fix)
+        fix = f"set its lists with --set {step}.KEY=VALUE"
+        raise HeadwaterError("this step needs lists or sets to match against", where=step, fix=fix)
     return config
 
 
 def changed_clean(raw: dict[str, Any], overrides: Sequence[str], where: str) -> CleanConfig:
-    """Settings of `clean` with `step.key=value` overrides."""
+    """Validate `clean` settings after applying `step.key=value` overrides."""
     for override in overrides:
         _set(raw, override)
     try:
@@ -219,7 +219,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
-    """Every fault with its key; for an unknown key the nearest valid name."""
+    """All validation errors with their keys; for an unknown key, the nearest valid one."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
@@ -235,11 +235,11 @@ def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
 
 
 def _names(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    """Names of the fields that are valid at a place of the recipe (of all kinds, where it is a union)."""
+    """Valid field names at a location in the recipe (for a union, those of all its members)."""
     models = {model}
     for part in location:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        if fields:  # list positions and union tags are steps that stay within the same models
+        if fields:  # list positions and union tags do not change the model
             models = {inner for field in fields for inner in _models(field.annotation)}
     return {name for m in models for name in m.model_fields}
 

@@ -1,4 +1,4 @@
-"""What a store holds: tables of artifacts, one artifact's config, metrics and lineage."""
+"""Views of a store: the table of artifacts, and one artifact's config, metrics and lineage."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HEADLINE_METRICS = 4
 
 
 def artifact_table(store: Store) -> Table:
-    """One line an artifact, oldest first."""
+    """One row per artifact, oldest first."""
     table = Table(title=f"artifacts of {store.location}", title_justify="left")
-    for column in ("stage", "key", "finished work of", "seconds", "size", "metrics", "made from"):
+    for column in ("stage", "key", "started", "seconds", "size", "metrics", "made from"):
         table.add_column(column, overflow="fold")
     for manifest in store.manifests():
         table.add_row(
@@ -37,10 +37,12 @@ def artifact_table(store: Store) -> Table:
 
 
 def artifact_details(store: Store, artifact: Artifact) -> Group:
-    """Config, metrics, files and everything upstream of one artifact."""
+    """Config, metrics, files and lineage of one artifact. Raises HeadwaterError if it is unfinished."""
     manifest = artifact.manifest()
     if manifest is None:
-        raise HeadwaterError("not finished", where=artifact.location)
+        raise HeadwaterError(
+            "this artifact is unfinished", where=artifact.location, fix="run its recipe to finish it"
+        )
     files = Table("file", "size", "sha256", title="files", title_justify="left")
     for record in manifest.files[:50]:
         files.add_row(record.path, bytes_text(record.size), record.sha256[:16])
@@ -55,7 +57,7 @@ def artifact_details(store: Store, artifact: Artifact) -> Group:
 
 
 def publish_report(store: Store, run: str, evaluation: Artifact) -> str:
-    """Copy the report card into the run's folder; returns where it is."""
+    """Copy the report card into the run's folder and return its path."""
     folder = store.folder(f"runs/{run}")
     for name in evaluation.files("report"):
         folder.write_bytes(name.removeprefix("report/"), evaluation.read_bytes(name))
@@ -88,7 +90,7 @@ def _number(value: float) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """`12 MB`, in powers of ten."""
+    """A byte count as text in powers of ten, such as `12 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}"

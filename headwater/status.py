@@ -1,4 +1,4 @@
-"""What is going on: a store's runs with stage, progress and last checkpoint; a cluster's nodes."""
+"""Status tables: a store's runs with stage, progress and last checkpoint; a cluster's nodes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ COLOURS = {"running": "green", "finished": "cyan", "failed": "red", "lost": "red
 
 
 def runs_table(store: Store, run: str | None = None) -> Table:
-    """One line a run: the newest first."""
+    """One row per run, newest first."""
     table = Table(title=f"runs in {store.location}", title_justify="left")
-    for column in ("run", "state", "stage", "progress", "last checkpoint", "driver", "heard"):
+    for column in ("run", "state", "stage", "progress", "last checkpoint", "driver", "heartbeat"):
         table.add_column(column, overflow="fold")
     now = time.time()
     records = [read_record(store, name) for name in store.runs() if run in (None, name)]
@@ -39,7 +39,7 @@ def runs_table(store: Store, run: str | None = None) -> Table:
 
 
 def progress_text(record: Record) -> str:
-    """`pretrain 40/75 steps, 0.4/s, 88 s left  loss 5.7`."""
+    """Progress as text: `pretrain 40/75 steps, 0.4/s, 88 s left  loss 5.7`."""
     shown = record.progress
     if shown is None:
         return "starting"
@@ -50,7 +50,7 @@ def progress_text(record: Record) -> str:
 
 
 def last_checkpoint(record: Record, now: float) -> str:
-    """Name and age of the newest training checkpoint of the stage in work, or of its finished units."""
+    """Age of the running stage's newest training checkpoint, or its number of finished units."""
     if not record.artifact:
         return ""
     scratch = Artifact(record.artifact).path(SCRATCH)
@@ -70,9 +70,9 @@ def last_checkpoint(record: Record, now: float) -> str:
 
 
 def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[str, Any]]) -> Table:
-    """Nodes as the dashboard's `/nodes?view=summary` describes them, with the actors that live on each."""
+    """One row per node of the dashboard's `/nodes?view=summary`, with the actors running on it."""
     table = Table(title="nodes", title_justify="left")
-    for column in ("node", "state", "CPU", "memory", "GPU", "disk", "what runs there"):
+    for column in ("node", "state", "CPU", "memory", "GPU", "disk", "actors"):
         table.add_column(column, overflow="fold")
     living: dict[str, dict[str, int]] = {}
     for actor in actors:
@@ -110,7 +110,7 @@ def _stage(record: Record, state: str) -> str:
 
 
 def ago(seconds: float) -> str:
-    """`40 s ago`, `3 min ago`, `2 h ago`, `5 days ago`."""
+    """An age in seconds as text: `40 s ago`, `3 min ago`, `2 h ago`, `5 days ago`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"

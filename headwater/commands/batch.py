@@ -1,4 +1,4 @@
-"""`headwater batch`: a file of prompts in, a file of answers out."""
+"""`headwater batch`: answer a file of prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def batch(
         str, typer.Argument(metavar="INPUT.jsonl", help="Requests in OpenAI's batch format; a path or s3://.")
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT.jsonl", help="Where the answers go; a path or s3://.")
+        str, typer.Argument(metavar="OUTPUT.jsonl", help="File to write the answers to; a path or s3://.")
     ],
     model: Annotated[
         str, typer.Option(help="A Hugging Face model folder, such as STORE/rl/KEY/model; a path or s3://.")
@@ -26,16 +26,14 @@ def batch(
     max_workers: MaxWorkersOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that a worker decodes together.")] = 32,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Length of an answer where the request sets none.")
+        int, typer.Option(min=1, help="Maximum tokens per answer, unless the request sets it.")
     ] = 256,
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0, help="GPUs of each worker; without any it uses one CPU.")
-    ] = 0.0,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; 0 uses one CPU.")] = 0.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that belongs to something else.")
+        bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,
 ) -> None:
-    """Answer every request of a file. Killed at any moment, the same command goes on."""
+    """Answer every request of a file. If it is interrupted, run the same command to resume."""
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.filesystem import filesystem, is_remote
     from headwater.cluster.storage.store import Store
@@ -46,7 +44,7 @@ def batch(
     summary = batches.finished(job, overwrite=overwrite)
     if summary is not None:
         batches.clean_up(job)
-        _tell("finished before; nothing to do.", summary, places)
+        _tell("already finished; nothing to do.", summary, places)
         return
     store = Store(places.work)
     with contextlib.ExitStack() as stack:

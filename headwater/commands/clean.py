@@ -1,4 +1,4 @@
-"""`headwater clean`: any files to a clean corpus, without a recipe; and changes to such a corpus."""
+"""`headwater clean`: clean files into a corpus without a recipe, and update such a corpus."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ def clean(
         ),
     ] = None,
     *,
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the result; a path or s3://.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the result; a path or s3://.")],
     steps: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Only these steps; all unless given.")
+        str | None, typer.Option(metavar="A,B,…", help="Run only these steps; default: all.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe whose `clean` section is taken.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Use the `clean` section of this recipe.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="STEP.KEY=VALUE", help="Overrule a setting: gopher_quality.min_words=80."
+            "--set", metavar="STEP.KEY=VALUE", help="Override a setting: gopher_quality.min_words=80."
         ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
     id_column: Annotated[str, typer.Option(help="Column or key of the identifier.")] = "id",
-    url_column: Annotated[str, typer.Option(help="Column or key of the address.")] = "url",
+    url_column: Annotated[str, typer.Option(help="Column or key of the URL.")] = "url",
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be opened.")
+        bool, typer.Option("--skip-unreadable", help="Skip files that cannot be opened.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a result of other inputs or settings.")
+        bool, typer.Option("--overwrite", help="Replace a result made from other inputs or settings.")
     ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Add INPUT to the finished corpus in --output, with its settings.")
     ] = False,
     forget: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL-or-domain", help="Take a source out of the finished corpus in --output."),
+        typer.Option(metavar="URL-or-domain", help="Remove a source from the finished corpus in --output."),
     ] = None,
     address: AddressOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Clean documents: kept/ and rejected/ (each with its reason), scores/, funnel.json, funnel.png. Killed
-    at any moment, the same command goes on."""
+    """Clean documents into kept/, rejected/ (with reasons), scores/, funnel.json and funnel.png. If it is
+    interrupted, run the same command to resume."""
     from headwater.data_pipeline.clean.standalone import CleanJob
     from headwater.data_pipeline.sources.spec import Columns
     from headwater.recipe import load_clean
@@ -67,12 +67,13 @@ def clean(
     settings = [name for name, given in (("--steps", steps), ("--recipe", recipe), ("--set", set_)) if given]
     if changing and (settings or overwrite):
         raise _refused(
-            f"{(settings or ['--overwrite'])[0]} with --add or --forget", "a corpus keeps its settings"
+            f"{(settings or ['--overwrite'])[0]} with --add or --forget",
+            "remove it: a corpus keeps its settings",
         )
     if add and not inputs:
         raise _refused("--add without INPUT", "name the files to add")
     if inputs and forget and not add:
-        raise _refused("INPUT with --forget", "say --add too to do both")
+        raise _refused("INPUT with --forget", "to do both, give --add, too")
     if not inputs and not changing:
         raise _refused("no INPUT", "name the files to clean")
     columns = Columns(text=text_column, id=id_column, url=url_column)
@@ -86,7 +87,7 @@ def clean(
 
             manifest, found = clean_files(job, session, overwrite=overwrite)
     kept, read = manifest.metrics["documents_kept"], manifest.metrics["documents_in"]
-    state = "finished before; nothing to do." if found else "done."
+    state = "already finished; nothing to do." if found else "done."
     console.print(
         f"[bold green]✓[/] {state} {kept:,} of {read:,} documents kept → {output}",
         highlight=False,
@@ -109,7 +110,7 @@ def _change(job: CleanJob, forget: tuple[str, ...], session: Session) -> tuple[M
 
 @contextlib.contextmanager
 def _session(job: CleanJob, address: str | None, max_workers: int | None) -> Iterator[Session]:
-    """A session whose store is beside the output, and goes when all is done."""
+    """A session with a work store next to the output, deleted on success."""
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.artifact import Artifact
     from headwater.cluster.storage.store import Store

@@ -1,4 +1,4 @@
-"""`headwater explain` and `headwater funnel`: why a corpus is as it is, and how it would be otherwise."""
+"""`headwater explain` and `headwater funnel`: why documents were kept or dropped, and what-if counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def explain(
-    document: Annotated[str, typer.Argument(metavar="ID-or-URL", help="A document.")],
+    document: Annotated[str, typer.Argument(metavar="ID-or-URL", help="Id or URL of a document.")],
     corpus: Annotated[
         str | None,
-        typer.Option("--in", metavar="DIR", help="A folder that `headwater clean` made, not a store."),
+        typer.Option("--in", metavar="DIR", help="Output folder of `headwater clean`, instead of a store."),
     ] = None,
     store: StoreOption = "store",
 ) -> None:
-    """Tell why a document was kept or dropped: step, rule, score, threshold, what it is a copy of, and in
-    which token rows it stands."""
+    """Show why a document was kept or dropped: step, rule, score, threshold and the original of a copy; for
+    a kept document, its token rows."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.storage.artifact import Artifact
     from headwater.cluster.storage.store import Store
@@ -52,7 +52,9 @@ def explain(
             _tell(fate, artifact, tokenized)
     if not known:
         raise HeadwaterError(
-            f"no document has the id or URL {document}", where=where, fix="it may never have been read"
+            f"no document has the id or URL {document}",
+            where=where,
+            fix="check the id or URL; the document may not be among the sources",
         )
 
 
@@ -74,29 +76,33 @@ def _tell(fate: Fate, corpus: Artifact, tokenized: list[Artifact]) -> None:
     else:
         lines.append(("dropped by", f"{row['step']}: {row['reason'].replace('_', ' ')}"))
         if row["score"] is not None:
-            limit = "" if row["threshold"] is None else f", the limit is {row['threshold']:.4g}"
+            limit = "" if row["threshold"] is None else f", threshold {row['threshold']:.4g}"
             lines.append(("score", f"{row['score']:.4g}{limit}"))
         if row["duplicate_of"]:
             others = [other.row["url"] for other in look_up(corpus, row["duplicate_of"])]
             lines.append(("copy of", " ".join([row["duplicate_of"], *others])))
-        lines.append(("stands in", corpus.path(fate.file)))
+        lines.append(("stored in", corpus.path(fate.file)))
     for name, value in lines:
         console.print(f"  {name:<11}{escape(str(value))}", highlight=False, soft_wrap=True)
 
 
 def funnel(
-    corpus: Annotated[str, typer.Argument(metavar="DIR", help="A folder that `headwater clean` made.")],
+    corpus: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of `headwater clean`.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="STEP.KEY=VALUE", help="Another limit: gopher_quality.min_words=80."),
+        typer.Option(
+            "--set", metavar="STEP.KEY=VALUE", help="Override a threshold: gopher_quality.min_words=80."
+        ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write every document's fate there (Parquet)."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write every document's decision to this Parquet file."
+        ),
     ] = None,
 ) -> None:
-    """Show what each step of a cleaning took; with --set, what it would take under other limits, from the
-    kept scores: no text is read, nothing in DIR is changed."""
+    """Show how many documents each step dropped. With --set: how many it would drop with other thresholds,
+    computed from the stored scores without reading texts or changing DIR."""
     import pyarrow.parquet as pq
 
     from headwater.cluster.storage.artifact import Artifact, create_file
@@ -111,11 +117,13 @@ def funnel(
     counts = whole_funnel(decisions, unread_of(cleaned))
     console.print(table(counts))
     if made_with.substring_dedup.enabled:
-        console.print("Not in it: substring_dedup, which looks at the texts.", highlight=False)
+        console.print("Not included: substring_dedup, which needs the texts.", highlight=False)
     if set_:
         kept, before = (found.counts[-1].documents_out for found in (decisions, what_if(cleaned, made_with)))
         console.print(f"{kept:,} documents would be kept ({kept - before:+,})", highlight=False)
     if output is not None:
         with create_file(output) as stream:
             pq.write_table(decisions_table(cleaned, decisions), stream, compression="zstd")
-        console.print(f"[bold green]✓[/] every document's fate → {output}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[bold green]✓[/] every document's decision → {output}", highlight=False, soft_wrap=True
+        )

@@ -1,4 +1,4 @@
-"""`headwater dial`: what a recipe's depth derives, by which rule, and what the recipe takes of it."""
+"""`headwater dial`: the values derived from a recipe's depth, their rules, and the recipe's own values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def dial(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Show what the dial for size derives, and what the recipe sets by hand."""
+    """Compare the values derived from `depth` with the recipe's."""
     console.print(dial_table(open_recipe(recipe, set_)))
 
 
 def dial_table(recipe: Recipe) -> Table:
-    """Each setting that depth derives: the dial's value, the recipe's, and the rule."""
+    """One row per derived setting: the dial's value, the recipe's, and the rule."""
     from headwater.llm.model.dial import RULES, learning_parameters
     from headwater.llm.model.shape import shape_of
     from headwater.recipe import derived_pretraining
@@ -37,11 +37,11 @@ def dial_table(recipe: Recipe) -> Table:
     ]
     ratio = tokens / learning_parameters(own)
     table = Table(
-        title=f"depth {pretrain.model.depth}: {learning_parameters(own):,} parameters learn "
-        f"from {ratio:,.1f} tokens each",
+        title=f"depth {pretrain.model.depth}: {learning_parameters(own):,} trained parameters, "
+        f"{ratio:,.1f} tokens per parameter",
         title_justify="left",
     )
-    for column in ("of pretraining", "the dial", "this recipe", "rule of the dial"):
+    for column in ("pretraining setting", "dial", "this recipe", "rule of the dial"):
         table.add_column(column)
     for name, value, taken in rows:
         table.add_row(name, value, taken, RULES[name])

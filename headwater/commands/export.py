@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 def export(
     source: Annotated[
         str,
-        typer.Argument(metavar="RECIPE|STAGE/KEY", help="A recipe file, or an artifact of a training stage."),
+        typer.Argument(metavar="RECIPE|STAGE/KEY", help="Recipe file, or artifact of a training stage."),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Where to; s3:// too.")],
-    format_: Annotated[str, typer.Option("--format", help="hf (a folder) or gguf (a file).")] = "gguf",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to; a path or s3://.")
+    ],
+    format_: Annotated[str, typer.Option("--format", help="hf (folder) or gguf (file).")] = "gguf",
     precision: Annotated[
         str | None,
-        typer.Option(help="f32, f16, bf16, or q8_0 for gguf; as trained unless given."),
+        typer.Option(help="f32, f16, bf16, or q8_0 (gguf only); default: as trained."),
     ] = None,
-    stage: Annotated[str, typer.Option(help="Whose model, of a recipe.")] = "rl",
+    stage: Annotated[str, typer.Option(help="With a recipe: the stage whose model to export.")] = "rl",
     set_: SetOption = None,
     store: StoreOption = "store",
 ) -> None:
-    """Write a trained model for other programs: transformers, vLLM and lm-eval open the folder, llama.cpp,
-    Ollama and LM Studio the GGUF file."""
+    """Export a trained model: a folder for transformers, vLLM and lm-eval, or a GGUF file for llama.cpp,
+    Ollama and LM Studio."""
     from headwater.llm.model.export import export as write
 
     model = _of_recipe(Path(source), set_, stage) if _is_recipe(source) else _artifact(store, source)
@@ -49,7 +51,7 @@ def _artifact(store: str, source: str) -> Artifact:
     stage, slash, key = source.partition("/")
     if not slash:
         raise HeadwaterError(
-            "neither a recipe file nor STAGE/KEY", where=source, fix="such as recipes/quickstart.yaml, rl/3f"
+            "neither a recipe file nor STAGE/KEY", where=source, fix="e.g. recipes/quickstart.yaml, rl/3f"
         )
     return Store(store).find(stage, key)
 

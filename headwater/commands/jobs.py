@@ -1,4 +1,4 @@
-"""`headwater submit` and `headwater jobs`: a recipe's run as a job of a cluster."""
+"""`headwater submit` and `headwater jobs`: run recipes as jobs on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 MODULES = ("headwater",)
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-"""Names whose values must not stand in a job's description, which everybody on the cluster can read."""
+"""Variable names that look secret. A job's description, readable on the whole cluster, must not hold them."""
 
 DashboardOption = Annotated[
     str,
-    typer.Option("--address", envvar="HEADWATER_ADDRESS", help="The dashboard of the cluster's head."),
+    typer.Option("--address", envvar="HEADWATER_ADDRESS", help="Dashboard of the cluster's head node."),
 ]
 DASHBOARD = "http://127.0.0.1:8265"
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, from `headwater jobs list`.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, from `headwater jobs list`.")]
 
-jobs_app = typer.Typer(help="Runs that were submitted to a cluster.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Manage runs submitted to a cluster.", no_args_is_help=True)
 
 
 def submit(
@@ -44,20 +44,21 @@ def submit(
     ] = True,
     secret: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="An environment variable that the cluster's nodes must hold."),
+        typer.Option(metavar="NAME", help="Environment variable that must be set on the cluster's nodes."),
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An environment variable for the job. Not for secrets."),
+        typer.Option(metavar="NAME=VALUE", help="Environment variable to set for the job. Not for secrets."),
     ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="Install the pinned packages on nodes whose image lacks them.")
+        bool,
+        typer.Option(
+            "--install", help="Install the pinned packages on the nodes, if their image lacks them."
+        ),
     ] = False,
-    restarts: Annotated[
-        int, typer.Option(min=0, help="How often a driver that was killed is started again.")
-    ] = 3,
+    restarts: Annotated[int, typer.Option(min=0, help="Number of times a killed driver is restarted.")] = 3,
 ) -> None:
-    """Run a recipe as a job of a cluster. The same recipe again joins the job that is at work on it."""
+    """Run a recipe as a job on a cluster. Submitting it again joins the running job."""
     from headwater.cluster.jobs.jobs import Jobs
     from headwater.pipeline import position
 
@@ -78,11 +79,11 @@ def submit(
 
 @jobs_app.command("list")
 def list_(address: DashboardOption = DASHBOARD) -> None:
-    """The jobs of a cluster, oldest first."""
+    """List the jobs of a cluster, oldest first."""
     from headwater.cluster.jobs.jobs import Jobs
 
     table = Table()
-    for column in ("job", "run", "state", "started", "took", "store"):
+    for column in ("job", "run", "state", "started", "duration", "store"):
         table.add_column(column, overflow="fold")
     now = time.time()
     for job in Jobs(address).all():
@@ -94,7 +95,7 @@ def list_(address: DashboardOption = DASHBOARD) -> None:
 
 @jobs_app.command()
 def status(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
-    """One job: its state, and how far its run is where this machine sees the store."""
+    """Show a job's state, and its run's progress if the store is reachable from here."""
     from headwater.cluster.jobs.jobs import Jobs
 
     found = Jobs(address).get(job)
@@ -108,9 +109,9 @@ def status(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
 def logs(
     job: JobArgument,
     address: DashboardOption = DASHBOARD,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
 ) -> None:
-    """What a job printed."""
+    """Print a job's log."""
     from headwater.cluster.jobs.jobs import Jobs
 
     jobs = Jobs(address)
@@ -122,7 +123,7 @@ def logs(
 
 @jobs_app.command()
 def stop(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
-    """End a job. Finished stages stay; submitting the recipe again goes on from there."""
+    """Stop a job. Finished stages are kept; submitting the recipe again resumes after them."""
     from headwater.cluster.jobs.jobs import Jobs
 
     ended = Jobs(address).stop(job)
@@ -143,7 +144,7 @@ def _submit(
 
     resolved = recipe.model_dump(mode="json")
     options = [f"--need-env={name}" for name in secrets]
-    if not install:  # what is installed on purpose need not be checked
+    if not install:  # with --install the packages match by construction
         options.append(f"--packages={PACKAGES}")
     command = [
         *("python", "-m", "headwater.cluster.jobs.driver", f"--restarts={restarts}", *options, "--"),
@@ -165,13 +166,13 @@ def _submit(
 
 
 def _follow(jobs: Jobs, identifier: str) -> None:
-    """Print the log until the job ends; raises HeadwaterError unless it succeeded."""
+    """Print the log until the job ends. Raises HeadwaterError unless it succeeded."""
     try:
         for text in jobs.follow(identifier):
             console.out(text, end="", highlight=False)
     except KeyboardInterrupt:
         console.print(
-            f"\nno longer following; the job goes on (headwater jobs stop {identifier} ends it)",
+            f"\nno longer following; the job still runs (headwater jobs stop {identifier} stops it)",
             style="yellow",
         )
         return
@@ -181,7 +182,7 @@ def _follow(jobs: Jobs, identifier: str) -> None:
         raise HeadwaterError(
             f"{job.status.lower()}: {last[0] if last else 'no message'}",
             where=identifier,
-            fix="its log is above; submit the recipe again to go on from the last finished stage",
+            fix="see its log above; submit the recipe again to resume after the last finished stage",
         )
     console.print(f"[bold]{job.id}[/] [{COLOURS['finished']}]succeeded[/]", highlight=False)
 
@@ -196,7 +197,7 @@ def _run_line(job: Job) -> str:
     except (OSError, HeadwaterError) as error:
         return f"the store {job.store} cannot be read from here ({error})"
     if record is None:
-        return f"no record of run {job.run} in {job.store} (is that store on a disk of the cluster?)"
+        return f"no record of run {job.run} in {job.store} (is this store on a disk of the cluster?)"
     return f"run {record.recipe} {record.shown_state(time.time())}: {record.stage} {progress_text(record)}"
 
 
@@ -207,7 +208,7 @@ def _check_store(recipe: Recipe) -> None:
         raise HeadwaterError(
             "a relative folder would be lost with the job",
             where=f"store: {recipe.store}",
-            fix="--set store=s3://bucket/prefix, or the absolute path of a folder that every node mounts",
+            fix="set store=s3://bucket/prefix, or the absolute path of a folder that every node mounts",
         )
 
 
@@ -216,10 +217,12 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise HeadwaterError("not of the form NAME=VALUE", where=f"--env {name}")
+            raise HeadwaterError(
+                "not of the form NAME=VALUE", where=f"--env {name}", fix="write --env NAME=VALUE"
+            )
         if SECRET_NAME.search(name):
             raise HeadwaterError(
-                "this looks like a secret, and a job's description can be read by everybody on the cluster",
+                "this looks like a secret, and everyone on the cluster can read a job's description",
                 where=f"--env {name}",
                 fix=f"set it on the cluster's nodes and pass its name: --secret {name}",
             )
@@ -230,9 +233,9 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
 def _check_names(secrets: Sequence[str]) -> None:
     for name in secrets:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            shown = name.partition("=")[0]  # what follows may be the secret itself
+            shown = name.partition("=")[0]  # the rest may be the secret itself
             raise HeadwaterError(
-                "a secret is passed by its name alone, never with its value",
+                "--secret takes only the name of a variable, never its value",
                 where=f"--secret {shown}",
-                fix="set the value where the cluster's nodes get their environment",
+                fix="set the value in the environment of the cluster's nodes",
             )

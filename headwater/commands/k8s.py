@@ -1,4 +1,4 @@
-"""`headwater k8s`: a recipe as Kubernetes objects, ready for `kubectl apply`."""
+"""`headwater k8s`: render a recipe as Kubernetes objects for `kubectl apply`."""
 
 from __future__ import annotations
 
@@ -33,29 +33,31 @@ def group() -> None:
 def render(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    kind: Annotated[Kind, typer.Option(help="Run the recipe, or serve what its run made.")] = Kind.job,
+    kind: Annotated[Kind, typer.Option(help="Run the recipe, or serve the result of its run.")] = Kind.job,
     overlay: Annotated[
-        str, typer.Option(help="The cluster's shape: a name in k8s/overlays, or a folder of your own.")
+        str, typer.Option(help="Shape of the cluster: a name in k8s/overlays, or your own folder.")
     ] = "cpu-small",
-    name: Annotated[str, typer.Option(help="Name of the object; the recipe's unless given.")] = "",
-    namespace: Annotated[str, typer.Option(help="Namespace; the overlay's unless given.")] = "",
-    image: Annotated[str, typer.Option(help="Image of the pods; the overlay's unless given.")] = "",
-    gpu_image: Annotated[str, typer.Option(help="Image of the GPU pool, where it is another one.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the object; default: the recipe's.")] = "",
+    namespace: Annotated[str, typer.Option(help="Namespace; default: the overlay's.")] = "",
+    image: Annotated[str, typer.Option(help="Image of the pods; default: the overlay's.")] = "",
+    gpu_image: Annotated[
+        str, typer.Option(help="Image of the GPU pool; default: that of the other pods.")
+    ] = "",
     store_claim: Annotated[
-        str, typer.Option(help="PersistentVolumeClaim of a store that is a folder; mounted at its path.")
+        str, typer.Option(help="PersistentVolumeClaim for a store that is a folder; mounted at its path.")
     ] = "",
     keys: Annotated[
         str,
         typer.Option(
-            "--keys-secret", help="Secret with the endpoint's API keys, one a line in its entry `keys`."
+            "--keys-secret", help="Secret with the endpoint's API keys, one per line in its entry `keys`."
         ),
     ] = "headwater-api-keys",
-    queue: Annotated[str, typer.Option(help="Kueue queue in which the job waits.")] = "",
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; - is the screen.")] = Path(
+    queue: Annotated[str, typer.Option(help="Kueue queue to submit the job to.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; - writes to stdout.")] = Path(
         "-"
     ),
 ) -> None:
-    """Write the RayJob or the RayService of a recipe, complete, for `kubectl apply -f`."""
+    """Write the RayJob or RayService of a recipe, for `kubectl apply -f`."""
     from headwater.kubernetes import kustomize, render
 
     opened = open_recipe(recipe, set_)
@@ -75,7 +77,9 @@ def render(
         objects = render.render_job(opened, built, target)
     else:
         if queue:
-            raise HeadwaterError("an endpoint does not wait in a queue", where="--queue", fix="leave it away")
+            raise HeadwaterError(
+                "--queue applies only to jobs", where="--queue", fix="remove it, or use --kind job"
+            )
         built = kustomize.build(kustomize.find_overlay(overlay), ["service"])
         model, index = _made(opened)
         objects = render.render_service(opened, built, target, model=model, index=index)
@@ -89,9 +93,9 @@ def render(
 
 
 def _made(recipe: Recipe) -> tuple[str, str]:
-    """Where the finished run's model and index are.
+    """Locations of the finished run's model and index.
 
-    Raises HeadwaterError when a stage has not finished, or when the store cannot be read from here.
+    Raises HeadwaterError if a stage has not finished, or if the store cannot be read from here.
     """
     from rich.console import Console
 
@@ -100,12 +104,12 @@ def _made(recipe: Recipe) -> tuple[str, str]:
     from headwater.cluster.storage.store import Store
 
     try:
-        session = Session(Store(recipe.store), console=Console(stderr=True))  # the objects may go to stdout
+        session = Session(Store(recipe.store), console=Console(stderr=True))  # stdout may carry the objects
         artifacts = pipeline.finished(recipe, session)
     except OSError as error:
         raise HeadwaterError(
             f"the store cannot be read ({error})",
             where=recipe.store,
-            fix="check AWS_ENDPOINT_URL, AWS_REGION and the keys in this shell",
+            fix="check AWS_ENDPOINT_URL, AWS_REGION and the AWS keys in this shell",
         ) from error
     return artifacts["rl"].path("model"), artifacts["index"].location

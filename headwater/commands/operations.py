@@ -1,4 +1,4 @@
-"""`headwater status` and `headwater doctor`: what is going on, and whether it can go well."""
+"""`headwater status` and `headwater doctor`: progress of runs, and checks before a run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(help="One run; all of them unless given.")] = None,
+    run: Annotated[str | None, typer.Argument(help="Name of a run; default: all.")] = None,
     store: StoreOption = "store",
     address: Annotated[
-        str | None, typer.Option(help="Show a cluster's nodes too: the dashboard of its head.")
+        str | None, typer.Option(help="Dashboard of a cluster's head node: show its nodes, too.")
     ] = None,
 ) -> None:
-    """What runs where: stage, progress, time left, last checkpoint; the nodes and what lives on them."""
+    """Show each run's stage, progress, time left and last checkpoint; with --address, nodes and actors."""
     from headwater import status as view
     from headwater.cluster.storage.store import Store
 
     opened = Store(store)
     if run is not None and run not in opened.runs():
-        raise HeadwaterError("no such run", where=f"{store}/runs/{run}", fix="headwater status shows all")
+        raise HeadwaterError(
+            "no such run", where=f"{store}/runs/{run}", fix="list all runs with `headwater status`"
+        )
     console.print(view.runs_table(opened, run))
     if address:
         from headwater.cluster.jobs.jobs import Jobs
@@ -42,12 +44,12 @@ def status(
 
 
 def doctor(
-    store: Annotated[str | None, typer.Option(help="Look at this store too.")] = None,
+    store: Annotated[str | None, typer.Option(help="Check this store, too.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Look at a cluster's nodes too (auto, or host:6379).")
+        str | None, typer.Option(help="Check a cluster's nodes, too (auto, or host:6379).")
     ] = None,
 ) -> None:
-    """Look at this machine, the store and the cluster, and say what to do about what will not do."""
+    """Check this machine, the store and the cluster; print a fix for every problem."""
     table = Table(show_header=False, box=None, pad_edge=False)
     worst = 0
     for finding in _findings(store, address):
@@ -77,6 +79,6 @@ def _cluster(address: str) -> Iterator[Finding]:
 
     with tempfile.TemporaryDirectory(prefix="headwater-doctor-") as folder:
         session: Any = Session(Store(folder), console=console, address=address, logs_to=Path(folder))
-        with session, console.status("asking the nodes"):
+        with session, console.status("checking the nodes"):
             session.ray()
             yield from list(nodes.examine())

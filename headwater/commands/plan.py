@@ -1,4 +1,4 @@
-"""`headwater plan`: what a recipe's pretraining takes, before it is paid for."""
+"""`headwater plan`: memory, time, cost and expected loss of a recipe's pretraining."""
 
 from __future__ import annotations
 
@@ -20,33 +20,37 @@ if TYPE_CHECKING:
     from headwater.recipe import Recipe
 
 LAW = "scaling.json"
-"""In a run's folder: the law that `headwater scaling` fitted for this recipe."""
+"""File in a run's folder: the scaling law that `headwater scaling` fitted for the recipe."""
 
 
 def plan(
     recipe: RecipeArgument,
     gpus: Annotated[
         str | None,
-        typer.Option(metavar="8xH100", help="Plan for these GPUs, not for this machine."),
+        typer.Option(metavar="8xH100", help="Plan for these GPUs instead of this machine."),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, metavar="DOLLARS", help="What model and how many tokens this buys.")
+        float | None,
+        typer.Option(min=0, metavar="DOLLARS", help="Also compute the model and tokens that this sum buys."),
     ] = None,
     prices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your prices and GPUs, as in llm/hardware/hardware.yaml."),
+        typer.Option(
+            metavar="FILE", help="Table of GPUs and prices, in the format of llm/hardware/hardware.yaml."
+        ),
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of the GPUs' peak that training will reach.")
+        float | None,
+        typer.Option(min=0.01, max=1, help="Expected model FLOPs utilization, as a share of the GPUs' peak."),
     ] = None,
     measure: Annotated[
-        bool, typer.Option(help="Measure a few real steps here, unless that was done before.")
+        bool, typer.Option(help="Measure a few training steps on this machine, if not measured before.")
     ] = True,
     set_: SetOption = None,
     address: AddressOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell memory, time, tokens, price and expected loss of a recipe's pretraining before it runs."""
+    """Estimate memory, time, tokens, cost and loss of a recipe's pretraining before it runs."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.storage.store import Store
     from headwater.llm.hardware.machines import parse_machine, read_table
@@ -62,10 +66,14 @@ def plan(
         made = plan_gpus(work, machine, law, mfu)
         if budget is not None:
             if not machine.dollars_per_hour:
-                raise HeadwaterError(f"{machine.name} has no price", where="--budget", fix="give --prices")
+                raise HeadwaterError(
+                    f"no price is known for {machine.name}", where="--budget", fix="give --prices"
+                )
             bought = afford(work, machine, budget, law, mfu)
     elif budget is not None or mfu is not None:
-        raise HeadwaterError("on this machine nothing is paid for", where="--budget", fix="give --gpus too")
+        raise HeadwaterError(
+            "--budget and --mfu apply only to priced GPUs", where="--budget", fix="give --gpus, too"
+        )
     else:
         made = _on_this_machine(opened, work, law, address, measure, quiet=json_)
     if json_:
@@ -94,7 +102,7 @@ def plan(
 
 
 def work_of(recipe: Recipe, store: Store) -> Work:
-    """The recipe's pretraining; vocabulary and validation rows as they are, where it is tokenized already."""
+    """The recipe's pretraining work. Vocabulary size and validation rows are exact if it is tokenized."""
     from headwater.llm.planning.plan import Work
 
     settings = recipe.tokenize.model_dump(mode="json")
@@ -128,7 +136,7 @@ def _on_this_machine(
 
     on_gpus = bool(recipe.pretrain.gpus_per_worker)
     if on_gpus and address is None and not _has_gpus():
-        what = "this recipe trains on GPUs, and here are none"
+        what = "this recipe trains on GPUs, but this machine has none"
         raise HeadwaterError(what, where="pretrain.gpus_per_worker", fix="give --gpus")
     shape = work.shape()
     measured = read_calibration(Store(recipe.store), place(recipe.pretrain, shape, work.row_length, address))
@@ -160,7 +168,7 @@ def _show(made: Plan) -> None:
         (
             "tokens",
             f"{made.tokens:,} in {made.steps:,} steps of {made.batch} x {made.row_length}, "
-            f"{made.tokens_per_parameter:.3g} a parameter",
+            f"{made.tokens_per_parameter:.3g} per parameter",
         ),
         (
             "workers",
@@ -169,7 +177,7 @@ def _show(made: Plan) -> None:
         ),
         (
             "memory",
-            f"{_size(made.peak_bytes)} a worker, {_size(made.state_bytes)} of it weights and optimizer",
+            f"{_size(made.peak_bytes)} per worker, of which {_size(made.state_bytes)} weights and optimizer",
         ),
     ]
     if made.seconds is not None and made.step_seconds is not None:
@@ -184,7 +192,7 @@ def _show(made: Plan) -> None:
         lines.append(
             (
                 "loss",
-                f"{made.loss.mean:.3f} bits per byte ({made.loss.low:.3f} to {made.loss.high:.3f}), by the "
+                f"{made.loss.mean:.3f} bits per byte ({made.loss.low:.3f} to {made.loss.high:.3f}), from the "
                 f"law of {made.loss.runs} runs, {made.loss.reach:.3g} times the largest of them",
             )
         )
@@ -199,7 +207,7 @@ def _memory_table(rows: list[Memory]) -> Table:
     unit, name = (1e9, "GB") if max(row.total for row in rows) >= 1e10 else (1e6, "MB")
     digits = 2 if unit == 1e9 else 1
     table = Table(
-        title=f"one worker's memory, {name}",
+        title=f"memory per worker, {name}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -219,6 +227,6 @@ def _memory_table(rows: list[Memory]) -> Table:
 
 
 def _size(count: float) -> str:
-    """Two digits after the point from MB on: a plan is compared with what was measured."""
+    """A byte count with two decimals, precise enough to compare a plan with a measurement."""
     unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
     return f"{count / unit:,.2f} {name}"

@@ -1,4 +1,4 @@
-"""`headwater quality train`: examples of good and bad text in, a classifier for `clean` out."""
+"""`headwater quality train`: train a classifier for `clean` on good and bad texts."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def train(
             help="Texts to keep: JSONL, Parquet, WARC, folders; paths, globs, http(s)://, s3://.",
         ),
     ],
-    bad: Annotated[str, typer.Argument(metavar="BAD", help="Texts to reject, in as many forms.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the model; a path or s3://.")],
+    bad: Annotated[str, typer.Argument(metavar="BAD", help="Texts to reject, in the same formats.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the model; a path or s3://.")],
     text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
     held_out: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Share of the texts that only test the model.")
+        float, typer.Option(min=0.001, max=0.9, help="Share of the texts held out to test the model.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every text is looked at.")] = 10,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the held-out split and the training order.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the texts.")] = 10,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")] = False,
 ) -> None:
-    """Train a classifier on the CPU. `clean` uses it with `--set quality_classifier.model=FOLDER`. The same
-    texts and seed give the same model."""
+    """Train a quality classifier on the CPU. Use it with `headwater clean --set
+    quality_classifier.model=FOLDER`. The same texts and seed give the same model."""
     import contextlib
     import time
 
@@ -91,4 +91,4 @@ def _tell(card: ModelCard, output: str) -> None:
     unread = card.training["unread"]
     if unread:
         reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in unread.items())
-        console.print(f"  passed over: {reasons}", highlight=False, soft_wrap=True)
+        console.print(f"  skipped: {reasons}", highlight=False, soft_wrap=True)

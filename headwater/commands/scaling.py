@@ -1,4 +1,4 @@
-"""`headwater scaling`: small runs on the machine at hand that tell what a larger one will come to."""
+"""`headwater scaling`: small runs on this machine that predict the loss of a larger one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def scaling(
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Lengths of the runs. Without it: a quarter, half and all of the recipe's steps, "
-            "but not above 20 tokens a parameter."
+            help="Lengths of the runs; default: a quarter, half and all of the recipe's steps, "
+            "at most 20 tokens per parameter."
         ),
     ] = None,
     set_: SetOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Train a few small models on the recipe's tokens and fit the law of their loss, for `headwater plan`.
+    """Train a few small models on the recipe's tokens and fit the scaling law that `headwater plan` uses.
 
-    The same command again goes on where it stopped.
+    If it is interrupted, run the same command to resume.
     """
     from headwater import pipeline
     from headwater.cluster.runtime.stage import execute
@@ -54,7 +54,7 @@ def scaling(
         if left_out:
             largest = max(law.points, key=lambda point: point.parameters * point.tokens)
             session.say(
-                f"the largest run came to {largest.loss:.4f}; the others by themselves expect "
+                f"loss of the largest run: {largest.loss:.4f}; predicted from the others alone: "
                 f"{left_out['mean']:.4f} ({left_out['low']:.4f} to {left_out['high']:.4f})"
             )
         work = work_of(opened, session.store)
@@ -71,7 +71,7 @@ def scaling(
 
 
 def default_steps(recipe: Recipe, depth: int) -> tuple[int, ...]:
-    """A quarter, half and all of the recipe's steps; at most 20 tokens a parameter of the deepest run."""
+    """A quarter, half and all of the recipe's steps; at most 20 tokens per parameter of the deepest run."""
     from headwater.llm.planning.plan import Work
     from headwater.llm.planning.scaling_law import CHINCHILLA
 
@@ -89,9 +89,11 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise HeadwaterError(f"{text} is no list of numbers", where=option, fix=f"{option} 1,2,3") from error
+        raise HeadwaterError(
+            f"{text} is not a list of integers", where=option, fix=f"{option} 1,2,3"
+        ) from error
     if min(numbers) < 1:
-        raise HeadwaterError("numbers start at 1", where=option)
+        raise HeadwaterError(f"{min(numbers)} is less than 1", where=option, fix="give positive integers")
     return numbers
 
 

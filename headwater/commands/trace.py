@@ -1,4 +1,4 @@
-"""`headwater trace`: which documents a training step read, and which steps read a document."""
+"""`headwater trace`: the documents a training step read, and the steps that read a document."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ if TYPE_CHECKING:
     from headwater.recipe import Recipe
 
 app = typer.Typer(
-    help="Tell which documents a training step read, or which steps read a document.", no_args_is_help=True
+    help="List the documents a training step read, or the steps that read a document.", no_args_is_help=True
 )
 
 RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", help="The run of this recipe, which need not be finished.")
+    Path | None, typer.Option("--recipe", help="Trace the run of this recipe, finished or not.")
 ]
 ArtifactOption = Annotated[
     str | None,
-    typer.Option("--artifact", metavar="STAGE/KEY", help="A finished artifact; its key may be shortened."),
+    typer.Option(
+        "--artifact", metavar="STAGE/KEY", help="Trace a finished artifact; a prefix of its key is enough."
+    ),
 ]
 StageOption = Annotated[str, typer.Option(help="pretrain, sft, dpo, reward or rl.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A training stage with its settings and artifacts; the output may be unfinished, or not there at all."""
+    """A training stage with its settings and artifacts. The output may be unfinished or missing."""
 
     stage: Stage[Any]
     inputs: Mapping[str, Artifact]
     output: Artifact
     corpus: Artifact
-    """The cleaned documents that all of it was made from."""
+    """The cleaned documents it was trained on."""
 
     def reading(self) -> Reading:
         from headwater.llm.stages.trace import reading
@@ -53,7 +55,7 @@ class Trained:
 
 @app.command("step")
 def trace_step(
-    step: Annotated[int, typer.Argument(metavar="K", help="A step of the run, from 0.")],
+    step: Annotated[int, typer.Argument(metavar="K", help="Step number, from 0.")],
     recipe: RecipeOption = None,
     set_: SetOption = None,
     artifact: ArtifactOption = None,
@@ -61,7 +63,7 @@ def trace_step(
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
-    """List the documents of one step: URL, id, in which row of which shard they stand, and where in it."""
+    """List the documents of one step: URL, id, shard, row and position in the row."""
     from headwater.llm.stages.trace import check_step
 
     trained = _open(recipe, set_, artifact, stage, store)
@@ -85,7 +87,7 @@ def trace_step(
 def trace_document(
     document: Annotated[
         str,
-        typer.Argument(metavar="URL-or-ID", help="A document; or FILE:LINE of a conversation, or a ranking."),
+        typer.Argument(metavar="URL-or-ID", help="A document, FILE:LINE of a conversation, or a ranking."),
     ],
     recipe: RecipeOption = None,
     set_: SetOption = None,
@@ -94,7 +96,7 @@ def trace_document(
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
-    """List the steps that read a document, with the epoch and the row."""
+    """List the steps that read a document, with epoch and row."""
     from headwater.data_pipeline.explain import explain
 
     trained = _open(recipe, set_, artifact, stage, store)
@@ -119,20 +121,24 @@ def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
 
     stage, kept = trained.stage.name, [fate for fate in fates if fate.kept]
     if not kept and (dropped := [fate for fate in fates if not fate.kept]):
-        what = f"cleaning dropped it: {dropped[0].row['step']}, {dropped[0].row['reason']}"
-        return HeadwaterError(what, where=document, fix="headwater explain tells more")
+        what = f"the document was dropped in cleaning: {dropped[0].row['step']}, {dropped[0].row['reason']}"
+        return HeadwaterError(what, where=document, fix="for details run `headwater explain`")
     if not kept:
         return HeadwaterError(
-            "no document has this id or URL", where=trained.corpus.location, fix="see headwater trace step"
+            "no document has this id or URL",
+            where=trained.corpus.location,
+            fix="find ids with `headwater trace step`",
         )
     if stage != "pretrain":
-        what = f"no example of {stage} that was made from it is in the run's steps"
-        return HeadwaterError(what, where=document, fix="it may be held out, or have no usable title")
+        what = f"no step of {stage} reads an example made from this document"
+        return HeadwaterError(what, where=document, fix="it may be held out, or lack a usable title")
     places = token_places(trained.inputs["tokenize"], kept[0].row["id"])
     if places and {place.split for place in places} == {"validation"}:
-        return HeadwaterError("it is held out for validation", where=document, fix="no step reads it")
-    what = f"none of the run's {trained.stage.config.steps} steps reads it"
-    return HeadwaterError(what, where=document, fix="they do not reach all rows, or its corpus has no weight")
+        return HeadwaterError(
+            "the document is held out for validation", where=document, fix="no training step reads it"
+        )
+    what = f"none of the run's {trained.stage.config.steps} steps reads this document"
+    return HeadwaterError(what, where=document, fix="too few steps for all rows, or its corpus has weight 0")
 
 
 def _open(
@@ -145,7 +151,7 @@ def _open(
 
     check_stage(artifact.partition("/")[0] if artifact else stage)
     if recipe is not None and artifact is not None:
-        raise HeadwaterError("both a recipe and an artifact are given", fix="leave one of them out")
+        raise HeadwaterError("both --recipe and --artifact are given", fix="give only one of them")
     if recipe is not None:
         return _of_recipe(open_recipe(recipe, overrides), stage)
     opened = Store(store)
@@ -155,13 +161,13 @@ def _open(
     keys = [manifest.key for manifest in opened.manifests() if manifest.stage == stage]
     if not keys:
         raise HeadwaterError(
-            f"no finished {stage} here", where=opened.location, fix="give --recipe for an unfinished run"
+            f"no finished {stage} artifact", where=opened.location, fix="for an unfinished run give --recipe"
         )
     return _of_artifact(opened, stage, keys[-1])
 
 
 def _of_recipe(recipe: Recipe, stage: str) -> Trained:
-    """The stage as the recipe has it; what it is made from has to be finished."""
+    """The stage as configured by the recipe. Raises HeadwaterError if an input is unfinished."""
     from headwater import pipeline
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.runtime.session import Session
@@ -174,15 +180,15 @@ def _of_recipe(recipe: Recipe, stage: str) -> Trained:
         _, artifact = found[name]
         if artifact.manifest() is None:
             raise HeadwaterError(
-                f"{name} has not finished, so the batches of {stage} are not known yet",
+                f"stage {name} has not finished, so the batches of {stage} are unknown",
                 where=artifact.location,
-                fix="headwater run the recipe first; give the --set of that run",
+                fix="run `headwater run` first, and repeat the --set options of that run here",
             )
     return Trained(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
 
 
 def _of_artifact(store: Store, stage: str, key: str) -> Trained:
-    """From what the manifest says of its settings and inputs."""
+    """A finished stage, from the settings and inputs in its manifest."""
     from pydantic import TypeAdapter, ValidationError
 
     from headwater import pipeline
@@ -198,9 +204,9 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
         config = TypeAdapter(settings).validate_python(manifest.config)
     except ValidationError as error:
         raise HeadwaterError(
-            f"its settings are of another version of Headwater ({error.error_count()} keys differ)",
+            f"its settings are from another version of Headwater ({error.error_count()} keys differ)",
             where=output.location,
-            fix="trace it with the version that made it: its manifest names it",
+            fix="trace it with the version named in its manifest",
         ) from error
     inputs = {name: store.artifact(name, of_input) for name, of_input in manifest.inputs.items()}
     corpus = inputs.get("clean")
@@ -208,17 +214,17 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
         below = of_input.manifest()
         if below is None:
             raise HeadwaterError(
-                "an artifact that it was made from is gone", where=of_input.location, fix="make it anew"
+                "an input of this stage was deleted", where=of_input.location, fix="run its stage again"
             )
         if corpus is None and "clean" in below.inputs:
             corpus = store.artifact("clean", below.inputs["clean"])
     if corpus is None:
-        raise HeadwaterError(f"{stage} was not made from documents", where=output.location)
+        raise HeadwaterError(f"{stage} was not trained on documents", where=output.location)
     return Trained(made(config), inputs, output, corpus)
 
 
 def _documents(trained: Trained, parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
-    """The documents of these parts, by id. Rows name the part of the corpus that their shard was made of."""
+    """The documents of these parts, by id. Reads only the corpus files named in the parts' rows."""
     from headwater.data_pipeline.explain import kept_documents
 
     parts = list(parts)
@@ -239,7 +245,7 @@ def _show(lines: list[dict[str, Any]], title: str, as_json: bool) -> None:
         used = [name for name in used if name != "document"]
     cells = [used, *([str(line[name]) for name in used] for line in lines)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(used))]
-    for number, row in enumerate(cells):  # never folded: a line of the list is a line of the screen
+    for number, row in enumerate(cells):  # not folded: one output line per row
         shown = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         style = "dim" if number == 0 else ""
         console.print(f"  {shown}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The manifests of k8s/, built by the real kustomize, which comes with kubectl."""
+"""Build the manifests of k8s/ with kustomize (included in kubectl)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Manifest = dict[str, Any]
 
 
 def build(overlay: Path, components: Sequence[str] = ()) -> list[Manifest]:
-    """The objects of an overlay with components of k8s/components on top, in this order.
+    """The objects of an overlay, with components of k8s/components applied in the given order.
 
-    Raises HeadwaterError without kubectl or kustomize, or with what they say when the build fails.
+    Raises HeadwaterError if neither kubectl nor kustomize is installed, or with their message if the build
+    fails.
     """
     with tempfile.TemporaryDirectory(prefix="headwater-k8s-") as name:
         folder = Path(name).resolve()
@@ -35,29 +36,29 @@ def build(overlay: Path, components: Sequence[str] = ()) -> list[Manifest]:
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
         done = subprocess.run([*_program(), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise HeadwaterError(f"does not build: {done.stderr.strip()}", where=str(overlay))
+        raise HeadwaterError(f"kustomize failed: {done.stderr.strip()}", where=str(overlay))
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
 def dump(manifests: Sequence[Manifest]) -> str:
-    """Manifests as one YAML text; texts of several lines stay readable."""
+    """Manifests as one YAML stream, with multi-line strings as literal blocks."""
     return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def find_overlay(name: str) -> Path:
-    """An overlay by its name in k8s/overlays, or a folder of one's own."""
+    """Folder of an overlay: a name in k8s/overlays or a path. Raises HeadwaterError if there is none."""
     for folder in (MANIFESTS / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
     if not MANIFESTS.is_dir():
         raise HeadwaterError(
-            "the manifests are not beside this installation",
+            "this installation does not include the manifests",
             where=str(MANIFESTS),
             fix="run this from a checkout of the project",
         )
     known = ", ".join(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
     raise HeadwaterError(
-        "no such overlay", where=name, fix=f"one of {known}, or a folder with a kustomization.yaml"
+        "no such overlay", where=name, fix=f"choose one of {known}, or a folder with a kustomization.yaml"
     )
 
 
@@ -70,12 +71,12 @@ def _program() -> list[str]:
 
 
 def _relative(path: Path, start: Path) -> str:
-    """kustomize takes folders by relative paths only."""
+    """kustomize accepts folders only as relative paths."""
     return os.path.relpath(path.resolve(), start)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as YAML's literal blocks; nothing as anchors."""
+    """Writes multi-line strings as literal blocks and never uses anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""How many pods a recipe needs: what its actors reserve, packed into pods of a size."""
+"""Number of pods a recipe needs: its actors' reservations, packed into pods of a given size."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from headwater.serving.config import ReplicaRange
 
 @dataclass(frozen=True)
 class Need:
-    """What one actor reserves."""
+    """CPUs and GPUs that one actor reserves, or that one pod has."""
 
     cpus: float
     gpus: float = 0.0
 
 
 def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
-    """Actors of each training stage that have to run at the same time."""
+    """Actors that run at the same time, per training stage."""
     stages: dict[str, TrainConfig] = {
         "pretrain": recipe.pretrain,
         "sft": recipe.sft,
@@ -40,7 +40,7 @@ def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
 
 
 def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
-    """Copies of the endpoint's parts: the fewest that the recipe asks for, or the most."""
+    """Replicas of the endpoint's parts: the recipe's minimum, or with `most` its maximum."""
 
     def copies(part: ReplicaRange) -> list[Need]:
         return [Need(part.cpus, part.gpus)] * (part.max_replicas if most else part.min_replicas)
@@ -50,18 +50,18 @@ def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
 
 
 def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:
-    """Pods of one size that hold all of these actors (first fit, largest first).
+    """Number of pods of one size that hold all these actors (first fit decreasing).
 
-    Raises HeadwaterError when one actor is larger than a pod.
+    Raises HeadwaterError if an actor is larger than a pod.
     """
     free: list[Need] = []
     for need in sorted(needs, key=lambda need: (need.gpus, need.cpus), reverse=True):
         if need.cpus > pod.cpus or need.gpus > pod.gpus:
             raise HeadwaterError(
-                f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit a pod of "
+                f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit into a pod of "
                 f"{pod.cpus:g} CPUs and {pod.gpus:g} GPUs",
                 where=what,
-                fix="ask for less, or take an overlay with larger pods",
+                fix="reserve less, or choose an overlay with larger pods",
             )
         for number, left in enumerate(free):
             if need.cpus <= left.cpus + 1e-9 and need.gpus <= left.gpus + 1e-9:
@@ -73,6 +73,6 @@ def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:
 
 
 def cores(quantity: str) -> float:
-    """Kubernetes' CPU quantity as a number: "500m" is half a core. Ray rounds a pod's CPUs up."""
+    """Cores of a Kubernetes CPU quantity; like Ray, rounds millicores up ("500m" is 1)."""
     text = str(quantity)
     return float(math.ceil(float(text[:-1]) / 1000)) if text.endswith("m") else float(text)

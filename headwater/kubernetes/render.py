@@ -1,8 +1,8 @@
-"""A recipe as Kubernetes objects: the RayJob that runs it, the RayService that serves what it made.
+"""A recipe as Kubernetes objects: the RayJob that runs it, the RayService that serves the result.
 
-The objects come from k8s/ (an overlay with `components/job` or `components/service` on top); here they get
-what the recipe decides: how many pods of each pool, the recipe itself, the Serve config, the name. Nothing
-in this file reads or writes anything.
+The objects come from k8s/ (an overlay with `components/job` or `components/service` on top). The functions
+here fill in what depends on the recipe: pods per pool, the recipe itself, the Serve config, names. They do
+no I/O.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ from headwater.serving.config import AppConfig
 from headwater.serving.deploy import IMPORT_PATH
 
 CPU_POOL, GPU_POOL = "cpu", "gpu"
-"""Names of the worker groups that an overlay may have."""
+"""Names of the worker groups sized from the recipe; an overlay may have either or both."""
 GPU = "nvidia.com/gpu"
 INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"
 RECIPE_FOLDER = "/recipe"
 KEYS_FOLDER = "/etc/headwater/keys"
 LONGEST_NAME = 47
-"""KubeRay's limit for a RayJob and a RayService: their pods' names are made from it."""
+"""Characters. KubeRay's limit for a RayJob and a RayService, from which it derives pod names."""
 SERVE_PORT, AGENT_PORT = 8000, 52365
 HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a rendered object goes; an empty string leaves what the overlay says."""
+    """Name, namespace, images and secrets of rendered objects. An empty string keeps the overlay's value."""
 
     name: str
     namespace: str = ""
     image: str = ""
     gpu_image: str = ""
-    """Image of the GPU pool; `image` where only that is given."""
+    """Image of the GPU pool; empty: `image`."""
     store_claim: str = ""
-    """PersistentVolumeClaim that holds a store which is a folder; mounted at the store's path."""
+    """PersistentVolumeClaim for a store that is a folder; mounted at the store's path."""
     keys: str = "headwater-api-keys"
-    """Secret whose entry `keys` holds the endpoint's API keys, one a line."""
+    """Secret whose entry `keys` holds the endpoint's API keys, one per line."""
     queue: str = ""
-    """Kueue queue in which a job waits."""
+    """Kueue queue to submit the job to."""
 
 
 def check_reachable(recipe: Recipe, target: Target) -> None:
-    """Everything that pods read or write has to be where every pod reaches it.
+    """Check that every pod can reach the store and the input files.
 
-    Raises HeadwaterError for a store in a folder of this machine alone, and for input files there.
+    Raises HeadwaterError for a store or an input file that exists only on this machine.
     """
     if not recipe.store.startswith("s3://"):
         if not recipe.store.startswith("/"):
             raise HeadwaterError(
-                "the store is a folder of this machine, which no pod reaches",
+                "the store is a folder on this machine, which pods cannot reach",
                 where=recipe.store,
                 fix="set `store` to s3://bucket/prefix, or to an absolute path on shared storage",
             )
         if not target.store_claim:
             raise HeadwaterError(
-                "the store is a folder, and nothing is said of the volume that holds it",
+                "the store is a folder, but no volume is given for it",
                 where=recipe.store,
                 fix="name its PersistentVolumeClaim with --store-claim",
             )
     elif target.store_claim:
         raise HeadwaterError(
-            "this store is in a bucket, not on a volume", where=recipe.store, fix="leave --store-claim away"
+            "this store is in a bucket, not on a volume", where=recipe.store, fix="remove --store-claim"
         )
     files = [
         path for source in recipe.acquire.sources if isinstance(source, FileSource) for path in source.paths
@@ -82,29 +82,29 @@ def check_reachable(recipe: Recipe, target: Target) -> None:
     for path in [*files, *recipe.sft.files]:
         if not path.startswith(("s3://", "https://", "http://", f"{recipe.store.rstrip('/')}/")):
             raise HeadwaterError(
-                "is a file of this machine, which no pod reaches",
+                "the file is on this machine, which pods cannot reach",
                 where=path,
-                fix="put it into a bucket (s3://…), behind https://, or below a store on shared storage",
+                fix="move it to a bucket (s3://…), an https:// server, or into a store on shared storage",
             )
 
 
 def object_name(name: str) -> str:
-    """A recipe's name as Kubernetes and KubeRay take it."""
+    """A recipe's name as a valid Kubernetes name. Raises HeadwaterError if it gives none."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not re.match(r"[a-z]", plain) or len(plain) > LONGEST_NAME:
         raise HeadwaterError(
-            f"makes no name for Kubernetes (a letter first, at most {LONGEST_NAME} characters)",
+            f"not valid as a Kubernetes name (must start with a letter, at most {LONGEST_NAME} characters)",
             where=name,
-            fix="give another with --name",
+            fix="choose one with --name",
         )
     return plain
 
 
 # -- the job -----------------------------------------------------------------------------------
 def render_job(recipe: Recipe, built: Sequence[Manifest], target: Target) -> list[Manifest]:
-    """The recipe's ConfigMap, its RayJob and the head's disruption budget.
+    """The recipe's ConfigMap, its RayJob and the disruption budget of the head.
 
-    `built` holds an overlay with `components/job`, and `components/queue` where `target.queue` is set.
+    `built` is an overlay with `components/job`, plus `components/queue` if `target.queue` is set.
     """
     check_reachable(recipe, target)
     job = _only(built, "RayJob")
@@ -131,8 +131,8 @@ def render_job(recipe: Recipe, built: Sequence[Manifest], target: Target) -> lis
 
 
 def _size_job(recipe: Recipe, cluster: Manifest, *, fixed: bool) -> None:
-    """Pods of each pool: the GPU pool just holds the largest stage and starts empty, the CPU pool grows with
-    the data as far as the overlay lets it. `fixed`: everything at once, for a queue.
+    """Set each pool's pod counts. The GPU pool scales from 0 to what the largest stage needs, the CPU pool
+    from 1 to the overlay's maximum. `fixed`: all pods from the start, as Kueue requires.
     """
     most = {CPU_POOL: 1, GPU_POOL: 0}
     for stage, needs in training_needs(recipe).items():
@@ -151,9 +151,9 @@ def _size_job(recipe: Recipe, cluster: Manifest, *, fixed: bool) -> None:
 def render_service(
     recipe: Recipe, built: Sequence[Manifest], target: Target, *, model: str, index: str
 ) -> list[Manifest]:
-    """The RayService of a finished run, with the budgets that keep it answering while nodes are drained.
+    """The RayService of a finished run, with disruption budgets that keep it available during node drains.
 
-    `built` holds an overlay with `components/service`; `model` and `index` are locations in the store.
+    `built` is an overlay with `components/service`; `model` and `index` are locations in the store.
     """
     check_reachable(recipe, target)
     service = _only(built, "RayService")
@@ -177,7 +177,7 @@ def render_service(
 def serve_config(recipe: Recipe, *, model: str, index: str) -> dict[str, Any]:
     """The Serve config (`ray.serve.schema.ServeDeploySchema`) of a recipe's endpoint."""
     settings = recipe.serve.model_dump() | {
-        "host": "0.0.0.0",  # noqa: S104 - the pod's; the NetworkPolicy says who reaches it
+        "host": "0.0.0.0",  # noqa: S104 - inside the pod; the NetworkPolicy limits access
         "port": SERVE_PORT,
         "api_keys": f"{KEYS_FOLDER}/keys",
         "model": model,
@@ -210,9 +210,9 @@ def _size_service(recipe: Recipe, cluster: Manifest) -> None:
 
 
 def _probes() -> dict[str, Any]:
-    """A pod answers when Serve's proxy on it does, and lives while Ray on it does.
+    """Readiness probes Serve's proxy on the pod, liveness probes Ray's agent.
 
-    Without a readiness probe of its own KubeRay would look with wget.
+    Without an explicit readiness probe, KubeRay adds one that needs wget.
     """
     return {
         "readinessProbe": {
@@ -231,7 +231,7 @@ def _probes() -> dict[str, Any]:
     }
 
 
-# -- what both share ---------------------------------------------------------------------------
+# -- shared helpers ----------------------------------------------------------------------------
 def _only(built: Sequence[Manifest], kind: str) -> Manifest:
     (found,) = (manifest for manifest in built if manifest["kind"] == kind)
     return copy.deepcopy(found)
@@ -242,7 +242,7 @@ def _groups(cluster: Manifest) -> list[Manifest]:
 
 
 def _pools(cluster: Manifest) -> list[Manifest]:
-    """The pools that a recipe sizes; a pool by another name keeps what the overlay says."""
+    """The pools sized from the recipe; pools with other names keep the overlay's counts."""
     return [group for group in cluster["workerGroupSpecs"] if group["groupName"] in (CPU_POOL, GPU_POOL)]
 
 
@@ -254,13 +254,13 @@ def _by_pool(needs: Iterable[Need]) -> dict[str, list[Need]]:
 
 
 def _pods(cluster: Manifest, pool: str, needs: Sequence[Need], what: str) -> int:
-    """Pods of a pool that hold these actors; HeadwaterError when the overlay has not that many."""
+    """Number of pods that hold these actors. Raises HeadwaterError if the overlay allows fewer."""
     group = next((group for group in cluster["workerGroupSpecs"] if group["groupName"] == pool), None)
     if group is None:
         raise HeadwaterError(
             f"needs the {pool} pool, which the overlay does not have",
             where=what,
-            fix="choose another --overlay, or ask for no GPUs in the recipe",
+            fix="choose another --overlay, or set no GPUs in the recipe",
         )
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     pods = pods_for(needs, Need(cores(limits["cpu"]), float(limits.get(GPU, 0))), what)
@@ -268,7 +268,7 @@ def _pods(cluster: Manifest, pool: str, needs: Sequence[Need], what: str) -> int
         raise HeadwaterError(
             f"needs {pods} pods of the {pool} pool, and the overlay has at most {group['maxReplicas']}",
             where=what,
-            fix="choose a larger --overlay, or ask for less in the recipe",
+            fix="choose a larger --overlay, or reserve less in the recipe",
         )
     return pods
 
@@ -288,7 +288,7 @@ def _mount(group: Manifest, volume: dict[str, Any], path: str, *, read_only: boo
 
 
 def _common(recipe: Recipe, cluster: Manifest, target: Target) -> None:
-    """Images, and the volume of a store that is a folder."""
+    """Set images, and mount the volume of a store that is a folder."""
     for group in _groups(cluster):
         image = target.image
         if group.get("groupName") == GPU_POOL:
@@ -301,7 +301,7 @@ def _common(recipe: Recipe, cluster: Manifest, target: Target) -> None:
 
 
 def _placed(objects: list[Manifest], built: Sequence[Manifest], target: Target, kind: str) -> list[Manifest]:
-    """Name, namespace and instance label on all; the build's disruption budgets as this instance's own."""
+    """Add the disruption budgets, renamed for this instance; set namespace and instance label on all."""
     instance = f"{target.name}-{kind}"
     for budget in (manifest for manifest in built if manifest["kind"] == "PodDisruptionBudget"):
         own = copy.deepcopy(budget)

@@ -218,10 +218,10 @@ def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
 @pytest.mark.parametrize(
     ("store", "claim", "complaint"),
     [
-        ("store", "", "store: the store is a folder of this machine, which no pod reaches"),
-        ("../store", "nfs", "which no pod reaches"),
+        ("store", "", "store: the store is a folder on this machine, which pods cannot reach"),
+        ("../store", "nfs", "which pods cannot reach"),
         ("/mnt/store", "", "name its PersistentVolumeClaim with --store-claim"),
-        ("s3://bucket/store", "nfs", "leave --store-claim away"),
+        ("s3://bucket/store", "nfs", "remove --store-claim"),
     ],
 )
 def test_a_store_that_no_pod_reaches_is_refused(store: str, claim: str, complaint: str) -> None:
@@ -232,10 +232,10 @@ def test_a_store_that_no_pod_reaches_is_refused(store: str, claim: str, complain
 @pytest.mark.parametrize("path", ["pages", "/data/crawl.warc.gz", "file:///data/crawl.warc.gz", "~/x"])
 def test_input_files_of_this_machine_are_refused(path: str) -> None:
     recipe = gpu_recipe(8, acquire={"sources": [{"kind": "warc", "paths": ["s3://b/k", path]}]})
-    with pytest.raises(HeadwaterError, match=r"is a file of this machine, which no pod reaches"):
+    with pytest.raises(HeadwaterError, match=r"the file is on this machine, which pods cannot reach"):
         render.check_reachable(recipe, TARGET)
     conversations = gpu_recipe(8, sft={"files": [path]})
-    with pytest.raises(HeadwaterError, match="no pod reaches"):
+    with pytest.raises(HeadwaterError, match="pods cannot reach"):
         render.check_reachable(conversations, TARGET)
 
 
@@ -257,7 +257,7 @@ def test_an_unknown_overlay_and_a_broken_one_are_named(kubectl: Path, tmp_path: 
     with pytest.raises(HeadwaterError, match=r"tpu: no such overlay \(one of cpu-small, gpu-64, gpu-8xh100"):
         kustomize.find_overlay("tpu")
     (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]\n")
-    with pytest.raises(HeadwaterError, match=r"does not build: .*nowhere\.yaml"):
+    with pytest.raises(HeadwaterError, match=r"kustomize failed: .*nowhere\.yaml"):
         kustomize.build(kustomize.find_overlay(str(tmp_path)))
 
 

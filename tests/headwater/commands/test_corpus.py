@@ -136,7 +136,7 @@ def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) ->
         call("clean", pages, "-o", out, "--steps", "gopher_qualty")
     with pytest.raises(HeadwaterError, match="did you mean min_words"):
         call("clean", pages, "-o", out, "--set", "gopher_quality.min_word=3")
-    with pytest.raises(HeadwaterError, match="nothing to do without lists"):
+    with pytest.raises(HeadwaterError, match="needs lists or sets"):
         call("clean", pages, "-o", out, "--steps", "url")
     with pytest.raises(HeadwaterError, match="no file in a supported format"):
         (tmp_path / "x.docx").write_bytes(b"PK")
@@ -156,7 +156,7 @@ def test_a_recipes_section_is_the_base(tmp_path: Path) -> None:
 
 def test_explain_tells_rule_score_and_original(cleaned: Path) -> None:
     short = call("explain", "u:short", "--in", cleaned)
-    assert "gopher_quality: gopher short doc" in short and "the limit is 50" in short
+    assert "gopher_quality: gopher short doc" in short and "threshold 50" in short
     copy = call("explain", "u:copy", "--in", cleaned)
     assert "exact_dedup: same text" in copy and "https://example.org/3" in copy
     assert "kept" in call("explain", "https://example.org/7", "--in", cleaned)

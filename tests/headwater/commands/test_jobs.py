@@ -271,10 +271,10 @@ def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, 
     [
         ({"RAY_AUTH_TOKEN": "0" * 32}, [], "the cluster refuses this token"),
         ({}, ["--env", "AWS_SECRET_ACCESS_KEY=abc"], "this looks like a secret"),
-        ({}, ["--secret", "NAME=abc"], "passed by its name alone"),
+        ({}, ["--secret", "NAME=abc"], "takes only the name of a variable"),
         ({}, ["--set", "store=store"], "a relative folder would be lost with the job"),
         ({}, ["--set", "pretrain.stepz=4"], "no such key; did you mean steps?"),
-        ({}, ["--until", "pretrian"], "no stage is called pretrian"),
+        ({}, ["--until", "pretrian"], "unknown stage pretrian"),
         ({}, ["--address", "ray://127.0.0.1:10001"], "submitted to the head's dashboard"),
     ],
 )

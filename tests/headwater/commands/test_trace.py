@@ -131,9 +131,9 @@ def test_a_finished_artifact_is_traced_by_its_manifest_alone(recipe: Path) -> No
         (("step", "0", "--stage", "clean"), "clean does not train"),
         (("step", "0", "--stage", "sft"), "pretrain has not finished"),
         (("document", f"url-{DOCUMENTS - 1}"), "held out for validation"),
-        (("document", "url-x"), "dropped it: gopher_quality, few_words"),
+        (("document", "url-x"), "dropped in cleaning: gopher_quality, few_words"),
         (("document", "url-none"), "no document has this id or URL"),
-        (("step", "0", "--artifact", "pretrain/1"), "both a recipe and an artifact"),
+        (("step", "0", "--artifact", "pretrain/1"), "both --recipe and --artifact"),
     ],
 )
 def test_what_cannot_be_told_is_said_with_what_to_do(
@@ -144,5 +144,5 @@ def test_what_cannot_be_told_is_said_with_what_to_do(
 
 
 def test_a_store_without_a_finished_run_asks_for_the_recipe(tmp_path: Path) -> None:
-    with pytest.raises(HeadwaterError, match=r"no finished pretrain here.*--recipe"):
+    with pytest.raises(HeadwaterError, match=r"no finished pretrain artifact.*--recipe"):
         call("step", "0", "--store", tmp_path)
