@@ -1,4 +1,4 @@
-// Talking to the server: JSON requests, and an answer as server-sent events.
+// API client: JSON requests, and answers streamed as server-sent events.
 
 const KEY = "headwater-api-key";
 
@@ -43,8 +43,8 @@ export async function saveRanking(messages, chosen, rejected) {
   await call("/v1/rankings", { messages, chosen, rejected });
 }
 
-// Streams one answer; `onText` gets the text so far. Resolves to { text, citations }.
-// A conversation that has outgrown the model's context goes on without its oldest turns.
+// Streams one answer; calls `onText` with the text so far. Resolves to { text, citations }.
+// If the conversation exceeds the model's context, drops its oldest turns.
 export async function streamAnswer({ model, messages, retrieval, sampling = {} }, onText, signal) {
   for (let turns = messages; ; turns = turns.slice(2)) {
     const body = { model, messages: turns, stream: true, ...sampling, ...(retrieval ? {} : { retrieval: false }) };

@@ -10,12 +10,12 @@ const send = $("send");
 
 const state = {
   model: null,
-  messages: [], // what was said, as the API takes it
-  running: null, // AbortController of the answer being made
-  followUp: null, // what is offered under the last answer
+  messages: [], // the conversation, as API messages
+  running: null, // AbortController of the answer in progress
+  followUp: null, // button below the last answer
 };
 
-// A second answer has to differ to be worth comparing: it is drawn, from more and more of the distribution.
+// The second answer must differ to be worth comparing: sample it, at rising temperatures.
 const SECOND_TEMPERATURES = [1.0, 1.5, 2.0];
 
 async function loadModel() {
@@ -62,7 +62,7 @@ function scrollToEnd() {
   window.scrollTo({ top: document.body.scrollHeight });
 }
 
-// Fills `view` with an answer to `messages`; gives the answer, or null when there is none.
+// Fills `view` with an answer to `messages`; returns the answer, or null if there is none.
 async function fill(view, messages, retrieval, sampling) {
   const controller = new AbortController();
   setRunning(controller);
@@ -137,7 +137,7 @@ async function compare(turn, firstView, messages, first, retrieval, button) {
   }
   if (second === null || !second.text) return;
   if (second.text === first.text) {
-    secondView.actions.append(element("p", { className: "note", textContent: "The model has no other answer to this." }));
+    secondView.actions.append(element("p", { className: "note", textContent: "The model gave the same answer again." }));
     return;
   }
   if (state.model.rankings) offerChoice(pair, messages, [firstView, first], [secondView, second]);
@@ -158,7 +158,7 @@ function offerChoice(pair, messages, one, other) {
       for (const each of buttons) each.remove();
       view.root.classList.add("chosen");
       otherView.root.classList.add("rejected");
-      view.actions.append(element("p", { className: "note", role: "status", textContent: "Kept. Thank you." }));
+      view.actions.append(element("p", { className: "note", role: "status", textContent: "Saved. Thank you." }));
       const last = state.messages.at(-1);
       if (state.messages.length === messages.length + 1) last.content = answer.text;
     }, "primary");

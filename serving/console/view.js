@@ -1,4 +1,4 @@
-// From data to elements. Text of models and sources only ever becomes text nodes, never markup.
+// Builds DOM elements. Text of models and sources becomes text nodes, never markup.
 
 export function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -10,7 +10,7 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
-// The server counts characters as Python does, by code point; JavaScript's strings count UTF-16 units.
+// Server offsets count code points, as Python does; JavaScript strings count UTF-16 units.
 const codePoints = (text) => Array.from(text);
 
 export function userMessage(text) {
@@ -19,7 +19,7 @@ export function userMessage(text) {
 
 let answers = 0;
 
-// One answer: text that grows, then markers to click, sources and a row for actions.
+// One answer: streamed text, then clickable markers, sources and a row of actions.
 export class AnswerView {
   constructor(label = "") {
     this.id = `answer-${++answers}`;
@@ -102,7 +102,7 @@ export class AnswerView {
   }
 }
 
-// Links go to the web and nowhere else: no javascript:, no data:, no file:.
+// Allows only http(s) links: no javascript:, data: or file:.
 function webAddress(url) {
   try {
     const address = new URL(url);
@@ -112,7 +112,7 @@ function webAddress(url) {
   }
 }
 
-// A passage with the sentences that were used marked in it.
+// A passage with the cited sentences highlighted.
 function quotation(citations) {
   const { quote, quote_start } = citations[0];
   const characters = codePoints(quote);

@@ -92,7 +92,7 @@ def test_better_of_two_answers_is_kept_as_a_ranking(visit: Visit, endpoint: Endp
     assert better.count() == 2
     visit.picture("console-compare")
     better.last.click()
-    visit.page.get_by_text("Kept. Thank you.").wait_for()
+    visit.page.get_by_text("Saved. Thank you.").wait_for()
     kept = read_rankings(endpoint.store)
     assert len(kept) == before + 1
     assert kept[-1].prompt[-1]["content"] == question_about(BRIDGE)
