@@ -1,5 +1,5 @@
 """The endpoint: OpenAI-compatible chat with retrieval and citations, on Ray Serve.
 
-The front door imports it; it imports `llm`, `data_pipeline` and `cluster`.
-A route goes to `api/`, a citation rule to `answers/`, a retriever to `retrieval/`.
+The commands and the pipeline import it; it imports `llm`, `data_pipeline` and `cluster`.
+Routes are in `api/`, citation rules in `answers/`, retrievers in `retrieval/`.
 """

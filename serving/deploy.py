@@ -1,7 +1,7 @@
-"""The endpoint for a Serve config: `import_path: headwater.serving.deploy:application`, settings in `args`.
+"""Build the endpoint from a Serve config (`import_path: headwater.serving.deploy:application`, with `args`).
 
-Where a Serve config deploys the endpoint (KubeRay's RayService, `serve deploy`), Serve's own HTTP options
-say on which addresses it listens, usually all of them. So keys are asked for here, whatever stands in front.
+With a Serve config (KubeRay's RayService, `serve deploy`), Serve's HTTP options set the addresses to listen
+on, usually all of them. Therefore API keys are required here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ IMPORT_PATH = "headwater.serving.deploy:application"
 
 
 def application(args: dict[str, Any]) -> Application:
-    """The graph for the settings of an `AppConfig`. Serve calls it on a node of the cluster.
+    """The Serve application for the settings of an `AppConfig`. Serve calls this on a node of the cluster.
 
-    Raises HeadwaterError for a wrong or missing setting, no keys, no model; Serve reports it as the
-    application's message.
+    Raises HeadwaterError for a wrong or missing setting, key file or model; Serve shows it as the
+    application's status message.
     """
     try:
         config = AppConfig.model_validate(args)
@@ -32,12 +32,12 @@ def application(args: dict[str, Any]) -> Application:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
         )
-        raise HeadwaterError(faults, where=IMPORT_PATH, fix="correct `args` of the application") from error
+        raise HeadwaterError(faults, where=IMPORT_PATH, fix="correct the application's `args`") from error
     if not config.api_keys:
         raise HeadwaterError(
-            "no API keys, and this endpoint is open to the network",
+            "no API keys are set, but this endpoint is open to the network",
             where=IMPORT_PATH,
-            fix="set `api_keys` to a file with one key a line",
+            fix="set `api_keys` to a file with one key per line",
         )
     check(config)
     return build(config)

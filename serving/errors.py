@@ -1,4 +1,4 @@
-"""Errors of the endpoint, in the shape of OpenAI's."""
+"""Errors of the endpoint, in the format of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """An answer in the shape of OpenAI's errors. Plain data: it travels between replicas."""
+    """An HTTP error with an OpenAI error body. Picklable, so that replicas can return it.
+
+    `retry_after`: seconds, sent as the Retry-After header.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The two working parts behind the HTTP part: copies of the model, and copies of the search."""
+"""Serve deployments behind the HTTP ingress: the model engine and the passage search."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from headwater.serving.retrieval.search import PassageIndex
 
 
 class EngineReplica:
-    """One copy of the model. Answers are made in threads, so that it stays reachable meanwhile."""
+    """One replica of the model. Answers are generated in threads, so the actor stays responsive."""
 
     def __init__(self, folder: str, threads: int | None, parallel_requests: int, gpus: float = 0.0) -> None:
         self._engine = load_engine(Artifact(folder).local(), device=device_of(gpus), threads=threads)
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
 
     async def answer(self, job: AnswerJob) -> AsyncIterator[Event | ApiError]:
-        """The events of an answer; an ApiError in their place where the request cannot be answered.
+        """Yield the events of an answer, or an ApiError if the request cannot be answered.
 
-        When the caller goes away Serve ends this generator, and the thread stops at its next token.
+        When the client disconnects, Serve closes this generator and the thread stops at its next token.
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | ApiError | BaseException | None] = asyncio.Queue()
@@ -48,7 +48,7 @@ class EngineReplica:
             except HeadwaterError as error:
                 put(ApiError(400, str(error), code="invalid_value"))
                 put(None)
-            except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+            except Exception as error:  # noqa: BLE001 - raised again in the consumer
                 put(error)
 
         self._pool.submit(work)
@@ -62,7 +62,7 @@ class EngineReplica:
 
 
 class RetrievalReplica:
-    """One copy of the search."""
+    """One replica of the passage search."""
 
     def __init__(self, index: str) -> None:
         self._index = PassageIndex(index)

@@ -1,4 +1,4 @@
-"""Where the sentences of a text begin and end, and which words in them carry meaning."""
+"""Sentence boundaries and content words of English text."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ these they this those to up us was we were what when where which while who whom 
 you your
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-"""Words that say nothing about what a sentence is about."""
+"""English function words, ignored when texts are compared."""
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, without the white space around it.
+    """(start, end) of every sentence in characters, without surrounding whitespace.
 
     A sentence ends at closing punctuation before a capital or a digit, except after an abbreviation or
-    an initial, and at a line break. A rule, not a model: it is the same on every machine.
+    an initial, and at a line break. These rules need no model, so results are the same on every machine.
     """
     spans: list[tuple[int, int]] = []
     start = 0
@@ -50,5 +50,5 @@ def _append_trimmed(spans: list[tuple[int, int]], text: str, start: int, end: in
 
 
 def content_words(text: str) -> list[str]:
-    """The words in lower case, in order, without function words."""
+    """The words of a text in order, in lower case, without function words."""
     return [word for word in _WORD.findall(text.lower()) if word not in FUNCTION_WORDS]

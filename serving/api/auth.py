@@ -1,4 +1,4 @@
-"""API keys: who may use the endpoint, where that is asked at all."""
+"""API keys of the endpoint."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from headwater.serving.errors import ApiError
 
 
 def read_keys(path: str) -> tuple[bytes, ...]:
-    """The keys of a file, one a line; empty lines and lines that begin with # are left out."""
+    """The keys of a file, one per line; empty lines and lines that begin with # are ignored.
+
+    An empty path returns no keys: access is open. Raises HeadwaterError for an unreadable file or one
+    without keys.
+    """
     if not path:
         return ()
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HeadwaterError(
-            f"the API keys cannot be read ({error})", where=path, fix="correct `api_keys`"
+            f"cannot read the API keys ({error})", where=path, fix="correct `api_keys`"
         ) from error
     keys = tuple(line.strip().encode() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise HeadwaterError(
-            "holds no key", where=path, fix="write one key a line, or leave `api_keys` empty"
+            "the file has no key", where=path, fix="write one key per line, or leave `api_keys` empty"
         )
     return keys
 
 
 def check_key(header: str | None, keys: tuple[bytes, ...]) -> None:
-    """Raises ApiError 401 unless the Authorization header carries one of the keys.
+    """Raise ApiError 401 unless the Authorization header has one of the keys.
 
-    Every key is compared, each in constant time, so that the time taken tells nothing about them.
+    Every key is compared, each in constant time, to prevent timing attacks.
     """
     if not keys:
         return

@@ -1,4 +1,4 @@
-"""Ask the endpoint a question: what `headwater ask` does."""
+"""HTTP client of the endpoint, used by `headwater ask`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from headwater.cluster.errors import HeadwaterError
 class Answer:
     text: str
     citations: list[dict[str, Any]] = field(default_factory=list)
-    """As in the response: `index`, `title`, `url`, `quote` and their places (`answers.cite.Citation`)."""
+    """As in the response: `index`, `title`, `url`, `quote` and offsets (`answers.cite.Citation`)."""
     model: str = ""
 
     def sources(self) -> list[dict[str, Any]]:
-        """The first citation of every source, in the order of their numbers."""
+        """The first citation of each source, ordered by source number."""
         first: dict[int, dict[str, Any]] = {}
         for citation in self.citations:
             first.setdefault(citation["index"], citation)
@@ -35,9 +35,10 @@ def ask(
     retrieval: bool = True,
     timeout: float = 300.0,
 ) -> Answer:
-    """One question, one answer. With `on_text` the answer is streamed, and each piece handed to it.
+    """Ask one question. With `on_text`, the answer is streamed and each piece of text is passed to it.
 
-    `model` None takes the one that the server has.
+    `model`: default, the server's model. `timeout`: seconds. Raises HeadwaterError if the endpoint is
+    unreachable or returns an error.
     """
     import httpx
 
@@ -62,7 +63,7 @@ def ask(
                 return _streamed(response.iter_lines(), on_text)
     except httpx.HTTPError as error:
         raise HeadwaterError(
-            f"no answer ({error})", where=url, fix="start the endpoint with `headwater serve`"
+            f"the endpoint does not answer ({error})", where=url, fix="start it with `headwater serve`"
         ) from error
 
 

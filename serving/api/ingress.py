@@ -1,4 +1,4 @@
-"""The HTTP part: routes, server-sent events, errors in OpenAI's shape, the console's files."""
+"""HTTP ingress: routes, server-sent events, OpenAI error bodies, the console's files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ log = logging.getLogger("headwater")
 
 CONSOLE = Path(__file__).parents[1] / "console"
 RETRY_SECONDS = 2
-"""What a client that is turned away is told to wait: about the time of one short answer."""
-OVERLOADED = "The model has as many requests as it may hold. Try again shortly."
+"""Retry-After of an overloaded server, in seconds: about the time of one short answer."""
+OVERLOADED = "The request queue is full. Try again shortly."
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Ingress:
-    """One copy of the HTTP part. It holds no state but its counters."""
+    """One replica of the HTTP ingress. Its only state is its metrics."""
 
     def __init__(
         self, config: AppConfig, engine: DeploymentHandle, retrieval: DeploymentHandle | None
@@ -55,7 +55,7 @@ class Ingress:
         self._created = int(time.time())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Serve calls for the application of this copy."""
+        """Build this replica's ASGI application. Called by Serve."""
         app = FastAPI(title="Headwater", docs_url=None, redoc_url=None, openapi_url=None)
         app.add_middleware(SecurityHeaders)
         if self._config.cors_origins:
@@ -82,7 +82,10 @@ class Ingress:
         return app
 
     def _counted(self, route: str, handler: Handler) -> Handler:
-        """Check the key, turn errors into responses, count. A stream is counted when it has ended."""
+        """Wrap a handler: check the API key, turn errors into responses, record metrics.
+
+        The duration of a stream is recorded when it ends.
+        """
 
         async def handle(request: Request) -> Response:
             started = time.monotonic()
@@ -106,7 +109,7 @@ class Ingress:
         wanted.check_supported()
         self._check_model(wanted.model)
         events = self._answer(wanted, started)
-        first = await anext(events)  # errors come before the first byte of the response
+        first = await anext(events)  # raises errors before the response starts
         assert isinstance(first, Started)
         identifier = f"chatcmpl-{uuid.uuid4().hex}"
         if wanted.stream:
@@ -128,7 +131,7 @@ class Ingress:
             )
 
     async def _answer(self, wanted: api.ChatRequest, started: float) -> AsyncGenerator[Event, None]:
-        """The events of an answer, from the search to the last token."""
+        """Search passages, then yield the events of the answer."""
         self._metrics.in_progress.inc()
         try:
             job = await self._job(wanted)
@@ -143,7 +146,7 @@ class Ingress:
                         self._metrics.first_token_seconds.observe(time.monotonic() - started)
                     yield event
             finally:
-                call.cancel()  # does nothing when it has ended
+                call.cancel()  # no-op if the call has ended
         except BackPressureError as error:
             raise _busy() from error
         except (RayError, RayServeException) as error:
@@ -216,7 +219,7 @@ class Ingress:
             if wanted.stream_options and wanted.stream_options.include_usage:
                 yield chunks.usage(api.usage(first.prompt_tokens, sum(end.completion_tokens for end in ends)))
             yield api.DONE
-        except ApiError as error:  # the status has been sent: the error comes as an event
+        except ApiError as error:  # the status is already sent, so the error is sent as an event
             yield api.event(error.body())
         finally:
             await events.aclose()
@@ -235,14 +238,14 @@ class Ingress:
         body = await read_json_body(request, self._config.max_body_bytes)
         ranking = api.parse(api.RankingRequest, body)
         if not self._config.store:
-            raise ApiError(404, "This server keeps no rankings.", code="rankings_disabled")
+            raise ApiError(404, "This server does not store rankings.", code="rankings_disabled")
         prompt = [message.plain() for message in ranking.messages]
         try:
             await asyncio.to_thread(
                 save_ranking,
                 self._config.store,
                 prompt,
-                without_markers(ranking.chosen),  # [1] is the server's mark, not the model's words
+                without_markers(ranking.chosen),  # [1] is added by the server, not written by the model
                 without_markers(ranking.rejected),
                 model=self._config.model_name,
                 source="console",
@@ -266,7 +269,7 @@ class Ingress:
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def health(self) -> Response:
-        """200 while every part of the graph is running, 503 otherwise."""
+        """200 if every deployment is healthy, 503 otherwise."""
         status = await asyncio.to_thread(serve.status)
         parts = {
             name: deployment.status.value
@@ -302,7 +305,7 @@ def _error_response(error: ApiError) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405, in the shape of all others."""
+    """Starlette's own errors (404, 405) as OpenAI error bodies."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return _error_response(
@@ -311,5 +314,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    """A bug. Starlette logs its traceback; the client learns only that it was one."""
-    return _error_response(ApiError(500, "The server made an error.", code="internal_error"))
+    """An unexpected error. Starlette logs its traceback; the client gets no details."""
+    return _error_response(ApiError(500, "Internal server error.", code="internal_error"))

@@ -1,4 +1,4 @@
-"""What the endpoint refuses to take in, and the headers that every response carries."""
+"""Limits on request bodies, and the security headers of every response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 SECURITY_HEADERS = {
-    # The page runs only its own files, talks only to its own server and is framed by nobody.
+    # The page loads only its own files, connects only to its own server and cannot be framed.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -22,10 +22,10 @@ SECURITY_HEADERS = {
 
 
 async def read_json_body(request: Request, limit: int) -> bytes:
-    """The body, read no further than `limit` bytes.
+    """The body of a request. Raises ApiError 413 if it exceeds `limit` bytes, 415 if it is not JSON.
 
-    Only `application/json` is taken: a page of another origin cannot send that without the preflight
-    request which CORS then refuses, so no web page can talk to a server on its visitor's machine.
+    Requiring `application/json` protects servers on localhost: a page of another origin cannot send it
+    without a CORS preflight, which is refused.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: requests, their time, tokens, how many are waiting or being answered."""
+"""Prometheus metrics of the endpoint: requests, latency, tokens, citations, requests in progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The numbers of one copy of the HTTP part (each has its own; Prometheus adds them up).
+    """Metrics of one ingress replica.
 
-    `replica` names the copy, where there are several: behind one address any of them may answer
-    Prometheus, which has to tell their counters apart.
+    `replica`: label added to every sample if there are several replicas. They share one address, so
+    Prometheus needs the label to tell their counters apart.
     """
 
     def __init__(self, replica: str = "") -> None:
@@ -50,7 +50,7 @@ class Metrics:
 
 
 class _NamedRegistry(CollectorRegistry):
-    """Puts the label `replica` on everything it holds."""
+    """Adds the label `replica` to every sample."""
 
     def __init__(self, replica: str) -> None:
         super().__init__()

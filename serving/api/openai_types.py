@@ -1,7 +1,7 @@
-"""Requests and responses of the OpenAI chat completions API, and its errors.
+"""Requests and responses of the OpenAI chat completions API.
 
-Only what is answered is accepted: a parameter that would change the answer and is not supported is
-refused by name, unknown ones (metadata, user, …) are ignored as OpenAI's own server does.
+An unsupported parameter that would change the answer is refused by name. Unknown parameters (metadata,
+user, …) are ignored, as OpenAI's server does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Message(_Request):
     content: Text | list[TextPart]
 
     def plain(self) -> dict[str, str]:
-        """As the chat template takes it; `developer` is OpenAI's newer word for `system`."""
+        """The message for the chat template, with OpenAI's newer role `developer` as `system`."""
         content = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
@@ -58,8 +58,8 @@ class ChatRequest(_Request):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     retrieval: bool | None = None
-    """An extension: false answers without sources."""
-    # Known to OpenAI's clients, and refused unless they ask for nothing.
+    """Extension to the OpenAI API: false answers without sources."""
+    # Parameters of the OpenAI API that are refused, unless empty, false or zero.
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logprobs: bool | None = None
@@ -72,14 +72,14 @@ class ChatRequest(_Request):
     @classmethod
     def _stops(cls, value: str | list[str] | None) -> str | list[str] | None:
         if isinstance(value, list) and (len(value) > 4 or not all(0 < len(s) <= 1000 for s in value)):
-            raise ValueError("at most 4 stop strings, none of them empty")
+            raise ValueError("at most 4 stop strings of 1 to 1,000 characters each")
         return value
 
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def question(self) -> str:
-        """What to look up: the last thing that the user said."""
+        """The retrieval query: the last user message."""
         return next((m.plain()["content"] for m in reversed(self.messages) if m.role == "user"), "")
 
     def check_supported(self) -> None:
@@ -95,7 +95,7 @@ class ChatRequest(_Request):
 
 
 class RankingRequest(_Request):
-    """The body of `POST /v1/rankings`: of two answers to one prompt, which is the better."""
+    """The body of `POST /v1/rankings`: the better and the worse of two answers to a prompt."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
     chosen: Annotated[str, Field(min_length=1, max_length=100_000)]
@@ -110,12 +110,12 @@ R = TypeVar("R", bound=_Request)
 
 
 def parse(kind: type[R], body: bytes) -> R:
-    """Raises ApiError 400 that names the first wrong value."""
+    """Parse a request body. Raises ApiError 400 naming the first invalid value."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # Branches of a union add their type's name to the place; the field's path is what helps.
+        # Pydantic adds the type names of union branches to the path; show only the field's path.
         place = [str(part) for part in first["loc"] if not str(part).startswith(("constrained", "list["))]
         param = ".".join(place) or None
         if first["type"] == "json_invalid":
@@ -128,12 +128,12 @@ def parse(kind: type[R], body: bytes) -> R:
 
 
 def citation_fields(citations: list[Citation]) -> list[dict[str, Any]]:
-    """The extension `citations`: everything that is known of each."""
+    """Citations as the extension `citations`, with all fields."""
     return [asdict(citation) for citation in citations]
 
 
 def url_citations(citations: list[Citation]) -> list[dict[str, Any]]:
-    """The same as OpenAI's `url_citation` annotations; their span is the marker in the text."""
+    """Citations as OpenAI `url_citation` annotations; their span is the marker in the text."""
     return [
         {
             "type": "url_citation",
@@ -162,7 +162,7 @@ def completion(
     choices: list[tuple[str, str, list[Citation]]],
     used: dict[str, int],
 ) -> dict[str, Any]:
-    """The whole response; `choices` are (text, finish reason, citations)."""
+    """The response body; `choices` are (text, finish reason, citations)."""
     return {
         "id": identifier,
         "object": "chat.completion",
@@ -184,7 +184,7 @@ def completion(
             for index, (text, reason, cited) in enumerate(choices)
         ],
         "usage": used,
-        "citations": citation_fields(choices[0][2]),  # the first choice's, at hand
+        "citations": citation_fields(choices[0][2]),  # of the first choice
     }
 
 
@@ -203,7 +203,7 @@ class Chunks:
         return self._event(choices=[_choice(index, delta)])
 
     def finish(self, index: int, reason: str, citations: list[Citation]) -> str:
-        """The last chunk of a choice carries its citations."""
+        """The last chunk of a choice, with its citations."""
         delta = {"annotations": url_citations(citations)} if citations else {}
         return self._event(choices=[_choice(index, delta, reason)], citations=citation_fields(citations))
 

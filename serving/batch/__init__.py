@@ -1,5 +1,5 @@
-"""Offline answers to any number of prompts, in OpenAI's batch file format.
+"""Offline inference on a file of prompts, in OpenAI's batch format.
 
 The commands import it; it imports `api` and `answers`.
-`requests.py` reads a line, `worker.py` answers it, `run.py` joins the results.
+`requests.py` parses lines, `worker.py` answers them, `run.py` joins the results.
 """

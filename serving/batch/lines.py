@@ -1,7 +1,6 @@
-"""A file of lines, read once: where each piece of work begins and ends, and which ids occur twice.
+"""Cut a file of lines into units of work, and find duplicate ids, in one pass.
 
-Memory: one line at a time (never more of it than LONGEST_LINE), and 24 bytes for each line that has
-an id.
+Memory: one line (at most LONGEST_LINE bytes), plus 24 bytes per line with an id.
 """
 
 from __future__ import annotations
@@ -15,27 +14,27 @@ from typing import Any, BinaryIO
 import numpy as np
 
 LONGEST_LINE = 4 << 20
-"""Bytes. A prompt for a context of a million tokens fits; a file without line breaks does not."""
+"""Bytes. Fits a prompt of a million tokens, but not a file without line breaks."""
 CHUNK = 4 << 20
 MOST_UNITS = 10_000
-"""About so many units at most: each is a file of work in progress and a row in the driver."""
+"""Approximate maximum number of units. Each takes a work file, and memory in the driver."""
 MOST_BYTES = 64 << 20
-"""A unit ends after so many bytes however few lines it has, unless there would be too many units."""
+"""Maximum bytes per unit, raised for files so large that they would exceed MOST_UNITS."""
 
 
 @dataclass(frozen=True)
 class BatchUnits:
-    """The work that a file holds. Units are byte ranges of whole lines, in the file's order."""
+    """A file cut into units: byte ranges of whole lines, in file order."""
 
     requests: int
-    """Lines that are not blank: each becomes one record of the output or of the errors."""
+    """Number of non-blank lines. Each becomes one record in the output or the error file."""
     units: list[dict[str, Any]]
-    """`unit` (name), `start` and `end` (bytes), `line` (number of the first), `duplicates` (numbers of the
-    lines whose id occurred before), `too_long` (the unit is one line longer than LONGEST_LINE)."""
+    """`unit` (name), `start` and `end` (bytes), `line` (number of the first line), `duplicates` (numbers of
+    lines with the id of an earlier line), `too_long` (the unit is one line longer than LONGEST_LINE)."""
 
 
 def read_lines(stream: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes | None]]:
-    """Length (with its line feed) and content of each line; None for the content of one that is too long."""
+    """Length in bytes (with line feed) and content of each line; content is None if longer than `longest`."""
     held, skipped = bytearray(), 0
     while chunk := stream.read(CHUNK):
         begin = 0
@@ -60,9 +59,9 @@ def plan(
     line_id: Callable[[bytes], str | None],
     advance: Callable[[int], None] = lambda read: None,
 ) -> BatchUnits:
-    """Cut a stream of `size` bytes into units. `line_id` reads the id of a line, None where it has none.
+    """Cut a stream of `size` bytes into units. `line_id` returns the id of a line, or None.
 
-    `advance` is told how many bytes have been read.
+    `advance` is called with the number of bytes of each line read.
     """
     least_bytes = size // MOST_UNITS
     most_bytes = max(MOST_BYTES, least_bytes)
@@ -85,7 +84,7 @@ def plan(
 
 
 class _Cutter:
-    """The unit that is being filled, and those that are closed."""
+    """The open unit and the closed ones."""
 
     def __init__(self) -> None:
         self.units: list[dict[str, Any]] = []
@@ -113,7 +112,7 @@ class _Cutter:
 
 
 class _Ids:
-    """The ids that were seen, as 128-bit digests: two of a thousand million agree by chance once in 10^20."""
+    """Ids as 128-bit digests. Among 10^9 ids, a collision has probability 10^-21."""
 
     def __init__(self) -> None:
         self._digests, self._lines = bytearray(), array("q")
@@ -123,7 +122,7 @@ class _Ids:
         self._lines.append(line)
 
     def repeated(self) -> list[int]:
-        """Numbers of the lines whose id an earlier line has, in order."""
+        """Sorted numbers of the lines with the id of an earlier line."""
         halves = np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
         lines = np.frombuffer(self._lines, np.int64)
         order = np.lexsort((lines, halves[:, 1], halves[:, 0]))
@@ -132,7 +131,7 @@ class _Ids:
 
 
 def _place(lines: list[int], units: list[dict[str, Any]]) -> None:
-    """Give each line number to the unit that holds the line."""
+    """Add each line number to `duplicates` of the unit that contains the line."""
     firsts = [unit["line"] for unit in units]
     for line, position in zip(lines, np.searchsorted(firsts, lines, side="right") - 1, strict=True):
         units[position]["duplicates"].append(line)

@@ -1,9 +1,9 @@
-"""One line of a batch file to a request or to the reason why it is none; answers to output lines.
+"""Parse the lines of a batch file and build its output records.
 
-The format is that of OpenAI's Batch API (https://platform.openai.com/docs/guides/batch): in,
-`{"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"}`; out, `{"id", "custom_id",
-"response": {"status_code", "request_id", "body"}, "error"}`. An error also carries the number of its
-line, since a line that is no JSON has nothing else to be found by.
+The format is that of OpenAI's Batch API (https://platform.openai.com/docs/guides/batch). Input:
+`{"custom_id", "method": "POST", "url": "/v1/chat/completions", "body"}`. Output: `{"id", "custom_id",
+"response": {"status_code", "request_id", "body"}, "error"}`. Errors also have the line number, because an
+invalid line may have no id.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from headwater.serving.errors import ApiError
 
 URL = "/v1/chat/completions"
 MODEL = "headwater"
-"""What an answer calls its model where the request names none: which one it is, is said with the command."""
+"""Model name in a response if the request has none. The model itself is set on the command line."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A line that can be answered."""
+    """A valid line."""
 
     line: int
     custom_id: str
@@ -36,17 +36,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A line that cannot. `custom_id` is None where the line has none that can be read."""
+    """A line that cannot be answered. `custom_id` is None if missing or unreadable."""
 
     line: int
     custom_id: str | None
     error: ApiError
     in_body: bool = False
-    """The line is well-formed and its body is what the endpoint, too, would have refused."""
+    """The error is in the request body, and the endpoint would return it, too."""
 
 
 def read_request(content: bytes, line: int, *, repeated: bool = False) -> Request | Refusal:
-    """`repeated`: an earlier line has the same custom_id."""
+    """Parse a line; a Refusal holds the error. `repeated`: an earlier line has the same custom_id."""
     custom_id, in_body = None, False
     try:
         value = _json(content)
@@ -64,7 +64,7 @@ def read_request(content: bytes, line: int, *, repeated: bool = False) -> Reques
 
 
 def line_id(content: bytes) -> str | None:
-    """The custom_id of a line; None where there is none that can be read."""
+    """The custom_id of a line, or None if missing or unreadable."""
     try:
         return _custom_id(_json(content))
     except ApiError:
@@ -93,7 +93,7 @@ def _json(content: bytes) -> dict[str, Any]:
 def _custom_id(value: dict[str, Any]) -> str:
     found = value.get("custom_id")
     if not isinstance(found, str) or not found:
-        problem = "is missing" if found is None else "is not a string with a character in it"
+        problem = "is missing" if found is None else "is not a non-empty string"
         raise _invalid("invalid_custom_id", f"`custom_id` {problem}.", "custom_id")
     return found
 
@@ -102,13 +102,13 @@ def _check_envelope(value: dict[str, Any]) -> None:
     for name, wanted in (("method", "POST"), ("url", URL)):
         if value.get(name) != wanted:
             found = str(value.get(name))[:100]
-            raise _invalid(f"invalid_{name}", f"`{name}` is {found!r}; only {wanted!r} is answered.", name)
+            raise _invalid(f"invalid_{name}", f"`{name}` is {found!r}; only {wanted!r} is supported.", name)
     if not isinstance(value.get("body"), dict):
         raise _invalid("invalid_body", "`body` is not an object.", "body")
 
 
 def _check_batch(body: ChatRequest) -> None:
-    """What the endpoint can do and a batch cannot."""
+    """Refuse parameters that only the endpoint supports."""
     for name in ("stream", "retrieval"):
         if getattr(body, name):
             raise _invalid("unsupported_parameter", f"`{name}` is not supported in a batch.", name)
@@ -122,7 +122,7 @@ def _invalid(code: str, message: str, param: str | None = None) -> ApiError:
 def answer_record(
     request: Request, choices: list[tuple[str, str]], prompt_tokens: int, completion_tokens: int
 ) -> dict[str, Any]:
-    """The output line of an answered request; `choices` are (text, finish reason)."""
+    """The output record of an answered request; `choices` are (text, finish reason)."""
     name = _name(request.custom_id)
     body = api.completion(
         f"chatcmpl-{name}",
@@ -134,7 +134,7 @@ def answer_record(
 
 
 def error_record(refusal: Refusal) -> dict[str, Any]:
-    """The line of the error file."""
+    """The error record of a refused line."""
     error = refusal.error
     response = {"status_code": error.status, "body": error.body()} if refusal.in_body else None
     details = {
@@ -143,7 +143,7 @@ def error_record(refusal: Refusal) -> dict[str, Any]:
         "param": error.param,
         "line": refusal.line,
     }
-    # The id of a duplicate must be another than that of the line which it repeats.
+    # Includes the line number: a duplicate must not get the id of the original.
     return _record(
         _name(f"line {refusal.line} {refusal.custom_id or ''}"), refusal.custom_id, response, details
     )
@@ -162,5 +162,5 @@ def _record(
 
 
 def _name(material: str) -> str:
-    """The same line has the same ids however often and wherever it is worked on."""
+    """A deterministic id, the same after a restart or on another worker."""
     return hashlib.blake2b(material.encode(), digest_size=16).hexdigest()

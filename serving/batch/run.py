@@ -1,8 +1,8 @@
-"""A batch from its input to its output: planned once, worked on by a pool, joined in the input's order.
+"""Run a batch: cut the input into units, answer them in a worker pool, join the results in input order.
 
-Beside OUTPUT.jsonl lie OUTPUT.errors.jsonl (when there are any), OUTPUT.summary.json (written last: it
-says that the batch is finished, and of what) and, while the batch is unfinished, the folder OUTPUT.work/
-with the plan and every finished unit. A run that was killed goes on from that folder.
+Next to OUTPUT.jsonl are OUTPUT.errors.jsonl (if there are errors), OUTPUT.summary.json (written last, marks
+the batch as finished) and, until then, the folder OUTPUT.work/ with the plan and the finished units. An
+interrupted run resumes from that folder.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from headwater.serving.batch.requests import line_id
 from headwater.serving.batch.worker import ANSWERS, ERRORS, BatchWorker
 
 FORMAT = 1
-"""Raised when the same input and settings give another output."""
+"""Version of the output; increased when the same input and settings give a different output."""
 BATCHES_PER_UNIT = 8
-"""A unit is lost when its worker dies, and costs a file and a row: so much work is a fair size."""
+"""Unit size in batches: small enough to redo if a worker dies, large enough to limit the number of files."""
 PLAN, RUNS = "plan.json", "runs"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What decides a batch's output, and (`gpus_per_worker`) how it is worked on."""
+    """A batch: input, output, model, and settings. `gpus_per_worker` does not change the output."""
 
     input: str
     output: str
     model: str
     max_tokens: int = 256
-    """Length of an answer where the request sets none."""
+    """Maximum tokens per answer, unless the request sets it."""
     batch_size: int = 32
     """Prompts that a worker decodes together."""
     gpus_per_worker: float = 0.0
 
     def identity(self) -> dict[str, Any]:
-        """What an output belongs to. Raises HeadwaterError when input or model are not there."""
+        """Everything that determines the output. Raises HeadwaterError if the input or model is missing."""
         return {
             "format": FORMAT,
             "input": _stamp(self.input),
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a batch lie."""
+    """Paths of a batch's files."""
 
     output: str
     errors: str
@@ -78,23 +78,23 @@ class Places:
 
 
 def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
-    """The summary if this very batch is finished, None if there is work to do.
+    """The summary if this batch is finished, otherwise None.
 
-    Raises HeadwaterError for an output that belongs to another batch; with `overwrite` that is removed.
+    Raises HeadwaterError if the output belongs to another batch; with `overwrite`, deletes that instead.
     """
     places, identity = Places.of(job.output), job.identity()
     if any(_same(job.input, place) for place in (places.output, places.errors, places.summary)):
         raise HeadwaterError(
-            "this output, its errors and its summary would replace the input",
+            "the output, error or summary file would replace the input",
             where=job.output,
-            fix="give another output",
+            fix="choose another output",
         )
     summary, planned = _read(places.summary), _read(f"{places.work}/{PLAN}")
     found = summary or planned
     if found is None and not _exists(places.output):
         return None
     if found is not None and found["identity"] == identity:
-        # A summary without its output: somebody has moved it away, and wants it made again.
+        # A summary without its output: the output was moved or deleted, so make it again.
         if summary is not None and _exists(places.output):
             return summary
         if summary is not None:
@@ -102,9 +102,9 @@ def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
         return None
     if not overwrite:
         raise HeadwaterError(
-            f"this output belongs to something else ({_difference(found, identity)})",
+            f"this output belongs to another batch ({_difference(found, identity)})",
             where=places.output,
-            fix="give another output, or --overwrite to replace it",
+            fix="choose another output, or replace it with --overwrite",
         )
     for location in (places.summary, places.output, places.errors):
         _delete(location)
@@ -113,7 +113,7 @@ def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
 
 
 def run(job: Job, session: Session) -> dict[str, Any]:
-    """Do what is left of a batch (see `finished`) and return its summary."""
+    """Run the unfinished units of a batch (see `finished`) and return its summary."""
     places = Places.of(job.output)
     work = Artifact(places.work)
     with _locked(places):
@@ -153,13 +153,13 @@ def run(job: Job, session: Session) -> dict[str, Any]:
 
 
 def clean_up(job: Job) -> None:
-    """Drop the work folder of a finished batch (again, if a run was killed between its last two steps)."""
+    """Delete the work folder of a finished batch. Called again later, in case a killed run left it."""
     Artifact(Places.of(job.output).work).delete_folder("")
 
 
 # -- the plan ------------------------------------------------------------------------------------
 def _plan(job: Job, work: Artifact, session: Session) -> BatchUnits:
-    """The plan of an earlier run, or a new one from one pass over the input."""
+    """The units of an earlier run, or new ones from one pass over the input."""
     if work.exists(PLAN):
         return BatchUnits(**work.read_json(PLAN)["plan"])
     identity = job.identity()
@@ -175,7 +175,7 @@ def _plan(job: Job, work: Artifact, session: Session) -> BatchUnits:
 def _join(
     target: str, work: Artifact, folder: str, planned: BatchUnits, results: Sequence[dict[str, Any]]
 ) -> None:
-    """One file from the units' files, in the input's order. A unit with no such records has no file."""
+    """Concatenate the units' files in input order. Units without records in `folder` have no file."""
     with create_file(target) as stream:
         for unit, result in zip(planned.units, results, strict=True):
             if result[folder]:
@@ -185,12 +185,12 @@ def _join(
 def _summary(
     job: Job, work: Artifact, planned: BatchUnits, results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The record of the whole batch; times and node-seconds are those of all its runs together."""
+    """Summary of the batch; times and node-seconds are summed over all its runs."""
     total = {
         name: sum(result[name] for result in results)
         for name in ("answers", "errors", "prompt_tokens", "completion_tokens")
     }
-    assert total["answers"] + total["errors"] == planned.requests, "a line was lost"
+    assert total["answers"] + total["errors"] == planned.requests, "the records do not match the lines"
     runs = sorted((work.read_json(name) for name in work.files(RUNS)), key=lambda one: one["started_at"])
     seconds = sum(one["seconds"] for one in runs)
     return {
@@ -209,13 +209,13 @@ def _summary(
 # -- files ---------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _locked(places: Places) -> Iterator[None]:
-    """One driver at a time. S3 has no lock: two would do the same work twice, to the same end."""
+    """Allow one driver at a time. Without locks on S3, two drivers do the same work with the same result."""
     if is_remote(places.work):
         yield
         return
     with exclusive(
         Path(filesystem(places.work)[1]),
-        HeadwaterError("another run is at work on this output", where=places.output, fix="wait for it"),
+        HeadwaterError("another run is writing this output", where=places.output, fix="wait for it to end"),
     ):
         yield
 
@@ -224,7 +224,7 @@ def _stamp(location: str) -> dict[str, Any]:
     fs, path = filesystem(location)
     info = fs.get_file_info(path)
     if not info.is_file:
-        raise HeadwaterError("no such file", where=location, fix="give a file of lines of JSON")
+        raise HeadwaterError("no such file", where=location, fix="give a JSONL file")
     return {"location": location if is_remote(location) else path, "size": info.size, "mtime": info.mtime_ns}
 
 
@@ -233,7 +233,7 @@ def _model_stamp(location: str) -> dict[str, Any]:
     files = [(i.path.removeprefix(root), i.size, i.mtime_ns) for i in list_files(location)]
     if not any(name == "/config.json" for name, _, _ in files):
         raise HeadwaterError(
-            "not a model folder (it holds no config.json)",
+            "not a model folder (no config.json)",
             where=location,
             fix="give a folder with config.json, model.safetensors and tokenizer.json",
         )
@@ -243,7 +243,7 @@ def _model_stamp(location: str) -> dict[str, Any]:
 
 def _difference(found: dict[str, Any] | None, identity: dict[str, Any]) -> str:
     if found is None:
-        return "it has no summary beside it"
+        return "it has no summary file"
     changed = [name for name in identity if found["identity"].get(name) != identity[name]]
     return f"made with another {', '.join(changed)}".replace("_", " ")
 

@@ -1,8 +1,8 @@
-"""What one actor does with a unit of a batch: read its lines, answer them together, write two files.
+"""Batch worker: reads the lines of a unit, answers them in batches, writes answers and errors.
 
-An answer depends on the line and the settings alone. A request without a seed gets one from its
-custom_id, every prompt draws from a stream of its own, and what is decoded together is decided
-within the unit: neither the number of workers nor a restart changes a token.
+Answers depend only on the lines and the settings, not on the number of workers or restarts: a request
+without a seed gets one derived from its custom_id, each prompt has its own random stream, and prompts are
+batched only within their unit.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from headwater.serving.batch.requests import (
 from headwater.serving.errors import ApiError
 
 ANSWERS, ERRORS = "answers", "errors"
-"""Folders of the work in progress: one file a unit in each."""
+"""Folders of the work in progress, with one file per unit."""
 
 
 class BatchWorker:
-    """One engine, loaded once an actor."""
+    """Answers units with an engine that is loaded once per actor."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class BatchWorker:
 
 @dataclass(frozen=True)
 class _Draft:
-    """One choice of one request, before it is completed."""
+    """One choice of one request, to be completed."""
 
     request: int
     choice: int
@@ -103,7 +103,7 @@ class _Draft:
 def complete(
     engine: Engine, requests: Sequence[Request], max_tokens: int, batch_size: int
 ) -> Iterator[dict[str, Any] | Refusal]:
-    """The output line of each request, in order; a Refusal for one whose prompt leaves no room to answer."""
+    """Yield the output record of each request, in order, or a Refusal if its prompt fills the context."""
     drafts: list[_Draft] = []
     refused: dict[int, Refusal] = {}
     for number, request in enumerate(requests):
@@ -132,7 +132,7 @@ def _drafts(engine: Engine, number: int, request: Request, max_tokens: int) -> l
         top_p=1.0 if body.top_p is None else body.top_p,
         stop_ids=stop_ids(engine.tokenizer),
     )
-    seed = _seed(request.custom_id) if body.seed is None else abs(body.seed)  # the endpoint's rule
+    seed = _seed(request.custom_id) if body.seed is None else abs(body.seed)  # same rule as the endpoint
     return [_Draft(number, choice, ids, sampling, seed + choice) for choice in range(body.n or 1)]
 
 
@@ -141,7 +141,7 @@ def _seed(custom_id: str) -> int:
 
 
 def _generate(engine: Engine, drafts: Sequence[_Draft], batch_size: int) -> dict[tuple[int, int], Completion]:
-    """Complete like with like: equal settings together, within them neighbours in length."""
+    """Complete drafts in batches of equal sampling settings and similar prompt length."""
     groups: dict[Sampling, list[_Draft]] = {}
     for draft in drafts:
         groups.setdefault(draft.sampling, []).append(draft)

@@ -52,7 +52,7 @@ with Session(Store(sys.argv[1]), num_cpus=2) as session:
 
 
 def test_no_endpoint_is_opened_without_keys(model_folder: Path) -> None:
-    with pytest.raises(HeadwaterError, match="no API keys, and this endpoint is open to the network"):
+    with pytest.raises(HeadwaterError, match="no API keys are set, but this endpoint is open to the network"):
         deploy.application({"model": str(model_folder)})
 
 

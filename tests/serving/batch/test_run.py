@@ -77,7 +77,7 @@ def test_an_output_of_other_settings_or_of_unknown_origin_is_refused_unless_over
     job: Job, here: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "out.jsonl").write_text("somebody's work")
-    with pytest.raises(HeadwaterError, match="no summary beside it"):
+    with pytest.raises(HeadwaterError, match="no summary file"):
         batches.finished(job)
     assert batches.finished(job, overwrite=True) is None
     assert not (tmp_path / "out.jsonl").exists()
