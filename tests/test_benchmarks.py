@@ -89,6 +89,6 @@ def test_classifier_list_and_repeats_are_measured(
     "name",
     ["checkpoint", "duplicates", "interrupted", "invariance", "learning", "scaling", "zero_memory"],
 )
-def test_the_others_are_in_step_with_what_they_measure(name: str) -> None:
+def test_the_other_benchmarks_import(name: str) -> None:
     """They take too long to run here; a name that is gone shows when they are loaded."""
     assert importlib.import_module(f"benchmarks.{name}").__doc__

@@ -131,7 +131,7 @@ def arguments(folder: Path) -> list[str]:
     return ["batch", *names[:2], "--model", names[2], "--batch-size=8", "--max-tokens=32"]
 
 
-def test_every_custom_id_occurs_once_after_three_killed_workers_and_a_killed_driver(batch: Path) -> None:
+def test_no_request_is_lost_or_repeated_after_three_killed_workers_and_a_killed_driver(batch: Path) -> None:
     answered = [record["custom_id"] for record in records(batch / "out.jsonl")]
     assert answered == [f"prompt {number}" for number in range(PROMPTS)] + ["twice"]
     errors = records(batch / "out.errors.jsonl")
@@ -141,7 +141,7 @@ def test_every_custom_id_occurs_once_after_three_killed_workers_and_a_killed_dri
     assert not (batch / "out.work").exists()
 
 
-def test_nodes_came_for_the_batch_and_their_seconds_are_counted(
+def test_autoscaled_nodes_of_a_batch_are_counted_in_node_seconds(
     batch: Path, growing: AutoscalingCluster
 ) -> None:
     growing.wait_for_nodes(0, IDLE_NODES_SECONDS)

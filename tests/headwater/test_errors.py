@@ -63,8 +63,8 @@ def error_line(output: str) -> str:
     return lines[-1]
 
 
-def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
-    ray_cluster: None, recipe: Path, small_disk: Path
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(
+    recipe: Path, small_disk: Path
 ) -> None:
     run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
     code, output = headwater(*run)
@@ -86,7 +86,7 @@ def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3
     assert "s3://corpus/forbidden: the store cannot be written" in line and "write permission" in line
 
 
-def test_a_cluster_address_where_nobody_answers_is_named(recipe: Path, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_address_is_reported(recipe: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     code, output = in_a_process(
         *("run", str(recipe), "--set", f"store={tmp_path}/store", "--address", address, "--until", "acquire")

@@ -56,7 +56,7 @@ def rank(session: Session, chosen: str) -> None:
 
 @pytest.mark.parametrize("sections", RECIPES.values(), ids=list(RECIPES))
 @pytest.mark.parametrize("remote", [False, True], ids=["disk", "s3"])
-def test_the_newest_finished_model_is_taken_whatever_has_been_ranked_since(
+def test_the_newest_finished_model_is_used_despite_newer_rankings(
     sections: dict[str, object], remote: bool, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if remote:

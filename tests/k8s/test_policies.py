@@ -58,7 +58,7 @@ def test_no_container_runs_as_root_or_can_become_it(manifests: tuple[Manifest, .
         assert security["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_root_file_systems_are_read_only_and_what_is_written_has_a_bound(
+def test_root_file_systems_are_read_only_and_writable_volumes_have_size_limits(
     manifests: tuple[Manifest, ...],
 ) -> None:
     assert all(c["securityContext"]["readOnlyRootFilesystem"] is True for c in _containers(manifests))
@@ -87,7 +87,7 @@ def _bytes(quantity: str) -> int:
     return int(quantity.removesuffix("Gi")) << 30
 
 
-def test_every_container_says_what_it_needs_and_what_it_may_take(manifests: tuple[Manifest, ...]) -> None:
+def test_every_container_has_resource_requests_and_limits(manifests: tuple[Manifest, ...]) -> None:
     for container in _containers(manifests):
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
         assert {"cpu", "memory", "ephemeral-storage"} <= set(limits)
@@ -111,7 +111,7 @@ def test_only_heads_may_talk_to_the_kubernetes_api(manifests: tuple[Manifest, ..
             assert pod["serviceAccountName"] == ("headwater-head" if pod in heads else "headwater-worker")
 
 
-def test_no_secret_stands_in_a_manifest(manifests: tuple[Manifest, ...]) -> None:
+def test_no_manifest_contains_a_secret(manifests: tuple[Manifest, ...]) -> None:
     assert "Secret" not in {manifest["kind"] for manifest in manifests}
     for container in _containers(manifests):
         for variable in container.get("env", []):
@@ -135,7 +135,7 @@ def test_every_pod_can_be_told_which_run_it_belongs_to(manifests: tuple[Manifest
             assert instance in chosen
 
 
-def test_budgets_count_pods_in_the_one_form_that_holds_for_custom_kinds(
+def test_disruption_budgets_use_numeric_min_available(
     manifests: tuple[Manifest, ...],
 ) -> None:
     for manifest in manifests:
@@ -150,12 +150,12 @@ def network_policies(request: pytest.FixtureRequest, kubectl: Path) -> list[Mani
     return [manifest for manifest in built(request.param) if manifest["kind"] == "NetworkPolicy"]
 
 
-def test_nothing_is_open_that_no_policy_opens(network_policies: list[Manifest]) -> None:
+def test_a_policy_denies_all_traffic_by_default(network_policies: list[Manifest]) -> None:
     everything = [m["spec"] for m in network_policies if m["spec"]["podSelector"] == {}]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in everything
 
 
-def test_nobody_comes_in_from_everywhere_and_the_metadata_address_is_out_of_reach(
+def test_no_ingress_is_open_to_all_and_the_metadata_address_is_blocked(
     network_policies: list[Manifest],
 ) -> None:
     for policy in network_policies:
@@ -169,7 +169,7 @@ def test_nobody_comes_in_from_everywhere_and_the_metadata_address_is_out_of_reac
                     assert rule["ports"]
 
 
-def test_every_dialogue_is_allowed_on_both_sides(network_policies: list[Manifest]) -> None:
+def test_every_connection_is_allowed_by_ingress_and_egress_policies(network_policies: list[Manifest]) -> None:
     """What ends up denied because only one side may talk is the usual fault of such policies."""
 
     def allows(direction: str, labels: dict[str, str], peer: dict[str, str], port: int) -> bool:

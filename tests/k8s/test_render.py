@@ -40,7 +40,7 @@ def _pools(cluster: Manifest) -> dict[str, tuple[int, int]]:
 
 
 # -- sizes -------------------------------------------------------------------------------------
-def test_actors_are_packed_into_as_few_pods_as_hold_them() -> None:
+def test_actors_are_packed_into_the_fewest_pods() -> None:
     pod = Need(8, 8)
     assert pods_for([], pod, "") == 0
     assert pods_for([Need(1, 1)] * 8, pod, "") == 1
@@ -72,13 +72,13 @@ def test_a_dpo_section_needs_workers_too() -> None:
     assert "dpo" not in training_needs(load(QUICKSTART))
 
 
-def test_needs_of_serving_go_from_the_fewest_copies_to_the_most() -> None:
+def test_serving_needs_range_from_minimum_to_maximum_replicas() -> None:
     few, many = (serving_needs(gpu_recipe(8), most=most) for most in (False, True))
     assert (len(few), len(many)) == (2 + 1 + 1, 4 + 6 + 2)
     assert sum(need.gpus for need in many) == 6
 
 
-def test_a_job_asks_for_the_gpus_of_its_largest_stage_and_lets_them_come_when_they_are_needed(
+def test_the_gpu_pool_scales_from_zero_to_the_largest_stage(
     kubectl: Path,
 ) -> None:
     assert _pools(_one("job on 64 GPUs", "RayJob")["spec"]["rayClusterSpec"]) == {
@@ -100,7 +100,7 @@ def test_a_job_in_a_queue_asks_for_everything_at_once(kubectl: Path) -> None:
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
 
-def test_a_pool_by_another_name_keeps_its_numbers(kubectl: Path) -> None:
+def test_a_pool_with_another_name_keeps_its_pod_counts(kubectl: Path) -> None:
     objects = copy.deepcopy(list(built("gpu-8xh100", "job")))
     cluster = next(m for m in objects if m["kind"] == "RayJob")["spec"]["rayClusterSpec"]
     cluster["workerGroupSpecs"].append(
@@ -110,7 +110,7 @@ def test_a_pool_by_another_name_keeps_its_numbers(kubectl: Path) -> None:
     assert _pools(job["spec"]["rayClusterSpec"]) == {"cpu": (1, 8), "gpu": (0, 1), "big": (3, 8)}
 
 
-def test_a_service_has_pods_for_its_fewest_copies_and_room_for_the_most(kubectl: Path) -> None:
+def test_a_service_scales_between_its_minimum_and_maximum_replicas(kubectl: Path) -> None:
     service = _one("service on GPUs", "RayService")
     assert _pools(service["spec"]["rayClusterConfig"]) == {"cpu": (1, 2), "gpu": (1, 1)}
     assert _pools(_one("service on CPUs", "RayService")["spec"]["rayClusterConfig"]) == {"cpu": (1, 1)}
@@ -131,7 +131,7 @@ def test_a_recipe_that_is_too_large_for_an_overlay_is_refused(
 
 
 # -- what is in the objects --------------------------------------------------------------------
-def test_the_recipe_lies_beside_its_job_and_reads_back_the_same(kubectl: Path, tmp_path: Path) -> None:
+def test_the_rendered_job_mounts_its_recipe_unchanged(kubectl: Path, tmp_path: Path) -> None:
     recipe_map, job = _one("job on CPUs", "ConfigMap"), _one("job on CPUs", "RayJob")
     (tmp_path / "recipe.yaml").write_text(recipe_map["data"]["recipe.yaml"])
     assert load(tmp_path / "recipe.yaml") == quickstart()
@@ -208,7 +208,7 @@ def test_the_serve_config_is_one_that_serve_takes_and_its_builder_exists(case: s
     assert (settings.host, config["http_options"]["host"]) == ("0.0.0.0", "0.0.0.0")
 
 
-def test_what_is_built_is_left_as_it_was(kubectl: Path) -> None:
+def test_rendering_does_not_modify_the_built_manifests(kubectl: Path) -> None:
     before = yaml.safe_dump_all(built("cpu-small", "job"))
     render.render_job(quickstart(), built("cpu-small", "job"), TARGET)
     assert yaml.safe_dump_all(built("cpu-small", "job")) == before
@@ -246,7 +246,7 @@ def test_input_files_below_a_shared_store_are_taken() -> None:
     render.check_reachable(recipe, render.Target(name="x", store_claim="nfs"))
 
 
-def test_a_name_that_kubernetes_does_not_take_is_made_into_one_or_refused() -> None:
+def test_an_invalid_kubernetes_name_is_converted_or_refused() -> None:
     assert render.object_name("My_Run.v2") == "my-run-v2"
     for name in ("1st", "-", "x" * 48):
         with pytest.raises(HeadwaterError, match="--name"):

@@ -114,7 +114,7 @@ def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
     assert cited == "https://news.example/story/0"
 
 
-def test_numbers_of_several_copies_can_be_told_apart() -> None:
+def test_metrics_of_several_replicas_are_labelled() -> None:
     one, alone = Metrics(replica="a1"), Metrics()
     for metrics in (one, alone):
         metrics.tokens.labels("prompt").inc(3)

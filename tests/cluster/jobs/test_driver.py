@@ -48,7 +48,7 @@ def _signals_as_they_were() -> object:
         signal.signal(number, handler)
 
 
-def test_a_driver_that_ends_by_itself_has_ended(tmp_path: Path) -> None:
+def test_a_driver_that_exits_is_not_restarted(tmp_path: Path) -> None:
     assert supervise(counting(tmp_path, "sys.exit(3)"), restarts=5, delay=0) == 3
     assert starts(tmp_path) == 1
 
@@ -65,7 +65,7 @@ def test_restarts_are_bounded_and_the_exit_code_names_the_signal(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_end_reaches_the_driver_and_is_not_answered_by_a_restart(
+def test_a_termination_signal_reaches_the_driver_without_a_restart(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     process = supervised("--restarts", "5", command=counting(tmp_path, "time.sleep(60)"))

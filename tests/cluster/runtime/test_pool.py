@@ -46,9 +46,7 @@ def test_the_scarcest_resource_decides_how_many_fit() -> None:
     assert Share(cpus=1, gpus=0.25).fitting(16, 0) == 0
 
 
-@pytest.mark.parametrize("where", ["session", "here"])
-def test_rows_travel_as_they_are(where: str, request: pytest.FixtureRequest) -> None:
-    session: Session = request.getfixturevalue(where)
+def test_rows_reach_the_pool_unchanged(session: Session) -> None:
     rows = [{"n": 0, "deep": [[], [1.5, None]], "empty": {}}, {"n": 1, "deep": "text", "nan": 10**30}]
     results = map_pool(session, rows, Echo, {"mark": "seen"}, Share())
     assert sorted(results, key=lambda row: row["n"]) == [row | {"mark": "seen"} for row in rows]
@@ -76,7 +74,7 @@ def test_node_seconds_are_the_area_under_the_number_of_nodes() -> None:
     assert (usage.seconds, usage.most_nodes) == (30, 3)
 
 
-def test_the_node_of_an_embedded_cluster_is_counted_while_the_block_runs(session: Session) -> None:
+def test_a_local_clusters_node_is_counted_while_the_block_runs(session: Session) -> None:
     recorded: list[float] = []
     with count_nodes(session, lambda usage: recorded.append(usage.node_seconds)) as usage:
         pass

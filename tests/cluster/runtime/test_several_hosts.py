@@ -114,7 +114,7 @@ def test_three_hosts_train_as_one(
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
 
 
-def test_a_host_that_is_cut_off_and_comes_back_is_done_without_and_taken_in_again(
+def test_training_continues_without_a_disconnected_host_and_readmits_it(
     hosts: network.Hosts, model: Path, reference: list[float], tmp_path: Path
 ) -> None:
     run = {"name": "returns", "config": settings(min_workers=2), "wait_at": 6, "full_house_at": 9}
@@ -136,7 +136,7 @@ def test_a_host_that_is_cut_off_and_comes_back_is_done_without_and_taken_in_agai
     assert "resumes from step 9 with 3 workers" in result["said"]
 
 
-def test_a_run_whose_host_does_not_come_back_ends_with_those_that_are_left(
+def test_a_run_whose_host_is_lost_finishes_on_the_remaining_hosts(
     hosts: network.Hosts, model: Path, reference: list[float], tmp_path: Path
 ) -> None:
     run = {"name": "gone", "config": settings(min_workers=1), "wait_at": 6}

@@ -68,14 +68,7 @@ def test_how_the_work_is_spread_does_not_change_the_key() -> None:
     assert one != Count(CountConfig()).key({}, {"source": "changed"})
 
 
-def test_a_raised_version_makes_another_key() -> None:
-    class Newer(Count):
-        version = 2
-
-    assert Newer(CountConfig()).key({}, {}) != Count(CountConfig()).key({}, {})
-
-
-def test_a_setting_that_is_off_leaves_the_key_as_it_was_before_there_was_one() -> None:
+def test_a_new_setting_that_is_off_does_not_change_the_key() -> None:
     class LaterConfig(CountConfig):
         extra: float | None = None
 
@@ -87,7 +80,7 @@ def test_a_setting_that_is_off_leaves_the_key_as_it_was_before_there_was_one() -
     assert Later(LaterConfig(extra=0.5)).key({}, {}) != before  # type: ignore[arg-type]
 
 
-def test_an_optional_input_is_read_and_part_of_the_key_where_it_is_there(session: Session) -> None:
+def test_an_existing_optional_input_is_read_and_part_of_the_key(session: Session) -> None:
     class Maybe(Stage[CountConfig]):
         name = "maybe"
         inputs = ("count",)
@@ -122,7 +115,7 @@ class Squarer:
 UNITS = [{"unit": f"u{n}", "number": n} for n in range(6)]
 
 
-def test_units_come_back_in_order_and_are_not_worked_on_twice(session: Session, tmp_path: Path) -> None:
+def test_units_return_in_order_and_run_once(session: Session, tmp_path: Path) -> None:
     output = session.store.artifact("squares", "k")
     trace = tmp_path / "trace"
     trace.mkdir()

@@ -49,7 +49,7 @@ FILLED = {
 
 
 @pytest.mark.parametrize("opened", FILLED)
-def test_nothing_is_left_of_what_a_killed_process_was_writing(tmp_path: Path, opened: str) -> None:
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path, opened: str) -> None:
     artifact = make(tmp_path)
     artifact.write_bytes("data/one.txt", b"one")
     script = f"""

@@ -76,7 +76,7 @@ def test_a_file_unlike_its_record_is_refused_and_nothing_is_left(folder: Artifac
     assert [path.suffix for path in cache.cache_folder().iterdir()] == [".lock"]
 
 
-def test_where_the_disk_is_full_old_copies_go_and_those_in_use_stay(
+def test_a_full_disk_evicts_old_copies_but_not_those_in_use(
     folder: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk has room for two files and a half beside what is spared."""
@@ -121,7 +121,7 @@ def test_of_two_processes_one_fetches_and_both_read(folder: Artifact) -> None:
     assert sum(count for _, count in results) == 1
 
 
-def test_a_process_that_died_in_the_middle_does_not_stand_in_the_way(
+def test_a_process_that_died_while_fetching_does_not_block_others(
     folder: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Died(BaseException):

@@ -58,7 +58,7 @@ def test_folders_arrive_whole_through_every_fault(proxy: FaultyProxy) -> None:
 
 
 @pytest.mark.parametrize("proxy", [("lost_answer",)], indirect=True)
-def test_what_is_broken_off_never_shows(proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_interrupted_writes_are_never_visible(proxy: FaultyProxy, tmp_path: Path) -> None:
     artifact = Artifact("s3://corpus/faulty/broken")
     with pytest.raises(KeyboardInterrupt), artifact.create("file") as stream:
         stream.write(BIG)

@@ -23,7 +23,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 5])
-def test_what_is_written_is_what_is_read(folder: str, pieces: int) -> None:
+def test_written_files_read_back_identically(folder: str, pieces: int) -> None:
     content = [bytes([number]) * (PART // 2 + number) for number in range(pieces)]
     with create_file(f"{folder}/file{pieces}") as stream:
         for piece in content:
@@ -40,7 +40,7 @@ def test_a_file_whose_writing_fails_leaves_the_old_one(folder: str, pieces: int)
     assert Artifact(folder).read_bytes("file") == b"old"
 
 
-def test_what_the_server_refuses_is_named(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_refused_by_the_server_is_reported(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     location = "s3://corpus/uploads/refused"
     with pytest.raises(HeadwaterError, match=location), create_file(location) as stream:

@@ -98,7 +98,7 @@ def test_the_same_corpus_comes_out_for_any_number_of_workers_and_any_part_size(
     assert rejected(one_part) == rejected(cleaned)
 
 
-def test_a_part_that_is_judged_is_not_judged_again(here: Session, tmp_path: Path) -> None:
+def test_a_scored_part_is_not_scored_again(session: Session, tmp_path: Path) -> None:
     """A run that was cut off finds the finished part's result and takes it as it is."""
     path = tmp_path / "a.jsonl"
     write_corpus(path)

@@ -100,7 +100,7 @@ def test_the_funnel_under_other_limits_is_that_of_cleaning_with_them(
         ({"gopher_repetition": {"top_ngrams": ((5, 0.1),)}}, "top_5_gram: not among the scores"),
     ],
 )
-def test_what_the_scores_do_not_answer_is_refused(
+def test_rescoring_refuses_settings_that_stored_scores_cannot_answer(
     changes: dict[str, dict[str, Any]], where: str, default: Artifact
 ) -> None:
     with pytest.raises(HeadwaterError, match=where):

@@ -82,8 +82,8 @@ def test_a_crawl_that_is_added_gives_what_cleaning_both_gives(
     assert whole(grown) == whole(corpora.both)
 
 
-def test_what_is_forgotten_might_never_have_been_read(
-    here: Session, tmp_path: Path, corpora: Corpora
+def test_forgetting_a_source_equals_never_having_read_it(
+    session: Session, tmp_path: Path, corpora: Corpora
 ) -> None:
     forgotten = "https://b.example.net/longer", "shop.example.com"
     corpus = corpora.copy(corpora.both, tmp_path)
@@ -106,8 +106,8 @@ def test_what_is_forgotten_might_never_have_been_read(
     assert not any(name.encode() in stored for name in forgotten)
 
 
-def test_a_change_that_was_cut_off_goes_on(
-    here: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_update_resumes(
+    session: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown = corpora.copy(corpora.first, tmp_path)
     places = ["_plan", "_decide", "_forget_scores", "report"]

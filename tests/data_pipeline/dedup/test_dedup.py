@@ -80,7 +80,7 @@ def test_signatures_look_at_words_only() -> None:
     assert (same == hasher.buckets("the CAFE on 7   march was full -- of people again today")).all()
 
 
-def test_texts_with_fewer_words_than_a_shingle_are_nobodys_duplicates() -> None:
+def test_texts_shorter_than_a_shingle_are_never_duplicates() -> None:
     hasher = MinHasher(MinHashConfig())
     keys = np.array([hasher.buckets(text) for text in ("only four words here", "", "only four words here")])
     assert keys.shape == (3, 14)

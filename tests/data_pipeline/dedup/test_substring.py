@@ -192,7 +192,7 @@ def test_memory_stays_within_what_is_given_even_if_everything_is_repeated(tmp_pa
     assert 1_000_000 < peak < memory + 4_000_000  # and a part's own spans
 
 
-def test_documents_that_are_gone_take_no_part(tmp_path: Path) -> None:
+def test_removed_documents_are_ignored_in_substring_dedup(tmp_path: Path) -> None:
     shared = " ".join(f"w{n}" for n in range(30))
     part = [("a", shared), ("b", f"{shared} tail"), ("c", f"head {shared}")]
     ids = np.array([name for name, _ in part])
@@ -239,7 +239,7 @@ def test_cutting_takes_exactly_the_words_it_is_told_to(text: str, places: set[in
         assert left == ""
 
 
-def test_what_is_left_too_short_is_dropped_and_what_was_not_cut_passes() -> None:
+def test_documents_too_short_after_a_cut_are_dropped_and_uncut_ones_kept() -> None:
     config = SubstringConfig(min_words=20)
     assert verdict({"words_left": 19, "words_cut": 60}, config) == Rejection("mostly_repeated", 19, 20)
     assert verdict({"words_left": 20, "words_cut": 60}, config) is None

@@ -166,7 +166,7 @@ OUT_OF_RANGE = {
 
 
 @pytest.mark.parametrize("column", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
-def test_a_value_of_a_table_that_is_none_in_python_costs_its_row(tmp_path: Path, column: pa.Array) -> None:
+def test_a_table_value_that_python_cannot_hold_skips_only_its_row(tmp_path: Path, column: pa.Array) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["one", "two", "three"], "fetched_at": column}), path)
     documents, unread, error = read_all("parquet", str(path))
@@ -265,7 +265,7 @@ def test_an_http_status_that_is_no_number_costs_only_its_record(tmp_path: Path) 
     )
 
 
-def test_a_csv_header_that_is_none_is_named() -> None:
+def test_an_invalid_csv_header_is_reported() -> None:
     with pytest.raises(UnreadableFile, match=r"broken_line.*line 1"):
         list(csv_rows(io.BytesIO(b"text,a\rb\nfine,x\n"), "a.csv", Columns(), 1000))
 
@@ -296,7 +296,7 @@ def test_text_that_is_not_utf8_in_a_folder_is_named_with_its_byte(tmp_path: Path
     assert [(problem.reason, problem.position) for problem in unread] == [("invalid_utf8", "byte 14")]
 
 
-def test_parts_hold_no_more_than_their_limit_and_leftovers_of_a_cut_off_run_go(tmp_path: Path) -> None:
+def test_parts_respect_their_limit_and_leftovers_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     output = Artifact(str(tmp_path))
     output.write_bytes("documents/00000-ab-0007.parquet", b"from an earlier, longer run")
     parts = PartWriter(output, "00000-ab", documents_per_part=4)

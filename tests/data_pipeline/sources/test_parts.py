@@ -72,7 +72,7 @@ class Cut(BaseException):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_reading_goes_on_where_it_was_cut_off(
+def test_an_interrupted_read_resumes_at_its_position(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, make = MAKE[name]

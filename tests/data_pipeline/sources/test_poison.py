@@ -86,7 +86,7 @@ def through_all(measurer: Measurer, text: str) -> tuple[Measured, float]:
 
 @pytest.mark.timeout(3 * HANG_SECONDS)
 @pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES.keys())
-def test_no_text_of_repeated_pieces_stands_still(piece: str, measurer: Measurer) -> None:
+def test_texts_of_repeated_pieces_do_not_hang(piece: str, measurer: Measurer) -> None:
     expected = measurer(Document("2", "", "", article(1)))
     for text in (piece * (300_000 // len(piece)), f"{article(2)} {piece * (100_000 // len(piece))} end"):
         found, seconds = through_all(measurer, text)
@@ -129,7 +129,7 @@ def test_whether_a_text_is_refused_does_not_depend_on_what_came_before() -> None
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ae\u0301\u0323\u0591 \u3099か"), max_size=120))
-def test_of_marks_in_a_row_only_the_first_thirty_stay(text: str) -> None:
+def test_only_the_first_thirty_of_consecutive_marks_are_kept(text: str) -> None:
     expected, run = "", 0
     for character in text:
         run = run + 1 if unicodedata.combining(character) else 0

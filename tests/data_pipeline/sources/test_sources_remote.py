@@ -98,7 +98,9 @@ def test_a_missing_bucket_or_key_fails_with_its_name(s3_server: str, tmp_path: P
     assert "not_found" in str(caught.value)
 
 
-def test_wrong_keys_are_no_permission(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_s3_keys_are_reported_as_permission_denied(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from headwater.cluster.storage.object_store import s3
 
     s3.cache_clear()

@@ -68,7 +68,7 @@ def test_both_settings_read_other_charsets(encoding: str, config: ExtractConfig)
     ],
     ids=["empty", "text", "deep", "open", "many", "large"],
 )
-def test_what_is_not_extracted_says_why(html: bytes, reason: str, config: ExtractConfig) -> None:
+def test_pages_without_extracted_text_have_a_reason(html: bytes, reason: str, config: ExtractConfig) -> None:
     found = main_text(html, "", config)
     assert isinstance(found, Rejection) and found.reason == reason
 

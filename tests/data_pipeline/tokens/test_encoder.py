@@ -97,7 +97,7 @@ def test_a_special_tokens_spelling_is_text(pair: tuple[Tokenizer, Encoder]) -> N
     assert min(ids.min() for ids in pair[1].encode(texts)) >= len(SPECIAL_TOKENS)
 
 
-def test_forgetting_changes_no_id(
+def test_clearing_the_encoder_cache_changes_no_id(
     pair: tuple[Tokenizer, Encoder], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 500)
@@ -124,7 +124,7 @@ def changed(tokenizer: Tokenizer, change: str) -> Tokenizer:
 
 
 @pytest.mark.parametrize("change", ["normaliser", "pre-tokenizer", "not special"])
-def test_another_tokenizer_is_left_to_tokenizers_and_the_log_says_so(
+def test_an_unsupported_tokenizer_falls_back_to_tokenizers_and_is_logged(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     tokenizer = changed(Tokenizer.from_file(str(folder / "tokenizer.json")), change)

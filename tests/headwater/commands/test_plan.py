@@ -70,7 +70,7 @@ def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measur
         (("--set", "pretrain.gpus_per_worker=1"), "here are none"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_an_impossible_plan_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     with pytest.raises(HeadwaterError, match=said):
         plan(*options, "--no-measure", "--set", f"store={tmp_path}")
 
@@ -82,7 +82,7 @@ def test_a_recipe_that_is_not_tokenized_is_planned_from_its_settings(tmp_path: P
     assert law_of(recipe, Store(str(tmp_path))) is None
 
 
-def test_small_runs_share_the_recipes_settings_but_size_length_and_rate() -> None:
+def test_small_runs_differ_from_the_recipe_only_in_size_length_and_learning_rate() -> None:
     recipe = load(QUICKSTART)
     assert default_steps(recipe, 3) == (20, 40, 80)
     small = ScalingConfig(pretrain=recipe.pretrain, depths=(1, 2), steps=(10, 20, 40)).small(1, 20)
@@ -94,6 +94,6 @@ def test_small_runs_share_the_recipes_settings_but_size_length_and_rate() -> Non
 @pytest.mark.parametrize(
     ("depths", "said"), [("1,2", "six runs"), ("1,x", "no list"), ("0,1,2", "start at 1")]
 )
-def test_too_few_small_runs_and_what_is_no_number_are_refused(depths: str, said: str) -> None:
+def test_too_few_small_runs_and_invalid_numbers_are_refused(depths: str, said: str) -> None:
     with pytest.raises(HeadwaterError, match=said):
         scaling(Path(QUICKSTART), depths=depths, steps="10,20")

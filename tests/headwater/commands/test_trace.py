@@ -136,7 +136,7 @@ def test_a_finished_artifact_is_traced_by_its_manifest_alone(recipe: Path) -> No
         (("step", "0", "--artifact", "pretrain/1"), "both --recipe and --artifact"),
     ],
 )
-def test_what_cannot_be_told_is_said_with_what_to_do(
+def test_a_trace_without_an_answer_raises_an_error_with_a_fix(
     recipe: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(HeadwaterError, match=words):

@@ -113,14 +113,14 @@ def test_the_json_is_the_whole_card_and_strictly_json(tmp_path: Path) -> None:
     assert read["stages"][1]["inputs"] == {"acquire": "0123456789abcdef"}
 
 
-def test_a_report_of_one_stage_leaves_out_what_is_not_there(tmp_path: Path) -> None:
+def test_a_report_of_one_stage_omits_missing_sections(tmp_path: Path) -> None:
     assert sorted(write_report(tmp_path, Report("only a title"))) == ["report.json", "report.md"]
     assert (tmp_path / "report.md").read_text() == "# only a title\n"
     names = write_report(tmp_path, Report("one curve", pretrain_loss=[(0, 8.0), (1, math.nan)]))
     assert "losses.png" in names and "reward.png" not in names
 
 
-def test_what_a_model_writes_cannot_shape_the_card() -> None:
+def test_model_output_cannot_inject_markup_into_the_card() -> None:
     text = to_markdown(full_report(), {})
     fence = text.index("````text")
     block = text[fence : text.index("````", fence + 4)]

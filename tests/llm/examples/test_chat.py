@@ -32,7 +32,7 @@ def learnt(ids: list[int], mask: list[int]) -> str:
     return chat_tokenizer().decode([i for i, m in zip(ids, mask, strict=True) if m])
 
 
-def test_exactly_the_assistants_words_and_the_end_of_its_turn_are_learnt() -> None:
+def test_only_the_assistants_tokens_and_its_turn_end_are_trained() -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What did the council vote on?"},
@@ -90,7 +90,7 @@ def test_text_that_spells_a_special_token_stays_text() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(messages_strategy, st.integers(1, 120))
-def test_whatever_is_cut_fits_and_keeps_the_assistants_words_while_it_can(
+def test_truncated_conversations_fit_and_keep_the_assistants_tokens_where_possible(
     messages: list[dict[str, str]], max_length: int
 ) -> None:
     tokenizer = chat_tokenizer()
@@ -106,7 +106,7 @@ def test_whatever_is_cut_fits_and_keeps_the_assistants_words_while_it_can(
         assert learnt(whole, whole_mask).startswith(learnt(ids, mask)) or "�" in learnt(ids, mask)
 
 
-def test_the_middle_of_the_longest_prompt_is_what_goes() -> None:
+def test_truncation_cuts_the_middle_of_the_longest_prompt() -> None:
     long = "START " + "the farmers said that it rains " * 30 + "END"
     messages = [
         {"role": "system", "content": "Be brief."},

@@ -163,7 +163,7 @@ class LlamaCpp:
 
 
 @pytest.mark.parametrize("which", ["trained", "untied"])
-def test_llama_cpp_says_what_the_engine_says(
+def test_llama_cpp_gives_the_logits_of_the_engine(
     which: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     artifact: Artifact = request.getfixturevalue(which)
@@ -197,7 +197,7 @@ def test_llama_cpp_has_our_token_ids_ends_and_template(trained: Artifact, tmp_pa
     assert shown == ours.apply_chat_template(said, tokenize=False)
 
 
-def test_a_larger_vocabulary_of_real_merges_is_split_alike(tmp_path: Path) -> None:
+def test_a_larger_vocabulary_tokenizes_identically_in_llama_cpp(tmp_path: Path) -> None:
     """Every merge and piece of a tokenizer that was trained on this project's own files."""
     root = Path(__file__).resolve().parents[3]
     texts = [path.read_text() for path in sorted(root.glob("llm/*.py")) + sorted(root.glob("docs/*.md"))]
@@ -248,7 +248,7 @@ def test_a_tokenizer_of_another_rule_is_refused_by_name(trained: Artifact, tmp_p
         gguf(Artifact(str(tmp_path / "other")), tmp_path)
 
 
-def test_the_command_takes_what_is_no_artifact_for_what_it_is(tmp_path: Path) -> None:
+def test_the_export_command_refuses_a_source_that_is_no_artifact(tmp_path: Path) -> None:
     for source, words in (("rl", "neither a recipe file nor STAGE/KEY"), ("rl/1", "no finished artifact")):
         with pytest.raises(HeadwaterError, match=words):
             app(

@@ -44,7 +44,7 @@ MEASURED = Calibration(
 )
 
 
-def test_time_and_price_are_flops_over_the_share_of_the_peak_that_is_given() -> None:
+def test_time_and_price_follow_from_flops_and_the_given_mfu() -> None:
     plan = plan_gpus(work(), H100S, None, mfu=0.4)
     assert plan.seconds is not None and plan.dollars is not None
     flops = plan.flops_per_token * plan.tokens
@@ -107,7 +107,7 @@ def test_a_plan_for_this_machine_adds_what_was_measured_to_the_formulas() -> Non
     assert plan_here(small, None, None).seconds is None
 
 
-def test_what_is_measured_is_filed_under_all_that_it_depends_on() -> None:
+def test_a_calibration_is_stored_under_everything_it_depends_on() -> None:
     one = work()
     names = {
         place(other.config, other.shape(), 2048, None)
@@ -118,7 +118,7 @@ def test_what_is_measured_is_filed_under_all_that_it_depends_on() -> None:
     assert place(longer.config, longer.shape(), 2048, None) == place(one.config, one.shape(), 2048, None)
 
 
-def test_a_start_a_checkpoint_and_the_end_are_read_from_the_records_of_the_steps() -> None:
+def test_start_checkpoint_and_end_times_are_read_from_step_records() -> None:
     history, clock = [], 1010.0
     for step in range(STEPS):
         seconds = 3.0 if step < WARM else 1.0
@@ -135,7 +135,7 @@ def test_a_start_a_checkpoint_and_the_end_are_read_from_the_records_of_the_steps
     assert found.end_seconds == 6.0
 
 
-def test_the_report_gets_what_was_planned_beside_what_came() -> None:
+def test_the_report_compares_the_plan_with_the_measurements() -> None:
     small = Work("small", work(model=ModelConfig(depth=2, width=64)).config, 512, 64, validation_rows=8)
     plan = plan_here(small, MEASURED, LAW)
     end = {"seconds": 0.6, "state_bytes": 2e6, "peak_bytes": 9.9e8, "bits_per_byte": 1.5}

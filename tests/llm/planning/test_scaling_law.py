@@ -35,7 +35,7 @@ def test_the_interval_holds_the_truth_ten_times_further_and_is_wider_there_than_
     assert fitted.reach(2e7, 3.2e8) == pytest.approx(10)
 
 
-def test_one_run_that_went_wrong_does_not_bend_the_law() -> None:
+def test_one_failed_run_does_not_distort_the_law() -> None:
     spoilt = points(0.0)
     spoilt[4] = Point(spoilt[4].parameters, spoilt[4].tokens, 1.3 * spoilt[4].loss)
     assert fit(spoilt, refits=1).law.loss(2e7, 3.2e8) == pytest.approx(CHINCHILLA.loss(2e7, 3.2e8), rel=0.01)

@@ -90,7 +90,7 @@ def test_quotas_fill_a_block(weights: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("corpora", "weights"), [((), ()), ((range(0),), (1.0,)), ((range(3),), (0.0,))])
-def test_a_mixture_of_nothing_is_refused(corpora: tuple[range, ...], weights: tuple[float, ...]) -> None:
+def test_an_empty_mixture_is_refused(corpora: tuple[range, ...], weights: tuple[float, ...]) -> None:
     with pytest.raises(HeadwaterError):
         MixtureOrder(corpora, weights, 4, 0)
 
@@ -124,7 +124,7 @@ def batches(rows: TokenRows, config: PretrainConfig, steps: range, world_size: i
     return found
 
 
-def test_a_run_that_goes_on_in_the_middle_on_other_workers_reads_the_same(rows: TokenRows) -> None:
+def test_a_resumed_run_on_a_different_number_of_workers_reads_the_same_rows(rows: TokenRows) -> None:
     config = PretrainConfig(batch=8, seed=4, mixture={"books": 3, "web": 1})
     whole = batches(rows, config, range(20), 1)
     for world_size in (1, 2, 4):

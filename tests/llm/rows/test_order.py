@@ -21,7 +21,7 @@ def test_every_epoch_is_a_bijection(n: int, seed: int, epoch: int) -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 2**40), seeds, st.integers(0, 100), st.data())
-def test_an_index_is_evaluated_alone_as_among_others(
+def test_an_index_maps_the_same_alone_and_in_a_batch(
     n: int, seed: int, epoch: int, data: st.DataObject
 ) -> None:
     indices = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8)))

@@ -179,7 +179,7 @@ def test_a_pair_names_both_articles_that_its_answers_head(tmp_path: Path) -> Non
     assert len(described) == 4 and all(line.startswith("d") and ", d" in line for line in described)
 
 
-def test_examples_of_an_earlier_version_say_that_they_cannot_tell(tmp_path: Path) -> None:
+def test_examples_of_an_earlier_version_report_that_they_cannot_be_traced(tmp_path: Path) -> None:
     output = Artifact(str(tmp_path))
     write_examples(output, "train/corpus.arrow", [{"chosen": [1], "rejected": [2]}], ("chosen", "rejected"))
     with pytest.raises(HeadwaterError, match="earlier version"):

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return save_model(tmp_path_factory.mktemp("model"))
 
 
-def test_engines_are_where_their_share_is(gpus_in_sight: None, model: Folder) -> None:
+def test_engines_run_on_the_device_they_reserved(gpus_in_sight: None, model: Folder) -> None:
     made = {
         "engine": load_engine(model.local()),
         "pool": _Completer(model, Sampling(1), 0.0)._engine,
@@ -44,10 +44,10 @@ def test_engines_are_where_their_share_is(gpus_in_sight: None, model: Folder) ->
         EngineReplica(str(model.local()), None, 1, 1.0)
 
 
-def test_training_without_gpus_takes_a_cpus_precision(gpus_in_sight: None) -> None:
-    assert resolve_precision("auto") in ("fp32", "bf16")
-    assert resolve_precision("auto", 1.0) == "fp16"
-    with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
+def test_training_without_gpus_uses_a_cpus_precision(gpus_in_sight: None) -> None:
+    assert zero.resolve_precision("auto") in ("fp32", "bf16")
+    assert zero.resolve_precision("auto", 1.0) == "fp16"
+    with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
         training_engine.check_means(zero.ZeroConfig(), "fp16")
     training_engine.check_means(zero.ZeroConfig(), "fp16", 1.0)
     assert random_state()["cuda"] == []

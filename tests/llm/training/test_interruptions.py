@@ -281,7 +281,7 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(json.loads(path.read_text())["step"] for path in found)
 
 
-def test_killed_while_writing_a_checkpoint_it_goes_on_from_the_one_before_bit_for_bit(
+def test_a_run_killed_while_writing_a_checkpoint_resumes_from_the_previous_one_bit_for_bit(
     aftermath: Path,
 ) -> None:
     assert checkpoints(aftermath / "killed-before") == [2]
@@ -291,19 +291,19 @@ def test_killed_while_writing_a_checkpoint_it_goes_on_from_the_one_before_bit_fo
     assert was_said(aftermath / "killed-screen", "checkpoint_00000004_", "resuming from that of step 2")
 
 
-def test_records_are_written_while_it_runs_and_never_twice_for_one_step(aftermath: Path) -> None:
+def test_records_are_written_during_the_run_once_per_step(aftermath: Path) -> None:
     steps = [record["step"] for record in history(aftermath / "killed-before")]
     assert steps == list(range(len(steps)))
     assert len(steps) >= 4
     assert [record["step"] for record in history(aftermath / "killed")] == list(range(STEPS))
 
 
-def test_a_checkpoint_that_lost_the_end_of_a_file_is_passed_over(aftermath: Path) -> None:
-    assert was_said(aftermath / "truncated-screen", "is incomplete", "resuming from that of step 4")
+def test_a_truncated_checkpoint_is_skipped(aftermath: Path) -> None:
+    assert was_said(aftermath / "truncated-screen", "is not whole", "that of step 4 is taken instead")
     assert losses(aftermath / "truncated") == losses(aftermath / "undisturbed")
 
 
-def test_the_newest_and_the_best_are_kept_and_nothing_else(aftermath: Path) -> None:
+def test_only_the_newest_and_best_checkpoints_are_kept(aftermath: Path) -> None:
     assert checkpoints(aftermath / "undisturbed") == [4, 6]
     assert checkpoints(aftermath / "kept") == [2, 6]  # the best, which is no longer among the newest one
     assert len(list((aftermath / "kept/_scratch/train").iterdir())) == 2
@@ -336,7 +336,7 @@ def test_a_step_whose_loss_is_not_a_number_is_skipped_and_the_run_goes_on(afterm
     assert len(entry["documents"]) == 8
 
 
-def test_going_back_to_the_last_checkpoint_leaves_the_step_out_and_ends_where_skipping_does(
+def test_rolling_back_past_a_nan_step_ends_like_skipping_it(
     aftermath: Path,
 ) -> None:
     assert was_said(aftermath / "rollback-screen", "rolling back to step 2")
@@ -344,7 +344,7 @@ def test_going_back_to_the_last_checkpoint_leaves_the_step_out_and_ends_where_sk
     assert [record["step"] for record in history(aftermath / "rollback")] == list(range(STEPS))
 
 
-def test_by_default_it_stops_and_names_step_and_documents(aftermath: Path) -> None:
+def test_a_nan_loss_stops_the_run_by_default_and_names_step_and_documents(aftermath: Path) -> None:
     words = (aftermath / "stop.txt").read_text()
     assert words.startswith(f"test step {BAD}: the loss is nan; its batch had https://news.example/")
     assert "on_nan: skip" in words
@@ -361,14 +361,14 @@ def test_a_rank_that_hangs_is_named_with_the_stacks_of_all(aftermath: Path) -> N
     assert losses(aftermath / "hung") == losses(aftermath / "told")[:3]  # it woke up, and went on
 
 
-def test_a_notice_to_one_rank_has_all_of_them_keep_the_state_of_that_step(aftermath: Path) -> None:
+def test_a_preemption_notice_to_one_rank_makes_all_ranks_checkpoint_that_step(aftermath: Path) -> None:
     assert (aftermath / "told-screen").read_text().count(
         "rank 1 received SIGTERM: the checkpoint of step 3 is complete"
     ) == 1
     assert checkpoints(aftermath / "told") == [3, 6]
 
 
-def test_in_s3_too_it_goes_on_from_its_newest_checkpoint_bit_for_bit(s3_server: str, tmp_path: Path) -> None:
+def test_a_run_on_s3_resumes_from_its_newest_checkpoint_bit_for_bit(s3_server: str, tmp_path: Path) -> None:
     on_ranks(1, in_s3, tmp_path)
     output = Artifact("s3://corpus/ended")
     assert [record["loss"] for record in read_history(output)] == losses(tmp_path / "undisturbed")
@@ -376,7 +376,7 @@ def test_in_s3_too_it_goes_on_from_its_newest_checkpoint_bit_for_bit(s3_server: 
     assert [name.split("_")[2] for name in sorted(whole)] == ["00000004", "00000006"]
 
 
-def test_after_an_export_that_failed_only_the_export_is_done_again(tmp_path: Path) -> None:
+def test_after_a_failed_export_only_the_export_is_repeated(tmp_path: Path) -> None:
     on_ranks(1, export_fails_once, tmp_path)
     assert losses(tmp_path / "failed") == losses(tmp_path / "exported")
     files = [tmp_path / name / "model/model.safetensors" for name in ("failed", "exported")]

@@ -29,7 +29,9 @@ def trajectories(request: pytest.FixtureRequest) -> Trajectories:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_loss_is_that_of_one_worker_with_nothing_cut_up(case: Case, trajectories: Trajectories) -> None:
+def test_every_loss_equals_that_of_one_worker_without_sharding(
+    case: Case, trajectories: Trajectories
+) -> None:
     reference = trajectories[Case(case.objective)]
     assert len(set(reference)) == len(reference) in (12, STEPS)
     # A frozen model would pass as well.

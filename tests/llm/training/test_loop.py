@@ -168,8 +168,7 @@ def test_resume_on_fewer_workers_continues_the_same_trajectory(
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
 
 
-@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
-def test_a_worker_that_stands_still_is_noticed_after_the_time_limit_and_replaced(
+def test_a_hung_worker_is_detected_after_the_timeout_and_replaced(
     watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
     session, screen = watched
@@ -206,7 +205,7 @@ def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Se
         run(session, "elastic", config(min_workers=3), start, Rows(8))
 
 
-def test_the_number_of_workers_and_how_state_is_cut_up_are_no_part_of_an_artifacts_key() -> None:
+def test_workers_and_sharding_do_not_change_an_artifacts_key() -> None:
     tokens = {"tokenizer": "t", "tokenize": "r"}
     keys = {
         Pretrain(PretrainConfig(workers=workers, micro_batch=1, zero=ZeroConfig(stage=stage))).key(tokens, {})

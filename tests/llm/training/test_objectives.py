@@ -20,7 +20,7 @@ from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model
 
 
-def test_masked_positions_have_no_say_in_the_loss() -> None:
+def test_masked_positions_do_not_affect_the_loss() -> None:
     model = small_model()
     ids = torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(0))
     mask = torch.zeros_like(ids)

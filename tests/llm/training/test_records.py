@@ -45,7 +45,7 @@ def interrupted_run(output: Artifact) -> None:
         second.add(record(3, 1.5))
 
 
-def test_a_step_that_is_made_again_has_one_record(tmp_path: Path) -> None:
+def test_a_repeated_step_has_one_record(tmp_path: Path) -> None:
     output = Artifact(str(tmp_path))
     interrupted_run(output)
     kept = read_history(output)
@@ -55,7 +55,7 @@ def test_a_step_that_is_made_again_has_one_record(tmp_path: Path) -> None:
     assert records.summary(kept)["final_loss"] == 1.5
 
 
-def test_in_s3_records_and_event_files_are_the_same(s3_server: str) -> None:
+def test_records_and_event_files_on_s3_equal_those_on_disk(s3_server: str) -> None:
     output = Artifact("s3://corpus/interrupted")
     interrupted_run(output)
     assert [line["step"] for line in read_history(output)] == [0, 1, 2, 3]
@@ -122,7 +122,7 @@ def test_the_peak_of_a_gpu_is_the_data_sheets_and_of_a_cpu_measured() -> None:
     assert 1e8 < measured < 1e14
 
 
-def test_where_records_go_and_how_checkpoints_are_kept_is_no_part_of_an_artifacts_key() -> None:
+def test_tracking_and_checkpoint_settings_do_not_change_an_artifacts_key() -> None:
     from headwater.llm.stages.pretrain import Pretrain, PretrainConfig
 
     tokens = {"tokenizer": "t", "tokenize": "r"}

@@ -164,14 +164,14 @@ def test_one_trajectory_at_every_zero_stage_and_across_a_checkpoint(ran: Path, v
                 torch.testing.assert_close(found[parameter], values, rtol=1e-3, atol=3e-5)
 
 
-def test_activations_that_are_computed_twice_change_no_loss(ran: Path) -> None:
+def test_activation_checkpointing_does_not_change_the_loss(ran: Path) -> None:
     plain = losses(ran / "plain.json")
     np.testing.assert_allclose(losses(ran / "activations computed twice.json"), plain, rtol=1e-6)
     assert json.loads((ran / "passes.json").read_text()) == {"plain": 1, "activations computed twice": 2}
     assert losses(ran / "adapters and average.json")[1:] != plain[1:]
 
 
-def test_the_average_is_that_of_the_weights_of_every_step(ran: Path) -> None:
+def test_the_averaged_model_is_the_mean_of_the_weights_of_every_step(ran: Path) -> None:
     start, *visited = torch.load(ran / "adapters and average-visited.pt")
     averages = start
     for step, weights in enumerate(visited):
@@ -248,7 +248,7 @@ def test_adapters_beside_matrices_of_4_bits_are_trained_and_merged_at_any_stage(
         assert (start(input_ids=ids).logits - expected).abs().max() > 0.01  # they were in 4 bits
 
 
-def test_what_this_host_has_not_the_means_for_is_refused_by_name() -> None:
+def test_settings_that_this_host_cannot_run_are_refused_by_name() -> None:
     assert adapters.quantisation(None, "fp32") is adapters.quantisation(ADAPTERS, "fp32") is None
     with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
         training_engine.check_means(ZeroConfig(), "fp16")

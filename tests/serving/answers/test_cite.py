@@ -86,7 +86,7 @@ def test_further_sentences_are_near_in_score_and_stand_in_the_documents_order() 
     assert len(choose(found, np.array([1.0, 9.0, 2.0, 2.0]), 3)) == 1
 
 
-def test_the_same_thing_is_not_said_twice() -> None:
+def test_near_duplicate_sentences_are_not_quoted_twice() -> None:
     again = Passage("d3", "u", "Copy", "The council voted on Tuesday to rebuild this bridge.", 0, 52)
     chosen = choose(candidates([BRIDGE, again]), np.array([1.0, -9.0, 0.9]), 3)
     assert len(chosen) == 1
@@ -128,5 +128,5 @@ def test_sources_are_numbered_in_order_of_first_use_and_spans_fit_the_text() -> 
         assert cited.quote[inside : inside + cited.source_end - cited.source_start] == source.text
 
 
-def test_markers_of_the_models_own_are_taken_out() -> None:
+def test_markers_written_by_the_model_are_removed() -> None:
     assert without_markers("It rained [3]. Then [12] it stopped.") == "It rained. Then it stopped."

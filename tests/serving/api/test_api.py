@@ -131,7 +131,7 @@ def test_ranking_is_kept_as_preference_data(endpoint: Endpoint) -> None:
     assert (kept.prompt, kept.chosen, kept.rejected) == (QUESTION, "The council voted.", "It rained.")
 
 
-def test_health_and_metrics_tell_how_it_goes(endpoint: Endpoint) -> None:
+def test_health_and_metrics_report_state_and_requests(endpoint: Endpoint) -> None:
     ask(endpoint.url, question_about(BRIDGE))
     health = httpx.get(f"{endpoint.url}/healthz")
     assert health.status_code == 200 and health.json()["status"] == "ok"

@@ -79,7 +79,7 @@ def test_wrong_value_is_named(endpoint: Endpoint, change: dict[str, Any], param:
     assert str(error(response)["param"]).startswith(param)
 
 
-def test_parameters_that_do_not_change_the_answer_are_let_pass(endpoint: Endpoint) -> None:
+def test_parameters_that_do_not_change_the_answer_are_accepted(endpoint: Endpoint) -> None:
     harmless = {
         "user": "u1",
         "metadata": {"a": "b"},
@@ -143,7 +143,7 @@ def test_every_response_carries_the_security_headers(endpoint: Endpoint) -> None
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_too_many_requests_are_told_to_come_back(endpoint: Endpoint) -> None:
+def test_overload_returns_503_with_retry_after(endpoint: Endpoint) -> None:
     body = {**GOOD, "retrieval": False, "temperature": 2, "max_tokens": 400}
     with ThreadPoolExecutor(16) as pool:
         responses = list(pool.map(lambda seed: post(endpoint, {**body, "seed": seed}), range(16)))
@@ -154,7 +154,7 @@ def test_too_many_requests_are_told_to_come_back(endpoint: Endpoint) -> None:
     assert post(endpoint, GOOD).status_code == 200
 
 
-def test_client_that_goes_away_frees_its_place(endpoint: Endpoint) -> None:
+def test_client_that_disconnects_frees_its_slot(endpoint: Endpoint) -> None:
     body = {**GOOD, "retrieval": False, "temperature": 2, "max_tokens": 480, "stream": True, "n": 8}
     with httpx.stream("POST", f"{endpoint.url}{CHAT}", json=body, timeout=60) as response:
         next(response.iter_lines())

@@ -92,7 +92,7 @@ def test_an_output_of_other_settings_or_of_unknown_origin_is_refused_unless_over
     assert not list(tmp_path.glob("out.*"))
 
 
-def test_an_unfinished_batch_is_not_taken_for_another(job: Job, tmp_path: Path) -> None:
+def test_an_unfinished_batch_is_not_mistaken_for_another(job: Job, tmp_path: Path) -> None:
     work = Artifact(Places.of(job.output).work)
     work.write_json("plan.json", {"identity": job.identity(), "plan": {}})
     assert batches.finished(job) is None
@@ -106,7 +106,7 @@ def test_an_empty_input_gives_an_empty_output(job: Job, here: Session, tmp_path:
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_two_runs_on_one_output_do_not_meet(job: Job, here: Session) -> None:
+def test_two_runs_cannot_write_the_same_output(job: Job, session: Session) -> None:
     with batches._locked(Places.of(job.output)), pytest.raises(HeadwaterError, match="another run"):
         batches.run(job, here)
 
@@ -120,7 +120,7 @@ def test_two_runs_on_one_output_do_not_meet(job: Job, here: Session) -> None:
         ({"input": "out.errors.jsonl"}, "would replace the input"),
     ],
 )
-def test_what_is_not_there_is_named_before_any_work(
+def test_a_missing_input_or_model_is_reported_before_any_work(
     job: Job, tmp_path: Path, changes: dict[str, str], problem: str
 ) -> None:
     (tmp_path / "out.errors.jsonl").touch()

@@ -31,7 +31,7 @@ def died() -> WorkerHealthCheckFailedError:
         ({1: HeadwaterError("the loss is nan", where="step 3")}, ALIVE, "failed: step 3: the loss is nan"),
     ],
 )
-def test_the_cause_is_named_and_not_what_followed_from_it(
+def test_the_root_cause_is_reported_not_its_consequences(
     failures: dict[int, BaseException], alive: set[str], words: str
 ) -> None:
     assert words in describe(failures, PLACES, alive)
@@ -57,6 +57,6 @@ def test_a_death_while_the_group_is_formed_is_told_from_an_error_of_the_controll
     assert not lost_at_start(WorkerGroupError("…", {1: died()}))
 
 
-def test_room_is_counted_by_host_and_not_over_all_of_them() -> None:
+def test_worker_slots_are_counted_per_host() -> None:
     nodes = [{"Resources": {"CPU": 3.0}}, {"Resources": {"CPU": 5.0}}, {"Resources": {}}]
     assert room_for(CONFIG, nodes) == 3

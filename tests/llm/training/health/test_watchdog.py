@@ -42,13 +42,13 @@ def test_one_slow_step_is_no_straggler() -> None:
     assert not any(pace.add([1.0, 9.0 if step == 7 else 1.0]) for step in range(2 * WINDOW))
 
 
-def test_stacks_tell_waiting_for_others_from_work() -> None:
+def test_stack_traces_distinguish_waiting_from_working() -> None:
     assert doing(WAITING) == "waiting for the others"
     assert doing(READING) == "in gather (shards.py line 80)"
     assert doing('Thread 0x1:\n  File "/lib/threading.py", line 331 in wait') == "not in a step"
 
 
-def test_a_notice_is_answered_once_however_many_ranks_hear_of_it_and_when() -> None:
+def test_a_preemption_notice_is_handled_once_however_many_ranks_receive_it() -> None:
     notice = Notice()
     assert notice.new([0.0, 0.0]) == ""
     assert notice.new([0.0, 1.0]) == "rank 1 received SIGTERM"

@@ -78,7 +78,7 @@ def test_a_row_on_two_workers_gives_the_losses_and_gradients_of_one(
         np.testing.assert_allclose(shared[:, 1], whole[:, 1], rtol=1e-4)
 
 
-def test_the_stretches_of_a_row_are_all_of_it_and_overlap_by_a_target() -> None:
+def test_sequence_slices_cover_the_row_and_overlap_by_one_target() -> None:
     ids = Store().ids[:2]
     parts = [sequence.stretch(ids, rank, 4) for rank in (4, 5, 6, 7)]
     np.testing.assert_array_equal(np.concatenate([part[:, :-1] for part, _ in parts], 1), ids[:, :-1])
@@ -86,7 +86,7 @@ def test_the_stretches_of_a_row_are_all_of_it_and_overlap_by_a_target() -> None:
     np.testing.assert_array_equal(np.concatenate([at for _, at in parts], 1), [np.arange(24)] * 2)
 
 
-def test_sizes_that_cannot_be_shared_out_are_refused_before_anything_starts() -> None:
+def test_indivisible_sizes_are_refused_before_anything_starts() -> None:
     fits: dict[str, Any] = {"workers": 4, "elastic": False, "batch": 16, "micro_batch": 4, "row_length": 512}
     shape = shape_of(SHAPE, 400)
     sequence.check(2, shape, **fits)

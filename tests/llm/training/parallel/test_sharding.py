@@ -256,7 +256,7 @@ def test_resume_on_fewer_or_more_workers_continues_the_same_trajectory(
 
 
 @pytest.mark.parametrize(("optimizer", "stage"), CASES)
-def test_cut_up_anew_and_written_again_a_checkpoint_has_the_same_bits(
+def test_resharding_and_rewriting_a_checkpoint_preserves_its_bits(
     saved: Path, optimizer: str, stage: int
 ) -> None:
     original = whole(saved / f"{optimizer}-{stage}")
@@ -311,7 +311,7 @@ def whole(folder: Path) -> dict[str, np.ndarray]:
         ("nothing", "another version of Headwater"),
     ],
 )
-def test_a_checkpoint_that_lacks_something_is_refused_and_that_is_named(
+def test_an_incomplete_checkpoint_is_refused_naming_the_missing_part(
     saved: Path, checkpoint_folder: str, words: str
 ) -> None:
     assert re.search(words, (saved / f"{checkpoint_folder}.txt").read_text())

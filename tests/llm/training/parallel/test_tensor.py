@@ -131,7 +131,7 @@ def test_workers_that_share_layers_follow_the_trajectory_of_one(ran: Path, group
 
 @pytest.mark.parametrize("turned", ["whole", "resumed"])
 @pytest.mark.parametrize(("groups", "stage"), CASES)
-def test_a_checkpoint_of_shared_layers_is_one_of_whole_ones_and_back(
+def test_tensor_parallel_checkpoints_convert_to_unsharded_ones_and_back(
     ran: Path, groups: int, stage: int, turned: str
 ) -> None:
     alone, found = read(ran / "whole.json"), read(ran / f"{groups}-{stage}-{turned}.json")
@@ -166,7 +166,7 @@ PLACES = [Place(0), Place(7), Place(3, 4, 4, 12), Place(0, 0, 6, 12), Place(9, 6
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_place_names_the_elements_that_it_stands_for(place: Place) -> None:
+def test_a_shard_place_names_its_elements(place: Place) -> None:
     whole = np.arange(60).reshape(5, 12)
     part = whole[:, place.first : place.first + place.width] if place.columns else whole
     run = part.reshape(-1)[place.start :][:17]
@@ -178,7 +178,7 @@ def test_a_place_names_the_elements_that_it_stands_for(place: Place) -> None:
     assert sum(b.rows * b.columns for b in place.blocks(len(run), 12)) == len(run)
 
 
-def test_sizes_that_cannot_be_shared_out_are_refused_before_anything_starts() -> None:
+def test_indivisible_sizes_are_refused_before_anything_starts() -> None:
     fits: dict[str, Any] = {
         "workers": 4,
         "elastic": False,
