@@ -1,4 +1,4 @@
-"""A proxy between a client and a real S3 server that loses, refuses and cuts off what passes through it."""
+"""A proxy in front of a real S3 server that drops, refuses and truncates requests and responses."""
 
 from __future__ import annotations
 

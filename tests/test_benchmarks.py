@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they should; what they measure is not judged here."""
+"""The benchmarks run and print their results; the measurements are not checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pages(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a benchmark sets for its process is as before after it."""
+    """Restores the process settings that a benchmark changes."""
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     yield
     logging.disable(logging.NOTSET)
@@ -90,5 +90,5 @@ def test_classifier_list_and_repeats_are_measured(
     ["checkpoint", "duplicates", "interrupted", "invariance", "learning", "scaling", "zero_memory"],
 )
 def test_the_other_benchmarks_import(name: str) -> None:
-    """They take too long to run here; a name that is gone shows when they are loaded."""
+    """They take too long to run here, but importing them detects missing names."""
     assert importlib.import_module(f"benchmarks.{name}").__doc__

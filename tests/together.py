@@ -1,4 +1,4 @@
-"""The checks of a change, and the soak of what they claim.
+"""All checks, in groups that run in parallel, because most tests wait for processes to start.
 
     python -m tests.together test [rest] [--logs DIR]
 

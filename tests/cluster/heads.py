@@ -1,4 +1,4 @@
-"""A Ray head that a test starts by hand, as an operator would: its own ports, token and processes."""
+"""A Ray head started by a test, as an operator would, with its own ports, token and processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small HTTP server with good and bad answers, and a file to read."""
+"""A small HTTP server with valid and faulty responses, and a file to read."""
 
 from __future__ import annotations
 

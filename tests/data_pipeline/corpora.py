@@ -1,4 +1,4 @@
-"""Small corpora that clean predictably, and what a cleaning has left of them."""
+"""Small corpora with known cleaning results."""
 
 from __future__ import annotations
 

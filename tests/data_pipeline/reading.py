@@ -1,4 +1,4 @@
-"""Reads a source to its end, as a worker does, and keeps apart what came out."""
+"""Reads a source to its end, as a worker does, and separates documents from errors."""
 
 from __future__ import annotations
 

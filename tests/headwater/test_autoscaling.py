@@ -1,4 +1,4 @@
-"""On a cluster that has no worker until there is work: nodes come for the backlog, and go after it."""
+"""Autoscaling from zero workers: nodes are added for a backlog and removed after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a run comes out as one line with what to do, a failing exit code, no traceback."""
+"""Errors print as one line with a fix, without traceback, and exit non-zero."""
 
 from __future__ import annotations
 

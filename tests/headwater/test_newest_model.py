@@ -1,4 +1,4 @@
-"""Which model of a recipe is served and exported when people have ranked answers since it was trained."""
+"""The model that is served and exported if rankings were added after its training."""
 
 from __future__ import annotations
 

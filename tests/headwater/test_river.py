@@ -1,7 +1,4 @@
-"""The whole river as a user runs it: killed on the way, run again, finished, found finished.
-
-`make test` has its shortest form: texts to a model, in this process, without a killing.
-"""
+"""The whole pipeline as a user runs it: killed, resumed, finished, reused."""
 
 from __future__ import annotations
 

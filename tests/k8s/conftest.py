@@ -1,4 +1,4 @@
-"""A real kubectl, the overlays built by it, and everything that `headwater k8s render` makes of them."""
+"""A real kubectl, the overlays it builds, and all output of `headwater k8s render`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image, as far as it can be judged without a container engine: its Dockerfile, parsed and linted."""
+"""The image's Dockerfile, parsed and linted (no container engine needed)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every manifest is one that an API server takes, and a broken one is refused by name."""
+"""Every manifest is valid for the API server; the checks report broken ones by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_names_are_unique_and_everything_has_a_namespace(manifests: tuple[Manife
 
 
 def test_every_yaml_file_of_the_folder_is_part_of_some_build() -> None:
-    """A file that no kustomization names would be checked by nothing."""
+    """A file outside all kustomizations would not be checked."""
     named: set[Path] = set()
     folder = ROOT / "k8s"
     for kustomization in folder.rglob("kustomization.yaml"):

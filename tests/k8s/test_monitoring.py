@@ -1,4 +1,4 @@
-"""The dashboard asks for numbers that exist, and Prometheus is led to where they are."""
+"""The dashboard queries existing metrics, and Prometheus can scrape them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every pod and object has to keep to, whoever writes the next overlay."""
+"""Security and resource rules for every pod and object of every overlay."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_no_ingress_is_open_to_all_and_the_metadata_address_is_blocked(
 
 
 def test_every_connection_is_allowed_by_ingress_and_egress_policies(network_policies: list[Manifest]) -> None:
-    """What ends up denied because only one side may talk is the usual fault of such policies."""
+    """A connection allowed on only one side is denied, a common fault of network policies."""
 
     def allows(direction: str, labels: dict[str, str], peer: dict[str, str], port: int) -> bool:
         for policy in network_policies:

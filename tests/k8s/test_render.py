@@ -1,4 +1,4 @@
-"""`headwater k8s render`: pods sized from the recipe, the recipe beside its job, refusals in one line."""
+"""`headwater k8s render`: pod counts from the recipe, the recipe's ConfigMap, one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models for tests, made where they are needed."""
+"""Small models for tests, created on demand."""
 
 from __future__ import annotations
 

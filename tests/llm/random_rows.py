@@ -1,4 +1,4 @@
-"""A batch source for tests of the trainer: rows of a fixed sequence, and a mishap where one is wanted."""
+"""A batch source for trainer tests: rows of a fixed sequence, optionally with a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headwater.llm.training.loop import Worker
 
 
 class Rows:
-    """Rows of a fixed sequence with ragged masks; a rank dies or stands still once, before a given step."""
+    """Rows of a fixed sequence with ragged masks; rank 1 dies or hangs once, before a given step."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Processes that form one gloo group on this machine, without Ray: for what happens between ranks alone.
+"""Processes that form a gloo group on this machine, without Ray.
 
 They are forked from a server that has imported the engine once; importing it in every rank took most of the
 time of the tests that use them.

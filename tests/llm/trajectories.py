@@ -1,4 +1,4 @@
-"""The losses of a small run, cut up in every way: for `test_invariance.py` and `benchmarks/invariance.py`.
+"""Losses of a small run under every sharding, for `test_invariance.py` and `benchmarks/invariance.py`.
 
 The same texts and pairs, in the same order, whatever the number of workers, the ZeRO stage, the micro-batch
 and the layout of the rows. Ranks are processes of their own over gloo, without Ray.

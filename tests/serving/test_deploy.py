@@ -1,4 +1,4 @@
-"""The endpoint deployed by a Serve config: asked for keys first, and real once it runs."""
+"""The endpoint deployed by a Serve config: API keys are required, and requests are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, on a real machine, a real S3 server and where things are wrong."""
+"""Checks of `headwater doctor` on a real machine, a real S3 server and broken set-ups."""
 
 from __future__ import annotations
 

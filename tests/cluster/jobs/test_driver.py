@@ -1,4 +1,4 @@
-"""A driver that is killed is started again; one that ends, or is asked to end, is not."""
+"""A killed driver is restarted; one that exits or is asked to stop is not."""
 
 from __future__ import annotations
 

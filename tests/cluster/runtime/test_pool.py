@@ -1,4 +1,4 @@
-"""How large a pool is, and what nodes are counted as."""
+"""Pool sizes, and the count of nodes and node-seconds."""
 
 from __future__ import annotations
 

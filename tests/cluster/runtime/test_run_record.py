@@ -1,4 +1,4 @@
-"""What a run leaves on the store about itself, and the log lines that belong to it."""
+"""The run's record and logs in the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training over several hosts is training on one, also when one is lost, for a while or for good."""
+"""Training over several hosts equals training on one, even if a host is lost temporarily or permanently."""
 
 from __future__ import annotations
 

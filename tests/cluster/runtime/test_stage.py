@@ -1,4 +1,4 @@
-"""The stage contract: what decides a key, and that finished work is not done twice."""
+"""The stage contract: what an artifact's key depends on, and that finished work is reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of files in S3: whole or not at all, fetched once by a machine, and again when damaged."""
+"""Local copies of S3 files: complete or absent, fetched once per machine, fetched again if damaged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_file_unlike_its_record_is_refused_and_nothing_is_left(folder: Artifac
 def test_a_full_disk_evicts_old_copies_but_not_those_in_use(
     folder: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk has room for two files and a half beside what is spared."""
+    """The disk has room for two and a half files besides the reserve."""
 
     def usage(path: Path) -> shutil._ntuple_diskusage:
         used = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

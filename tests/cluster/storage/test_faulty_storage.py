@@ -1,4 +1,4 @@
-"""Files in S3 behind a proxy that refuses, resets and cuts off: all arrive whole, none shows before it is."""
+"""S3 behind a proxy that refuses, resets and truncates: files arrive complete, never visible before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages acquire and clean together, on Ray: what is kept, why the rest is not, and that it repeats."""
+"""The stages acquire and clean on Ray: documents kept, reasons for rejections, reproducible output."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_same_corpus_comes_out_for_any_number_of_workers_and_any_part_size(
 
 
 def test_a_scored_part_is_not_scored_again(session: Session, tmp_path: Path) -> None:
-    """A run that was cut off finds the finished part's result and takes it as it is."""
+    """An interrupted run reuses the finished part's result unchanged."""
     path = tmp_path / "a.jsonl"
     write_corpus(path)
     settings = {"sources": [{"kind": "jsonl", "paths": [str(path)]}], "documents_per_part": 30}

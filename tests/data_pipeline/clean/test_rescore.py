@@ -1,4 +1,4 @@
-"""Other limits tried on kept scores give what cleaning with them gives."""
+"""Rescoring with other thresholds equals cleaning with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus that grows or forgets is the corpus that was cleaned all at once."""
+"""A corpus after additions or removals equals one cleaned from scratch."""
 
 from __future__ import annotations
 

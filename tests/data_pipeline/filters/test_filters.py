@@ -1,4 +1,4 @@
-"""The filters against the definitions they come from, written out naively or taken from their papers."""
+"""The filters compared with naive implementations of their published definitions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_words_are_those_of_spacy() -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ['"', "(", "'s", "=", "_", ")a(", "“'"])
 def test_long_runs_of_punctuation_do_not_hang_the_tokenizer(piece: str) -> None:
-    """Left to itself spaCy would need hours for each of these."""
+    """Without a limit spaCy would need hours for each of these."""
     words = Text(f"before {piece * 100_000} after").words.strings()
     assert "".join(words) == f"before{piece * 100_000}after"
 

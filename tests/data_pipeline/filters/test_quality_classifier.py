@@ -1,4 +1,4 @@
-"""The trained classifier: real text it has not seen, figures against their definitions, damaged files."""
+"""The quality classifier: held-out real text, metrics compared with their definitions, damaged files."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_books_and_scraped_pages_are_told_apart(tmp_path: Path, pieces: dict[str
 def test_text_in_disorder_is_told_from_text_of_the_same_words(
     tmp_path: Path, pieces: dict[str, list[str]]
 ) -> None:
-    """Only pairs of words can show it."""
+    """Only word pairs can distinguish them."""
     generator = random.Random(4)
     shuffled = [" ".join(generator.sample(text.split(), len(text.split()))) for text in pieces["books"]]
     assert trained(tmp_path, pieces["books"], shuffled, held_out=0.2).card.held_out["auc"] > 0.97
 
 
 def test_kinds_that_do_not_differ_are_not_told_apart(tmp_path: Path, pieces: dict[str, list[str]]) -> None:
-    """Held-out figures mean something: chance, give or take three standard deviations."""
+    """Held-out accuracy is at chance, within three standard deviations."""
     books = sorted(pieces["books"], key=lambda text: text[::7])
     card = trained(tmp_path, books[::2], books[1::2], held_out=0.4).card
     good, bad = card.held_out["good"], card.held_out["bad"]

@@ -1,4 +1,4 @@
-"""Listed words against a naive search, what the bundled list flags on real text, and the trained model."""
+"""Word lists compared with a naive search, the bundled list on real text, and the trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: each piece that cannot be read is named with file and place, counted, and costs nothing else."""
+"""Bad input: every unreadable record is reported with file and position and counted; the rest is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A unit of acquisition that was cut off goes on in the middle of its file, and leaves the same parts."""
+"""An interrupted unit of acquisition resumes inside its file and writes the same parts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Texts and pages that are made to be slow: each ends soon with its reason or an ordinary verdict, and the
-document after it is measured as ever."""
+"""Texts and pages constructed to be slow: each gets a verdict or a rejection quickly, and the next document
+is processed normally."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_page_of_100_000_levels_has_its_reason_and_the_next_is_read(measurer: 
 
 
 def test_whether_a_text_is_refused_does_not_depend_on_what_came_before() -> None:
-    """A piece that is known already weighs as much as one that is new."""
+    """A cached piece counts as much as a new one."""
     piece = '("' * 300
     text = " ".join([piece] * (words.BURDEN // words.burden(piece) + 1))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""HTML to main text in both settings: titles, charsets, limits, and how much of real pages is found."""
+"""Main text extraction in both settings: titles, charsets, limits, and recall on real pages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_nesting_counts_open_elements_only() -> None:
 
 
 def test_the_deepest_page_that_is_parsed_is_done_in_time() -> None:
-    """resiliparse needs the square of the depth: at the limit that still has to be little."""
+    """resiliparse is quadratic in the depth; at the limit it must still be fast."""
     levels = ExtractConfig().max_nesting - 10
     html = page_with("", "<body>" + "<div>" * levels + f"<p>{article(1)}</p>" + "</div>" * levels + "</body>")
     extract = Extractor(ExtractConfig(setting="fast"))

@@ -1,4 +1,4 @@
-"""Packing rules on plain arrays: nothing lost, nothing twice, and documents cut only where they must be."""
+"""Packing on plain arrays: no token lost or repeated, and no document cut without need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token rows in S3: the shards that are read are fetched, and no others."""
+"""Token rows in S3: only the shards that are read are fetched."""
 
 from __future__ import annotations
 

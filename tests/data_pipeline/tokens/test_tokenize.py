@@ -1,4 +1,4 @@
-"""Packed rows: every token a target exactly once, whoever wrote them, wherever they lie."""
+"""Packed rows: every token is a target exactly once, on any storage and after interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained tokenizer: lossless, deterministic, and the same however it is opened."""
+"""The trained tokenizer: lossless, deterministic, identical however it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headwater clean` on plain files, and `explain` and `funnel` on what it made."""
+"""`headwater clean` on plain files, and `explain` and `funnel` on its output."""
 
 from __future__ import annotations
 

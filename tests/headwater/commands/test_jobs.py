@@ -158,7 +158,7 @@ def test_a_missing_secret_ends_the_job_at_once_with_its_name(cluster: Head, reci
 
 @pytest.mark.soak
 def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: Path) -> None:
-    """One life of a job: two submissions are one job, a killed driver resumes, stop leaves nothing behind."""
+    """A job's life cycle: a second submission joins it, a killed driver resumes, stop leaves no processes."""
     until = ("--until", "pretrain", "--detach")
     first = job_id(submit(cluster, recipe, *until)[1])
     code, output = submit(cluster, recipe, *until)

@@ -1,4 +1,4 @@
-"""`headwater plan` and `headwater scaling` say what they know, and refuse what they cannot do."""
+"""Output and errors of `headwater plan` and `headwater scaling`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headwater quality train` from files to a model, as it is typed."""
+"""`headwater quality train`: from files to a model."""
 
 from __future__ import annotations
 

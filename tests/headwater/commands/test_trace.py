@@ -1,4 +1,4 @@
-"""`headwater trace` on a store made by hand: what it lists, and what it says where nothing can be listed."""
+"""Output and errors of `headwater trace` on a hand-made store."""
 
 from __future__ import annotations
 

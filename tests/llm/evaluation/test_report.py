@@ -143,7 +143,7 @@ def test_durations_read_well(seconds: float, shown: str) -> None:
 
 
 def test_importing_the_stage_modules_is_quick_work() -> None:
-    """The command line imports every stage: none may pull in torch, ray or transformers by that."""
+    """The command line imports every stage, so none may import torch, ray or transformers at module level."""
     code = (
         "import sys, headwater.data_pipeline.tokens.tokenize, headwater.data_pipeline.tokens.tokenizer\n"
         "import headwater.llm.evaluation.report, headwater.llm.examples.chat\n"

@@ -1,4 +1,4 @@
-"""Conversations in ids: what is learnt, what is cut, and that no id drifts."""
+"""Conversations as ids: the loss mask, truncation, and agreement with the chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of GPUs can be read, overruled and asked for."""
+"""The table of GPUs: lookup, overrides and errors."""
 
 from __future__ import annotations
 

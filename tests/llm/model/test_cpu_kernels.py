@@ -1,4 +1,4 @@
-"""Attention, norms and loss in blocks are torch's, and so are their gradients."""
+"""Blockwise attention, norms and loss equal torch's, and so do their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other programs say of an exported model what the trainer's engine says: transformers and llama.cpp."""
+"""transformers and llama.cpp reproduce the training engine's logits from an exported model."""
 
 from __future__ import annotations
 

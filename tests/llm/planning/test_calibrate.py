@@ -1,4 +1,4 @@
-"""A few real steps on this machine, measured and kept."""
+"""Calibration: a few real steps are measured on this machine and stored."""
 
 from __future__ import annotations
 

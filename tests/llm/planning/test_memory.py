@@ -1,4 +1,4 @@
-"""The memory of training state is what the formulas of ZeRO say, and what engines really hold."""
+"""The memory formulas of training state agree with the ZeRO paper and with real engines."""
 
 from __future__ import annotations
 

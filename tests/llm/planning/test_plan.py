@@ -1,4 +1,4 @@
-"""A plan's figures hang together, and a budget buys what is known to be bought with it."""
+"""A plan's figures are consistent, and a budget agrees with a published training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scaling stage makes a law of small runs, and makes no run twice."""
+"""The scaling stage fits a law to small runs, and reuses finished runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law that made the losses is found again, and the interval says how surely."""
+"""Fitting recovers the law that generated the losses, with calibrated intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corpora mixed by weight: exact shares, and a batch that depends on the seed and the step alone."""
+"""Corpora mixed by weight: exact shares, and batches that depend only on seed and step."""
 
 from __future__ import annotations
 

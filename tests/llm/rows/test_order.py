@@ -1,4 +1,4 @@
-"""The batch of a step depends on the seed and the step, and on nothing else."""
+"""The batch of a step depends only on seed and step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: its formula, its encoding, and the reference it is held to."""
+"""Direct preference optimisation: formula, encoding, and the reference model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a step to its documents and back: two ways to one answer, and neither looks at other steps."""
+"""From a step to its documents and back: both directions agree, and neither scans other steps."""
 
 from __future__ import annotations
 

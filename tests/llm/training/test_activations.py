@@ -1,4 +1,4 @@
-"""What a pass without memory says is what a real one takes."""
+"""Activation memory predicted with fake tensors equals that of a real pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits per byte: the sum over ranks and corpora is the whole, however the rows are shared out."""
+"""Bits per byte: sums over ranks and corpora equal the total, however rows are distributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has reserved no GPU computes on CPUs, though GPUs are visible to it: Ray does not hide them."""
+"""Actors without a GPU reservation compute on CPUs, although Ray leaves GPUs visible to them."""
 
 from __future__ import annotations
 

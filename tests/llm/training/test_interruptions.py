@@ -1,4 +1,4 @@
-"""What befalls a run while it goes on: torn checkpoints, bad losses, ranks that hang, notices of an end.
+"""Failures during a run: torn checkpoints, NaN losses, hung ranks, preemption notices.
 
 The ranks are processes of their own without Ray, started twice for all of this file: once to be killed in
 the middle of a checkpoint, and once for all the rest.

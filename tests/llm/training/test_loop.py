@@ -1,4 +1,4 @@
-"""One trajectory whatever the sharding, and the same one after a death."""
+"""The same trajectory for any sharding, and after the death of a worker."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(session: Session, name: str, settings: TrainConfig, model: Folder, sourc
 
 
 class Reclaimed(Rows):
-    """Rank 1 is sent SIGTERM, goes on for one step and is killed, once: as when its host is taken away."""
+    """Once, rank 1 gets SIGTERM, continues for one step and is killed, as in a host preemption."""
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         if step == 2 and self.worker.rank == 1 and not self.trace.exists():

@@ -1,4 +1,4 @@
-"""Losses against formulas computed another way, and what must not change them."""
+"""Losses compared with independent formulas, and their invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents of one row kept apart: what the model says of one does not depend on the others."""
+"""Separate documents in a row: the logits of one do not depend on the others."""
 
 from __future__ import annotations
 

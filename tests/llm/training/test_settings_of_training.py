@@ -1,4 +1,4 @@
-"""Adapters, averages and savings of memory: one trajectory at every ZeRO stage, and across a checkpoint.
+"""Adapters, weight averages and memory savings: one trajectory at every ZeRO stage and across checkpoints.
 
 On ranks without Ray, as in `test_sharding.py`, whose jobs these are.
 """

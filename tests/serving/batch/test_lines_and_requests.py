@@ -1,4 +1,4 @@
-"""Lines to requests and records: what is bad is named with its line, what is good is answered alike."""
+"""Parsing of batch lines: bad lines are reported with their number, answers are deterministic."""
 
 from __future__ import annotations
 

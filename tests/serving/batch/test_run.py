@@ -1,4 +1,4 @@
-"""A batch from input to output: joined in order, the same on any cluster, never over what is not its own."""
+"""A batch from input to output: joined in order, the same on any cluster, never overwriting other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who was lost and why: the worst of what a group failed with, and what the user is told in the end."""
+"""Failure reports: the root cause of a worker group's failure, and the final error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is slow is told from who waits, and a notice is answered once."""
+"""The watchdog distinguishes slow ranks from waiting ones; a preemption notice is handled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that several workers share: the same trajectory as with whole rows, at every ZeRO stage."""
+"""Sequence parallelism: the same trajectory as with unsplit rows, at every ZeRO stage."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_losses_are_the_same_on_two_workers_at_every_zero_stage(
 
 
 def test_muon_averages_over_as_many_gradients_as_it_is_told(saved: Path) -> None:
-    """With another momentum the first loss alone, before any update, is the same; see also `make`."""
+    """With a different momentum, only the first loss, before any update, is the same; see also `make`."""
     told, other = losses(saved / "muon.json"), losses(saved / "other-momentum.json")
     assert other[0] == told[0]
     apart = [abs(a / b - 1) for a, b in zip(told, other, strict=True)]

@@ -1,4 +1,4 @@
-"""Layers that several workers share: the trajectory, checkpoints, average and export of whole ones."""
+"""Tensor parallelism: the same trajectory, checkpoints, average and export as with unsharded layers."""
 
 from __future__ import annotations
 
