@@ -1,4 +1,4 @@
-"""The Serve graph, started and stopped: HTTP part → search and model, each scaled alone."""
+"""Build, start and stop the Serve application: HTTP ingress, passage search and model, scaled separately."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APPLICATION = "headwater"
 
 
 def build(config: AppConfig) -> Application:
-    """The graph as Serve deploys it; nothing is started."""
+    """The Serve application, not yet deployed."""
     from ray import serve
 
     from headwater.serving.api.ingress import Ingress
@@ -30,7 +30,7 @@ def build(config: AppConfig) -> Application:
 
     engine = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
         name="Engine",
-        max_constructor_retry_count=1,  # what cannot be loaded now cannot be loaded in a second either
+        max_constructor_retry_count=1,  # a failed load would fail again
         max_ongoing_requests=config.parallel_requests,
         max_queued_requests=config.max_queue,
         graceful_shutdown_timeout_s=5,
@@ -47,7 +47,7 @@ def build(config: AppConfig) -> Application:
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
         name="Ingress",
-        # The queue that is bounded is the model's. Here requests only wait, and some ask for /healthz.
+        # Only the model's queue is bounded. Here requests wait for it, and /healthz must always get through.
         max_ongoing_requests=max(256, 4 * config.max_queue),
         graceful_shutdown_timeout_s=2,
         **_scaling(config.api, 64),
@@ -60,9 +60,9 @@ def build(config: AppConfig) -> Application:
 
 
 def start(config: AppConfig, session: Session | None = None) -> str:
-    """Deploy, wait until it answers, and return its address (http://host:port).
+    """Deploy the endpoint, wait until it is ready, and return its address (http://host:port).
 
-    Raises HeadwaterError when a setting is wrong, the port is taken, or a part does not come up.
+    Raises HeadwaterError if a setting is wrong, the port is in use, or a deployment fails.
     """
     check(config)
     (session or Session(Store(tempfile.gettempdir()))).ray()
@@ -90,23 +90,27 @@ def start(config: AppConfig, session: Session | None = None) -> str:
 
 
 def stop() -> None:
-    """Take the endpoint down; the cluster stays."""
+    """Stop the endpoint, but not the Ray cluster."""
     from ray import serve
 
     serve.shutdown()
 
 
 def check(config: AppConfig) -> None:
-    """Find wrong settings here, where the message reaches a person, and not in a replica."""
+    """Validate settings and artifacts before deployment. Raises HeadwaterError."""
     from headwater.serving.retrieval.search import DESCRIPTION
 
     if not Artifact(config.model).exists("config.json"):
         raise HeadwaterError(
-            "no model is here", where=config.model, fix="give a folder with config.json and model.safetensors"
+            "no model in this folder",
+            where=config.model,
+            fix="give a folder with config.json and model.safetensors",
         )
     if config.index and not Artifact(config.index).exists(DESCRIPTION):
         raise HeadwaterError(
-            "no passage index is here", where=config.index, fix="run the stage `index`, or correct the path"
+            "no passage index in this folder",
+            where=config.index,
+            fix="run the stage `index`, or correct the path",
         )
     if config.store and not is_remote(config.store):
         Store(config.store).check_writable()
@@ -139,14 +143,14 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise HeadwaterError(
-                f"the address cannot be listened on ({error.strerror})",
+                f"cannot listen on this address ({error.strerror})",
                 where=f"{host}:{port}",
-                fix="stop what uses it, or choose another port (0 takes a free one)",
+                fix="stop the process that uses it, or choose another port (0 picks a free one)",
             ) from error
 
 
 def _failure() -> str:
-    """The last line of the traceback that a part which did not come up has left with Serve."""
+    """The last traceback line of a failed deployment, or an empty string."""
     from ray import serve
 
     for application in serve.status().applications.values():

@@ -1,4 +1,4 @@
-"""The settings of the endpoint: what it serves, where it listens, how far each part scales."""
+"""Settings of the endpoint: model and sources, address, limits, scaling."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from headwater.cluster.runtime.stage import StageConfig
 
 
 class ReplicaRange(StageConfig):
-    """How many copies of one part of the graph run, and what each reserves."""
+    """Number of replicas of one deployment, and the resources of each."""
 
     min_replicas: int = Field(1, ge=1)
+    """Replicas that always run."""
     max_replicas: int = Field(1, ge=1)
-    """Above `min_replicas`, Serve adds copies while requests wait."""
+    """If above `min_replicas`, Serve adds replicas while requests are queued."""
     cpus: float = Field(0.2, ge=0)
-    """CPUs that Ray reserves for a copy. It bounds placement, not use."""
+    """CPUs that Ray reserves per replica. Limits placement, not usage."""
     gpus: float = Field(0.0, ge=0)
+    """GPUs per replica; 0 runs on CPUs."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicaRange:
@@ -31,48 +33,50 @@ def _share(cpus: float) -> ReplicaRange:
 
 
 class ServeConfig(StageConfig):
-    """What a recipe says about its endpoint."""
+    """Settings of the endpoint in a recipe."""
 
     model_name: str = Field("headwater", min_length=1)
-    """The id under which clients ask for it."""
+    """Model id that clients must send."""
     host: str = "127.0.0.1"
-    """Another address than localhost opens the endpoint to the network: set `api_keys` then."""
+    """Address to listen on. Any but localhost opens the endpoint to the network: set `api_keys`, too."""
     port: int = Field(8000, ge=0, le=65535)
-    """0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     answer: Literal["quote", "write"] = "quote"
-    """`quote`: the model chooses sentences of its sources and says them word for word, which is what a
-    model too small to be trusted with facts can do. `write`: it writes, and is checked against them."""
+    """`quote`: answer with verbatim sentences of the sources, for models too small to state facts reliably.
+    `write`: the model writes freely, and its sentences are checked against the sources."""
     passages: int = Field(4, ge=1, le=20)
-    """Passages that an answer may draw on."""
+    """Number of passages retrieved per answer."""
     per_document: int = Field(2, ge=1)
-    """Of these, at most so many from one document."""
+    """Maximum number of these from one document."""
     quoted_sentences: int = Field(3, ge=1, le=10)
+    """Maximum number of sentences per answer in `quote` mode."""
     max_tokens: int = Field(256, ge=1)
-    """Length of an answer where the request sets none."""
+    """Maximum tokens per answer, unless the request sets it."""
     temperature: float = Field(0.0, ge=0, le=2)
-    """Where the request sets none. 0 gives the same answer every time."""
+    """Sampling temperature, unless the request sets it. 0 is deterministic."""
     api_keys: str = ""
-    """A file with one key a line. Empty: no key is asked for."""
+    """Path of a file with one API key per line. Empty: no key is required."""
     max_body_bytes: int = Field(1 << 20, ge=1024)
+    """Maximum size of a request body in bytes; larger ones get status 413."""
     parallel_requests: int = Field(2, ge=1)
-    """Requests that one copy of the model works on at a time."""
+    """Requests that one model replica processes at the same time."""
     max_queue: int = Field(32, ge=1)
-    """Requests that may wait for the model; what comes on top is told to come back later."""
+    """Maximum number of queued requests; further ones get status 503 with Retry-After."""
     threads: int | None = Field(None, ge=1)
-    """Threads of one copy of the model; None leaves it to torch."""
+    """CPU threads per model replica; None: torch's default."""
     cors_origins: tuple[str, ...] = ()
-    """Other origins whose pages may call the endpoint. None by default."""
+    """Origins of other web pages that may call the endpoint (CORS). Default: none."""
     api: ReplicaRange = _share(0.2)
     engine: ReplicaRange = _share(0.5)
     retrieval: ReplicaRange = _share(0.2)
 
 
 class AppConfig(ServeConfig):
-    """Everything that `serving.app.start` needs: the settings, and what to serve."""
+    """Settings for `serving.app.start`: the recipe's, plus the artifacts to serve."""
 
     model: str
     """Location of a Hugging Face model folder with its tokenizer."""
     index: str = ""
     """Location of a finished `index` artifact. Empty: the model answers without sources."""
     store: str = ""
-    """Where rankings are kept. Empty: `POST /v1/rankings` is refused."""
+    """Store for rankings. Empty: `POST /v1/rankings` is refused."""

@@ -1,7 +1,7 @@
-"""From a question and its passages to an answer, token by token: what one copy of the model does.
+"""Answer a question from its passages, as a stream of events.
 
-Three ways: `quote` (sentences of the sources, chosen by the model's own probabilities), `write`
-(free text over numbered sources, checked afterwards), `plain` (no sources).
+Three modes: `quote` (sentences of the sources, selected by the model's probabilities), `write` (free text
+over numbered sources, checked against them), `plain` (no sources).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Message = dict[str, str]
 NOTHING_FOUND = "I found nothing about this in my sources."
 WRITE_INSTRUCTION = "Answer the question from these sources."
 MIN_ANSWER = 16
-"""Tokens that passages must leave to the answer."""
+"""Minimum tokens of the context reserved for the answer."""
 
 
 @dataclass(frozen=True)
 class AnswerJob:
-    """One request, checked, with the passages found for it (None: none were looked for)."""
+    """A validated request, with the passages found for it (None: retrieval is off)."""
 
     messages: list[Message]
     passages: list[Passage] | None
@@ -74,9 +74,9 @@ Event = Started | Delta | Finished
 
 
 def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) -> Iterator[Event]:
-    """One Started, then for each choice its Deltas and one Finished. Ends early when `stop` is set.
+    """Yield one Started, then for each choice its Deltas and one Finished. Ends early if `stop` is set.
 
-    Raises ApiError 400 when the question alone is longer than the model's context.
+    Raises ApiError 400 if the question alone exceeds the model's context.
     """
     cancelled = stop or threading.Event()
     if job.passages is None:
@@ -96,7 +96,7 @@ def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) 
 
 
 def checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> list[int]:
-    """Ids of the prompt, which must leave `room` tokens of the context free."""
+    """Ids of the prompt. Raises ApiError 400 unless it leaves `room` tokens of the context free."""
     ids = encode_prompt(engine.tokenizer, messages)
     if len(ids) + room > engine.context:
         raise ApiError(
@@ -129,8 +129,8 @@ def _ids(engine: Engine, text: str) -> list[int]:
 def _quote(
     engine: Engine, job: AnswerJob, passages: list[Passage], cancelled: threading.Event
 ) -> Iterator[Event]:
-    """The question alone conditions the sentences: each of them carries its own content, and a prompt that
-    held the sources too would make every sentence a copy of what stands in it already."""
+    """Quote the best-scored sentences. The scoring prompt has the question but no sources: with them, every
+    sentence would score high for being a copy of the prompt."""
     prompt = checked_prompt(engine, _last_question(job.messages), MIN_ANSWER)
     yield Started(len(prompt))
     found = candidates(passages)
@@ -162,7 +162,7 @@ def _score(engine: Engine, prompt: list[int], found: Sequence[Candidate]) -> Any
 
 
 def _say(engine: Engine, job: AnswerJob, choice: int, chosen: list[Candidate]) -> Iterator[Event]:
-    """Lay down whole sentences while they fit in `max_tokens`; the first is cut where it does not."""
+    """Yield whole sentences while they fit into `max_tokens`; only the first is truncated."""
     text, used = CitedText(), 0
     reason: Literal["stop", "length"] = "stop"
     for candidate in chosen:
@@ -193,10 +193,10 @@ def _before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 def write_prompt(
     engine: Engine, messages: Sequence[Message], passages: Sequence[Passage], max_tokens: int
 ) -> tuple[list[int], list[Passage]]:
-    """The prompt with numbered passages before the last question, and the passages that found room.
+    """The prompt with numbered passages before the last question, and the passages in it.
 
-    Passages make room, worst first, until `max_tokens` (at most half of the context) are left for the
-    answer; the last one left is shortened sentence by sentence before it is given up.
+    Drops passages, worst first, until `max_tokens` (at most half of the context) are left for the answer.
+    The last passage is shortened sentence by sentence before it is dropped.
     """
     room = max(MIN_ANSWER, min(max_tokens, engine.context // 2))
     bare = checked_prompt(engine, messages, MIN_ANSWER)
@@ -230,7 +230,7 @@ def _generate(
     passages: list[Passage],
     cancelled: threading.Event,
 ) -> Iterator[Event]:
-    """Stream text; with passages sentence by sentence, each followed by its citation."""
+    """Stream generated text; with passages, sentence by sentence, each with its citation."""
     sampling = Sampling(
         max_tokens=min(job.max_tokens, engine.context - len(prompt)),
         temperature=job.temperature,

@@ -1,8 +1,8 @@
-"""Which sentence of an answer rests on which passage: pure rules, no model and no network.
+"""Citation rules: which passage supports a sentence of an answer. Pure functions, without model or network.
 
-Two ways to an answer meet here. Quoting picks sentences of the passages by score (`choose`);
-writing has its sentences checked against the passages (`support`). Both lay the answer down with
-`CitedText`, which numbers the sources in the order of their first use.
+`quote` mode selects sentences of the passages by score (`choose`); `write` mode checks generated sentences
+against the passages (`support`). Both build the answer with `CitedText`, which numbers the sources in the
+order of first use.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from headwater.serving.retrieval.passages import Passage
 from headwater.serving.sentences import content_words, sentence_spans
 
 CANDIDATE_WORDS = (5, 60)
-"""Shorter sentences say nothing by themselves ("He agreed."), longer ones are lists or scraping noise."""
+"""Minimum and maximum words: shorter sentences lack content ("He agreed."), longer ones are noise."""
 MARGIN = 1.0
-"""Nats: a further sentence is said when it scores no less than this below the first."""
+"""Nats. Further sentences are quoted if they score at most this much below the first."""
 SAME = 0.5
-"""Jaccard overlap of content words from which two sentences say the same."""
+"""Two sentences count as duplicates from this Jaccard overlap of content words."""
 SUPPORT = 0.6
-"""Share of a written sentence's distinct content words that its passage must hold."""
+"""Minimum share of a generated sentence's distinct content words that its passage must contain."""
 SUPPORT_WORDS = 3
-"""Sentences with fewer content words ("It is so.") are not cited: any passage would hold them."""
+"""Sentences with fewer content words ("It is so.") are not cited: they would match any passage."""
 _MARKER = re.compile(r"\s*\[\d{1,3}\]")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sentence that may be quoted: `passage.text[start:end]`; `rank` is its passage's, from 1."""
+    """A sentence that may be quoted: `passage.text[start:end]`. `rank` is the rank of its passage, from 1."""
 
     passage: Passage
     rank: int
@@ -46,31 +46,31 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Citation:
-    """A sentence of the answer and what it rests on. All spans are [start, end) in characters."""
+    """A sentence of the answer and its source. All spans are [start, end) in characters."""
 
     index: int
-    """The number in the answer: sources are counted in the order of their first use, a document once."""
+    """Number of the source in the answer. Documents are numbered in the order of first use."""
     title: str
     url: str
     document_id: str
     quote: str
-    """The passage, word for word."""
+    """The text of the passage."""
     start: int
     end: int
-    """The supported sentence in the answer; its marker `[index]` follows."""
+    """Span of the sentence in the answer; the marker `[index]` follows it."""
     marker_start: int
     marker_end: int
     source_start: int
     source_end: int
-    """The supporting sentence in the document's text."""
+    """Span of the supporting sentence in the document's text."""
     quote_start: int
-    """Where `quote` begins in the document's text."""
+    """Start of `quote` in the document's text."""
 
 
 def candidates(passages: Sequence[Passage]) -> list[Candidate]:
-    """The sentences of passages in rank order, each place of a document once.
+    """The sentences of CANDIDATE_WORDS length, by passage rank, without repeats from overlapping passages.
 
-    Where no sentence of the best document has a fitting length, all its sentences are taken.
+    If the best passage has none of that length, all its sentences are candidates.
     """
     found: list[Candidate] = []
     seen: set[tuple[str, int]] = set()
@@ -90,12 +90,11 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
 def quote_scores(
     with_question: Sequence[float], without: Sequence[float], ranks: Sequence[int]
 ) -> np.ndarray:
-    """Pointwise mutual information of question and sentence per token, less the log of the passage's rank.
+    """Pointwise mutual information of question and sentence per token, minus the log of the passage's rank.
 
-    Both inputs are mean log-probabilities of a sentence's tokens (nats): after the question, and at the
-    start of an answer to nothing. Their difference asks what the question makes likelier, not what is
-    likely anyway (Holtzman et al. 2021, "Surface Form Competition"). Read as Bayes' rule, the search
-    gives the prior 1 / rank.
+    Both inputs are mean log-probabilities of a sentence's tokens (nats), with and without the question in the
+    prompt. Their difference favours sentences that the question makes likelier over generally likely ones
+    (Holtzman et al. 2021, "Surface Form Competition"). The rank enters as the prior 1 / rank of Bayes' rule.
     """
     return np.asarray(with_question) - np.asarray(without) - np.log(np.asarray(ranks, float))
 
@@ -109,11 +108,11 @@ def choose(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> list[Candidate]:
-    """Up to `count` sentences: the first from the best document, others if nearly as good and not the same.
+    """Up to `count` sentences: the first from the best document, others if within MARGIN and no duplicates.
 
-    At temperature 0 by score alone. Above, each score is first perturbed by Gumbel noise of that scale, which
-    draws without replacement from softmax(scores / temperature) (Kool et al. 2019, "Stochastic Beams and
-    Where to Find Them"), cut to the nucleus of `top_p`. Sentences of one document stand together, as in it.
+    At temperature 0, selects by score. Otherwise adds Gumbel noise of that scale to the scores, which samples
+    without replacement from softmax(scores / temperature) (Kool et al. 2019, "Stochastic Beams and Where to
+    Find Them"), limited to the nucleus of `top_p`. The result is grouped by document, in document order.
     """
     if not found:
         return []
@@ -139,7 +138,7 @@ def choose(
 
 
 def _nucleus(logits: np.ndarray, top_p: float) -> np.ndarray:
-    """Mask of the fewest items whose softmax probabilities reach `top_p`."""
+    """Mask of the smallest set of items whose softmax probabilities sum to `top_p`."""
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     order = np.argsort(-probabilities, kind="stable")
@@ -155,10 +154,10 @@ def _same(one: str, other: str) -> bool:
 
 
 def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
-    """The passage that a written sentence rests on, and the sentence of it that is closest; None without.
+    """The closest sentence of the passage that supports a generated sentence, or None.
 
-    A passage supports it when it holds at least `SUPPORT` of its distinct content words and every number
-    in it. Of several the one that holds most is taken, then the better ranked.
+    A passage supports it if it contains at least `SUPPORT` of its distinct content words and all its
+    numbers. Among several, the passage with the largest share wins, then the better ranked.
     """
     words = set(content_words(sentence))
     if len(words) < SUPPORT_WORDS:
@@ -179,20 +178,20 @@ def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
 
 
 def without_markers(text: str) -> str:
-    """A written sentence without the `[n]` that the model put there itself: those are not checked."""
+    """Remove the unverified `[n]` markers that the model itself wrote."""
     return _MARKER.sub("", text)
 
 
 @dataclass
 class CitedText:
-    """An answer as it grows."""
+    """An answer under construction, with its citations."""
 
     text: str = ""
     citations: list[Citation] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def add(self, sentence: str, source: Candidate | None) -> str:
-        """Append a sentence (with the white space before it) and its marker; returns what was appended."""
+        """Append a sentence (with its leading whitespace) and its marker; return the appended text."""
         start = len(self.text) + len(sentence) - len(sentence.lstrip())
         before = len(self.text)
         self.text += sentence

@@ -1,4 +1,4 @@
-"""Generated ids to text while they come: whole characters only, and nothing from a stop string on."""
+"""Incremental decoding of generated ids: complete characters only, up to a stop string."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"
 LONGEST_CHARACTER = 4
-"""Bytes of UTF-8, so no character is spread over more tokens."""
+"""Bytes of UTF-8, and so the maximum number of byte-level tokens per character."""
 
 
 class TextStream:
-    """Decodes one answer. After `read` is exhausted, `tokens` and `finish_reason` say how it ended."""
+    """Decodes one answer. After `read`, `tokens` is its length and `finish_reason` why it ended."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, stop_ids: Sequence[int], stops: Sequence[str]
@@ -25,9 +25,9 @@ class TextStream:
         self.finish_reason: Literal["stop", "length"] = "length"
 
     def read(self, ids: Iterable[tuple[int, float]]) -> Iterator[str]:
-        """Pieces of text that never have to be taken back.
+        """Yield pieces of final text. `ids` are (token id, log-probability).
 
-        What might be the start of a stop string is held until that is known.
+        Text that may be the start of a stop string is held back until that is decided.
         """
         held = ""
         for piece in self._characters(ids):
@@ -45,14 +45,14 @@ class TextStream:
             yield held
 
     def _undecided(self, text: str) -> int:
-        """Characters at the end that are the start of some stop string."""
+        """Number of characters at the end that may begin a stop string."""
         for length in range(min(self._longest_stop - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length
         return 0
 
     def _characters(self, ids: Iterable[tuple[int, float]]) -> Iterator[str]:
-        """Byte-level tokens decode piece by piece, once the bytes of a character are complete."""
+        """Decode tokens as soon as the bytes of a character are complete."""
         pending: list[int] = []
         for token, _ in ids:
             self.tokens += 1

@@ -1,4 +1,4 @@
-"""Text to vectors of length one, so that a dot product is a cosine. Nothing is fetched from a hub."""
+"""Text embeddings of unit length (dot product = cosine). Models are never downloaded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Embedder(Protocol):
     dimensions: int
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [texts, dimensions], each row of length one (or zero for a text without words)."""
+        """float32 [texts, dimensions], rows of unit length (zero for a text without words)."""
         ...
 
 
 def load_embedder(name: str) -> Embedder:
-    """`wordllama` (its weights come with the package) or the folder of an encoder model."""
+    """Load `wordllama` (weights included) or an encoder model's folder. HeadwaterError if missing."""
     if name == WORDLLAMA:
         return WordLlamaEmbedder()
     if not (Path(name) / "config.json").is_file():
@@ -35,12 +35,12 @@ def load_embedder(name: str) -> Embedder:
 
 
 class WordLlamaEmbedder:
-    """Averaged token vectors distilled from large models' input embeddings: 256 numbers."""
+    """Averaged token vectors, distilled from the input embeddings of large models; 256 dimensions."""
 
     def __init__(self) -> None:
         import wordllama
 
-        # A plain load() would look on a hub for what lies in the package's own folder.
+        # Without these arguments, load() would download weights that the package already contains.
         self._model: Any = wordllama.WordLlama.load(
             cache_dir=Path(wordllama.__file__).parent, disable_download=True
         )
@@ -51,13 +51,13 @@ class WordLlamaEmbedder:
 
         if not texts:
             return np.zeros((0, self.dimensions), np.float32)
-        with np.errstate(invalid="ignore"):  # 0/0 for a text without one known token
+        with np.errstate(invalid="ignore"):  # 0/0 for a text without known tokens
             vectors = self._model.embed(list(texts), norm=True)
         return np.nan_to_num(np.asarray(vectors, np.float32))
 
 
 class EncoderEmbedder:
-    """A transformers encoder, its last hidden states averaged over the tokens."""
+    """A transformers encoder; embeddings are the mean of its last hidden states."""
 
     def __init__(self, folder: str) -> None:
         from transformers import AutoModel, AutoTokenizer

@@ -1,7 +1,7 @@
-"""The stage `index`: passages of the cleaned documents in LanceDB, by vector and by word.
+"""The stage `index`: passages of the cleaned documents in LanceDB, for vector and full-text search.
 
-`lancedb/passages` holds one row a passage: its text, its place in the document, where the document
-came from, and its vector (made of title and text). BM25 indexes lie over title and text.
+`lancedb/passages` has one row per passage: text, position in the document, the document's id, URL and title,
+and the embedding of title and text. Title and text have BM25 indexes.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PARTS = f"{SCRATCH}/parts"
 
 
 class IndexConfig(StageConfig):
-    """How documents are cut and embedded."""
+    """Settings of the stage `index`: how documents are split and embedded."""
 
     passage_words: int = Field(80, ge=10, le=2000)
-    """Words of a passage: about what a person reads as one quotation."""
+    """Words per passage. Shorter passages are more precise, longer ones give more context."""
     overlap_words: int = Field(20, ge=0)
-    """Whole sentences up to so many words are in two neighbouring passages."""
+    """Maximum overlap of neighbouring passages in words; only whole sentences are shared."""
     embedding: str = WORDLLAMA
-    """`wordllama`, or the folder of an encoder model."""
+    """Embedding model: `wordllama` (bundled, fast on CPUs) or the folder of a transformers encoder."""
     questions: int = Field(100, ge=0)
-    """Documents whose headline is asked for, to measure the search."""
+    """Number of documents whose headlines are searched to measure the quality of the index; 0 skips it."""
 
 
 class Index(Stage[IndexConfig]):
@@ -62,7 +62,7 @@ class Index(Stage[IndexConfig]):
         passages = sum(result["passages"] for result in results)
         if passages == 0:
             raise HeadwaterError(
-                "the cleaned documents hold no text to index",
+                "the cleaned documents have no text to index",
                 where=clean.location,
                 fix="loosen the filters of the stage `clean`",
             )
@@ -81,7 +81,7 @@ class Index(Stage[IndexConfig]):
 
 
 class PassageMaker:
-    """Cuts and embeds the documents of one file of the corpus."""
+    """Splits and embeds the documents of one corpus file."""
 
     def __init__(self, clean: Artifact, output: Artifact, config: IndexConfig) -> None:
         self._clean, self._output, self._config = clean, output, config
@@ -150,14 +150,14 @@ def _build(folder: str, output: Artifact, parts: list[str], dimensions: int) -> 
     rows = pa.RecordBatchReader.from_batches(_schema(dimensions), batches())
     table = connect(folder).create_table(TABLE, rows)
     for column in ("title", "text"):
-        # English stemming and stop words, lower case, accents folded: LanceDB's own defaults.
+        # LanceDB's defaults: English stemming and stop words, lower case, accents folded.
         table.create_fts_index(column)
 
 
 def measure(index: PassageIndex, clean: Artifact, questions: int) -> dict[str, Any]:
-    """Ask for the headlines of some documents, chosen by hash: is the first passage from that article?
+    """Search the headlines of documents sampled by hash; measure how often the article is found first.
 
-    An article that was kept twice under one address counts as itself.
+    A duplicate with the same URL counts as the article.
     """
     documents = [
         (document_fraction(row["id"]), row["id"], row["url"], title)

@@ -1,4 +1,4 @@
-"""Cutting a document into passages: whole sentences, some words shared between neighbours."""
+"""Split documents into passages of whole sentences, with some overlap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOKEN = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of a document: `text` is exactly the document's text[start:end]."""
+    """A passage of a document: `text` equals the document's text[start:end]."""
 
     document_id: str
     url: str
@@ -21,14 +21,14 @@ class Passage:
     start: int
     end: int
     score: float = 0.0
-    """How well it fits the query; what it is measured in depends on the search."""
+    """Relevance to the query; its scale depends on the search."""
 
 
 def passage_spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
-    """(start, end) of passages of about `words` words, cut between sentences.
+    """(start, end) in characters of passages of about `words` words, split between sentences.
 
-    Neighbours share whole sentences of up to `overlap` words. A sentence longer than a passage is cut
-    between words. A rest shorter than a quarter of a passage stays with the last one.
+    Neighbouring passages share whole sentences of up to `overlap` words. A sentence longer than a passage is
+    split between words. A remainder shorter than a quarter of a passage joins the last passage.
     """
     units = _units(text, words)
     spans: list[tuple[int, int]] = []
@@ -52,7 +52,7 @@ def passage_spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def _units(text: str, words: int) -> list[tuple[int, int, int]]:
-    """(start, end, words) of each sentence, or of each piece of one that is too long."""
+    """(start, end, words) of each sentence, or of each piece of one longer than `words`."""
     units = []
     for start, end in sentence_spans(text):
         tokens = [match.span() for match in _TOKEN.finditer(text, start, end)]

@@ -1,7 +1,7 @@
 """Hybrid search: exact nearest vectors and BM25, fused by rank.
 
-Both lists are exact: no approximate vector index is built, which up to a few hundred thousand
-passages costs some ten milliseconds and misses nothing.
+Vector search is exhaustive, without an approximate index: exact, and some ten milliseconds for up to a few
+hundred thousand passages.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ FOLDER = "lancedb"
 TABLE = "passages"
 DESCRIPTION = "index.json"
 CANDIDATES = 50
-"""Passages taken from each of the two lists."""
+"""Number of passages taken from each of the two rankings."""
 RRF_K = 60
 """Cormack, Clarke and Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet …", section 3."""
 MIN_COSINE = 0.5
-"""A passage that shares no word with the query counts as found from this similarity on. WordLlama's
-cosine of a question and unrelated news is 0.3 to 0.45, of a headline's question and its article 0.72
-(median of 100)."""
+"""Minimum similarity of results if no passage shares a word with the query. WordLlama's cosine of a question
+and unrelated news is 0.3 to 0.45; of a headline's question and its article 0.72 (median of 100)."""
 QUERY_WORDS = 200
 COLUMNS = ["id", "document_id", "url", "title", "text", "start", "end"]
 
@@ -34,9 +33,9 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def reciprocal_rank_fusion(rankings: Iterable[Sequence[Item]], k: int = RRF_K) -> list[tuple[Item, float]]:
-    """Items with the sum of 1 / (k + rank) over the rankings (rank counts from 1), best first.
+    """Items with their score, the sum of 1 / (k + rank) over the rankings (ranks from 1), best first.
 
-    Equal scores keep the order in which the items were first met.
+    Ties keep the order of first occurrence.
     """
     scores: dict[Item, float] = {}
     for ranking in rankings:
@@ -71,7 +70,7 @@ class PassageIndex:
         self._table = connect(artifact.path(FOLDER)).open_table(TABLE)
 
     def search(self, query: str, limit: int = 4, per_document: int = 2) -> list[Passage]:
-        """The best passages, best first; none when nothing is about the query."""
+        """Up to `limit` passages, best first, at most `per_document` each. Empty if none is relevant."""
         query = " ".join(query.split()[:QUERY_WORDS])
         if not query:
             return []
@@ -89,10 +88,10 @@ class PassageIndex:
         return sorted(found, key=lambda row: (row["_distance"], row["id"]))
 
     def _by_words(self, query: str) -> list[dict[str, Any]]:
-        """BM25 over title and text, the better of the two fields counting for a passage."""
+        """BM25 over title and text; the better of the two fields is the passage's score."""
         from lancedb.query import MultiMatchQuery
 
-        # A query object, not a string: nothing that the person types is read as query syntax.
+        # A query object, so that the user's text is never parsed as query syntax.
         search = self._table.search(MultiMatchQuery(query, ["title", "text"]))  # type: ignore[call-arg]
         found = search.select([*COLUMNS, "_score"]).limit(CANDIDATES).to_list()
         return sorted(found, key=lambda row: (-row["_score"], row["id"]))
@@ -104,7 +103,7 @@ def _passage(row: dict[str, Any], score: float) -> Passage:
 
 
 def _diverse(passages: Iterable[Passage], limit: int, per_document: int) -> list[Passage]:
-    """The first `limit` passages, no more than `per_document` of them from one document."""
+    """The first `limit` passages, with at most `per_document` per document."""
     taken: list[Passage] = []
     counts: dict[str, int] = {}
     for passage in passages:

@@ -63,7 +63,7 @@ def test_a_wrong_setting_is_named() -> None:
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("key\n")
-    with pytest.raises(HeadwaterError, match="no model is here"):
+    with pytest.raises(HeadwaterError, match="no model in this folder"):
         deploy.application({"model": str(tmp_path / "model"), "api_keys": str(tmp_path / "keys")})
 
 
