@@ -163,10 +163,7 @@ def _whatever_rankings(recipe: Recipe, session: Session, last: str) -> list[dict
 
 
 def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stage[Any], Artifact]]:
-    """The stages up to `last` and the locations of their artifacts, finished or not.
-
-    Raises HeadwaterError for an unknown stage, or one that the recipe leaves out.
-    """
+    """The stages up to `last` and their artifacts, finished or not; HeadwaterError for a missing stage."""
     position(last, 0)
     artifacts: dict[str, Artifact] = {}
     found = {}

@@ -108,7 +108,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse(raw: dict[str, Any], where: str) -> Recipe:
-    """A mapping to a recipe, with what the dial derives under what the mapping sets."""
+    """A recipe from a mapping. The mapping's values override those derived from `depth`."""
     depth = raw.get("depth", REFERENCE_DEPTH)
     derived = dial(depth) if isinstance(depth, int) and depth > 0 else {}
     if raw.get("dpo") is None:
@@ -120,7 +120,7 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:
-    """What the dial says of pretraining, whatever the recipe sets of it beside the model's shape."""
+    """What the dial derives for pretraining from the model's shape, ignoring the recipe's own values."""
     return derive(
         recipe.pretrain.model,
         vocab_size=recipe.tokenizer.vocab_size,

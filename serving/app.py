@@ -102,15 +102,11 @@ def check(config: AppConfig) -> None:
 
     if not Artifact(config.model).exists("config.json"):
         raise HeadwaterError(
-            "no model in this folder",
-            where=config.model,
-            fix="give a folder with config.json and model.safetensors",
+            "no model in this folder", where=config.model, fix="it needs config.json and model.safetensors"
         )
     if config.index and not Artifact(config.index).exists(DESCRIPTION):
         raise HeadwaterError(
-            "no passage index in this folder",
-            where=config.index,
-            fix="run the stage `index`, or correct the path",
+            "no passage index here", where=config.index, fix="run the stage `index`, or correct the path"
         )
     if config.store and not is_remote(config.store):
         Store(config.store).check_writable()

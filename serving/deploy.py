@@ -32,7 +32,7 @@ def application(args: dict[str, Any]) -> Application:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
         )
-        raise HeadwaterError(faults, where=IMPORT_PATH, fix="correct the application's `args`") from error
+        raise HeadwaterError(faults, where=IMPORT_PATH, fix="correct `args` of the application") from error
     if not config.api_keys:
         raise HeadwaterError(
             "no API keys are set, but this endpoint is open to the network",

@@ -67,8 +67,7 @@ def clean(
     settings = [name for name, given in (("--steps", steps), ("--recipe", recipe), ("--set", set_)) if given]
     if changing and (settings or overwrite):
         raise _refused(
-            f"{(settings or ['--overwrite'])[0]} with --add or --forget",
-            "remove it: a corpus keeps its settings",
+            f"{(settings or ['--overwrite'])[0]} with --add or --forget", "a corpus keeps its settings"
         )
     if add and not inputs:
         raise _refused("--add without INPUT", "name the files to add")

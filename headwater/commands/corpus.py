@@ -52,9 +52,7 @@ def explain(
             _tell(fate, artifact, tokenized)
     if not known:
         raise HeadwaterError(
-            f"no document has the id or URL {document}",
-            where=where,
-            fix="check the id or URL; the document may not be among the sources",
+            f"no document has the id or URL {document}", where=where, fix="check it, and the sources"
         )
 
 
@@ -90,15 +88,11 @@ def funnel(
     corpus: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of `headwater clean`.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="STEP.KEY=VALUE", help="Override a threshold: gopher_quality.min_words=80."
-        ),
+        typer.Option("--set", metavar="STEP.KEY=VALUE", help="New threshold: gopher_quality.min_words=80."),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Write every document's decision to this Parquet file."
-        ),
+        typer.Option("--output", "-o", metavar="FILE", help="Parquet file for all documents' decisions."),
     ] = None,
 ) -> None:
     """Show how many documents each step dropped. With --set: how many it would drop with other thresholds,
@@ -124,6 +118,4 @@ def funnel(
     if output is not None:
         with create_file(output) as stream:
             pq.write_table(decisions_table(cleaned, decisions), stream, compression="zstd")
-        console.print(
-            f"[bold green]✓[/] every document's decision → {output}", highlight=False, soft_wrap=True
-        )
+        console.print(f"[bold green]✓[/] all decisions → {output}", highlight=False, soft_wrap=True)

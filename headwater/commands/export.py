@@ -18,9 +18,7 @@ def export(
         str,
         typer.Argument(metavar="RECIPE|STAGE/KEY", help="Recipe file, or artifact of a training stage."),
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to; a path or s3://.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Output folder or s3://.")],
     format_: Annotated[str, typer.Option("--format", help="hf (folder) or gguf (file).")] = "gguf",
     precision: Annotated[
         str | None,

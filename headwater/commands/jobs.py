@@ -51,10 +51,7 @@ def submit(
         typer.Option(metavar="NAME=VALUE", help="Environment variable to set for the job. Not for secrets."),
     ] = None,
     install: Annotated[
-        bool,
-        typer.Option(
-            "--install", help="Install the pinned packages on the nodes, if their image lacks them."
-        ),
+        bool, typer.Option("--install", help="Install the pinned packages on nodes whose image lacks them.")
     ] = False,
     restarts: Annotated[int, typer.Option(min=0, help="Number of times a killed driver is restarted.")] = 3,
 ) -> None:
@@ -217,9 +214,7 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise HeadwaterError(
-                "not of the form NAME=VALUE", where=f"--env {name}", fix="write --env NAME=VALUE"
-            )
+            raise HeadwaterError("not of the form NAME=VALUE", where=f"--env {name}")
         if SECRET_NAME.search(name):
             raise HeadwaterError(
                 "this looks like a secret, and everyone on the cluster can read a job's description",

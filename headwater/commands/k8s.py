@@ -40,9 +40,7 @@ def render(
     name: Annotated[str, typer.Option(help="Name of the object; default: the recipe's.")] = "",
     namespace: Annotated[str, typer.Option(help="Namespace; default: the overlay's.")] = "",
     image: Annotated[str, typer.Option(help="Image of the pods; default: the overlay's.")] = "",
-    gpu_image: Annotated[
-        str, typer.Option(help="Image of the GPU pool; default: that of the other pods.")
-    ] = "",
+    gpu_image: Annotated[str, typer.Option(help="Image of the GPU pool; default: --image.")] = "",
     store_claim: Annotated[
         str, typer.Option(help="PersistentVolumeClaim for a store that is a folder; mounted at its path.")
     ] = "",
@@ -77,9 +75,7 @@ def render(
         objects = render.render_job(opened, built, target)
     else:
         if queue:
-            raise HeadwaterError(
-                "--queue applies only to jobs", where="--queue", fix="remove it, or use --kind job"
-            )
+            raise HeadwaterError("only jobs can wait in a queue", where="--queue", fix="remove it")
         built = kustomize.build(kustomize.find_overlay(overlay), ["service"])
         model, index = _made(opened)
         objects = render.render_service(opened, built, target, model=model, index=index)

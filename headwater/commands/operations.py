@@ -33,9 +33,7 @@ def status(
 
     opened = Store(store)
     if run is not None and run not in opened.runs():
-        raise HeadwaterError(
-            "no such run", where=f"{store}/runs/{run}", fix="list all runs with `headwater status`"
-        )
+        raise HeadwaterError("no such run", where=f"{store}/runs/{run}", fix="list all: headwater status")
     console.print(view.runs_table(opened, run))
     if address:
         from headwater.cluster.jobs.jobs import Jobs

@@ -31,17 +31,14 @@ def plan(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DOLLARS", help="Also compute the model and tokens that this sum buys."),
+        typer.Option(min=0, metavar="DOLLARS", help="Compute the model and tokens it buys, too."),
     ] = None,
     prices: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Table of GPUs and prices, in the format of llm/hardware/hardware.yaml."
-        ),
+        typer.Option(metavar="FILE", help="GPUs and prices, formatted as llm/hardware/hardware.yaml."),
     ] = None,
     mfu: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1, help="Expected model FLOPs utilization, as a share of the GPUs' peak."),
+        float | None, typer.Option(min=0.01, max=1, help="Expected FLOPs, as a share of the GPUs' peak.")
     ] = None,
     measure: Annotated[
         bool, typer.Option(help="Measure a few training steps on this machine, if not measured before.")
@@ -66,14 +63,10 @@ def plan(
         made = plan_gpus(work, machine, law, mfu)
         if budget is not None:
             if not machine.dollars_per_hour:
-                raise HeadwaterError(
-                    f"no price is known for {machine.name}", where="--budget", fix="give --prices"
-                )
+                raise HeadwaterError(f"{machine.name} has no price", where="--budget", fix="give --prices")
             bought = afford(work, machine, budget, law, mfu)
     elif budget is not None or mfu is not None:
-        raise HeadwaterError(
-            "--budget and --mfu apply only to priced GPUs", where="--budget", fix="give --gpus, too"
-        )
+        raise HeadwaterError("--budget and --mfu need --gpus", where="--budget", fix="give --gpus")
     else:
         made = _on_this_machine(opened, work, law, address, measure, quiet=json_)
     if json_:

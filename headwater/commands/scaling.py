@@ -89,9 +89,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise HeadwaterError(
-            f"{text} is not a list of integers", where=option, fix=f"{option} 1,2,3"
-        ) from error
+        raise HeadwaterError(f"invalid numbers: {text}", where=option, fix=f"{option} 1,2,3") from error
     if min(numbers) < 1:
         raise HeadwaterError(f"{min(numbers)} is less than 1", where=option, fix="give positive integers")
     return numbers

@@ -29,9 +29,7 @@ RecipeOption = Annotated[
 ]
 ArtifactOption = Annotated[
     str | None,
-    typer.Option(
-        "--artifact", metavar="STAGE/KEY", help="Trace a finished artifact; a prefix of its key is enough."
-    ),
+    typer.Option("--artifact", metavar="STAGE/KEY", help="Finished artifact; a prefix of the key suffices."),
 ]
 StageOption = Annotated[str, typer.Option(help="pretrain, sft, dpo, reward or rl.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
@@ -115,7 +113,7 @@ def trace_document(
 
 
 def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
-    """Why no step has read it, as far as the artifacts tell."""
+    """The error for a document that no step reads, with the reason if the artifacts show it."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.data_pipeline.explain import token_places
 
@@ -125,18 +123,14 @@ def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
         return HeadwaterError(what, where=document, fix="for details run `headwater explain`")
     if not kept:
         return HeadwaterError(
-            "no document has this id or URL",
-            where=trained.corpus.location,
-            fix="find ids with `headwater trace step`",
+            "no document has this id or URL", where=trained.corpus.location, fix="see `headwater trace step`"
         )
     if stage != "pretrain":
         what = f"no step of {stage} reads an example made from this document"
         return HeadwaterError(what, where=document, fix="it may be held out, or lack a usable title")
     places = token_places(trained.inputs["tokenize"], kept[0].row["id"])
     if places and {place.split for place in places} == {"validation"}:
-        return HeadwaterError(
-            "the document is held out for validation", where=document, fix="no training step reads it"
-        )
+        return HeadwaterError("it is held out for validation", where=document, fix="no step reads it")
     what = f"none of the run's {trained.stage.config.steps} steps reads this document"
     return HeadwaterError(what, where=document, fix="too few steps for all rows, or its corpus has weight 0")
 

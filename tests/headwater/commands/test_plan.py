@@ -67,7 +67,7 @@ def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measur
         (("--budget", "5"), "give --gpus"),
         (("--gpus", "8xH10"), "did you mean"),
         (("--prices", "no.yaml"), "no such"),
-        (("--set", "pretrain.gpus_per_worker=1"), "here are none"),
+        (("--set", "pretrain.gpus_per_worker=1"), "this machine has none"),
     ],
 )
 def test_an_impossible_plan_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
@@ -92,7 +92,7 @@ def test_small_runs_differ_from_the_recipe_only_in_size_length_and_learning_rate
 
 
 @pytest.mark.parametrize(
-    ("depths", "said"), [("1,2", "six runs"), ("1,x", "no list"), ("0,1,2", "start at 1")]
+    ("depths", "said"), [("1,2", "six runs"), ("1,x", "invalid numbers"), ("0,1,2", "less than 1")]
 )
 def test_too_few_small_runs_and_invalid_numbers_are_refused(depths: str, said: str) -> None:
     with pytest.raises(HeadwaterError, match=said):
