@@ -33,7 +33,7 @@ def batch(
         bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,
 ) -> None:
-    """Answer every request of a file. If it is interrupted, run the same command to resume."""
+    """Answer every request of a file. Rerun the same command to resume."""
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.filesystem import filesystem, is_remote
     from headwater.cluster.storage.store import Store

@@ -57,8 +57,7 @@ def clean(
     address: AddressOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Clean documents into kept/, rejected/ (with reasons), scores/, funnel.json and funnel.png. If it is
-    interrupted, run the same command to resume."""
+    """Clean documents into kept/, rejected/ (with reasons), scores/ and a funnel. Rerun it to resume."""
     from headwater.data_pipeline.clean.standalone import CleanJob
     from headwater.data_pipeline.sources.spec import Columns
     from headwater.recipe import load_clean

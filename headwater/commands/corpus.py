@@ -22,8 +22,7 @@ def explain(
     ] = None,
     store: StoreOption = "store",
 ) -> None:
-    """Show why a document was kept or dropped: step, rule, score, threshold and the original of a copy; for
-    a kept document, its token rows."""
+    """Show why a document was kept or dropped (step, score, threshold), and where its tokens are."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.storage.artifact import Artifact
     from headwater.cluster.storage.store import Store
@@ -95,8 +94,7 @@ def funnel(
         typer.Option("--output", "-o", metavar="FILE", help="Parquet file for all documents' decisions."),
     ] = None,
 ) -> None:
-    """Show how many documents each step dropped. With --set: how many it would drop with other thresholds,
-    computed from the stored scores without reading texts or changing DIR."""
+    """Show what each step dropped; with --set, what it would drop, computed from the stored scores."""
     import pyarrow.parquet as pq
 
     from headwater.cluster.storage.artifact import Artifact, create_file

@@ -28,8 +28,7 @@ def export(
     set_: SetOption = None,
     store: StoreOption = "store",
 ) -> None:
-    """Export a trained model: a folder for transformers, vLLM and lm-eval, or a GGUF file for llama.cpp,
-    Ollama and LM Studio."""
+    """Export a trained model for transformers, vLLM and lm-eval (hf), or llama.cpp and Ollama (gguf)."""
     from headwater.llm.model.export import export as write
 
     model = _of_recipe(Path(source), set_, stage) if _is_recipe(source) else _artifact(store, source)

@@ -40,8 +40,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the texts.")] = 10,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")] = False,
 ) -> None:
-    """Train a quality classifier on the CPU. Use it with `headwater clean --set
-    quality_classifier.model=FOLDER`. The same texts and seed give the same model."""
+    """Train a quality classifier for `clean --set quality_classifier.model=FOLDER`, on the CPU."""
     import contextlib
     import time
 

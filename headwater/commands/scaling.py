@@ -26,10 +26,7 @@ def scaling(
     set_: SetOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Train a few small models on the recipe's tokens and fit the scaling law that `headwater plan` uses.
-
-    If it is interrupted, run the same command to resume.
-    """
+    """Train a few small models on the recipe's tokens and fit the scaling law of `headwater plan`."""
     from headwater import pipeline
     from headwater.cluster.runtime.stage import execute
     from headwater.commands.plan import LAW, law_of, work_of
