@@ -34,6 +34,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import pack
 from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.training.loop import read_history
 from tests.cluster.heads import ROOT, Head, head
 from tests.llm.models import save_model
@@ -46,7 +47,7 @@ KILLS_PER_RUN = 4
 TOLERANCE = 1e-5
 
 
-class Recorded(PackedRows):
+class Recorded(RowBatches):
     """Packed rows; each worker records its documents before it trains on them."""
 
     def __init__(self, rows: TokenRows, plan: ShuffledOrder, folder: str) -> None:

@@ -98,7 +98,7 @@ def test_the_same_corpus_comes_out_for_any_number_of_workers_and_any_part_size(
     assert rejected(one_part) == rejected(cleaned)
 
 
-def test_a_scored_part_is_not_scored_again(session: Session, tmp_path: Path) -> None:
+def test_a_scored_part_is_not_scored_again(here: Session, tmp_path: Path) -> None:
     """An interrupted run reuses the finished part's result unchanged."""
     path = tmp_path / "a.jsonl"
     write_corpus(path)
@@ -157,7 +157,7 @@ def test_listed_words_drop_and_repeated_spans_are_cut_where_asked_for(here: Sess
     assert last["documents_out"] == 7 - len(gone) == len(list(iter_texts(cleaned)))
     assert last["characters_out"] == sum(map(len, iter_texts(cleaned))) < before["characters_out"]
     with pytest.raises(HeadwaterError, match="`substring_dedup` has cut these texts"):
-        update(cleaned, Change(forget=("a.org",)), session)
+        update(cleaned, Change(forget=("a.org",)), here)
 
 
 @pytest.mark.parametrize("repair", [False, True])

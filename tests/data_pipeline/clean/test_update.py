@@ -83,7 +83,7 @@ def test_a_crawl_that_is_added_gives_what_cleaning_both_gives(
 
 
 def test_forgetting_a_source_equals_never_having_read_it(
-    session: Session, tmp_path: Path, corpora: Corpora
+    here: Session, tmp_path: Path, corpora: Corpora
 ) -> None:
     forgotten = "https://b.example.net/longer", "shop.example.com"
     corpus = corpora.copy(corpora.both, tmp_path)
@@ -107,7 +107,7 @@ def test_forgetting_a_source_equals_never_having_read_it(
 
 
 def test_an_interrupted_update_resumes(
-    session: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
+    here: Session, tmp_path: Path, corpora: Corpora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown = corpora.copy(corpora.first, tmp_path)
     places = ["_plan", "_decide", "_forget_scores", "report"]
@@ -118,8 +118,8 @@ def test_an_interrupted_update_resumes(
                 update(grown, adding(corpora.crawls[1]), here)
         assert grown.manifest() is None
     with pytest.raises(HeadwaterError, match="another change of this corpus is unfinished"):
-        update(grown, Change(forget=("example.org",)), session)
-    update(grown, adding(corpora.crawls[1]), session)
+        update(grown, Change(forget=("example.org",)), here)
+    update(grown, adding(corpora.crawls[1]), here)
     assert whole(grown) == whole(corpora.both)
 
 

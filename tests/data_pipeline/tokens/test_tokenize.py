@@ -203,7 +203,7 @@ def test_a_document_in_no_corpus_is_named(here: Session, tmp_path: Path) -> None
     corpus = clean_artifact(tmp_path / "clean", TEXTS, 40, SOURCES)
     config = TokenizeConfig(row_length=32, validation_share=0.1, corpora=CORPORA[:1])
     with pytest.raises(HeadwaterError, match=r"no corpus in `tokenize\.corpora`.*") as caught:
-        run_both(session, corpus, config)
+        run_both(here, corpus, config)
     assert "/data/wiki/" in str(caught.value)
 
 

@@ -23,7 +23,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.documents import Document, to_table
 from headwater.llm.examples.conversations import HeadlineTask
-from headwater.llm.examples.encoded import Examples
+from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.preferences import save_ranking
 from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
@@ -97,7 +97,7 @@ def sft(folder: Path, start: Folder) -> dict[str, float]:
     output = Artifact(str(folder / "sft"))
     encode = ConversationEncoder(SftConfig(), Artifact("/nowhere"), start, output)
     encode({"unit": "talks", "file": str(folder / "talks.jsonl")})
-    source = ConversationBatches(Examples(output, "train"), 2, 0, PAD)
+    source = ConversationBatches(EncodedExamples(output, "train"), 2, 0, PAD)
     worker = trained(folder / "sft", source, NextToken(), batch=2)
     return {"first loss": worker.history[0]["loss"], "after": logprob(worker.engine.module, QUESTION, ANSWER)}
 
@@ -126,7 +126,10 @@ def pairs(folder: Path, start: Folder) -> dict[str, Any]:
                 scorer(unit)
             source, objective = dpo.AnswerBatches(output, "train", 4, 0, PAD), PreferenceOptimisation(0.1)
         else:
-            source, objective = reward.PairBatches(Examples(output, "train"), 4, 0, PAD), BradleyTerry()
+            source, objective = (
+                reward.PairBatches(EncodedExamples(output, "train"), 4, 0, PAD),
+                BradleyTerry(),
+            )
         worker = trained(folder / name, source, objective, model=model, batch=4)
         articles = {pair.prompt[0]["content"]: (pair.chosen, pair.rejected) for pair in kinds["train/corpus"]}
         margins = {}

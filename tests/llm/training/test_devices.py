@@ -7,6 +7,7 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.inference import Sampling, load_engine
 from headwater.llm.inference.pool import _Completer
 from headwater.llm.training import engine as training_engine
@@ -45,8 +46,8 @@ def test_engines_run_on_the_device_they_reserved(gpus_in_sight: None, model: Fol
 
 
 def test_training_without_gpus_uses_a_cpus_precision(gpus_in_sight: None) -> None:
-    assert zero.resolve_precision("auto") in ("fp32", "bf16")
-    assert zero.resolve_precision("auto", 1.0) == "fp16"
+    assert resolve_precision("auto") in ("fp32", "bf16")
+    assert resolve_precision("auto", 1.0) == "fp16"
     with pytest.raises(HeadwaterError, match="fp16 trains on GPUs alone"):
         training_engine.check_means(zero.ZeroConfig(), "fp16")
     training_engine.check_means(zero.ZeroConfig(), "fp16", 1.0)

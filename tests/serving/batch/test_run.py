@@ -106,7 +106,7 @@ def test_an_empty_input_gives_an_empty_output(job: Job, here: Session, tmp_path:
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_two_runs_cannot_write_the_same_output(job: Job, session: Session) -> None:
+def test_two_runs_cannot_write_the_same_output(job: Job, here: Session) -> None:
     with batches._locked(Places.of(job.output)), pytest.raises(HeadwaterError, match="another run"):
         batches.run(job, here)
 
