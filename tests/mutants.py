@@ -10,6 +10,7 @@ on the unchanged copy. Exits with 1 when a mutant survives, with 2 when one can 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
@@ -25,7 +26,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("cluster", "data_pipeline", "llm", "serving", "headwater")
-NEEDED = (*SOURCES, "tests", "recipes", "pyproject.toml")
+NEEDED = (*SOURCES, "tests", "recipes")
 LIBRARIES = ("pytest", "hypothesis", "torch", "transformers", "ray", "numba", "pyarrow.parquet")
 """Imported once for all runs: most of the time of the nearest tests."""
 BASELINE = 6
@@ -232,8 +233,9 @@ def nearest(name: str, root: Path) -> str:
 
 
 def _files(root: Path, folders: Iterable[str], suffix: str) -> Iterator[Path]:
-    for folder in folders:
-        for here, _, names in os.walk(root / folder):  # which does not follow links
+    """Links to folders are not followed: a file counts once."""
+    for top in (root / folder for folder in folders):
+        for here, _, names in () if top.is_symlink() else os.walk(top):
             yield from (Path(here) / name for name in names if name.endswith(suffix))
 
 
@@ -246,16 +248,18 @@ def ended(root: Path, tests: Iterable[str], timeout: float) -> tuple[str, str]:
     child = os.fork()
     if not child:
         _run_and_exit(root, list(tests), log)
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return {0: "passed", 1: "failed"}.get(code, "broken"), log.read_text()
-        if time.monotonic() > deadline:
+    how = "timed out"
+    try:
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                how = {0: "passed", 1: "failed"}.get(os.waitstatus_to_exitcode(status), "broken")
+                break
+            time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what it started, and after Ctrl-C itself
             os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "timed out", log.read_text()
-        time.sleep(0.05)
+    return how, log.read_text(errors="replace")
 
 
 def _run_and_exit(root: Path, tests: list[str], log: Path) -> NoReturn:
@@ -291,8 +295,11 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="headwater-mutants-") as folder:
         root = Path(folder)
         for name in NEEDED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, root / name, **({"symlinks": True} if copy is shutil.copytree else {}))
+            if (ROOT / name).is_symlink():
+                (root / name).symlink_to((ROOT / name).readlink())
+            elif (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, root / name, symlinks=True)
+        shutil.copy(ROOT / "pyproject.toml", root)
         made = [(n, m, place_of(m.old, root), [nearest(t, root) for t in m.tests]) for n, m in wanted]
         all_tests = sorted({test for *_, tests in made for test in tests})
         print(f"{len(all_tests)} nearest tests on the unchanged source …", flush=True)
