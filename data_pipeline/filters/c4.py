@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text.document_text import vocabulary
-from headwater.data_pipeline.text.normalise import indentation
-from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
+from headwater.data_pipeline.verdict import Rejection, Rule, Scores
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 END_PUNCTUATION = (".", "?", "!", '"', "'")
@@ -79,11 +78,3 @@ def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, S
 
 def rules(config: C4Config) -> list[Rule]:
     return [Rule("sentences", "too_few_sentences", least=config.min_sentences)]
-
-
-def rewrite(text: str, config: C4Config) -> str | Rejection:
-    """The text without the dropped lines, or its rejection."""
-    found = measure(text, config)
-    if isinstance(found, Rejection):
-        return found
-    return first_hit(found[1], rules(config)) or found[0]

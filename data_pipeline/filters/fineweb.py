@@ -9,7 +9,7 @@ from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.filters.gopher import duplicates
 from headwater.data_pipeline.text.document_text import Text
 from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
-from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
+from headwater.data_pipeline.verdict import Rule, Scores
 
 ENDS = tuple(TERMINAL_PUNCTUATION)
 
@@ -65,7 +65,3 @@ def rules(config: FineWebConfig) -> list[Rule]:
         Rule(repeated, repeated, most=config.max_duplicate_line_characters),
         Rule(newlines, newlines, most=config.max_newlines_per_word),
     ]
-
-
-def judge(text: Text, config: FineWebConfig) -> Rejection | None:
-    return first_hit(measure(text, config), rules(config))

@@ -12,7 +12,7 @@ from pydantic import Field
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text import counting
 from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.verdict import Rejection, Rule, Scores, first_hit
+from headwater.data_pipeline.verdict import Rule, Scores
 
 PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 LINE_BREAK = re.compile(r"\n+")
@@ -150,10 +150,6 @@ def repetition_rules(config: RepetitionConfig) -> list[Rule]:
     return [Rule("empty", "empty"), *(Rule(name, name, most=most) for name, most in limits)]
 
 
-def judge_repetition(text: Text, config: RepetitionConfig) -> Rejection | None:
-    return first_hit(measure_repetition(text, config), repetition_rules(config))
-
-
 def measure_quality(text: Text, config: QualityConfig) -> Scores:
     words, content = text.words, text.text
     solid, characters, letters = counting.solid_and_letters(words.ids, words.lengths, words.flags)
@@ -183,7 +179,3 @@ def quality_rules(config: QualityConfig) -> list[Rule]:
         Rule("alphabetic", "gopher_below_alpha_threshold", least=config.min_alphabetic_words),
         Rule("stop_words", "gopher_enough_stop_words", least=config.min_stop_words),
     ]
-
-
-def judge_quality(text: Text, config: QualityConfig) -> Rejection | None:
-    return first_hit(measure_quality(text, config), quality_rules(config))

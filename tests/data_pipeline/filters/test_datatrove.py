@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
-from headwater.data_pipeline.filters import c4, fineweb, gopher
 from headwater.data_pipeline.text.document_text import Text, vocabulary
 from headwater.data_pipeline.text.extract import ExtractConfig, main_text
 from headwater.data_pipeline.verdict import Rejection
+from tests.data_pipeline.decided import decided
 from tests.data_pipeline.reading import read_all
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -32,24 +32,12 @@ from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetition
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import split_into_sentences, split_into_words
 
-Judgement = Rejection | str | None
-"""A rejection, the text as it was rewritten, or None where it stays as it is."""
-
-PAIRS: dict[str, tuple[BaseFilter, Callable[[str], Judgement]]] = {
-    "gopher_repetition": (
-        GopherRepetitionFilter(),
-        lambda text: gopher.judge_repetition(Text(text), gopher.RepetitionConfig()),
-    ),
-    "gopher_quality": (
-        GopherQualityFilter(),
-        lambda text: gopher.judge_quality(Text(text), gopher.QualityConfig()),
-    ),
-    "c4": (C4QualityFilter(filter_no_terminal_punct=False), partial(c4.rewrite, config=c4.C4Config())),
-    "c4 with terminal punctuation": (
-        C4QualityFilter(),
-        partial(c4.rewrite, config=c4.C4Config(terminal_punctuation=True)),
-    ),
-    "fineweb": (FineWebQualityFilter(), lambda text: fineweb.judge(Text(text), fineweb.FineWebConfig())),
+PAIRS: dict[str, tuple[BaseFilter, Callable[[Sequence[str]], list[tuple[str | None, str]]]]] = {
+    "gopher_repetition": (GopherRepetitionFilter(), partial(decided, "gopher_repetition")),
+    "gopher_quality": (GopherQualityFilter(), partial(decided, "gopher_quality")),
+    "c4": (C4QualityFilter(filter_no_terminal_punct=False), partial(decided, "c4")),
+    "c4 with terminal punctuation": (C4QualityFilter(), partial(decided, "c4", terminal_punctuation=True)),
+    "fineweb": (FineWebQualityFilter(), partial(decided, "fineweb")),
 }
 
 
@@ -60,17 +48,14 @@ def theirs(oracle: BaseFilter, text: str) -> tuple[str | None, str]:
     return (None, document.text) if result is True else (result[1], "")
 
 
-def ours(judge: Callable[[str], Judgement], text: str) -> tuple[str | None, str]:
-    result = judge(text)
-    if isinstance(result, Rejection):
-        return result.reason, ""
-    return None, text if result is None else result
-
-
-def assert_equal_decisions(texts: list[str]) -> None:
-    for name, (oracle, judge) in PAIRS.items():
-        for text in texts:
-            assert ours(judge, text) == theirs(oracle, text), f"{name}: {text[:200]!r}"
+def assert_equal_decisions(texts: list[str]) -> set[str | None]:
+    """The reasons that were met."""
+    reasons: set[str | None] = set()
+    for name, (oracle, decide) in PAIRS.items():
+        for text, ours in zip(texts, decide(texts), strict=True):
+            assert ours == theirs(oracle, text), f"{name}: {text[:200]!r}"
+            reasons.add(ours[0])
+    return reasons
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +75,8 @@ def crawled(shared_data: Path) -> list[str]:
     return texts
 
 
-EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.soak)])
-"""A page in five in `make test`."""
+def test_decisions_reasons_and_texts_on_real_pages(crawled: list[str]) -> None:
+    assert len(assert_equal_decisions(crawled)) > 12, "the pages try many of the rules"
 
 
 @EVERY
@@ -159,6 +144,6 @@ def test_words_and_sentences_of_any_text(text: str) -> None:
 def test_decisions_on_any_text(text: str, repeats: int, more: int) -> None:
     """Long enough to reach the later rules, repeated enough to try the rules about repetition."""
     prose = " ".join(f"The council of town{number} said that it would." for number in range(more))
-    for whole in (text, text * repeats, f"{prose}\n{text}", f"{prose}\n" + text * repeats):
-        if any(map(str.split, whole.splitlines())):  # datatrove divides by the number of words
-            assert_equal_decisions([whole])
+    texts = (text, text * repeats, f"{prose}\n{text}", f"{prose}\n" + text * repeats)
+    # datatrove divides by the number of words
+    assert_equal_decisions([whole for whole in texts if any(map(str.split, whole.splitlines()))])

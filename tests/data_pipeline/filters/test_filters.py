@@ -12,11 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters import c4, decontaminate, fineweb, gopher, language, pii
-from headwater.data_pipeline.filters.c4 import C4Config
+from headwater.data_pipeline.filters import decontaminate, language, pii
 from headwater.data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
-from headwater.data_pipeline.filters.fineweb import FineWebConfig
-from headwater.data_pipeline.filters.gopher import QualityConfig, RepetitionConfig
 from headwater.data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from headwater.data_pipeline.filters.url import UrlConfig, UrlFilter
 from headwater.data_pipeline.text import counting
@@ -24,6 +21,7 @@ from headwater.data_pipeline.text import document_text as text_module
 from headwater.data_pipeline.text.document_text import Text, vocabulary
 from headwater.data_pipeline.text.normalise import normalise
 from headwater.data_pipeline.verdict import Rejection, first_hit
+from tests.data_pipeline.decided import decided
 
 SENTENCE = (
     "The council said on Tuesday that people who have lived near the river for years want to be heard. "
@@ -31,7 +29,7 @@ SENTENCE = (
 VOCABULARY = ["a", "ab", "b", "ba", "river", "the", "stone", "é", "日本", "."]
 
 
-def reason(verdict: Rejection | str | None) -> str | None:
+def reason(verdict: Rejection | None) -> str | None:
     return verdict.reason if isinstance(verdict, Rejection) else None
 
 
@@ -116,8 +114,7 @@ def test_restarting_a_full_vocabulary_does_not_change_counts(monkeypatch: pytest
     ids=lambda value: str(value)[:24],
 )
 def test_each_gopher_quality_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
-    config = QualityConfig(min_mean_word_length=3)
-    assert reason(gopher.judge_quality(Text(text), config)) == expected
+    assert decided("gopher_quality", [text])[0][0] == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ def test_each_gopher_quality_rule_hits_what_it_is_for(text: str, expected: str |
     ids=lambda value: str(value)[:24],
 )
 def test_each_gopher_repetition_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
-    assert reason(gopher.judge_repetition(Text(text), RepetitionConfig())) == expected
+    assert decided("gopher_repetition", [text])[0][0] == expected
 
 
 def test_c4_takes_out_lines_and_keeps_the_rest() -> None:
@@ -150,8 +147,8 @@ def test_c4_takes_out_lines_and_keeps_the_rest() -> None:
         "A fact[12] that was stated[citation needed] by someone.",
         "word " + "x" * 1001,
     ]
-    kept = c4.rewrite("\n".join(lines), C4Config())
-    assert kept == f"{(SENTENCE * 5).strip()}\nA fact that was stated by someone."
+    kept = f"{(SENTENCE * 5).strip()}\nA fact that was stated by someone."
+    assert decided("c4", ["\n".join(lines)]) == [(None, kept)]
 
 
 def test_c4_keeps_the_indentation_of_a_documents_lines() -> None:
@@ -177,7 +174,7 @@ def test_c4_keeps_the_indentation_of_a_documents_lines() -> None:
     ],
 )
 def test_c4_rejects_whole_documents(text: str, expected: str | None) -> None:
-    assert reason(c4.rewrite(text, C4Config())) == expected
+    assert decided("c4", [text])[0][0] == expected
 
 
 @pytest.mark.parametrize(
@@ -194,7 +191,7 @@ def test_c4_rejects_whole_documents(text: str, expected: str | None) -> None:
     ids=["good", "single line", "no ends", "short", "repeated", "one word", "list"],
 )
 def test_each_fineweb_rule_hits_what_it_is_for(text: str, expected: str | None) -> None:
-    assert reason(fineweb.judge(Text(text), FineWebConfig())) == expected
+    assert decided("fineweb", [text])[0][0] == expected
 
 
 def test_language_is_found_with_its_certainty_offline() -> None:
