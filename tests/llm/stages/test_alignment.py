@@ -186,8 +186,14 @@ def reinforced(folder: Path, rewards: list[tuple[float, float]], kl: float, mode
 def rl(folder: Path) -> dict[str, Any]:
     rewards = [(1.0, 0.0), (11.0, 10.0)]
     worker = reinforced(folder / "rl", rewards, kl=0.0, model=small_model)
-    before, after = (margins_of(m, SAMPLED) for m in (small_model(), worker.engine.module))
-    gained = [late - early for early, late in zip(before, after, strict=True)]
+    before, after = small_model(), worker.engine.module
+    gained = {
+        quality: [
+            logprob(after, prompt, answers[place]) - logprob(before, prompt, answers[place])
+            for prompt, answers in SAMPLED.items()
+        ]
+        for place, quality in enumerate(("good", "bad"))
+    }
     return {"gained": gained, "first": worker.history[0]}
 
 
@@ -227,7 +233,8 @@ def test_what_people_chose_and_the_true_headline_come_to_be_preferred(
 
 
 def test_answers_that_earn_more_than_others_to_the_same_prompt_become_likelier(found: dict[str, Any]) -> None:
-    assert min(found["rl"]["gained"]) > 0.1
+    gained = found["rl"]["gained"]
+    assert min(gained["good"]) > 0.1 and max(gained["bad"]) < -0.1, gained
 
 
 def test_the_first_step_of_the_policy_is_that_of_its_own_answers_tokens(found: dict[str, Any]) -> None:
