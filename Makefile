@@ -24,8 +24,20 @@ run: $(VENV)/.installed  ## Run the quickstart: from raw news pages to a cited a
 serve: $(VENV)/.installed  ## Serve the model of `make run`, with a chat page
 	@$(BIN)/headwater serve $(RECIPE)
 
-test: $(VENV)/.installed-tests  ## Check style, types and import layers, and run all tests
-	@$(BIN)/python -m tests.together --logs $(VENV)
+test: $(VENV)/.installed-tests  ## Check style, types and import layers, and run the tests of everyday work
+	@$(BIN)/python -m tests.together test --logs $(VENV)
+
+test-rest: $(VENV)/.installed-tests  ## Run what `make test` leaves out: soak tests (long runs, hosts, browser)
+	@$(BIN)/python -m tests.together rest --logs $(VENV)
+
+test-all: $(VENV)/.installed-tests  ## Run `make test`, then `make test-rest`
+	@$(BIN)/python -m tests.together test rest --logs $(VENV)
+
+quick: $(VENV)/.installed-tests  ## Check style, types and the nearest tests of the files changed since main
+	@$(BIN)/python -m tests.quick
+
+mutants: $(VENV)/.installed-tests  ## Plant small mistakes in a copy of the source: do the tests fail? (ONLY=NAME)
+	@$(BIN)/python -m tests.mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/.installed-tests  ## Check style, types and import layers only
 	$(BIN)/ruff check .

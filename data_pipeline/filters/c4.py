@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.text.normalise import indentation
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")

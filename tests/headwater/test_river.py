@@ -1,4 +1,7 @@
-"""The whole pipeline as a user runs it: killed, resumed, finished, reused."""
+"""The whole pipeline as a user runs it: killed, resumed, finished, reused.
+
+`make test` has its shortest form: texts to a model, in this process, without a kill.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.data_pipeline.corpora import article
+from tests.headwater.command import headwater
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 STAGES = ["acquire", "clean", "tokenizer", "tokenize", "pretrain", "sft", "reward", "rl", "evaluate", "index"]
@@ -77,6 +84,34 @@ def first_run(store: Path) -> str:
     return done.stdout
 
 
+def test_a_short_run_makes_a_model_from_texts_and_reuses_it_the_next_time(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    rows = [{"text": article(n), "url": f"https://example.org/{n}", "title": f"Page {n}"} for n in range(60)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = {"steps": 3, "batch": 4, "micro_batch": 4, "workers": 1, "precision": "fp32"}
+    recipe = {
+        "name": "short",
+        "store": str(tmp_path / "store"),
+        "acquire": {"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "pages.jsonl")]}]},
+        "tokenizer": {"vocab_size": 400},
+        "tokenize": {"row_length": 32, "validation_share": 0.1},
+        "pretrain": train | {"model": {"depth": 1, "width": 64}},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    stages = STAGES[: STAGES.index("pretrain") + 1]
+    for state in (r"\d+ s", "found"):
+        code, shown = headwater("run", tmp_path / "recipe.yaml", "--until", "pretrain")
+        assert code == 0, shown
+        assert finished(tmp_path / "store") == set(stages)
+        assert all(re.search(rf"{name} +{state}", shown) for name in stages), shown
+    record = json.loads((tmp_path / "store/runs/short/run.json").read_text())
+    assert [stage["stage"] for stage in record["stages"]] == stages
+    _, listing = headwater("show", "--store", tmp_path / "store")
+    assert all(name in listing for name in stages)
+
+
+@pytest.mark.soak
 def test_a_run_killed_twice_resumes_and_completes(first_run: str, store: Path) -> None:
     assert finished(store) == set(STAGES)
     for name in ("acquire", "clean", "tokenizer", "tokenize"):
@@ -119,6 +154,7 @@ def test_transformers_opens_every_model_folder_as_it_is(first_run: str, store: P
         assert prompt.startswith("<|im_start|>user\nHello<|im_end|>")
 
 
+@pytest.mark.soak
 def test_a_second_run_reuses_every_artifact_and_gives_the_same_answer(first_run: str, store: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
     done = subprocess.run(command(store), capture_output=True, text=True, timeout=300, check=True)

@@ -140,3 +140,10 @@ def test_a_killed_unit_worker_is_replaced_and_nothing_is_lost(session: Session, 
 def test_a_stage_config_refuses_unknown_keys() -> None:
     with pytest.raises(ValueError, match="wrokers"):
         CountConfig.model_validate({"wrokers": 2})
+
+
+def test_a_raised_version_makes_another_key() -> None:
+    class Newer(Count):
+        version = 2
+
+    assert Newer(CountConfig()).key({}, {}) != Count(CountConfig()).key({}, {})

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters import decontaminate, language, pii
+from headwater.data_pipeline.filters import c4, decontaminate, language, pii
+from headwater.data_pipeline.filters.c4 import C4Config
 from headwater.data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
 from headwater.data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from headwater.data_pipeline.filters.url import UrlConfig, UrlFilter

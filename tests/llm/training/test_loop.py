@@ -205,6 +205,7 @@ def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Se
         run(session, "elastic", config(min_workers=3), start, Rows(8))
 
 
+@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
 def test_workers_and_sharding_do_not_change_an_artifacts_key() -> None:
     tokens = {"tokenizer": "t", "tokenize": "r"}
     keys = {
