@@ -64,7 +64,7 @@ def error_line(output: str) -> str:
 
 
 def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(
-    recipe: Path, small_disk: Path
+    ray_cluster: None, recipe: Path, small_disk: Path
 ) -> None:
     run = ("run", str(recipe), "--set", f"store={small_disk}/store", "--until", "acquire")
     code, output = headwater(*run)

@@ -187,8 +187,6 @@ def test_show_lists_artifacts_and_the_lineage_of_one(first_run: str, store: Path
 
 
 def test_starting_at_a_stage_needs_the_earlier_ones(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path / "empty", "--from", "sft"), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert "stage acquire has not finished" in done.stdout
+    code, output = headwater("run", QUICKSTART, "--set", f"store={tmp_path / 'empty'}", "--from", "sft")
+    assert code == 1
+    assert "stage acquire has not finished" in output

@@ -168,6 +168,7 @@ def test_resume_on_fewer_workers_continues_the_same_trajectory(
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
 
 
+@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
 def test_a_hung_worker_is_detected_after_the_timeout_and_replaced(
     watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_hung_worker_is_detected_after_the_timeout_and_replaced(
     losses = run(session, "still", config(collective_timeout_s=10), start, source)
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
     assert re.search(
-        r"rank 0: waiting for the others, rank 1: in batch \(rows.py line \d+\)", screen.getvalue()
+        r"rank 0: waiting for the others, rank 1: in batch \(random_rows.py line \d+\)", screen.getvalue()
     )
     assert re.search(r"still: rank 0 \(.+\) lost its connection to the others: .*Timed", screen.getvalue())
 
@@ -205,7 +206,6 @@ def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Se
         run(session, "elastic", config(min_workers=3), start, Rows(8))
 
 
-@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
 def test_workers_and_sharding_do_not_change_an_artifacts_key() -> None:
     tokens = {"tokenizer": "t", "tokenize": "r"}
     keys = {
