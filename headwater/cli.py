@@ -216,7 +216,8 @@ def _ask_once(recipe: Any, artifacts: dict[str, Any], session: Any) -> None:
     from headwater.serving import app as endpoint
     from headwater.serving.api.client import ask as ask_endpoint
 
-    config = _app_config(recipe, artifacts, session).model_copy(update={"port": 0})
+    here = {"host": "127.0.0.1", "port": 0, "api_keys": ""}
+    config = _app_config(recipe, artifacts, session).model_copy(update=here)
     with session.console.status("starting the endpoint"):
         url = endpoint.start(config, session)
     try:

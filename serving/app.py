@@ -12,8 +12,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
-from headwater.serving.api.auth import read_keys
-from headwater.serving.config import AppConfig, ReplicaRange
+from headwater.serving.api.auth import check_open, read_keys
+from headwater.serving.config import AppConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -62,8 +62,10 @@ def build(config: AppConfig) -> Application:
 def start(config: AppConfig, session: Session | None = None) -> str:
     """Deploy the endpoint, wait until it is ready, and return its address (http://host:port).
 
-    Raises HeadwaterError if a setting is wrong, the port is in use, or a deployment fails.
+    Raises HeadwaterError when a setting is wrong, others could reach it without a key, the port is taken,
+    or a part does not come up.
     """
+    check_open(config.host, config.api_keys)
     check(config)
     (session or Session(Store(tempfile.gettempdir()))).ray()
     from ray import serve

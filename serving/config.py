@@ -38,7 +38,7 @@ class ServeConfig(StageConfig):
     model_name: str = Field("headwater", min_length=1)
     """Model id that clients must send."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any but localhost opens the endpoint to the network: set `api_keys`, too."""
+    """Another address than localhost opens the endpoint to the network, and is refused without `api_keys`."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     answer: Literal["quote", "write"] = "quote"
@@ -72,7 +72,7 @@ class ServeConfig(StageConfig):
 
 
 class AppConfig(ServeConfig):
-    """Settings for `serving.app.start`: the recipe's, plus the artifacts to serve."""
+    """Settings for `headwater.serving.app.start`: the recipe's, plus the artifacts to serve."""
 
     model: str
     """Location of a Hugging Face model folder with its tokenizer."""

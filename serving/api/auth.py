@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from pathlib import Path
 
 from headwater.cluster.errors import HeadwaterError
@@ -29,6 +30,25 @@ def read_keys(path: str) -> tuple[bytes, ...]:
             "the file has no key", where=path, fix="write one key per line, or leave `api_keys` empty"
         )
     return keys
+
+
+def check_open(host: str, keys_file: str) -> None:
+    """Raises HeadwaterError where others reach the address (any but loopback) and no keys are asked for."""
+    if not keys_file and not _is_loopback(host):
+        raise HeadwaterError(
+            "no API keys, and this address is open to the network",
+            where=f"serve.host {host!r}",
+            fix="set `serve.api_keys` to a file with one key a line, or listen on 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or empty: every address
+        return False
 
 
 def check_key(header: str | None, keys: tuple[bytes, ...]) -> None:

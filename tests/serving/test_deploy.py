@@ -18,8 +18,9 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.kubernetes import render
 from headwater.recipe import parse
-from headwater.serving import deploy
+from headwater.serving import app, deploy
 from headwater.serving.api.metrics import Metrics
+from headwater.serving.config import AppConfig
 
 RUN = """
 import sys, time, httpx, yaml
@@ -54,6 +55,25 @@ with Session(Store(sys.argv[1]), num_cpus=2) as session:
 def test_no_endpoint_is_opened_without_keys(model_folder: Path) -> None:
     with pytest.raises(HeadwaterError, match="no API keys are set, but this endpoint is open to the network"):
         deploy.application({"model": str(model_folder)})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "server.example"])
+def test_an_address_that_others_reach_is_refused_without_keys_before_anything_starts(host: str) -> None:
+    with pytest.raises(HeadwaterError, match=r"serve\.host.*no API keys.*serve\.api_keys"):
+        app.start(AppConfig(model="/nowhere", host=host))
+
+
+@pytest.mark.parametrize(
+    ("host", "keyed"),
+    [("127.0.0.1", False), ("127.9.8.7", False), ("::1", False), ("localhost", False), ("0.0.0.0", True)],
+)
+def test_localhost_needs_no_keys_and_other_addresses_are_open_to_those_who_have_one(
+    host: str, keyed: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("key\n")
+    keys = str(tmp_path / "keys") if keyed else ""
+    with pytest.raises(HeadwaterError, match="no model is here"):  # the check after that of the address
+        app.start(AppConfig(model="/nowhere", host=host, api_keys=keys))
 
 
 def test_a_wrong_setting_is_named() -> None:
