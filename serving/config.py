@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.stage import StageConfig
+from headwater.serving.retrieval.search import MIN_RELEVANCE
 
 
 class ReplicaRange(StageConfig):
@@ -47,7 +48,10 @@ class ServeConfig(StageConfig):
     passages: int = Field(4, ge=1, le=20)
     """Number of passages retrieved per answer."""
     per_document: int = Field(2, ge=1)
-    """Maximum number of these from one document."""
+    """Of these, at most so many from one document."""
+    min_relevance: float = Field(MIN_RELEVANCE, ge=0, le=1)
+    """Least relevance of a passage to the question (`headwater.serving.retrieval.search`). Where none has it the answer
+    says that nothing was found. Higher refuses more, 0 nothing; another embedding may want another value."""
     quoted_sentences: int = Field(3, ge=1, le=10)
     """Maximum number of sentences per answer in `quote` mode."""
     max_tokens: int = Field(256, ge=1)

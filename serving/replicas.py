@@ -67,5 +67,5 @@ class RetrievalReplica:
     def __init__(self, index: str) -> None:
         self._index = PassageIndex(index)
 
-    async def search(self, query: str, limit: int, per_document: int) -> list[Passage]:
-        return await asyncio.to_thread(self._index.search, query, limit, per_document)
+    async def search(self, query: str, limit: int, per_document: int, min_relevance: float) -> list[Passage]:
+        return await asyncio.to_thread(self._index.search, query, limit, per_document, min_relevance)

@@ -52,3 +52,17 @@ def _append_trimmed(spans: list[tuple[int, int]], text: str, start: int, end: in
 def content_words(text: str) -> list[str]:
     """The words of a text in order, in lower case, without function words."""
     return [word for word in _WORD.findall(text.lower()) if word not in FUNCTION_WORDS]
+
+
+def stem(word: str) -> str:
+    """A word in lower case without its English ending: `votes`, `voted` and `voting` are one."""
+    word = word.lower().replace("’", "'").removesuffix("'s")
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    for ending in ("ing", "ed", "es", "s", "ly"):
+        if len(word) - len(ending) >= 3 and word.endswith(ending) and not word.endswith("ss"):
+            word = word[: -len(ending)]
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeious":
+        word = word[:-1]
+    return word.removesuffix("e") if len(word) > 3 else word

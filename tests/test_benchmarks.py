@@ -87,7 +87,16 @@ def test_classifier_list_and_repeats_are_measured(
 
 @pytest.mark.parametrize(
     "name",
-    ["checkpoint", "duplicates", "interrupted", "invariance", "learning", "scaling", "zero_memory"],
+    [
+        "checkpoint",
+        "duplicates",
+        "interrupted",
+        "invariance",
+        "learning",
+        "refusals",
+        "scaling",
+        "zero_memory",
+    ],
 )
 def test_the_other_benchmarks_import(name: str) -> None:
     """They take too long to run here, but importing them detects missing names."""

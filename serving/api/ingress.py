@@ -162,7 +162,7 @@ class Ingress:
         passages = None
         if self._retrieval is not None and wanted.retrieval is not False:
             passages = await self._retrieval.search.remote(
-                wanted.question(), config.passages, config.per_document
+                wanted.question(), config.passages, config.per_document, config.min_relevance
             )
         elif wanted.retrieval:
             raise ApiError(

@@ -15,6 +15,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.serving.retrieval.embed import load_embedder
 from headwater.serving.retrieval.passages import Passage
+from headwater.serving.sentences import content_words, stem
 
 FOLDER = "lancedb"
 TABLE = "passages"
@@ -23,9 +24,16 @@ CANDIDATES = 50
 """Number of passages taken from each of the two rankings."""
 RRF_K = 60
 """Cormack, Clarke and Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet …", section 3."""
-MIN_COSINE = 0.5
-"""Minimum similarity of results if no passage shares a word with the query. WordLlama's cosine of a question
-and unrelated news is 0.3 to 0.45; of a headline's question and its article 0.72 (median of 100)."""
+COSINE_WEIGHT = 0.6
+"""A passage's relevance to a query is this much of their cosine, and for the rest the share of the query's
+content words that the passage or its title holds. Rare words make BM25 and ranks look the same whether the
+passage is about the query or not; these two numbers do not depend on what else was found."""
+MIN_RELEVANCE = 0.6
+"""Chosen with `benchmarks/refusals.py` for WordLlama; docs/log.md has the figures."""
+REQUEST_WORDS = """
+describe explain happen happened happening help know make many mean much news please tell today
+"""
+"""Words that ask, and do not say what about."""
 QUERY_WORDS = 200
 COLUMNS = ["id", "document_id", "url", "title", "text", "start", "end"]
 
@@ -69,22 +77,30 @@ class PassageIndex:
         self._embed = load_embedder(self.description["embedding"])
         self._table = connect(artifact.path(FOLDER)).open_table(TABLE)
 
-    def search(self, query: str, limit: int = 4, per_document: int = 2) -> list[Passage]:
-        """Up to `limit` passages, best first, at most `per_document` each. Empty if none is relevant."""
+    def search(
+        self, query: str, limit: int = 4, per_document: int = 2, min_relevance: float = MIN_RELEVANCE
+    ) -> list[Passage]:
+        """The best passages of at least `min_relevance` (0 to 1), best first; none when nothing is about
+        the query."""
         query = " ".join(query.split()[:QUERY_WORDS])
         if not query:
             return []
-        words = self._by_words(query)
-        vectors = self._by_vector(query)
-        if not words:
-            vectors = [row for row in vectors if 1.0 - row["_distance"] >= MIN_COSINE]
-        rows = {row["id"]: row for row in [*words, *vectors]}
-        fused = reciprocal_rank_fusion([[row["id"] for row in found] for found in (words, vectors)])
-        return _diverse((_passage(rows[key], score) for key, score in fused), limit, per_document)
+        vector = self._embed([query])[0]
+        ranked = (self._by_words(query), self._by_vector(vector))
+        rows = {row["id"]: row for found in ranked for row in found}
+        asked = _stems(query) - _REQUESTS
+        relevant = {
+            key
+            for key, row in rows.items()
+            if _relevance(asked, float(vector @ row["vector"]), row) >= min_relevance
+        }
+        fused = reciprocal_rank_fusion([[row["id"] for row in found] for found in ranked])
+        passages = (_passage(rows[key], score) for key, score in fused if key in relevant)
+        return _diverse(passages, limit, per_document)
 
-    def _by_vector(self, query: str) -> list[dict[str, Any]]:
-        search = self._table.search(self._embed([query])[0], vector_column_name="vector")
-        found = search.distance_type("cosine").select([*COLUMNS, "_distance"]).limit(CANDIDATES).to_list()
+    def _by_vector(self, vector: Any) -> list[dict[str, Any]]:
+        search = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
+        found = search.select([*COLUMNS, "vector", "_distance"]).limit(CANDIDATES).to_list()
         return sorted(found, key=lambda row: (row["_distance"], row["id"]))
 
     def _by_words(self, query: str) -> list[dict[str, Any]]:
@@ -93,8 +109,20 @@ class PassageIndex:
 
         # A query object, so that the user's text is never parsed as query syntax.
         search = self._table.search(MultiMatchQuery(query, ["title", "text"]))  # type: ignore[call-arg]
-        found = search.select([*COLUMNS, "_score"]).limit(CANDIDATES).to_list()
+        found = search.select([*COLUMNS, "vector", "_score"]).limit(CANDIDATES).to_list()
         return sorted(found, key=lambda row: (-row["_score"], row["id"]))
+
+
+def _stems(text: str) -> set[str]:
+    return {stem(word) for word in content_words(text)}
+
+
+_REQUESTS = _stems(REQUEST_WORDS)
+
+
+def _relevance(asked: set[str], cosine: float, row: dict[str, Any]) -> float:
+    held = len(asked & _stems(f"{row['title']} {row['text']}")) / max(1, len(asked))
+    return COSINE_WEIGHT * cosine + (1 - COSINE_WEIGHT) * held
 
 
 def _passage(row: dict[str, Any], score: float) -> Passage:

@@ -12,6 +12,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.conversations import question_about
 from headwater.llm.examples.preferences import read_rankings
 from headwater.serving import app
+from headwater.serving.answers.answer import NOTHING_FOUND
 from headwater.serving.api.client import ask
 from tests.serving.conftest import ARTICLES, BRIDGE, Endpoint
 
@@ -116,6 +117,15 @@ def test_own_client_streams_and_returns_numbered_sources(endpoint: Endpoint) -> 
     assert "".join(pieces) == answer.text == ask(endpoint.url, question_about(BRIDGE)).text
     assert answer.sources()[0]["index"] == 1
     assert answer.model == "tiny"
+
+
+@pytest.mark.parametrize("question", ["How do I bake sourdough bread?", "What is 2+2?"])
+def test_question_that_only_shares_a_word_with_the_corpus_gets_no_cited_answer(
+    client: openai.OpenAI, question: str
+) -> None:
+    messages = [{"role": "user", "content": question}]
+    response = client.chat.completions.create(model="tiny", messages=messages)
+    assert response.choices[0].message.content == NOTHING_FOUND and response.citations == []
 
 
 def test_own_client_says_where_nothing_answers() -> None:

@@ -94,15 +94,46 @@ def test_query_syntax_is_only_words(index: PassageIndex) -> None:
         "   ",
     ]:
         index.search(query)
-    assert index.search('"bridge" AND (title:^')[0].title == BRIDGE
+    assert index.search('"bridge" AND (title:^', min_relevance=0)[0].title == BRIDGE
 
 
 def test_words_that_no_document_has_find_nothing(index: PassageIndex) -> None:
     assert index.search("zxqv wvut") == []
 
 
-def test_stage_reports_what_it_found_and_is_not_run_twice(here: Session) -> None:
-    clean = clean_artifact(here.store, documents(), files=3)
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How do I bake sourdough bread?",  # the bakery burned down
+        "What is 2+2?",
+        "Which stone is the hardest?",
+        "How many hospitals are there in Peru?",
+        "How do I forecast rain with a neural network?",
+        "Hello, how are you today?",
+    ],
+)
+def test_questions_that_share_a_word_with_the_corpus_and_no_subject_find_nothing(
+    index: PassageIndex, question: str
+) -> None:
+    assert index.search(question, min_relevance=0) and index.search(question) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("When will work on the stone bridge begin?", BRIDGE),
+        ("How much do the nurses' wages rise?", "Striking nurses return to work after a pay deal"),
+        ("Who beat the grandmaster in Oslo?", "Chess champion, 14, beats a grandmaster in Oslo"),
+    ],
+)
+def test_questions_in_other_words_than_the_headline_find_their_article(
+    index: PassageIndex, question: str, title: str
+) -> None:
+    assert index.search(question)[0].title == title
+
+
+def test_stage_reports_what_it_found_and_is_not_run_twice(session: Session) -> None:
+    clean = clean_artifact(session.store, documents(), files=3)
     stage = Index(IndexConfig(passage_words=20, overlap_words=0))
     built, found = execute(stage, {"clean": clean}, here)
     metrics = built.manifest().metrics  # type: ignore[union-attr]
