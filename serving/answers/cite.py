@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headwater.serving.agreement import agrees
 from headwater.serving.retrieval.passages import Passage
-from headwater.serving.sentences import content_words, sentence_spans
+from headwater.serving.sentences import content_words, sentence_spans, stem
 
 CANDIDATE_WORDS = (5, 60)
 """Minimum and maximum words: shorter sentences lack content ("He agreed."), longer ones are noise."""
@@ -156,25 +157,42 @@ def _same(one: str, other: str) -> bool:
 def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     """The closest sentence of the passage that supports a generated sentence, or None.
 
-    A passage supports it if it contains at least `SUPPORT` of its distinct content words and all its
-    numbers. Among several, the passage with the largest share wins, then the better ranked.
+    A passage supports it when it holds at least `SUPPORT` of its distinct content words, and those of its
+    sentences that hold them agree with it (`headwater.serving.agreement`). Of several the one that holds most is taken,
+    then the better ranked.
     """
-    words = set(content_words(sentence))
+    words = {stem(word) for word in content_words(sentence)}
     if len(words) < SUPPORT_WORDS:
         return None
-    numbers = {word for word in words if any(letter.isdigit() for letter in word)}
-    best: tuple[float, int] | None = None
+    best: tuple[float, Candidate] | None = None
     for rank, passage in enumerate(passages, start=1):
-        held = words & set(content_words(f"{passage.title} {passage.text}"))
-        share = len(held) / len(words)
-        if numbers <= held and share >= SUPPORT and (best is None or share > best[0]):
-            best = (share, rank)
-    if best is None:
-        return None
-    passage = passages[best[1] - 1]
-    spans = sentence_spans(passage.text)
-    start, end = max(spans, key=lambda s: len(words & set(content_words(passage.text[s[0] : s[1]]))))
-    return Candidate(passage, best[1], start, end)
+        text = f"{passage.title}\n{passage.text}"
+        share = len(words & _stems(text)) / len(words)
+        if share < SUPPORT or (best is not None and share <= best[0]):
+            continue
+        spans = _holding(words, passage.text)
+        if spans and agrees(sentence, [passage.text[start:end] for start, end in spans], text):
+            best = (share, Candidate(passage, rank, *spans[0]))
+    return best[1] if best else None
+
+
+def _holding(words: set[str], text: str) -> list[tuple[int, int]]:
+    """The sentence that holds most of the words, then those that add to it, best first."""
+    left, found = set(words), []
+    spans = sentence_spans(text)
+    while spans:
+        span = max(spans, key=lambda s: len(left & _stems(text[s[0] : s[1]])))
+        held = left & _stems(text[span[0] : span[1]])
+        if not held:
+            break
+        found.append(span)
+        left -= held
+        spans.remove(span)
+    return found
+
+
+def _stems(text: str) -> set[str]:
+    return {stem(word) for word in content_words(text)}
 
 
 def without_markers(text: str) -> str:

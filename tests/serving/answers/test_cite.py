@@ -111,6 +111,80 @@ def test_written_sentence_is_cited_when_its_words_and_numbers_are_in_a_passage()
     assert support("It is so.", [BRIDGE]) is None
 
 
+CHESS = Passage(
+    "d3",
+    "https://news.example/3",
+    "Schoolgirl wins in Oslo",
+    "Anna Reed beat Ilse Brandt in Oslo on Friday after 28 moves. Wages of the six judges rise by 5 percent. "
+    "Nobody was hurt in the fire, and the oven was broken. The mayor didn't resign.",
+    0,
+    182,
+)
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        "The council did not vote on Tuesday to rebuild the bridge.",
+        "The council didn't vote on Tuesday to rebuild the bridge.",
+        "The council didn’t vote on Tuesday to rebuild the bridge.",
+        "The council never voted on Tuesday to rebuild the bridge.",
+        "The council failed to vote on Tuesday to rebuild the bridge.",
+        "No council voted on Tuesday to rebuild the bridge.",
+        "Nobody in the council voted on Tuesday to rebuild the bridge.",
+        "Aliens voted on Tuesday to rebuild the bridge.",
+        "On Tuesday aliens voted to rebuild the bridge.",
+        "After the rain, aliens voted to rebuild the bridge on Tuesday.",
+        "The council voted on Friday to rebuild the bridge.",
+        "The London council voted on Tuesday to rebuild the bridge.",
+        "Work begins in March and costs 12 billion pounds.",
+        "Work begins in March and costs 21 million pounds.",
+        "Work begins in April and costs 12 million pounds.",
+        "Work begins in March and never costs 12 million pounds.",
+        "Work begins in March and costs no 12 million pounds.",
+        "Farmers don't fear for their wheat after weeks of rain.",
+        "Ministers promised no help for the worst hit families.",
+        "Ilse Brandt beat Anna Reed in Oslo on Friday after 28 moves.",
+        "Anna Brandt beat Ilse Reed in Oslo on Friday after 28 moves.",
+        "Anna Reed beat Ilse Brandt in Paris on Friday after 28 moves.",
+        "Anna Reed beat Ilse Brandt in Oslo on Friday after 5 moves.",
+        "Wages of the eight judges rise by 5 percent.",
+        "Wages of the five judges rise by 6 percent.",
+        "The oven was not broken in the fire.",
+        "Somebody was hurt in the fire.",
+        "The mayor resigned after the fire in Oslo.",
+    ],
+)
+def test_falsehood_made_of_a_sources_words_is_not_cited(false: str) -> None:
+    assert support(false, [BRIDGE, RAIN, CHESS]) is None
+
+
+@pytest.mark.parametrize(
+    "true",
+    [
+        "The council voted on Tuesday to rebuild the bridge.",
+        "On Tuesday the council voted to rebuild the bridge.",
+        "The bridge will be rebuilt: the council voted on Tuesday.",
+        "Rebuilding the bridge was voted for by the council on Tuesday.",
+        "The council voted to rebuild the bridge, and work begins in March.",
+        "Work on the bridge costs 12 million pounds.",
+        "In March, work begins on the bridge.",
+        "After weeks of rain, farmers are fearing for their wheat.",
+        "Ministers promised to help the worst hit families.",
+        "Ilse Brandt was beaten by Anna Reed in Oslo on Friday.",
+        "Reed beat Brandt in Oslo after 28 moves.",
+        "In Oslo, Anna Reed beat Ilse Brandt on Friday.",
+        "Wages of the 6 judges rise by five percent.",
+        "In the fire nobody was hurt.",
+        "The fire did not hurt anybody.",
+        "The oven was broken in the fire.",
+        "The mayor did not resign after the fire.",
+    ],
+)
+def test_truth_in_other_words_stays_cited(true: str) -> None:
+    assert support(true, [BRIDGE, RAIN, CHESS]) is not None
+
+
 def test_sources_are_numbered_in_order_of_first_use_and_spans_fit_the_text() -> None:
     answer = CitedText()
     first, second, third = (

@@ -1,0 +1,188 @@
+"""Does a written sentence agree with its source in what a bag of words cannot see?
+
+Negations, names, numbers and the subject. Rules over words, the same on every machine, and strict: what they
+do not recognise stays without a citation. They read neither roles nor synonyms: "aliens" in the middle of a
+sentence whose other words all hold, or "bridge" and "council" exchanged, pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from headwater.serving.sentences import FUNCTION_WORDS, stem
+
+_TOKEN = re.compile(r"\d[\d.,]*\d|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
+_NEGATOR_WORDS = """
+not no never none nobody nothing nowhere neither nor without cannot hardly barely scarcely unable
+fail fails failed failing refuse refuses refused refusing decline declines declined declining
+"""
+_CLAUSE_END_TOKENS = ", ; : . ! ? – — and but or because while although though"
+_PREPOSITION_WORDS = """
+about after against among around at before behind between by during for from in into near of off on over
+since through to toward towards under until with within
+"""
+_SMALL = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_LARGE = "half third quarter dozen hundred thousand million billion trillion"
+_NEGATORS = frozenset(_NEGATOR_WORDS.split())
+_CLAUSE_ENDS = frozenset(_CLAUSE_END_TOKENS.split())
+_PREPOSITIONS = frozenset(_PREPOSITION_WORDS.split())
+_NUMBERS = {
+    **{word: str(value) for value, word in enumerate(_SMALL.split())},
+    **{word: str(10 * ten) for ten, word in enumerate(_TENS.split(), 2)},
+    **{word: word for word in _LARGE.split()},
+}
+del _NUMBERS["one"]  # mostly no number: "one of them", "no one"
+_GOVERNED = 2
+"""Content words after a negation, within its clause, that it is about."""
+_NEAR = 1
+"""Content words on each side of a number by which it is known what it counts."""
+
+
+def agrees(sentence: str, source: Sequence[str], passage: str) -> bool:
+    """Whether `sentence` says no other negation, name, number or subject than its source.
+
+    `source`: the source's sentences that hold its words. `passage`: the text around them with its title,
+    where names may stand.
+    """
+    said, whole = _tokens(sentence), _tokens(passage)
+    held = [token for text in source for token in (*_tokens(text), ".")]
+    return (
+        _negations_agree(said, held)
+        and _names_agree(said, held, whole)
+        and _numbers_agree(said, held)
+        and _subject_is_known(said, {stem(token) for token in whole})
+    )
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text.replace("’", "'"))
+
+
+def _number(token: str) -> str | None:
+    """A number as written in digits; the word itself for hundred, million and the like."""
+    return token.replace(",", "") if token[0].isdigit() else _NUMBERS.get(token.lower().removesuffix("s"))
+
+
+def _is_content(token: str) -> bool:
+    return token[0].isalnum() and token.lower() not in FUNCTION_WORDS and not _is_negator(token)
+
+
+def _is_negator(token: str) -> bool:
+    return token.lower() in _NEGATORS or token.lower().endswith("n't")
+
+
+def _content(tokens: Iterable[str]) -> list[str]:
+    return [stem(token) for token in tokens if _is_content(token)]
+
+
+# -- negations -------------------------------------------------------------------------------
+def _negated(tokens: Sequence[str]) -> list[list[str]]:
+    """For each negation the words that it is about: the next of its clause, or else the last before it."""
+    found = []
+    for i, token in enumerate(tokens):
+        if _is_negator(token):
+            ends = (j for j in range(i + 1, len(tokens)) if tokens[j].lower() in _CLAUSE_ENDS)
+            after = _content(tokens[i + 1 : next(ends, len(tokens))])
+            found.append(after[:_GOVERNED] or _content(tokens[:i])[-_GOVERNED:])
+    return found
+
+
+def _negations_agree(said: Sequence[str], held: Sequence[str]) -> bool:
+    """Every negation said is one of the source's, and none of the source's about a word said is left away."""
+    ours, theirs = _negated(said), _negated(held)
+    words = set(_content(said))
+    return all(any(_same(one, other) for other in theirs) for one in ours) and all(
+        any(_same(one, other) for one in ours) for other in theirs if words & set(other[:1])
+    )
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Two negations are about the same when the other is about the first word of the one."""
+    return bool(set(one[:1]) & set(other) or set(other[:1]) & set(one))
+
+
+# -- names -------------------------------------------------------------------------------------
+def _names(tokens: Sequence[str]) -> list[tuple[list[str], bool]]:
+    """Runs of capitalised words after a sentence's first word, each with whether a preposition is before it."""
+    found: list[tuple[list[str], bool]] = []
+    for i, token in enumerate(tokens):
+        opens = i == 0 or tokens[i - 1] in ".!?\"'“‘"
+        if not token[0].isupper() or token.lower() in FUNCTION_WORDS or _is_negator(token):
+            continue
+        if found and not opens and tokens[i - 1] == found[-1][0][-1]:
+            found[-1][0].append(token)
+        else:
+            found.append(([token], i > 0 and tokens[i - 1].lower() in _PREPOSITIONS))
+    return found
+
+
+def _names_agree(said: Sequence[str], held: Sequence[str], whole: Sequence[str]) -> bool:
+    """Every name is in the passage, no name is made of two, and actors stand in the source's order.
+
+    Actors are names without a preposition before them; "by" in one of the two sentences alone turns their
+    order round, and then it is not asked for.
+    """
+    known = {stem(token) for token in whole}
+    proper = {stem(token) for run, _ in _names(whole) for token in run}
+    runs = [[stem(token) for token in run] for run, _ in _names(whole)]
+    for name, _ in _names(said):
+        parts = [stem(token) for token in name]
+        if not set(parts) <= known:
+            return False
+        parts = [part for part in parts if part in proper]
+        if len(parts) > 1 and not any(_in_order(parts, run) for run in runs):
+            return False
+    if ("by" in said) != ("by" in held):
+        return True
+    places = _actors(held)
+    order = [places.index(actor) for actor in _actors(said) if actor in places]
+    return all(one < other for one, other in pairwise(order))
+
+
+def _actors(tokens: Sequence[str]) -> list[str]:
+    return list(
+        dict.fromkeys(stem(run[-1]) for run, after_preposition in _names(tokens) if not after_preposition)
+    )
+
+
+def _in_order(parts: Sequence[str], run: Sequence[str]) -> bool:
+    rest = iter(run)
+    return all(part in rest for part in parts)
+
+
+# -- numbers and subject -------------------------------------------------------------------------
+def _numbers_agree(said: Sequence[str], held: Sequence[str]) -> bool:
+    """Every number is in the source beside one of the words that it has beside it here."""
+    theirs = _counted(held)
+    return all(
+        any(number == other and (not near or near & theirs_near) for other, theirs_near in theirs)
+        for number, near in _counted(said)
+    )
+
+
+def _counted(tokens: Sequence[str]) -> list[tuple[str, set[str]]]:
+    found = []
+    for i, token in enumerate(tokens):
+        if (number := _number(token)) is not None:
+            before = _content(t for t in tokens[:i] if _number(t) is None)[-_NEAR:]
+            after = _content(t for t in tokens[i + 1 :] if _number(t) is None)[:_NEAR]
+            found.append((number, {*before, *after}))
+    return found
+
+
+def _subject_is_known(said: Sequence[str], known: set[str]) -> bool:
+    """The first word that says something is the source's; after a leading preposition the second as well,
+    and the first after a comma."""
+    first = _content(said)[:1]
+    if said and said[0].lower() in _PREPOSITIONS:
+        first = _content(said)[:2]
+        if "," in said:
+            first += _content(said[said.index(",") :])[:1]
+    numbers = {stem(token) for token in said if _number(token) is not None}
+    return set(first) <= known | numbers
