@@ -13,7 +13,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
 from headwater.serving.api.auth import check_open, read_keys
-from headwater.serving.config import AppConfig
+from headwater.serving.config import AppConfig, ReplicaRange
 
 if TYPE_CHECKING:
     from ray.serve import Application

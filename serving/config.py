@@ -50,7 +50,7 @@ class ServeConfig(StageConfig):
     per_document: int = Field(2, ge=1)
     """Of these, at most so many from one document."""
     min_relevance: float = Field(MIN_RELEVANCE, ge=0, le=1)
-    """Least relevance of a passage to the question (`headwater.serving.retrieval.search`). Where none has it the answer
+    """Least relevance of a passage to the question (`retrieval.search`). Where none has it the answer
     says that nothing was found. Higher refuses more, 0 nothing; another embedding may want another value."""
     quoted_sentences: int = Field(3, ge=1, le=10)
     """Maximum number of sentences per answer in `quote` mode."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headwater.serving.agreement import agrees
+from headwater.serving.answers.agreement import agrees
 from headwater.serving.retrieval.passages import Passage
 from headwater.serving.sentences import content_words, sentence_spans, stem
 
@@ -158,7 +158,7 @@ def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     """The closest sentence of the passage that supports a generated sentence, or None.
 
     A passage supports it when it holds at least `SUPPORT` of its distinct content words, and those of its
-    sentences that hold them agree with it (`headwater.serving.agreement`). Of several the one that holds most is taken,
+    sentences that hold them agree with it (`agreement.py`). Of several the one that holds most is taken,
     then the better ranked.
     """
     words = {stem(word) for word in content_words(sentence)}

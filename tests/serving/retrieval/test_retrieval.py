@@ -132,8 +132,8 @@ def test_questions_in_other_words_than_the_headline_find_their_article(
     assert index.search(question)[0].title == title
 
 
-def test_stage_reports_what_it_found_and_is_not_run_twice(session: Session) -> None:
-    clean = clean_artifact(session.store, documents(), files=3)
+def test_stage_reports_what_it_found_and_is_not_run_twice(here: Session) -> None:
+    clean = clean_artifact(here.store, documents(), files=3)
     stage = Index(IndexConfig(passage_words=20, overlap_words=0))
     built, found = execute(stage, {"clean": clean}, here)
     metrics = built.manifest().metrics  # type: ignore[union-attr]
