@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TORCH := torch==2.13.0
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
@@ -74,7 +74,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Headwater needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@$(PIP) -e .
+	@$(PIP) -e '.[train,serve]'
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed

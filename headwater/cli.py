@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from headwater import __version__
 from headwater.cluster.errors import readable, root_cause
+from headwater.cluster.extras import missing_extra, require
 from headwater.commands import k8s, quality, trace
 from headwater.commands.batch import batch
 from headwater.commands.clean import clean
@@ -19,6 +21,7 @@ from headwater.commands.dial import dial
 from headwater.commands.export import export
 from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
+from headwater.commands.packaged import constraints, recipes
 from headwater.commands.plan import plan
 from headwater.commands.scaling import scaling
 from headwater.options import (
@@ -44,9 +47,18 @@ app = typer.Typer(
 app.add_typer(k8s.app, name="k8s")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headwater {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options common to all commands."""
     _state["debug"] = debug
@@ -103,7 +115,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     address: AddressOption = None,
 ) -> None:
-    """Serve the model and index of a finished run until interrupted."""
+    """Serve the model of a finished run, with retrieval, until interrupted."""
+    require("serve")
     import signal
 
     from headwater import pipeline
@@ -174,6 +187,8 @@ app.command()(submit)
 app.add_typer(jobs_app, name="jobs")
 app.command()(status)
 app.command()(doctor)
+app.command()(recipes)
+app.command()(constraints)
 
 
 def main() -> None:
@@ -183,8 +198,8 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("\ninterrupted; run the same command to resume", style="yellow")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 (top level: report every error)
-        told = readable(error)
+    except Exception as error:  # noqa: BLE001 (the last place where an error can be shown well)
+        told = readable(error) or missing_extra(root_cause(error))
         if _state["debug"]:
             traceback.print_exception(error)
         elif told:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 console = Console()
 
-RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/quickstart.yaml.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="A recipe file, or the name of a packaged recipe (see headwater recipes).")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the recipe; repeatable."),

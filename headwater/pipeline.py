@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.extras import require
 from headwater.cluster.runtime.run_record import StageRecord
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, execute, locate
@@ -43,6 +44,8 @@ STAGES: tuple[type[Stage[Any]], ...] = (
     Index,
 )
 NAMES = tuple(stage.name for stage in STAGES)
+CORE = frozenset({Acquire.name, Clean.name})
+"""Stages that need none of the package's extras."""
 OPTIONAL = frozenset({Dpo.name})
 """Stages that are skipped if the recipe has no section for them."""
 
@@ -79,6 +82,7 @@ def run(
     chain = list(stages(recipe))
     names = [stage.name for stage in chain]
     first, last = position(start, 0, names), position(until, len(names) - 1, names)
+    _check_extras(set(names[: last + 1]))
     session.store.folder(f"runs/{recipe.name}").write_bytes(
         "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode()
     )
@@ -103,6 +107,12 @@ def run(
                 StageRecord(stage=stage.name, key=artifact.key, found=found, seconds=round(result.seconds, 2))
             )
     return results
+
+
+def _check_extras(names: set[str]) -> None:
+    """Missing packages are reported before the first stage, not after hours of work."""
+    trained = ["train"] if names - CORE - {Index.name} else []
+    require(*trained, *(["serve"] if Index.name in names else []))
 
 
 def finished(recipe: Recipe, session: Session, only: str | None = None) -> dict[str, Artifact]:

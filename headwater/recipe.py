@@ -38,6 +38,7 @@ from headwater.llm.stages.sft import SftConfig
 from headwater.serving.config import ServeConfig
 from headwater.serving.retrieval.index import IndexConfig
 
+RECIPES = Path(__file__).resolve().parent / "data" / "recipes"
 AUTO = "auto"
 """Value of `pretrain.batch` or `pretrain.steps` that derives it from `depth`."""
 
@@ -89,15 +90,33 @@ def dial(depth: int) -> dict[str, Any]:
     return derived
 
 
+def packaged() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def find(recipe: str | Path) -> Path:
+    """A recipe's file: the path itself if it is a file, else the packaged recipe of that name.
+
+    Raises HeadwaterError listing the packaged recipes if there is neither.
+    """
+    path, known = Path(recipe), packaged()
+    if str(recipe) in known and not path.is_file():
+        return known[str(recipe)]
+    if path.exists():
+        return path
+    fix = f"give a file, or one of those that come with the package: {', '.join(known)}"
+    raise HeadwaterError("no such recipe", where=str(recipe), fix=fix)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `a.b=value` overrides (values in YAML).
+    """Read a recipe (a file, or a packaged one's name) and apply `a.b=value` overrides (values in YAML).
 
     Raises HeadwaterError naming the file and the key.
     """
+    file = find(path)
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HeadwaterError("no such recipe", where=str(path), fix="see recipes/") from error
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise HeadwaterError(f"cannot be read as YAML ({error})", where=str(path)) from error
     if not isinstance(raw, dict):

@@ -6,6 +6,7 @@ Every check yields a `Finding`: the subject, its state, the measured value and, 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import resource
 import shutil
@@ -17,10 +18,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from headwater.cluster.extras import EXTRAS
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.cluster.versions import recorded_versions
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 State = Literal["ok", "warning", "error"]
 
@@ -93,9 +98,10 @@ def _software() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", "ok", version)
     found = recorded_versions()
-    for package in ("ray", "torch", "deepspeed", "transformers", "pyarrow"):
+    for package in ("torch", "deepspeed", "transformers"):
         if package not in found:
-            yield Finding(package, "error", "not installed", "make install")
+            fix = "pip install 'headwater[train,serve]'; `headwater clean` works without it"
+            yield Finding(package, "warning", "not installed", fix)
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
     wrong = [line for line in _unmet() if line]
     if wrong:
@@ -111,19 +117,27 @@ def _unmet(distribution: str = "headwater") -> Iterator[str]:
     except importlib.metadata.PackageNotFoundError:
         return
     for requirement in map(Requirement, lines):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        core = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not core and not _of_an_extra(requirement):
             continue
         try:
             found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield f"{requirement.name} is missing"
+            if core:
+                yield f"{requirement.name} is missing"
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             yield f"{requirement.name} {found} does not satisfy {requirement.specifier}"
 
 
+def _of_an_extra(requirement: Requirement) -> bool:
+    marker = requirement.marker
+    return marker is not None and any(marker.evaluate({"extra": extra}) for extra in EXTRAS)
+
+
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    allowed = getattr(os, "sched_getaffinity", None)  # macOS has no such call
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     if cores < 2:
         return Finding("cores", "warning", str(cores), "use at least two; stages wait for each other")
     return Finding("cores", "ok", str(cores))
@@ -134,6 +148,8 @@ def _memory() -> Iterator[Finding]:
     state: State = "ok" if total >= MEMORY_GB * GB else "warning"
     fix = f"the quickstart peaks at {MEMORY_GB:.0f} GB: lower `micro_batch` or `depth`"
     yield Finding("memory", state, f"{total / GB:.1f} GB", "" if state == "ok" else fix)
+    if sys.platform == "darwin":
+        return  # shared memory is no file system there
     if not SHARED_MEMORY.exists():
         yield Finding(
             "shared memory", "warning", "no /dev/shm", "Ray falls back to files in /tmp, which is slow"
@@ -157,6 +173,8 @@ def memory_limit() -> float:
 
 
 def _gpus() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding("GPUs", "ok", "not looked for: torch is not installed")
     import torch
 
     if torch.cuda.is_available():

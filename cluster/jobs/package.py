@@ -8,11 +8,16 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.extras import EXTRAS
 from headwater.cluster.versions import recorded_versions, release
+
+if TYPE_CHECKING:
+    from packaging.markers import Marker
 
 PACKAGES = "packages.json"
 OWN = frozenset({"headwater"})
@@ -38,7 +43,7 @@ def working_directory(modules: tuple[str, ...], files: Mapping[str, str]) -> Ite
 
 
 def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
-    """`name==version` of every installed package that the distribution requires, directly or indirectly."""
+    """`name==version` of everything that is installed here because the distribution or its extras need it."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -51,7 +56,7 @@ def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
     pinned: dict[str, str] = {}
     while waiting:
         requirement = waiting.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not _applies(requirement.marker, ("", *EXTRAS)):
             continue
         name = canonicalize_name(requirement.name)
         wanted = f"{name}[{','.join(sorted(requirement.extras))}]"
@@ -64,11 +69,14 @@ def pinned_requirements(distribution: str = "headwater") -> tuple[str, ...]:
         pinned[wanted] = f"{name}=={release(found.version)}"
         for line in found.requires or []:
             inner = Requirement(line)
-            extras = requirement.extras or {""}
-            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+            if inner.marker is None or _applies(inner.marker, requirement.extras or {""}):
                 inner.marker = None
                 waiting.append(inner)
     return tuple(sorted(set(pinned.values())))
+
+
+def _applies(marker: Marker, extras: Iterable[str]) -> bool:
+    return any(marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def _source(module: str) -> Path:

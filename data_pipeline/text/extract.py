@@ -136,7 +136,8 @@ def _serve(descriptor: int) -> None:
     """Main loop of the child: answers pages until the pipe closes."""
     pipe = Connection(descriptor)
     config = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
-    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
+    if sys.platform != "darwin":  # where the kernel refuses this limit
+        resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
     logging.disable(logging.CRITICAL)
     main_text(b"<html><body><p>Loads the libraries.</p></body></html>", "", config)
     pipe.send_bytes(b"ready")

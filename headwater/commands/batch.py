@@ -33,7 +33,10 @@ def batch(
         bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,
 ) -> None:
-    """Answer every request of a file. Rerun the same command to resume."""
+    """Answer every request of a file. Killed at any moment, the same command goes on."""
+    from headwater.cluster.extras import require
+
+    require("serve")
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.filesystem import filesystem, is_remote
     from headwater.cluster.storage.store import Store

@@ -38,7 +38,9 @@ def export(
 
 
 def _is_recipe(source: str) -> bool:
-    return source.endswith((".yaml", ".yml"))
+    from headwater.recipe import packaged
+
+    return source.endswith((".yaml", ".yml")) or source in packaged()
 
 
 def _artifact(store: str, source: str) -> Artifact:

@@ -14,7 +14,7 @@ import yaml
 
 from headwater.cluster.errors import HeadwaterError
 
-MANIFESTS = Path(__file__).resolve().parents[2] / "k8s"
+MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "k8s"
 
 Manifest = dict[str, Any]
 
@@ -50,12 +50,6 @@ def find_overlay(name: str) -> Path:
     for folder in (MANIFESTS / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
-    if not MANIFESTS.is_dir():
-        raise HeadwaterError(
-            "this installation does not include the manifests",
-            where=str(MANIFESTS),
-            fix="run this from a checkout of the project",
-        )
     known = ", ".join(sorted(path.name for path in (MANIFESTS / "overlays").iterdir()))
     raise HeadwaterError(
         "no such overlay", where=name, fix=f"choose one of {known}, or a folder with a kustomization.yaml"

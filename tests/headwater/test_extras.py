@@ -1,0 +1,120 @@
+"""What works without the extras, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.extras import EXTRAS, missing_extra, require
+from tests.cluster.heads import ROOT
+from tests.data_pipeline.clean.test_clean import article
+
+HIDDEN = sorted({name for packages in EXTRAS.values() for name in packages})
+HIDING = f"""
+import importlib.machinery
+
+find = importlib.machinery.PathFinder.find_spec
+
+def found(name, path=None, target=None):
+    return None if name.partition(".")[0] in {HIDDEN} else find(name, path, target)
+
+importlib.machinery.PathFinder.find_spec = found
+"""
+"""A sitecustomize.py: Python runs it at every start, in Ray's workers too."""
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> dict[str, str]:
+    """The environment of processes in which nothing that an extra installs can be imported."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDING)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), str(ROOT)])}
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    path = tmp_path / "pages.jsonl"
+    rows = [{"text": article(n), "url": f"https://example.org/{n}"} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _headwater(folder: Path, environment: dict[str, str], *arguments: str | Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path) -> None:
+    code, output = _headwater(tmp_path, core, "clean", pages, "-o", tmp_path / "clean")
+    assert code == 0, output
+    assert "of 40 documents kept" in output
+    assert (tmp_path / "clean" / "funnel.png").exists()
+
+
+def test_a_run_without_its_extras_says_so_before_its_first_stage(
+    core: dict[str, str], pages: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    source = {"kind": "jsonl", "paths": [str(pages)]}
+    recipe.write_text(yaml.safe_dump({"name": "core", "acquire": {"sources": [source]}}))
+    for options, extras in (([], "train,serve"), (["--until", "tokenizer"], "train")):
+        code, output = _headwater(tmp_path, core, "run", recipe, *options)
+        assert code == 1
+        assert f"pip install 'headwater[{extras}]'" in output.splitlines()[-1]
+        assert "torch" in output.splitlines()[-1]
+        assert not (tmp_path / "store" / "acquire").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["serve", "recipe.yaml"], "serve"),
+        (["batch", "in.jsonl", "out.jsonl", "--model", "model"], "serve"),
+        (["plan", "quickstart"], "train"),
+    ],
+)
+def test_a_command_without_its_extra_says_what_to_install(
+    arguments: list[str], extra: str, core: dict[str, str], tmp_path: Path
+) -> None:
+    code, output = _headwater(tmp_path, core, *arguments)
+    assert code == 1
+    assert re.fullmatch(
+        rf"error this needs packages that are not installed: \w.*\(pip install 'headwater\[{extra}\]'\)",
+        output.strip().splitlines()[-1],
+    )
+    assert "Traceback" not in output
+
+
+def test_the_table_of_extras_is_that_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, packages in EXTRAS.items():
+        declared = {Requirement(line).name for line in project["optional-dependencies"][extra]}
+        imported = {canonicalize_name(name) for name in packages} - {"fastapi"}  # comes with ray[serve]
+        assert imported == {canonicalize_name(name) for name in declared - {"ray"}}
+        require(extra)
+
+
+def test_only_imports_of_what_an_extra_installs_are_explained() -> None:
+    error = missing_extra(ModuleNotFoundError("No module named 'lancedb.x'", name="lancedb.x"))
+    assert isinstance(error, HeadwaterError) and error.fix == "pip install 'headwater[serve]'"
+    assert missing_extra(ModuleNotFoundError("No module named 'no_such'", name="no_such")) is None
+    assert missing_extra(ValueError("torch")) is None

@@ -1,0 +1,123 @@
+"""The built package works from any folder, without the checkout: code, recipes, manifests, constraints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import headwater
+from headwater.kubernetes import kustomize
+from tests.k8s.conftest import QUICKSTART, ROOT
+from tests.k8s.conftest import kubectl as kubectl  # the fixture
+
+ROOMS = ("cluster", "data_pipeline", "llm", "serving", "headwater", "recipes", "k8s")
+FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt")
+
+
+def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel built from a copy of the checkout, and one from the source archive of it."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for room in ROOMS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / room, checkout / room, symlinks=True, ignore=ignored)
+    for name in FILES:
+        shutil.copy2(ROOT / name, checkout / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    code = "from setuptools import build_meta; build_meta.build_sdist('archive')"
+    _run(sys.executable, "-c", code, cwd=checkout)
+    (archive,) = (checkout / "archive").glob("*.tar.gz")
+    _run(*build, "--wheel-dir", "from-archive", archive, cwd=checkout)
+    shutil.rmtree(checkout / "headwater.egg-info")
+    _run(*build, "--wheel-dir", "from-checkout", ".", cwd=checkout)
+    (direct,), (indirect,) = (checkout.glob(f"from-{source}/*.whl") for source in ("checkout", "archive"))
+    return direct, indirect
+
+
+@pytest.fixture(scope="module")
+def installed(wheels: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package alone; the packages that it needs come from this environment."""
+    target = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target]
+    _run(*install, wheels[0], cwd=target)
+    return target
+
+
+def _headwater(installed: Path, folder: Path, *arguments: str) -> str:
+    environment = {"PYTHONPATH": str(installed), "NO_COLOR": "1", "COLUMNS": "200"}
+    return _run(sys.executable, "-m", "headwater", *arguments, cwd=folder, **environment)
+
+
+def test_the_wheel_holds_headwater_alone_with_every_module_and_every_data_file(
+    wheels: tuple[Path, Path],
+) -> None:
+    direct, indirect = (zipfile.ZipFile(wheel).namelist() for wheel in wheels)
+    assert sorted(direct) == sorted(indirect)
+    assert {name.split("/")[0] for name in direct} == {
+        "headwater",
+        f"headwater-{headwater.__version__}.dist-info",
+    }
+    wanted = {"headwater/data/constraints.txt", "headwater/py.typed"}
+    for room in ("cluster", "data_pipeline", "llm", "serving"):
+        files = (path for path in (ROOT / room).rglob("*") if path.is_file())
+        wanted |= {f"headwater/{path.relative_to(ROOT)}" for path in files if "__pycache__" not in path.parts}
+    for folder in ("recipes", "k8s"):
+        files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        wanted |= {f"headwater/data/{path.relative_to(ROOT)}" for path in files}
+    assert wanted - set(direct) == set()
+
+
+def test_recipes_are_listed_printed_and_found_by_name_from_anywhere(installed: Path, tmp_path: Path) -> None:
+    place = _run(
+        *(sys.executable, "-c", "import headwater.cli; print(headwater.cli.__file__)"),
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    assert place.startswith(str(installed))
+    assert _headwater(installed, tmp_path, "--version") == f"headwater {headwater.__version__}\n"
+    (line,) = _headwater(installed, tmp_path, "recipes").splitlines()
+    name, comment = line.split(maxsplit=1)
+    assert name == "quickstart"
+    assert f"# {comment.strip()}" == QUICKSTART.read_text().splitlines()[0]
+    assert _headwater(installed, tmp_path, "recipes", "quickstart") == QUICKSTART.read_text()
+    assert _headwater(installed, tmp_path, "constraints") == (ROOT / "constraints.txt").read_text()
+    assert "width" in _headwater(installed, tmp_path, "dial", "quickstart")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packaged_recipe_is_rendered_for_kubernetes_as_from_the_checkout(
+    installed: Path, tmp_path: Path, kubectl: Path
+) -> None:
+    for overlay in sorted(path.name for path in (kustomize.MANIFESTS / "overlays").iterdir()):
+        options = ["--set", "store=s3://bucket/runs", "--overlay", overlay]
+        here = _run(sys.executable, "-m", "headwater", "k8s", "render", QUICKSTART, *options, cwd=ROOT)
+        there = _headwater(installed, tmp_path, "k8s", "render", "quickstart", *options)
+        assert there == here
+        assert "RayJob" in {manifest["kind"] for manifest in yaml.safe_load_all(there)}
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
+    assert f"## [{headwater.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
