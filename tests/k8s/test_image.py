@@ -90,7 +90,8 @@ def test_the_image_installs_what_the_project_declares(stages: dict[str, list[Ste
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert written.stdout.splitlines() == project["dependencies"]
+    extras = project["optional-dependencies"]
+    assert written.stdout.splitlines() == [*project["dependencies"], *extras["train"], *extras["serve"]]
 
 
 def test_what_is_copied_exists_and_is_not_ignored(stages: dict[str, list[Step]]) -> None:

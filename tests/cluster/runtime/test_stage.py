@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig, execute
 from headwater.cluster.storage.artifact import Artifact
+from headwater.show import artifact_table
 
 
 class CountConfig(StageConfig):
@@ -80,7 +82,22 @@ def test_a_new_setting_that_is_off_does_not_change_the_key() -> None:
     assert Later(LaterConfig(extra=0.5)).key({}, {}) != before  # type: ignore[arg-type]
 
 
-def test_an_existing_optional_input_is_read_and_part_of_the_key(session: Session) -> None:
+def test_an_artifact_of_an_older_stage_version_stays_readable_and_is_made_again(session: Session) -> None:
+    class Newer(Count):
+        version = Count.version + 1
+
+    old, _ = execute(Count(CountConfig(number=7)), {}, session)
+    new, found = execute(Newer(CountConfig(number=7)), {}, session)
+    assert not found and new.key != old.key
+    assert [m.stage_version for m in session.store.manifests()] == [Count.version, Newer.version]
+    assert session.store.find("count", old.key).read_bytes("number.txt") == b"7"
+    shown = Console(width=200)
+    with shown.capture() as screen:
+        shown.print(artifact_table(session.store))
+    assert old.key[:8] in screen.get() and new.key[:8] in screen.get()
+
+
+def test_an_optional_input_is_read_and_part_of_the_key_where_it_is_there(session: Session) -> None:
     class Maybe(Stage[CountConfig]):
         name = "maybe"
         inputs = ("count",)
