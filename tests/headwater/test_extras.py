@@ -30,6 +30,17 @@ def found(name, path=None, target=None):
     return None if name.partition(".")[0] in {HIDDEN} else find(name, path, target)
 
 importlib.machinery.PathFinder.find_spec = found
+
+import importlib.metadata
+
+known = importlib.metadata.Distribution.from_name.__func__
+
+def from_name(cls, name):
+    if name in {HIDDEN}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(cls, name)
+
+importlib.metadata.Distribution.from_name = classmethod(from_name)
 """
 """A sitecustomize.py: Python runs it at every start, in Ray's workers too."""
 
@@ -102,6 +113,15 @@ def test_a_command_without_its_extra_says_what_to_install(
         output.strip().splitlines()[-1],
     )
     assert "Traceback" not in output
+
+
+def test_the_doctor_names_the_extras_of_what_is_missing(core: dict[str, str], tmp_path: Path) -> None:
+    _, output = _headwater(tmp_path, core, "doctor")
+    for package in ("torch", "deepspeed", "transformers"):
+        assert re.search(
+            rf"! +{package} +not installed *\n +→ pip install 'headwater\[train,serve\]'", output
+        )
+    assert "torch is not installed" in output.partition("GPUs")[2]
 
 
 def test_the_table_of_extras_is_that_of_pyproject() -> None:
