@@ -97,7 +97,7 @@ def test_an_artifact_of_an_older_stage_version_stays_readable_and_is_made_again(
     assert old.key[:8] in screen.get() and new.key[:8] in screen.get()
 
 
-def test_an_optional_input_is_read_and_part_of_the_key_where_it_is_there(session: Session) -> None:
+def test_an_existing_optional_input_is_read_and_part_of_the_key(session: Session) -> None:
     class Maybe(Stage[CountConfig]):
         name = "maybe"
         inputs = ("count",)
