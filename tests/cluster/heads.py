@@ -106,12 +106,11 @@ def end_tree(pid: int) -> None:
         root = psutil.Process(pid)
         below = root.children(recursive=True)
         root.send_signal(signal.SIGTERM)
-        psutil.wait_procs([root], timeout=10)
-        _, alive = psutil.wait_procs(below, timeout=1)  # some wait for ever for a cluster that is gone
-        for process in [root, *alive]:
+        _, alive = psutil.wait_procs([root, *below], timeout=10)
+        for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs([root, *alive], timeout=10)
+        psutil.wait_procs(alive, timeout=10)
 
 
 def _wait(started: Head, token: str, log: Path) -> None:
