@@ -95,10 +95,10 @@ def test_recipes_are_listed_printed_and_found_by_name_from_anywhere(installed: P
     )
     assert place.startswith(str(installed))
     assert _headwater(installed, tmp_path, "--version") == f"headwater {headwater.__version__}\n"
-    (line,) = _headwater(installed, tmp_path, "recipes").splitlines()
-    name, comment = line.split(maxsplit=1)
-    assert name == "quickstart"
-    assert f"# {comment.strip()}" == QUICKSTART.read_text().splitlines()[0]
+    listed = [line.split(maxsplit=1) for line in _headwater(installed, tmp_path, "recipes").splitlines()]
+    files = sorted(QUICKSTART.parent.glob("*.yaml"))
+    first_lines = {path.stem: path.read_text().splitlines()[0] for path in files}
+    assert {name: f"# {comment.strip()}" for name, comment in listed} == first_lines
     assert _headwater(installed, tmp_path, "recipes", "quickstart") == QUICKSTART.read_text()
     assert _headwater(installed, tmp_path, "constraints") == (ROOT / "constraints.txt").read_text()
     assert list(tmp_path.iterdir()) == []
