@@ -21,7 +21,7 @@ EXTRAS = {
         "gguf",
         "tensorboardX",
     ),
-    "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama", "prometheus_client"),
+    "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama"),
     "qlora": ("bitsandbytes",),
 }
 """Import names that an extra of pyproject.toml installs; `fastapi` comes with `ray[serve]`."""
