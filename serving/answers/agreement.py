@@ -109,7 +109,7 @@ def _same(one: Sequence[str], other: Sequence[str]) -> bool:
 
 # -- names -------------------------------------------------------------------------------------
 def _names(tokens: Sequence[str]) -> list[tuple[list[str], bool]]:
-    """Runs of capitalised words after the first word; for each, whether a preposition precedes it."""
+    """Runs of capitalised words, each with whether a preposition stands before it."""
     found: list[tuple[list[str], bool]] = []
     for i, token in enumerate(tokens):
         opens = i == 0 or tokens[i - 1] in ".!?\"'“‘"
