@@ -54,6 +54,8 @@ POLICY = f"{ROLLOUTS}::test_the_policy_loss_is_the_surrogate_plus_the_weighted_k
 ADVANTAGES = f"{ROLLOUTS}::test_advantages_compare_the_answers_to_one_prompt_with_each_other"
 FETCHED = f"{ROLLOUTS}::test_a_worker_fetches_the_weights_of_the_version_that_it_is_asked_for"
 BOARD = f"{ROLLOUTS}::test_the_board_gives_out_a_version_only_once_it_is_there"
+REPORTED = f"{ROLLOUTS}::test_a_worker_reports_the_log_probabilities_of_the_policy_and_of_the_reference"
+SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
 MANIFEST = "test_artifact.py::test_a_manifest_is_on_the_disk_before_it_has_its_name"
 FINISHING = "test_artifact.py::test_finishing_records_checksums_and_drops_scratch_files"
 CUT = "test_manager.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_does_not_count"
@@ -143,7 +145,7 @@ MUTANTS = [
         "temperature-upside-down",
         "logits_BV / sampling.temperature",
         "logits_BV * sampling.temperature",
-        ENGINE,
+        REPORTED,
     ),
     mutant("one-epoch-order", "np.uint64(epoch & _MASK)", "np.uint64(0)", "test_order.py"),
     mutant(
@@ -198,7 +200,7 @@ MUTANTS = [
         "positions-go-on",
         "np.where(inputs == end_id, at, 0)",
         "np.where(inputs == end_id, 0, 0)",
-        "test_packing.py",
+        SEPARATE,
     ),
     # -- serving
     mutant(
