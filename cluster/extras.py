@@ -24,7 +24,8 @@ EXTRAS = {
     "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama"),
     "qlora": ("bitsandbytes",),
 }
-"""Import names that an extra of pyproject.toml installs; `fastapi` comes with `ray[serve]`."""
+"""Import names that an extra of pyproject.toml installs; `fastapi` comes with `ray[serve]`. Not here:
+prometheus_client, which `ray[default]` brings in any case."""
 
 
 def require(*extras: str) -> None:
