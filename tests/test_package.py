@@ -114,7 +114,10 @@ def test_a_packaged_recipe_is_rendered_for_kubernetes_as_from_the_checkout(
     assert "RayJob" in {manifest["kind"] for manifest in yaml.safe_load_all(there)}
 
 
-def test_the_version_is_written_in_one_place() -> None:
+def test_the_version_is_written_in_one_place_and_the_images_follow_it() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
     assert f"## [{headwater.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    images = yaml.safe_load((ROOT / "k8s" / "components" / "images" / "kustomization.yaml").read_text())
+    tags = {image["newTag"] for image in images["images"]}
+    assert tags == {f"{headwater.__version__}-cpu", f"{headwater.__version__}-cuda"}
