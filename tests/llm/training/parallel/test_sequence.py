@@ -100,5 +100,5 @@ def test_indivisible_sizes_are_refused_before_anything_starts() -> None:
             sequence.check(2, shape, **(fits | changed))
     with pytest.raises(HeadwaterError, match="2 heads cannot be split evenly"):
         sequence.check(4, shape, **fits)
-    with pytest.raises(ValueError, match="borders of documents"):
+    with pytest.raises(ValueError, match="cannot separate documents"):
         PretrainConfig(sequence_parallel=2, separate_documents=True)
