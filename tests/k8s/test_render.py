@@ -307,10 +307,10 @@ def test_the_command_writes_the_job_of_a_recipe(kubectl: Path, tmp_path: Path) -
 
 
 def test_the_command_refuses_a_local_store_in_one_line() -> None:
-    done = _render()
-    assert done.returncode == 1
-    assert done.stdout.count("\n") == 1
-    assert done.stdout.startswith("error store: the store is a folder on this machine")
+    code, output = _render()
+    assert code == 1
+    assert output.count("\n") == 1
+    assert output.startswith("error store: the store is a folder on this machine")
 
 
 def test_the_command_serves_a_finished_run_from_s3(kubectl: Path, s3_server: str) -> None:

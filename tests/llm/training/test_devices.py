@@ -45,7 +45,7 @@ def test_engines_run_on_the_device_they_reserved(gpus_in_sight: None, model: Fol
         EngineReplica(str(model.local()), None, 1, 1.0)
 
 
-def test_training_without_gpus_takes_a_cpus_precision(gpus_in_sight: None) -> None:
+def test_training_without_gpus_uses_a_cpus_precision(gpus_in_sight: None) -> None:
     assert resolve_precision("auto") in ("fp32", "bf16")
     assert resolve_precision("auto", 1.0) == "fp16"
     with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
