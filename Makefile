@@ -11,7 +11,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test test-rest test-all quick mutants lint format bench clean
+.PHONY: help install run serve test lint docs docs-recipes format bench clean
 
 help:  ## List all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -61,12 +61,18 @@ bench: $(VENV)/.installed-tests  ## Run the benchmarks (DATA=FOLDER with real da
 	@$(call MEASURE,quality_and_spans $(DATA)/text/c4-300.jsonl)
 	@$(call MEASURE,scaling $(PAGES) --copies 30)
 
-format: $(VENV)/.installed-tests  ## Fix lint errors and format the code
+docs: $(VENV)/.installed-docs  ## Build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-recipes: $(VENV)/.installed  ## Write docs/recipes.md from the settings' docstrings
+	$(BIN)/python docs/generate_recipes.py
+
+format: $(VENV)/.installed-tests  ## Put the code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove the virtual environment and caches, but not the store
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+clean:  ## Remove the virtual environment and caches (the store stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info site
 
 # torch is installed first: resolved with the other packages, a loose range could bring a newer build.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -79,4 +85,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@$(PIP) -e '.[tests]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
