@@ -11,7 +11,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test lint docs docs-recipes format bench clean
+.PHONY: help install run serve test test-rest test-all quick mutants lint docs docs-recipes format bench clean
 
 help:  ## List all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

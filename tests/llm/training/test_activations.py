@@ -34,7 +34,6 @@ AT_HAND = [(Pass(), "bf16"), (Pass(on_gpus=True), "fp32"), (Pass(separate_docume
         if (how, precision) not in AT_HAND
     ],
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_four_small_fake_tensor_passes_predict_the_peak_of_a_real_one(precision: str, how: Pass) -> None:
     predicted = activations(SHAPE, 128, precision, how)
     for rows in (1, 5):
