@@ -42,7 +42,7 @@ def batch(
     from headwater.cluster.storage.store import Store
     from headwater.serving.batch import run as batches
 
-    job = batches.Job(input_, output, model, max_tokens, batch_size, gpus_per_worker)
+    job = batches.BatchJob(input_, output, model, max_tokens, batch_size, gpus_per_worker)
     places = batches.Places.of(output)
     summary = batches.finished(job, overwrite=overwrite)
     if summary is not None:

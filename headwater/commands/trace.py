@@ -36,7 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """A training stage with its settings and artifacts. The output may be unfinished or missing."""
 
     stage: Stage[Any]
@@ -112,7 +112,7 @@ def trace_document(
     _show(lines, f"{document} in {trained.output.location}", as_json)
 
 
-def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
+def _unread(document: str, fates: Iterable[Any], trained: TrainedStage) -> Exception:
     """The error for a document that no step reads, with the reason if the artifacts show it."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.data_pipeline.explain import token_places
@@ -137,7 +137,7 @@ def _unread(document: str, fates: Iterable[Any], trained: Trained) -> Exception:
 
 def _open(
     recipe: Path | None, overrides: list[str] | None, artifact: str | None, stage: str, store: str
-) -> Trained:
+) -> TrainedStage:
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.storage.store import Store
     from headwater.llm.stages.trace import check_stage
@@ -160,7 +160,7 @@ def _open(
     return _of_artifact(opened, stage, keys[-1])
 
 
-def _of_recipe(recipe: Recipe, stage: str) -> Trained:
+def _of_recipe(recipe: Recipe, stage: str) -> TrainedStage:
     """The stage as configured by the recipe. Raises HeadwaterError if an input is unfinished."""
     from headwater import pipeline
     from headwater.cluster.errors import HeadwaterError
@@ -178,10 +178,10 @@ def _of_recipe(recipe: Recipe, stage: str) -> Trained:
                 where=artifact.location,
                 fix="run `headwater run` first, and repeat the --set options of that run here",
             )
-    return Trained(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
+    return TrainedStage(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
 
 
-def _of_artifact(store: Store, stage: str, key: str) -> Trained:
+def _of_artifact(store: Store, stage: str, key: str) -> TrainedStage:
     """A finished stage, from the settings and inputs in its manifest."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -214,10 +214,10 @@ def _of_artifact(store: Store, stage: str, key: str) -> Trained:
             corpus = store.artifact("clean", below.inputs["clean"])
     if corpus is None:
         raise HeadwaterError(f"{stage} was not trained on documents", where=output.location)
-    return Trained(made(config), inputs, output, corpus)
+    return TrainedStage(made(config), inputs, output, corpus)
 
 
-def _documents(trained: Trained, parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
+def _documents(trained: TrainedStage, parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
     """The documents of these parts, by id. Reads only the corpus files named in the parts' rows."""
     from headwater.data_pipeline.explain import kept_documents
 

@@ -39,7 +39,7 @@ PLAN, RUNS = "plan.json", "runs"
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A batch: input, output, model, and settings. `gpus_per_worker` does not change the output."""
 
     input: str
@@ -77,7 +77,7 @@ class Places:
         return cls(output, f"{stem}.errors.jsonl", f"{stem}.summary.json", f"{stem}.work")
 
 
-def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
+def finished(job: BatchJob, *, overwrite: bool = False) -> dict[str, Any] | None:
     """The summary if this batch is finished, otherwise None.
 
     Raises HeadwaterError if the output belongs to another batch; with `overwrite`, deletes that instead.
@@ -112,7 +112,7 @@ def finished(job: Job, *, overwrite: bool = False) -> dict[str, Any] | None:
     return None
 
 
-def run(job: Job, session: Session) -> dict[str, Any]:
+def run(job: BatchJob, session: Session) -> dict[str, Any]:
     """Run the unfinished units of a batch (see `finished`) and return its summary."""
     places = Places.of(job.output)
     work = Artifact(places.work)
@@ -152,13 +152,13 @@ def run(job: Job, session: Session) -> dict[str, Any]:
     return summary
 
 
-def clean_up(job: Job) -> None:
+def clean_up(job: BatchJob) -> None:
     """Delete the work folder of a finished batch. Called again later, in case a killed run left it."""
     Artifact(Places.of(job.output).work).delete_folder("")
 
 
 # -- the plan ------------------------------------------------------------------------------------
-def _plan(job: Job, work: Artifact, session: Session) -> BatchUnits:
+def _plan(job: BatchJob, work: Artifact, session: Session) -> BatchUnits:
     """The units of an earlier run, or new ones from one pass over the input."""
     if work.exists(PLAN):
         return BatchUnits(**work.read_json(PLAN)["plan"])
@@ -183,7 +183,7 @@ def _join(
 
 
 def _summary(
-    job: Job, work: Artifact, planned: BatchUnits, results: Sequence[dict[str, Any]]
+    job: BatchJob, work: Artifact, planned: BatchUnits, results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Summary of the batch; times and node-seconds are summed over all its runs."""
     total = {

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 FORMAT = 1
-FILE_BYTES = 256 << 20
-"""A rank's tensors are collected in host memory up to about this size, then written to one file."""
+FILE_BYTES = 256 << 20  # a rank's tensors are collected in host memory up to about this size, then written
 
 WEIGHTS = "weights"  # the fp32 master copy
 AVERAGE = "average"  # its moving average, if enabled (llm/training/state/average.py)
@@ -41,14 +40,10 @@ LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  
 class Place:
     """The location of a run in a parameter: consecutive elements, of all its columns or of some."""
 
-    start: int
-    """Index of the first element, counted within the run's columns."""
-    first: int = 0
-    """First of these columns."""
-    width: int = 0
-    """Number of these columns."""
-    columns: int = 0
-    """Columns of the whole matrix; 0 if the run covers all columns, whatever the parameter's shape."""
+    start: int  # index of the first element, counted within the run's columns
+    first: int = 0  # first of these columns
+    width: int = 0  # number of these columns
+    columns: int = 0  # columns of the whole matrix; 0 if the run covers all columns
 
     def __str__(self) -> str:
         return f"{self.start}" + (f"@{self.first}+{self.width}:{self.columns}" if self.columns else "")
@@ -400,7 +395,5 @@ def inner_optimizer(engine: Any) -> Any:
 
 def _loss_scale(engine: Any) -> dict[str, Any]:
     """The attributes of the fp16 loss scaler; unused in other precisions."""
-    for name in ("loss_scaler", "loss_scale_config"):
-        if hasattr(engine.optimizer, name):
-            return vars(getattr(engine.optimizer, name))
-    return {}
+    names = ("loss_scaler", "loss_scale_config")
+    return next((vars(getattr(engine.optimizer, n)) for n in names if hasattr(engine.optimizer, n)), {})

@@ -19,7 +19,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.cluster.storage.store import Store
 from headwater.serving.batch import run as batches
-from headwater.serving.batch.run import Job, Places
+from headwater.serving.batch.run import BatchJob, Places
 from tests.llm.models import save_model
 from tests.serving.batch.batch_files import bad_lines, line, records
 
@@ -32,11 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def job(model: Path, tmp_path: Path) -> Job:
+def job(model: Path, tmp_path: Path) -> BatchJob:
     content = [line(f"id {n}", "news " * (n % 3 + 1), temperature=n % 2) for n in range(40)]
     bad = [text for text, _, _ in bad_lines()]
     (tmp_path / "in.jsonl").write_bytes(b"".join([line("twice"), *content[:20], *bad, b"\n", *content[20:]]))
-    return Job(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), str(model), 6, 2)
+    return BatchJob(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), str(model), 6, 2)
 
 
 def without_times(path: Path) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def without_times(path: Path) -> list[dict[str, Any]]:
 
 
 def test_answers_and_errors_stand_in_the_inputs_order_and_nothing_else_is_left(
-    job: Job, here: Session, tmp_path: Path
+    job: BatchJob, here: Session, tmp_path: Path
 ) -> None:
     assert batches.finished(job) is None
     summary = batches.run(job, here)
@@ -63,7 +63,7 @@ def test_answers_and_errors_stand_in_the_inputs_order_and_nothing_else_is_left(
     assert names == {"in.jsonl", "out.jsonl", "out.errors.jsonl", "out.summary.json"}
 
 
-def test_the_number_of_workers_changes_no_answer(job: Job, ray_cluster: None, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_answer(job: BatchJob, ray_cluster: None, tmp_path: Path) -> None:
     outputs = []
     for workers in (0, 2):
         one = replace(job, output=str(tmp_path / f"by-{workers}.jsonl"))
@@ -74,7 +74,7 @@ def test_the_number_of_workers_changes_no_answer(job: Job, ray_cluster: None, tm
 
 
 def test_an_output_of_other_settings_or_of_unknown_origin_is_refused_unless_overwritten(
-    job: Job, here: Session, tmp_path: Path
+    job: BatchJob, here: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "out.jsonl").write_text("somebody's work")
     with pytest.raises(HeadwaterError, match="no summary file"):
@@ -92,7 +92,7 @@ def test_an_output_of_other_settings_or_of_unknown_origin_is_refused_unless_over
     assert not list(tmp_path.glob("out.*"))
 
 
-def test_an_unfinished_batch_is_not_mistaken_for_another(job: Job, tmp_path: Path) -> None:
+def test_an_unfinished_batch_is_not_mistaken_for_another(job: BatchJob, tmp_path: Path) -> None:
     work = Artifact(Places.of(job.output).work)
     work.write_json("plan.json", {"identity": job.identity(), "plan": {}})
     assert batches.finished(job) is None
@@ -100,13 +100,13 @@ def test_an_unfinished_batch_is_not_mistaken_for_another(job: Job, tmp_path: Pat
         batches.finished(replace(job, batch_size=3))
 
 
-def test_an_empty_input_gives_an_empty_output(job: Job, here: Session, tmp_path: Path) -> None:
+def test_an_empty_input_gives_an_empty_output(job: BatchJob, here: Session, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"\n\n")
     assert batches.run(job, here)["prompts"] == 0
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_two_runs_cannot_write_the_same_output(job: Job, here: Session) -> None:
+def test_two_runs_cannot_write_the_same_output(job: BatchJob, here: Session) -> None:
     with batches._locked(Places.of(job.output)), pytest.raises(HeadwaterError, match="another run"):
         batches.run(job, here)
 
@@ -121,7 +121,7 @@ def test_two_runs_cannot_write_the_same_output(job: Job, here: Session) -> None:
     ],
 )
 def test_a_missing_input_or_model_is_reported_before_any_work(
-    job: Job, tmp_path: Path, changes: dict[str, str], problem: str
+    job: BatchJob, tmp_path: Path, changes: dict[str, str], problem: str
 ) -> None:
     (tmp_path / "out.errors.jsonl").touch()
     located = {name: str(tmp_path / value) for name, value in changes.items()}
@@ -130,12 +130,12 @@ def test_a_missing_input_or_model_is_reported_before_any_work(
 
 
 @pytest.mark.parametrize("by", ["function", pytest.param("command", marks=pytest.mark.soak)])
-def test_input_output_and_model_may_lie_in_s3(by: str, job: Job, s3_server: str, tmp_path: Path) -> None:
+def test_input_output_and_model_may_lie_in_s3(by: str, job: BatchJob, s3_server: str, tmp_path: Path) -> None:
     bucket = f"s3://corpus/batch-{by}"
     fs, root = filesystem(bucket)
     pafs.copy_files(job.model, f"{root}/model", destination_filesystem=fs)
     pafs.copy_files(job.input, f"{root}/in.jsonl", destination_filesystem=fs)
-    remote = Job(f"{bucket}/in.jsonl", f"{bucket}/out.jsonl", f"{bucket}/model", 6, 2)
+    remote = BatchJob(f"{bucket}/in.jsonl", f"{bucket}/out.jsonl", f"{bucket}/model", 6, 2)
     if by == "function":
         with Session(Store(Places.of(remote.output).work), max_workers=0) as session:
             assert batches.run(remote, session) == batches.finished(remote)
