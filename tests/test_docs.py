@@ -15,19 +15,8 @@ from headwater import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-ROOMS = (
-    "benchmarks",
-    "cluster",
-    "data_pipeline",
-    "docs",
-    "headwater",
-    "k8s",
-    "llm",
-    "recipes",
-    "serving",
-    "tests",
-)
-PATH = re.compile(rf"(?:{'|'.join(ROOMS)})/[\w./-]*")
+ROOMS = "benchmarks|cluster|data_pipeline|docs|headwater|k8s|llm|recipes|serving|tests"
+PATH = re.compile(rf"(?:{ROOMS})/[\w./-]*")
 MADE_BY_THE_READER = {"k8s/overlays/mine/kustomization.yaml"}
 
 EXAMPLES = re.findall(
@@ -100,9 +89,7 @@ def test_commands_have_options_that_exist(page: Path) -> None:
         command = typer.main.get_command(cli.app)
         while words and hasattr(command, "commands") and words[0] in command.commands:
             command = command.commands[words.pop(0)]
-        known = {
-            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         if hasattr(command, "commands") and words and "|" not in words:
             wrong.append(line)
