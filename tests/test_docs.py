@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ import pytest
 import typer.main
 
 from headwater import cli
+from headwater.recipe import load
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,6 +74,14 @@ def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     assert len(code.splitlines()) <= 40
     exec(compile(code, "docs/extending.md", "exec"), {"__name__": "example"})
+
+
+def test_the_tutorials_recipe_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^    name: mine\n(?:    .*\n)+", (DOCS / "tutorial.md").read_text(), re.MULTILINE)
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(block))
+    recipe = load(tmp_path / "mine.yaml")
+    assert recipe.sft.files == ("chats.jsonl",)
+    assert recipe.rl.batch % (recipe.rl.group * recipe.rl.workers) == 0
 
 
 def test_every_extension_has_an_example() -> None:
