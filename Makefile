@@ -51,7 +51,7 @@ WEB := $(DATA)/web
 PAGES := $(WEB)/readability-130.parquet $(WEB)/pages-0.warc.gz $(WEB)/pages-1.warc.gz
 MEASURE = if [ -e $(DATA) ]; then $(BIN)/python -m benchmarks.$(1); else echo "skipped, no $(DATA): $(1)"; fi
 
-bench: $(VENV)/.installed-tests  ## Measure (results are in docs/results.md; DATA=FOLDER with real data)
+bench: $(VENV)/.installed-tests  ## Run the benchmarks (DATA=FOLDER with real data; results are in docs/results.md)
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.duplicates
 	$(BIN)/python -m benchmarks.zero_memory

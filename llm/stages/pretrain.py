@@ -45,11 +45,10 @@ class PretrainConfig(TrainConfig):
     omitted. Empty: every row counts the same."""
 
     sequence_parallel: int = Field(1, ge=1)
-    """Workers that share each row, for rows too long for the memory of one
-    (`llm/training/parallel/sequence.py`)."""
+    """Workers that share each row: for rows too long for one worker's memory."""
 
     tensor_parallel: int = Field(1, ge=1)
-    """Workers that share every layer, for models too wide for one (`llm/training/parallel/tensor.py`)."""
+    """Workers that share every layer: for models too wide for one worker's memory."""
 
     @model_validator(mode="after")
     def _rows_are_shared_whole(self) -> PretrainConfig:
