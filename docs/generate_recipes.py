@@ -60,11 +60,10 @@ def page() -> str:
     marks = {stage.name: stage.runtime_fields for stage in STAGES}
     parts = [INTRO, "## Top level\n", _table(Recipe, [n for n in Recipe.model_fields if n not in sections])]
     parts.append("Sections: " + ", ".join(f"[{name}](#{name})" for name in sections) + ".\n")
-    described = False
+    training: frozenset[str] | None = None
     seen: set[type[BaseModel]] = set()
     for name, model in sections.items():
-        if issubclass(model, TrainConfig) and not described:
-            described = True
+        if issubclass(model, TrainConfig) and training is None:
             training = marks[name] & TrainConfig.model_fields.keys()
             parts.append(f"## {TRAINING}\n\nEvery training section has these settings.\n")
             parts += _model(TrainConfig, TrainConfig.model_fields, training, "…", seen)
@@ -72,8 +71,11 @@ def page() -> str:
         if note := _paragraph(_documentation(Recipe).get(name, "")):
             parts.append(f"{note}\n")
         parts += _model(model, _own(model), marks.get(name, frozenset()), name, seen)
-        if issubclass(model, TrainConfig):
+        if training is not None and issubclass(model, TrainConfig):
             parts.append(f"The [training settings](#{_anchor(TRAINING)}) too.\n")
+            if decisive := sorted(training - marks[name]):
+                names = " and ".join(f"`{key}`" for key in decisive)
+                parts.append(f"Here {names} can change the result, so the mark ° does not apply to them.\n")
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
 
