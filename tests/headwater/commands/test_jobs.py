@@ -89,7 +89,7 @@ def processes_of_jobs(cluster: Head) -> list[str]:
             line = " ".join(process.cmdline()).strip()
         except psutil.NoSuchProcess:
             continue
-        of_job = re.search(r"^ray::|-m headwater|-m cluster\.driver", line)
+        of_job = re.search(r"^ray::|-m headwater", line)
         if of_job and line.removeprefix("ray::") not in SERVICES:
             found.append(f"{process.pid} {line[:120]}")
     return found

@@ -66,7 +66,7 @@ def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measur
     [
         (("--budget", "5"), "give --gpus"),
         (("--gpus", "8xH10"), "did you mean"),
-        (("--prices", "no.yaml"), "no such"),
+        (("--prices", "no.yaml"), "does not exist"),
         (("--set", "pretrain.gpus_per_worker=1"), "this machine has none"),
     ],
 )

@@ -50,5 +50,5 @@ def test_an_invalid_price_list_is_refused_naming_the_key(tmp_path: Path, text: s
 
 @pytest.mark.parametrize("text", ["8xH10O", "0xH100", "many H100", ""])
 def test_unknown_gpus_are_refused_listing_the_known_ones(text: str) -> None:
-    with pytest.raises(HeadwaterError, match="known are H100, H200"):
+    with pytest.raises(HeadwaterError, match="known GPUs: H100, H200"):
         parse_machine(text, read_table())

@@ -299,7 +299,7 @@ def test_records_are_written_during_the_run_once_per_step(aftermath: Path) -> No
 
 
 def test_a_truncated_checkpoint_is_skipped(aftermath: Path) -> None:
-    assert was_said(aftermath / "truncated-screen", "is not whole", "that of step 4 is taken instead")
+    assert was_said(aftermath / "truncated-screen", "is incomplete", "resuming from that of step 4")
     assert losses(aftermath / "truncated") == losses(aftermath / "undisturbed")
 
 

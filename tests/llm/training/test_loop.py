@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_losses_are_those_of_an_undi
     np.testing.assert_allclose(losses, reference, rtol=1e-5)
     here, said = ray.util.get_node_ip_address(), screen.getvalue()
     assert f"alone: the process of rank 0 ({here}) died" in said
-    assert f"alone: goes on from step 2 with 1 workers on {here}" in said
+    assert f"alone: resumes from step 2 with 1 workers on {here}" in said
     assert [record["step"] for record in read_history(session.store.artifact("train", "alone"))] == list(
         range(STEPS)
     )
