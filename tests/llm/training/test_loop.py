@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_once_and_names_the_step(
     broken = save_model(tmp_path / "broken", model)
     with pytest.raises(HeadwaterError, match=r"nan step \d: the loss is nan"):
         run(session, "nan", config(max_failures=3), broken, Rows(8))
-    assert "goes on" not in screen.getvalue()  # a restart would only repeat it
+    assert "resumes" not in screen.getvalue()  # a restart would only repeat it
 
 
 def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Session, start: Folder) -> None:
