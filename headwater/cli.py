@@ -55,7 +55,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -115,7 +115,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     address: AddressOption = None,
 ) -> None:
-    """Serve the model of a finished run, with retrieval, until interrupted."""
+    """Serve the model and index of a finished run until interrupted."""
     require("serve")
     import signal
 
@@ -198,7 +198,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("\ninterrupted; run the same command to resume", style="yellow")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 (the last place where an error can be shown well)
+    except Exception as error:  # noqa: BLE001 (top level: report every error)
         told = readable(error) or missing_extra(root_cause(error))
         if _state["debug"]:
             traceback.print_exception(error)

@@ -33,7 +33,7 @@ def batch(
         bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,
 ) -> None:
-    """Answer every request of a file. Killed at any moment, the same command goes on."""
+    """Answer every request of a file. Rerun the same command to resume."""
     from headwater.cluster.extras import require
 
     require("serve")

@@ -94,7 +94,7 @@ def _negated(tokens: Sequence[str]) -> list[list[str]]:
 
 
 def _negations_agree(said: Sequence[str], held: Sequence[str]) -> bool:
-    """Every negation said is one of the source's, and none of the source's about a word said is left away."""
+    """Every negation is in the source too, and no negation of the source about these words is missing."""
     ours, theirs = _negated(said), _negated(held)
     words = set(_content(said))
     return all(any(_same(one, other) for other in theirs) for one in ours) and all(

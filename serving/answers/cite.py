@@ -157,8 +157,8 @@ def _same(one: str, other: str) -> bool:
 def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     """The closest sentence of the passage that supports a generated sentence, or None.
 
-    A passage supports it when it holds at least `SUPPORT` of its distinct content words, and those of its
-    sentences that hold them agree with it (`agreement.py`). Of several the one that holds most is taken,
+    A passage supports it if it contains at least `SUPPORT` of its distinct content words, and the sentences
+    that contain them agree with it (`agreement.py`). Of several the one that holds most is taken,
     then the better ranked.
     """
     words = {stem(word) for word in content_words(sentence)}
