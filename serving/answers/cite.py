@@ -158,7 +158,7 @@ def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     """The closest sentence of the passage that supports a generated sentence, or None.
 
     A passage supports it if it contains at least `SUPPORT` of its distinct content words, and the sentences
-    that contain them agree with it (`agreement.py`). Of several the one that holds most is taken,
+    that contain them agree with it (`agreement.py`). Among several, the passage with the largest share wins,
     then the better ranked.
     """
     words = {stem(word) for word in content_words(sentence)}

@@ -72,7 +72,7 @@ def test_localhost_needs_no_keys_and_other_addresses_are_open_to_those_who_have_
 ) -> None:
     (tmp_path / "keys").write_text("key\n")
     keys = str(tmp_path / "keys") if keyed else ""
-    with pytest.raises(HeadwaterError, match="no model in this folder"):  # the check after that of the address
+    with pytest.raises(HeadwaterError, match="no model in this folder"):  # the next check
         app.start(AppConfig(model="/nowhere", host=host, api_keys=keys))
 
 
