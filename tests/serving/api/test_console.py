@@ -110,7 +110,8 @@ def test_switch_turns_retrieval_off_and_the_keyboard_is_enough(visit: Visit) -> 
 
 
 def test_markup_in_sources_and_questions_stays_text(visit: Visit) -> None:
-    visit.ask('<img src=x onerror="alert(2)"> bakery oven fire police cause')
+    question = "Did a broken oven cause the fire that destroyed the harbour bakery?"
+    visit.ask(f'<img src=x onerror="alert(2)"> {question}')
     assert visit.page.locator("main img, main script, main b").count() == 0
     assert "<img src=x" in visit.page.locator(".user").inner_text()
     assert "Bakery <b>burns</b> down" in visit.page.locator(".sources").inner_text()
