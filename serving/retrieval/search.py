@@ -25,15 +25,15 @@ CANDIDATES = 50
 RRF_K = 60
 """Cormack, Clarke and Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet …", section 3."""
 COSINE_WEIGHT = 0.6
-"""A passage's relevance to a query is this much of their cosine, and for the rest the share of the query's
-content words that the passage or its title holds. Rare words make BM25 and ranks look the same whether the
-passage is about the query or not; these two numbers do not depend on what else was found."""
+"""Relevance is COSINE_WEIGHT × cosine + (1 - COSINE_WEIGHT) × share of the query's content words in the
+passage or its title. BM25 scores and ranks do not tell: rare words make them as high for passages about
+something else."""
 MIN_RELEVANCE = 0.6
 """Chosen with `benchmarks/refusals.py` for WordLlama; docs/log.md has the figures."""
 REQUEST_WORDS = """
 describe explain happen happened happening help know make many mean much news please tell today
 """
-"""Words that ask, and do not say what about."""
+"""Question words without a topic: they do not count as content words of the query."""
 QUERY_WORDS = 200
 COLUMNS = ["id", "document_id", "url", "title", "text", "start", "end"]
 
@@ -89,13 +89,12 @@ class PassageIndex:
         ranked = (self._by_words(query), self._by_vector(vector))
         rows = {row["id"]: row for found in ranked for row in found}
         asked = _stems(query) - _REQUESTS
-        relevant = {
-            key
-            for key, row in rows.items()
-            if _relevance(asked, float(vector @ row["vector"]), row) >= min_relevance
-        }
         fused = reciprocal_rank_fusion([[row["id"] for row in found] for found in ranked])
-        passages = (_passage(rows[key], score) for key, score in fused if key in relevant)
+        passages = (
+            _passage(rows[key], score)
+            for key, score in fused
+            if _relevance(asked, float(vector @ rows[key]["vector"]), rows[key]) >= min_relevance
+        )
         return _diverse(passages, limit, per_document)
 
     def _by_vector(self, vector: Any) -> list[dict[str, Any]]:
