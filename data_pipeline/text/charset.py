@@ -46,14 +46,18 @@ def codec(label: str | None) -> str | None:
 def decode_declared(content: bytes, label: str | None) -> str | None:
     """The text in the declared charset, or None if the label is unknown or the bytes are invalid in it."""
     found = codec(label)
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if found and content.startswith(mark):  # overrides the label
-            content, found = content[len(mark) :], encoding
-            break
+    if found and (marked := _byte_order_mark(content)):  # overrides the label
+        content, found = marked
     try:
         return content.decode(found) if found else None
     except UnicodeError:
         return None
+
+
+def _byte_order_mark(content: bytes) -> tuple[bytes, str] | None:
+    """The bytes after a byte order mark, and its encoding; None without a mark."""
+    marks = (known for known in BYTE_ORDER_MARKS if content.startswith(known[0]))
+    return next(((content[len(mark) :], encoding) for mark, encoding in marks), None)
 
 
 def decode_html(content: bytes) -> str:
@@ -62,9 +66,9 @@ def decode_html(content: bytes) -> str:
     UTF-8 comes before `<meta>`: text in another charset is almost never valid UTF-8, while converted pages
     often still declare their old charset.
     """
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, "replace")
+    if marked := _byte_order_mark(content):
+        rest, encoding = marked
+        return rest.decode(encoding, "replace")
     if (text := decode_declared(content, "utf-8")) is not None and "\x1b$" not in text[:GUESS_BYTES]:
         return text
     found = META_CHARSET.search(content[:META_BYTES])

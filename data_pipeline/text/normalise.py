@@ -38,9 +38,7 @@ def normalise(text: str, repair: bool = False) -> str:
     text = INVISIBLE.sub("", LINE_ENDS.sub("\n", text))
     if repair:
         text = repair_lost_marks(text)
-    text = "\n".join(
-        _line(line) if line[:1] in " \t" else " ".join(line.split()) for line in text.split("\n")
-    )
+    text = "\n".join(map(_line, text.split("\n")))
     text = BLANK_LINES.sub("\n\n", text).strip("\n")
     return text if "\n" in text else text.strip()
 
@@ -51,6 +49,7 @@ def indentation(line: str) -> str:
 
 
 def _line(line: str) -> str:
+    """The line with its indentation and single blanks between words; empty if it has no words."""
     content = " ".join(line.split())
     return indentation(line) + content if content else ""
 
