@@ -159,12 +159,12 @@ def _whatever_rankings(recipe: Recipe, session: Session, last: str) -> list[dict
     chains: list[dict[str, Artifact]] = [{}]
     for stage in stages(recipe):
         longer = []
+        now = stage.fingerprint(session)
+        made = [each for each in manifests if isinstance(stage, PairStage) and each.stage == stage.name]
         for chain in chains:
             keys = {name: artifact.key for name, artifact in stage.own_inputs(chain).items()}
-            own = {locate(stage, chain, session).key}
-            if isinstance(stage, PairStage):
-                made = [manifest for manifest in manifests if manifest.stage == stage.name]
-                own |= {each.key for each in made if stage.key(keys, each.fingerprint) == each.key}
+            own = {stage.key(keys, now)}
+            own |= {each.key for each in made if stage.key(keys, each.fingerprint) == each.key}
             longer += [chain | {stage.name: session.store.artifact(stage.name, key)} for key in sorted(own)]
         chains = longer
         if stage.name == last:
