@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
 from rich.console import Console
 
 from headwater import cli
+from tests.cluster.heads import ROOT
 
 
 def headwater(*arguments: object, **environment: str) -> tuple[int, str]:
@@ -30,6 +33,20 @@ def headwater(*arguments: object, **environment: str) -> tuple[int, str]:
                 code = int(ended.code or 0)
         screen.seek(0)
         return code, screen.read()
+
+
+def in_a_process(*arguments: object, cwd: Path = ROOT, **environment: str) -> tuple[int, str]:
+    """The same in a process of its own, where an import or the start of Python is the point."""
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 @contextlib.contextmanager

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.heads import ROOT, free_ports
+from tests.cluster.heads import free_ports
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import headwater
+from tests.headwater.command import headwater, in_a_process
 
 
 @pytest.fixture
@@ -40,19 +39,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no file system can be mounted here")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def in_a_process(*arguments: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "headwater", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def error_line(output: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import EXTRAS, missing_extra, require
 from tests.cluster.heads import ROOT
 from tests.data_pipeline.clean.test_clean import article
+from tests.headwater.command import in_a_process
 
 HIDDEN = sorted({name for packages in EXTRAS.values() for name in packages})
 HIDING = f"""
@@ -61,21 +60,8 @@ def pages(tmp_path: Path) -> Path:
     return path
 
 
-def _headwater(folder: Path, environment: dict[str, str], *arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "headwater", *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path) -> None:
-    code, output = _headwater(tmp_path, core, "clean", pages, "-o", tmp_path / "clean")
+    code, output = in_a_process("clean", pages, "-o", tmp_path / "clean", cwd=tmp_path, **core)
     assert code == 0, output
     assert "of 40 documents kept" in output
     assert (tmp_path / "clean" / "funnel.png").exists()
@@ -88,7 +74,7 @@ def test_a_run_without_its_extras_says_so_before_its_first_stage(
     source = {"kind": "jsonl", "paths": [str(pages)]}
     recipe.write_text(yaml.safe_dump({"name": "core", "acquire": {"sources": [source]}}))
     for options, extras in (([], "train,serve"), (["--until", "tokenizer"], "train")):
-        code, output = _headwater(tmp_path, core, "run", recipe, *options)
+        code, output = in_a_process("run", recipe, *options, cwd=tmp_path, **core)
         assert code == 1
         assert f"pip install 'headwater[{extras}]'" in output.splitlines()[-1]
         assert "torch" in output.splitlines()[-1]
@@ -106,7 +92,7 @@ def test_a_run_without_its_extras_says_so_before_its_first_stage(
 def test_a_command_without_its_extra_says_what_to_install(
     arguments: list[str], extra: str, core: dict[str, str], tmp_path: Path
 ) -> None:
-    code, output = _headwater(tmp_path, core, *arguments)
+    code, output = in_a_process(*arguments, cwd=tmp_path, **core)
     assert code == 1
     assert re.fullmatch(
         rf"error this needs packages that are not installed: \w.*\(pip install 'headwater\[{extra}\]'\)",
@@ -116,7 +102,7 @@ def test_a_command_without_its_extra_says_what_to_install(
 
 
 def test_the_doctor_names_the_extras_of_what_is_missing(core: dict[str, str], tmp_path: Path) -> None:
-    _, output = _headwater(tmp_path, core, "doctor")
+    _, output = in_a_process("doctor", cwd=tmp_path, **core)
     for package in ("torch", "deepspeed", "transformers"):
         assert re.search(
             rf"! +{package} +not installed *\n +→ pip install 'headwater\[train,serve\]'", output
