@@ -1,8 +1,8 @@
-"""Does a written sentence agree with its source in what a bag of words cannot see?
+"""Checks whether a written sentence agrees with its source in negations, names, numbers and subject.
 
-Negations, names, numbers and the subject. Rules over words, the same on every machine, and strict: what they
-do not recognise stays without a citation. They read neither roles nor synonyms: "aliens" in the middle of a
-sentence whose other words all hold, or "bridge" and "council" exchanged, pass.
+The checks are rules over words, without a model. They are strict: an unrecognised sentence gets no
+citation. They know neither roles nor synonyms: "bridge" and "council" exchanged pass, and so does an invented
+common noun in the middle of a sentence.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _NUMBERS = {
 }
 del _NUMBERS["one"]  # mostly no number: "one of them", "no one"
 _GOVERNED = 2
-"""Content words after a negation, within its clause, that it is about."""
+"""Number of content words after a negation, within its clause, that it negates."""
 _NEAR = 1
-"""Content words on each side of a number by which it is known what it counts."""
+"""Number of content words on each side of a number that tell what it counts."""
 
 
 def agrees(sentence: str, source: Sequence[str], passage: str) -> bool:
-    """Whether `sentence` says no other negation, name, number or subject than its source.
+    """Whether negations, names, numbers and subject of `sentence` are those of its source.
 
-    `source`: the source's sentences that hold its words. `passage`: the text around them with its title,
-    where names may stand.
+    `source`: the source's sentences that contain its words. `passage`: the text around them, with its title;
+    names may come from there.
     """
     said, whole = _tokens(sentence), _tokens(passage)
     held = [token for text in source for token in (*_tokens(text), ".")]
@@ -83,7 +83,7 @@ def _content(tokens: Iterable[str]) -> list[str]:
 
 # -- negations -------------------------------------------------------------------------------
 def _negated(tokens: Sequence[str]) -> list[list[str]]:
-    """For each negation the words that it is about: the next of its clause, or else the last before it."""
+    """The words that each negation negates: the next ones in its clause, or else the last ones before it."""
     found = []
     for i, token in enumerate(tokens):
         if _is_negator(token):
@@ -103,13 +103,13 @@ def _negations_agree(said: Sequence[str], held: Sequence[str]) -> bool:
 
 
 def _same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Two negations are about the same when the other is about the first word of the one."""
+    """Whether one negation covers the first word of the other."""
     return bool(set(one[:1]) & set(other) or set(other[:1]) & set(one))
 
 
 # -- names -------------------------------------------------------------------------------------
 def _names(tokens: Sequence[str]) -> list[tuple[list[str], bool]]:
-    """Runs of capitalised words, each with whether a preposition stands before it."""
+    """Runs of capitalised words; for each, whether a preposition precedes it."""
     found: list[tuple[list[str], bool]] = []
     for i, token in enumerate(tokens):
         opens = i == 0 or tokens[i - 1] in ".!?\"'“‘"
@@ -123,10 +123,10 @@ def _names(tokens: Sequence[str]) -> list[tuple[list[str], bool]]:
 
 
 def _names_agree(said: Sequence[str], held: Sequence[str], whole: Sequence[str]) -> bool:
-    """Every name is in the passage, no name is made of two, and actors stand in the source's order.
+    """Every name is in the passage, no name mixes two names, and actors have the source's order.
 
-    Actors are names without a preposition before them; "by" in one of the two sentences alone turns their
-    order round, and then it is not asked for.
+    Actors are names without a preposition before them. If only one of the two sentences has "by" (passive
+    voice), the order is not checked.
     """
     known = {stem(token) for token in whole}
     proper = {stem(token) for run, _ in _names(whole) for token in run}
@@ -158,7 +158,7 @@ def _in_order(parts: Sequence[str], run: Sequence[str]) -> bool:
 
 # -- numbers and subject -------------------------------------------------------------------------
 def _numbers_agree(said: Sequence[str], held: Sequence[str]) -> bool:
-    """Every number is in the source beside one of the words that it has beside it here."""
+    """Every number is in the source, next to at least one of the same words."""
     theirs = _counted(held)
     return all(
         any(number == other and (not near or near & theirs_near) for other, theirs_near in theirs)
@@ -177,8 +177,8 @@ def _counted(tokens: Sequence[str]) -> list[tuple[str, set[str]]]:
 
 
 def _subject_is_known(said: Sequence[str], known: set[str]) -> bool:
-    """The first word that says something is the source's; after a leading preposition the second as well,
-    and the first after a comma."""
+    """The first content word is in the passage. After a leading preposition, so are the second content word
+    and the first one after a comma."""
     first = _content(said)[:1]
     if said and said[0].lower() in _PREPOSITIONS:
         first = _content(said)[:2]

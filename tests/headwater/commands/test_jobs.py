@@ -168,7 +168,7 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
     (driver,) = drivers(recipe)
     driver.kill()
     wait_for(lambda: bool(drivers(recipe)) and drivers(recipe)[0].pid != driver.pid, "the driver is back")
-    wait_for(lambda: pretraining_step(recipe) > 6, "pretraining goes on")
+    wait_for(lambda: pretraining_step(recipe) > 6, "pretraining resumes")
     log = cluster.run("jobs", "logs", first, "--address", cluster.dashboard)[1]
     assert "the driver was killed by SIGKILL; restarting it (1 of 3)" in log
     after_restart = log[log.index("restarting it") :]
@@ -185,7 +185,7 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
 
     second = job_id(submit(cluster, recipe, *until)[1])
     assert second != first
-    wait_for(lambda: pretraining_step(recipe) > 11, "the new job goes on from a checkpoint")
+    wait_for(lambda: pretraining_step(recipe) > 11, "the new job resumes from a checkpoint")
     log = cluster.run("jobs", "logs", second, "--address", cluster.dashboard)[1]
     assert re.search(r"tokenize +found", log)
     assert cluster.run("jobs", "stop", second, "--address", cluster.dashboard)[0] == 0
