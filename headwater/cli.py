@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -36,6 +36,9 @@ from headwater.options import (
     open_recipe,
     open_session,
 )
+
+if TYPE_CHECKING:
+    from headwater.pipeline import Servable
 
 app = typer.Typer(
     help="From raw web text to a served assistant that cites its sources.",
@@ -80,6 +83,7 @@ def run(
 ) -> None:
     """Run the unfinished stages of a recipe, then ask one question over HTTP."""
     from headwater import pipeline
+    from headwater.llm.stages.models import MODELS
 
     opened = open_recipe(recipe, set_)
     with open_session(opened.store, address, opened.name, driver=True, max_workers=max_workers) as session:
@@ -87,24 +91,31 @@ def run(
         session.console.print(console_line, highlight=False, soft_wrap=True)
         results = pipeline.run(opened, session, start=from_, until=until)
         artifacts = {result.name: result.artifact for result in results}
+        card = ""
         if "evaluate" in artifacts:
             from headwater.show import publish_report
 
             card = publish_report(session.store, opened.name, artifacts["evaluate"])
-        if pipeline.NAMES[-1] not in artifacts:
+        if until is not None:
             return
-        if opened.question:
-            _ask_once(opened, artifacts, session)
+        served = any(name in artifacts for name in MODELS)
+        if opened.question and served:
+            _ask_once(opened, pipeline.servable(opened, session), session)
         overrules = "".join(f" --set {value}" for value in set_ or [])
-        session.console.print(f"\nReport card  {card}", highlight=False, soft_wrap=True)
-        session.console.print(
-            "What next    "
-            f"[cyan]headwater serve {recipe}{overrules}[/]  chat at http://{opened.serve.host}:{opened.serve.port}/\n"
-            '             [cyan]headwater ask "…"[/]  ask the served model\n'
-            f"             [cyan]headwater show --store {opened.store}[/]  artifacts, metrics, lineage",
-            highlight=False,
-            soft_wrap=True,
-        )
+        chat = f"http://{opened.serve.host}:{opened.serve.port}/"
+        steps = {f"headwater show --store {opened.store}": "artifacts, metrics, lineage"}
+        if served:
+            first = {f"headwater serve {recipe}{overrules}": f"chat at {chat}"}
+            steps = first | {'headwater ask "…"': "ask the served model"} | steps
+        elif "clean" in artifacts:
+            steps = {f"headwater funnel --store {opened.store}": "what cleaning dropped, and why"} | steps
+        lines = [
+            ("What next" if n == 0 else "", f"[cyan]{do}[/]  {what}")
+            for n, (do, what) in enumerate(steps.items())
+        ]
+        session.console.print()
+        for label, text in [("Report card", card)] * bool(card) + lines:
+            session.console.print(f"{label:<13}{text}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -115,7 +126,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     address: AddressOption = None,
 ) -> None:
-    """Serve the model and index of a finished run until interrupted."""
+    """Serve the newest model and the index of a run until interrupted."""
     require("serve")
     import signal
 
@@ -126,7 +137,7 @@ def serve(
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     opened = open_recipe(recipe, [*(set_ or []), *overrides])
     with open_session(opened.store, address, opened.name) as session:
-        config = _app_config(opened, pipeline.finished(opened, session), session)
+        config = _app_config(opened, pipeline.servable(opened, session), session)
         with session.console.status("starting the endpoint"):
             url = endpoint.start(config, session)
         session.console.print(
@@ -215,24 +226,24 @@ def main() -> None:
         sys.exit(1)
 
 
-def _app_config(recipe: Any, artifacts: dict[str, Any], session: Any) -> Any:
+def _app_config(recipe: Any, made: Servable, session: Any) -> Any:
     from headwater.serving.config import AppConfig
 
     return AppConfig(
         **recipe.serve.model_dump(),
-        model=artifacts["rl"].path("model"),
-        index=artifacts["index"].location,
+        model=made.model.path("model"),
+        index=made.index.location if made.index else "",
         store=session.store.location,
     )
 
 
-def _ask_once(recipe: Any, artifacts: dict[str, Any], session: Any) -> None:
+def _ask_once(recipe: Any, made: Servable, session: Any) -> None:
     """Start the endpoint on a free port, ask the recipe's question, print the answer, stop."""
     from headwater.serving import app as endpoint
     from headwater.serving.api.client import ask as ask_endpoint
 
     here = {"host": "127.0.0.1", "port": 0, "api_keys": ""}
-    config = _app_config(recipe, artifacts, session).model_copy(update=here)
+    config = _app_config(recipe, made, session).model_copy(update=here)
     with session.console.status("starting the endpoint"):
         url = endpoint.start(config, session)
     try:

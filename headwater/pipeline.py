@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,10 @@ from headwater.data_pipeline.clean.stage import Clean
 from headwater.data_pipeline.tokens.tokenize import Tokenize
 from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
 from headwater.llm.planning.plan_report import PlanAhead
+from headwater.llm.stages.base import Base
 from headwater.llm.stages.dpo import Dpo
 from headwater.llm.stages.evaluate import Evaluate
+from headwater.llm.stages.models import MODELS
 from headwater.llm.stages.preference_pairs import PairStage
 from headwater.llm.stages.pretrain import Pretrain
 from headwater.llm.stages.reward import Reward
@@ -33,6 +36,8 @@ from headwater.serving.retrieval.index import Index
 STAGES: tuple[type[Stage[Any]], ...] = (
     Acquire,
     Clean,
+    Index,
+    Base,
     TrainTokenizer,
     Tokenize,
     Pretrain,
@@ -41,13 +46,10 @@ STAGES: tuple[type[Stage[Any]], ...] = (
     Reward,
     Rl,
     Evaluate,
-    Index,
 )
 NAMES = tuple(stage.name for stage in STAGES)
 CORE = frozenset({Acquire.name, Clean.name})
 """Stages that need none of the package's extras."""
-OPTIONAL = frozenset({Dpo.name})
-"""Stages that are skipped if the recipe has no section for them."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,25 @@ class StageResult:
     seconds: float
 
 
-def stages(recipe: Recipe) -> Iterator[Stage[Any]]:
-    """The recipe's stages, each configured by its section."""
-    for stage in STAGES:
-        section = getattr(recipe, stage.name)
+def stages(recipe: Recipe) -> list[Stage[Any]]:
+    """The recipe's stages in order, each configured by its section.
+
+    Raises HeadwaterError if there are none, or if one lacks an input, naming the ways to give it.
+    """
+    made: list[Stage[Any]] = []
+    for kind in STAGES:
+        section = getattr(recipe, kind.name)
         if section is not None:
-            made = stage(section)
-            if isinstance(made, Pretrain):
-                made.compare_with_plan = PlanAhead
-            yield made
+            stage = kind(section)
+            stage.input_names([earlier.name for earlier in made])
+            if isinstance(stage, Pretrain):
+                stage.compare_with_plan = PlanAhead
+            made.append(stage)
+    if not made:
+        raise HeadwaterError(
+            "the recipe has no stage to run", where=recipe.name, fix=f"add a section: {', '.join(NAMES)}"
+        )
+    return made
 
 
 def run(
@@ -79,13 +91,16 @@ def run(
     `start`: run this stage and all later ones again; the earlier ones must be finished. `until`: stop
     after this stage. Raises HeadwaterError for an unknown stage.
     """
-    chain = list(stages(recipe))
+    chain = stages(recipe)
     names = [stage.name for stage in chain]
     first, last = position(start, 0, names), position(until, len(names) - 1, names)
     _check_extras(set(names[: last + 1]))
     session.store.folder(f"runs/{recipe.name}").write_bytes(
-        "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode()
+        "recipe.yaml",
+        yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False).encode(),
     )
+    if session.record:
+        session.record.expect(last + 1)
     artifacts: dict[str, Artifact] = {}
     results = []
     for number, stage in enumerate(chain[: last + 1]):
@@ -99,6 +114,8 @@ def run(
         redo = start is not None and number >= first
         artifact, found = execute(stage, artifacts, session, redo=redo)
         artifacts[stage.name] = artifact
+        for later in chain[number + 1 : last + 1]:
+            later.check({stage.name: artifact})
         result = StageResult(stage.name, artifact, found, time.monotonic() - began)
         results.append(result)
         _tell(session, result, f"{number + 1:>2}/{len(names)}")
@@ -115,28 +132,70 @@ def _check_extras(names: set[str]) -> None:
     require(*trained, *(["serve"] if Index.name in names else []))
 
 
+@dataclass(frozen=True)
+class Servable:
+    """What a recipe's endpoint needs: its newest finished model, and the index if there is one."""
+
+    model: Artifact
+    index: Artifact | None
+
+
+def servable(recipe: Recipe, session: Session) -> Servable:
+    """The newest finished model of a recipe with its index. Raises HeadwaterError if either is missing."""
+    model = newest_finished(recipe, session)
+    if recipe.index is None:
+        return Servable(model, None)
+    return Servable(model, finished(recipe, session, Index.name)[Index.name])
+
+
+def newest_finished(recipe: Recipe, session: Session) -> Artifact:
+    """The newest finished model of a recipe. Logs which model the recipe would make but has not finished.
+
+    Raises HeadwaterError if no model has finished.
+    """
+    models = [stage.name for stage in stages(recipe) if stage.name in MODELS]
+    if not models:
+        raise HeadwaterError(
+            "the recipe makes no model", where=recipe.name, fix="add a section `base` or `pretrain`"
+        )
+    for name in reversed(models[1:]):
+        with contextlib.suppress(Unfinished):
+            return _told(models[-1], name, finished(recipe, session, name)[name], session)
+    return _told(models[-1], models[0], finished(recipe, session, models[0])[models[0]], session)
+
+
+def _told(last: str, name: str, model: Artifact, session: Session) -> Artifact:
+    if name != last:
+        session.say(f"stage {last} has not finished: this is the model of {name}, {model.location}")
+    return model
+
+
+class Unfinished(HeadwaterError):
+    """A stage that is needed has not finished."""
+
+
 def finished(recipe: Recipe, session: Session, only: str | None = None) -> dict[str, Artifact]:
     """The recipe's finished artifacts. With `only`: those up to that stage, and only it must have finished.
 
     If rankings have changed since training, returns the artifacts of the newest finished model and logs
     that. Raises HeadwaterError naming the first stage that has not finished.
     """
-    last = only or NAMES[-1]
+    last = only or stages(recipe)[-1].name
     now = {name: artifact for name, (_, artifact) in located(recipe, session, last).items()}
     missing = _missing(now, only)
     if missing is None:
         return now
     trained = [chain for chain in _whatever_rankings(recipe, session, last) if _missing(chain, only) is None]
     if not trained:
-        raise HeadwaterError(
+        raise Unfinished(
             f"stage {missing.stage} has not finished",
             where=missing.location,
             fix="run `headwater run` first" + (", or choose another --stage" if only else ""),
         )
     newest = max(trained, key=_times)
     session.say(
-        f"rankings were added or removed after the model {newest.get(Rl.name, newest[last]).location} was "
-        f"trained; `headwater run` on {recipe.name} trains on the current ones"
+        f"rankings were added or removed after {newest[last].location} was made; "
+        f"`headwater run` on {recipe.name} trains on the current ones"
     )
     return newest
 

@@ -1,7 +1,8 @@
 """The recipe: one typed YAML file with every setting of a run.
 
-Every key has a type and most have a default. An unknown key raises an error that names the nearest
-valid key. `depth` sets the model's size; each value derived from it (`dial`) can be overridden.
+A section is a stage: a section that is absent is a stage that is not run. Every key has a type and most
+have a default. An unknown key raises an error that names the nearest valid key. `depth` sets the model's
+size; each value derived from it (`dial`) can be overridden.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -29,6 +31,7 @@ from headwater.llm.model.dial import (
     derive,
     learning_rate,
 )
+from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
 from headwater.llm.stages.evaluate import EvaluateConfig
 from headwater.llm.stages.pretrain import PretrainConfig
@@ -54,24 +57,38 @@ class Recipe(StageConfig):
     """Number of layers. `llm/model/dial.py` derives the other sizes from it; each can be overridden."""
     tokens_per_parameter: float = Field(TOKENS_PER_PARAMETER, gt=0)
     """Training tokens per parameter, used where `pretrain.steps` is `auto`."""
-    acquire: AcquireConfig
-    clean: CleanConfig = CleanConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    tokenize: TokenizeConfig = TokenizeConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    sft: SftConfig = SftConfig()
+    acquire: AcquireConfig | None = None
+    """Read documents."""
+    clean: CleanConfig | None = None
+    """Clean them."""
+    index: IndexConfig | None = None
+    """Index their passages, which served answers cite."""
+    base: BaseConfig | None = None
+    """An existing model to start from, with its tokenizer and chat template."""
+    tokenizer: TokenizerConfig | None = None
+    """Train a tokenizer. A base model brings its own."""
+    tokenize: TokenizeConfig | None = None
+    """Encode the documents for pretraining."""
+    pretrain: PretrainConfig | None = None
+    """Train a model on the documents: a new one, or the base."""
+    sft: SftConfig | None = None
+    """Fine-tune on conversations."""
     dpo: DpoConfig | None = None
-    """Direct preference optimisation between SFT and RL. Without this section the stage is skipped."""
-    reward: RewardConfig = RewardConfig()
-    rl: RlConfig = RlConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    index: IndexConfig = IndexConfig()
+    """Direct preference optimisation: learn from pairs of answers without a reward model."""
+    reward: RewardConfig | None = None
+    """Train a reward model on pairs of answers."""
+    rl: RlConfig | None = None
+    """Reinforcement learning on a reward model, a verifier, or both."""
+    evaluate: EvaluateConfig | None = None
+    """Measure the models and write the report card."""
     serve: ServeConfig = ServeConfig()
     question: str = ""
     """Asked over HTTP at the end of a run, to show a cited answer. Empty: no question is asked."""
 
     @model_validator(mode="after")
     def _mixture_names_corpora(self) -> Recipe:
+        if self.pretrain is None or self.tokenize is None:
+            return self
         names = [corpus.name for corpus in self.tokenize.corpora]
         if unknown := sorted(self.pretrain.mixture.keys() - set(names)):
             raise ValueError(
@@ -80,9 +97,52 @@ class Recipe(StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        if self.base and self.tokenizer:
+            raise ValueError("base brings its own tokenizer: remove the section tokenizer")
+        if self.base and self.pretrain and "model" in self.pretrain.model_fields_set:
+            raise ValueError("base has its own shape: remove pretrain.model")
+        return self
+
+
+T = TypeVar("T")
+
+
+def required(section: T | None, name: str) -> T:
+    """A section that a command needs. Raises HeadwaterError if the recipe lacks it."""
+    if section is None:
+        fix = f"add `{name}: {{}}` for its defaults, or choose another recipe"
+        raise HeadwaterError(f"the recipe has no section `{name}`", fix=fix)
+    return section
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a recipe says about training a new model, for the commands that plan it."""
+
+    settings: PretrainConfig
+    vocab_size: int
+    row_length: int
+
+
+def pretraining(recipe: Recipe) -> Pretraining:
+    """Raises HeadwaterError if the recipe trains no new model."""
+    if recipe.base is not None:
+        raise HeadwaterError(
+            "only the training of a new model can be planned, and this recipe has a base",
+            where="base",
+            fix="choose a recipe without `base`",
+        )
+    return Pretraining(
+        required(recipe.pretrain, "pretrain"),
+        required(recipe.tokenizer, "tokenizer").vocab_size,
+        required(recipe.tokenize, "tokenize").row_length,
+    )
+
 
 def dial(depth: int) -> dict[str, Any]:
-    """Recipe keys that `depth` always sets."""
+    """Recipe keys that `depth` sets in the sections that a recipe has."""
     derived: dict[str, Any] = {
         stage: {"learning_rate": learning_rate(stage, depth)} for stage in LEARNING_RATES
     }
@@ -121,17 +181,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise HeadwaterError(f"cannot be read as YAML ({error})", where=str(path)) from error
     if not isinstance(raw, dict):
         raise HeadwaterError("a recipe is a mapping of keys to values", where=str(path))
+    empty = [name for name, section in raw.items() if section is None]
+    if empty:
+        raise HeadwaterError(
+            f"`{empty[0]}:` has nothing below it",
+            where=str(path),
+            fix=f"write `{empty[0]}: {{}}` for its defaults, or remove the line to skip it",
+        )
     for override in overrides:
         _set(raw, override)
-    return parse(raw, str(path))
+    return parse({name: section for name, section in raw.items() if section is not None}, str(path))
 
 
 def parse(raw: dict[str, Any], where: str) -> Recipe:
     """A recipe from a mapping. The mapping's values override those derived from `depth`."""
     depth = raw.get("depth", REFERENCE_DEPTH)
     derived = dial(depth) if isinstance(depth, int) and depth > 0 else {}
-    if raw.get("dpo") is None:
-        derived.pop("dpo", None)
+    derived = {name: values for name, values in derived.items() if raw.get(name) is not None}
+    if raw.get("base") is not None:
+        derived.pop("pretrain", None)  # the dial's sizes and rates are for fresh models
     try:
         return Recipe.model_validate(_resolved(_merge(derived, raw)))
     except ValidationError as error:
@@ -140,10 +208,11 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
 
 def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:
     """What the dial derives for pretraining from the model's shape, ignoring the recipe's own values."""
+    own = pretraining(recipe)
     return derive(
-        recipe.pretrain.model,
-        vocab_size=recipe.tokenizer.vocab_size,
-        row_length=recipe.tokenize.row_length,
+        own.settings.model,
+        vocab_size=own.vocab_size,
+        row_length=own.row_length,
         tokens_per_parameter=recipe.tokens_per_parameter,
         batch=batch,
     )
@@ -159,14 +228,15 @@ def _resolved(raw: dict[str, Any]) -> dict[str, Any]:
         return raw
     known = raw | {"pretrain": {key: value for key, value in pretrain.items() if key not in wanted}}
     recipe = Recipe.model_validate(known)
-    derived = derived_pretraining(recipe, None if "batch" in wanted else recipe.pretrain.batch)
+    batch = None if "batch" in wanted or recipe.pretrain is None else recipe.pretrain.batch
+    derived = derived_pretraining(recipe, batch)
     return raw | {"pretrain": pretrain | {key: getattr(derived, key) for key in wanted}}
 
 
 def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequence[str]) -> CleanConfig:
     """The `clean` section of a recipe, or the defaults, with `step.key=value` overrides. If `steps` is given,
     all others are disabled."""
-    raw = load(path).clean.model_dump() if path else {}
+    raw = required(load(path).clean, "clean").model_dump() if path else {}
     for step in steps or []:
         if step not in CleanConfig.model_fields:
             near = difflib.get_close_matches(step, CleanConfig.model_fields, n=1, cutoff=0.4)

@@ -99,14 +99,11 @@ def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[s
 
 
 def _stage(record: Record, state: str) -> str:
-    from headwater.pipeline import NAMES, OPTIONAL
-
-    known = {stage.stage for stage in record.stages} | {record.stage}
-    expected = sum(name in known or name not in OPTIONAL for name in NAMES)
     done = len(record.stages)
+    expected = max(record.expected, done + (state != "finished"))
     if state == "finished":
         return f"{done} of {expected} done"
-    return f"{record.stage or 'starting'} ({min(done + 1, expected)} of {expected})"
+    return f"{record.stage or 'starting'} ({done + 1} of {expected})"
 
 
 def ago(seconds: float) -> str:

@@ -70,6 +70,8 @@ class Record(BaseModel):
     """Location of the artifact that the current stage writes."""
     progress: Progress | None = None
     stages: list[StageRecord] = []
+    expected: int = 0
+    """Number of stages that the run goes through; 0 in records of earlier versions."""
 
     def shown_state(self, now: float) -> str:
         if self.state == "running" and now - self.heartbeat > SILENT_AFTER_SECONDS:
@@ -114,6 +116,11 @@ class RunRecord:
             self.record.error = "" if value is None else str(value)[:1000]
         with contextlib.suppress(OSError):  # must not hide the error that ended the run
             self._write()
+
+    def expect(self, stages: int) -> None:
+        """Record how many stages the run goes through."""
+        with self._lock:
+            self.record.expected = stages
 
     def stage(self, name: str, artifact: Artifact) -> None:
         """Record the start of a stage."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
 from headwater.cluster.versions import recorded_versions
@@ -31,16 +33,29 @@ class StageConfig(BaseModel):
 C = TypeVar("C", bound=StageConfig)
 
 
+@dataclass(frozen=True)
+class Input:
+    """An artifact that a stage reads: that of the first of these stages that the recipe has."""
+
+    stages: tuple[str, ...]
+    required: bool = True
+    what: str = ""
+    """What the stage takes from it, for the error of a recipe that has none of the stages."""
+    fix: str = ""
+    """Other ways to give it than one of the stages' sections."""
+
+    def choose(self, available: Collection[str]) -> str | None:
+        return next((name for name in self.stages if name in available), None)
+
+
 class Stage(Generic[C]):
     """One stage of the pipeline. Subclasses set the class variables and implement `run`."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Increment it when the format or meaning of the output changes, so that old artifacts are not reused."""
-    inputs: ClassVar[tuple[str, ...]] = ()
-    """Names of the stages whose artifacts `run` receives."""
-    optional_inputs: ClassVar[tuple[str, ...]] = ()
-    """Likewise, for stages that a recipe may omit. Part of the key if present."""
+    inputs: ClassVar[tuple[str | Input, ...]] = ()
+    """What `run` receives: names of stages, or choices among them. Part of the key."""
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that affect how the work is done but not its result. Excluded from the key."""
     off_fields: ClassVar[frozenset[str]] = frozenset()
@@ -71,10 +86,38 @@ class Stage(Generic[C]):
         canonical = json.dumps(material, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    def needs(self) -> tuple[Input, ...]:
+        """What this stage reads with its settings."""
+        return tuple(each if isinstance(each, Input) else Input((each,)) for each in self.inputs)
+
+    def input_names(self, available: Collection[str]) -> list[str]:
+        """The stages that this one reads, of those in the recipe.
+
+        Raises HeadwaterError naming the ways to give what is missing.
+        """
+        chosen = []
+        for need in self.needs():
+            name = need.choose(available)
+            if name is not None:
+                chosen.append(name)
+            elif need.required:
+                sections = " or ".join(f"`{name}`" for name in need.stages)
+                raise HeadwaterError(
+                    f"{self.name} needs {need.what or f'the output of {need.stages[0]}'}",
+                    where=f"the recipe's sections: {', '.join(available) or 'none before it'}",
+                    fix=f"add a section {sections}{f', or {need.fix}' if need.fix else ''}",
+                )
+        return list(dict.fromkeys(chosen))
+
     def own_inputs(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
-        """The artifacts that this stage reads. Raises KeyError if a required one is missing."""
-        there = [name for name in self.optional_inputs if name in artifacts]
-        return {name: artifacts[name] for name in (*self.inputs, *there)}
+        """The artifacts that this stage reads. Raises HeadwaterError as `input_names`."""
+        return {name: artifacts[name] for name in self.input_names(artifacts)}
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        """Raise HeadwaterError as soon as an input shows that this stage could not run.
+
+        Called before hours of other stages: `inputs` may hold only some of the stage's inputs.
+        """
 
 
 def locate(stage: Stage[Any], inputs: Mapping[str, Artifact], session: Session) -> Artifact:

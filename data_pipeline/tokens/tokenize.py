@@ -21,7 +21,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
-from headwater.cluster.storage.artifact import SCRATCH, Artifact
+from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.data_pipeline.corpus import kept_files, read_documents
 from headwater.data_pipeline.split import document_fraction
 from headwater.data_pipeline.tokens.chat_template import DOCUMENT_END, PADDING
@@ -36,7 +36,7 @@ from headwater.data_pipeline.tokens.shards import (
     unigram_bits_per_byte,
     write_shard,
 )
-from headwater.data_pipeline.tokens.tokenizer import FOLDER
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, tokenizer_of
 
 COUNTS = f"{SCRATCH}/counts"
 TRAIN_COUNTS = "train-counts.npy"
@@ -72,10 +72,10 @@ class Tokenize(Stage[TokenizeConfig]):
     """Cleaned documents and a tokenizer → `train/`, `validation/` (Arrow files), `rows.json`."""
 
     name = "tokenize"
-    inputs = ("clean", "tokenizer")
+    inputs = ("clean", TOKENIZER)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
-        corpus, tokenizer = inputs["clean"], inputs["tokenizer"]
+        corpus, tokenizer = inputs["clean"], tokenizer_of(inputs)
         parts = kept_files(corpus)
         units = [{"unit": PurePosixPath(name).stem, "file": name} for name in parts]
         results = map_units(
@@ -96,7 +96,7 @@ class Tokenize(Stage[TokenizeConfig]):
         shards = [shard for result in results for shard in result["shards"]]
         splits = {split: _summary(split, shards, names) for split in SPLITS}
         self._check(splits, corpus)
-        encoder = Encoder(tokenizer.local(FOLDER))
+        encoder = Encoder(tokenizer.local())
         counts = sum(_read_array(output, f"{COUNTS}/{unit['unit']}.npy") for unit in units)
         _write_array(output, TRAIN_COUNTS, np.asarray(counts))
         index = {
@@ -141,14 +141,14 @@ class PartEncoder:
     def __init__(
         self,
         corpus: Artifact,
-        tokenizer: Artifact,
+        tokenizer: Folder,
         output: Artifact,
         config: TokenizeConfig,
     ) -> None:
         self.source, self.output, self.config = corpus, output, config
         self.corpora = [corpus.name for corpus in config.corpora] or [UNNAMED]
         self.sorter = Sorter(config.corpora)
-        self.encoder = Encoder(tokenizer.local(FOLDER))
+        self.encoder = Encoder(tokenizer.local())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         groups = self._read(unit["file"])

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage, StageConfig
-from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig
+from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import read_documents
 from headwater.data_pipeline.split import document_fraction
 from headwater.data_pipeline.tokens.chat_template import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FOLDER = "tokenizer"
+TOKENIZER = Input(("tokenizer", "base"), what="a tokenizer")
+"""Input of stages that encode text: the tokenizer of the base model, or one trained on the corpus."""
 MEASURED_BYTES = 1 << 20
 
 SPLIT_PATTERN = (
@@ -144,6 +146,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def tokenizer_of(inputs: Mapping[str, Artifact]) -> Folder:
+    """The tokenizer among a stage's inputs."""
+    name = TOKENIZER.choose(inputs)
+    assert name is not None, "a required input"
+    return Folder(inputs[name], FOLDER)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:

@@ -21,12 +21,12 @@ def dial_table(recipe: Recipe) -> Table:
     """One row per derived setting: the dial's value, the recipe's, and the rule."""
     from headwater.llm.model.dial import RULES, learning_parameters
     from headwater.llm.model.shape import shape_of
-    from headwater.recipe import derived_pretraining
+    from headwater.recipe import derived_pretraining, pretraining
 
-    derived, pretrain = derived_pretraining(recipe), recipe.pretrain
+    planned = pretraining(recipe)
+    derived, pretrain = derived_pretraining(recipe), planned.settings
     own, by_dial = derived.shape, shape_of(pretrain.model.model_copy(update={"width": None}), 64)
-    row_length = recipe.tokenize.row_length
-    tokens = pretrain.steps * pretrain.batch * row_length
+    tokens = pretrain.steps * pretrain.batch * planned.row_length
     rows: list[tuple[str, str, str]] = [
         ("width", f"{by_dial.hidden_size:,}", f"{own.hidden_size:,}"),
         ("heads", f"{by_dial.num_attention_heads}", f"{own.num_attention_heads}"),

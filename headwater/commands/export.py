@@ -24,7 +24,12 @@ def export(
         str | None,
         typer.Option(help="f32, f16, bf16, or q8_0 (gguf only); default: as trained."),
     ] = None,
-    stage: Annotated[str, typer.Option(help="With a recipe: the stage whose model to export.")] = "rl",
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="With a recipe: the stage whose model to export; default: the newest that has finished."
+        ),
+    ] = None,
     set_: SetOption = None,
     store: StoreOption = "store",
 ) -> None:
@@ -55,7 +60,7 @@ def _artifact(store: str, source: str) -> Artifact:
     return Store(store).find(stage, key)
 
 
-def _of_recipe(path: Path, overrides: list[str] | None, stage: str) -> Artifact:
+def _of_recipe(path: Path, overrides: list[str] | None, stage: str | None) -> Artifact:
     from headwater import pipeline
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.store import Store
@@ -63,4 +68,6 @@ def _of_recipe(path: Path, overrides: list[str] | None, stage: str) -> Artifact:
 
     recipe = open_recipe(path, overrides)
     with Session(Store(recipe.store), console=console) as session:
+        if stage is None:
+            return pipeline.newest_finished(recipe, session)
         return pipeline.finished(recipe, session, stage)[stage]

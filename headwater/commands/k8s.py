@@ -89,7 +89,7 @@ def render(
 
 
 def _made(recipe: Recipe) -> tuple[str, str]:
-    """Locations of the finished run's model and index.
+    """Locations of the run's newest model and its index ("" without one).
 
     Raises HeadwaterError if a stage has not finished, or if the store cannot be read from here.
     """
@@ -101,11 +101,11 @@ def _made(recipe: Recipe) -> tuple[str, str]:
 
     try:
         session = Session(Store(recipe.store), console=Console(stderr=True))  # stdout may carry the objects
-        artifacts = pipeline.finished(recipe, session)
+        made = pipeline.servable(recipe, session)
     except OSError as error:
         raise HeadwaterError(
             f"the store cannot be read ({error})",
             where=recipe.store,
             fix="check AWS_ENDPOINT_URL, AWS_REGION and the AWS keys in this shell",
         ) from error
-    return artifacts["rl"].path("model"), artifacts["index"].location
+    return made.model.path("model"), made.index.location if made.index else ""

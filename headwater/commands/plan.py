@@ -97,15 +97,17 @@ def plan(
 def work_of(recipe: Recipe, store: Store) -> Work:
     """The recipe's pretraining work. Vocabulary size and validation rows are exact if it is tokenized."""
     from headwater.llm.planning.plan import Work
+    from headwater.recipe import pretraining, required
 
-    settings = recipe.tokenize.model_dump(mode="json")
+    planned = pretraining(recipe)
+    settings = required(recipe.tokenize, "tokenize").model_dump(mode="json")
     made = [m for m in store.manifests() if m.stage == "tokenize" and m.config == settings]
     metrics: dict[str, Any] = made[-1].metrics if made else {}
     return Work(
         recipe.name,
-        recipe.pretrain,
-        metrics.get("vocab_size", recipe.tokenizer.vocab_size),
-        recipe.tokenize.row_length,
+        planned.settings,
+        metrics.get("vocab_size", planned.vocab_size),
+        planned.row_length,
         validation_rows=metrics.get("validation_rows", 0),
     )
 
@@ -127,22 +129,23 @@ def _on_this_machine(
     from headwater.llm.planning.calibrate import calibrate, place, read_calibration
     from headwater.llm.planning.plan import plan_here
 
-    on_gpus = bool(recipe.pretrain.gpus_per_worker)
+    config = work.config
+    on_gpus = bool(config.gpus_per_worker)
     if on_gpus and address is None and not _has_gpus():
         what = "this recipe trains on GPUs, but this machine has none"
         raise HeadwaterError(what, where="pretrain.gpus_per_worker", fix="give --gpus")
     shape = work.shape()
-    measured = read_calibration(Store(recipe.store), place(recipe.pretrain, shape, work.row_length, address))
+    measured = read_calibration(Store(recipe.store), place(config, shape, work.row_length, address))
     if measured is None and measure:
         was_quiet, console.quiet = console.quiet, quiet
         try:
             with open_session(recipe.store, address, recipe.name) as session:
                 session.say("measuring a few steps on this machine …")
-                measured = calibrate(recipe.pretrain, shape, work.row_length, session)
+                measured = calibrate(config, shape, work.row_length, session)
         finally:
             console.quiet = was_quiet
     known = address is None and not on_gpus
-    each = psutil.virtual_memory().total / recipe.pretrain.workers if known else None
+    each = psutil.virtual_memory().total / config.workers if known else None
     return plan_here(work, measured, law, each)
 
 

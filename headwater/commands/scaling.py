@@ -71,12 +71,14 @@ def default_steps(recipe: Recipe, depth: int) -> tuple[int, ...]:
     """A quarter, half and all of the recipe's steps; at most 20 tokens per parameter of the deepest run."""
     from headwater.llm.planning.plan import Work
     from headwater.llm.planning.scaling_law import CHINCHILLA
+    from headwater.recipe import pretraining
 
-    model = recipe.pretrain.model.model_copy(update={"depth": depth})
-    config = recipe.pretrain.model_copy(update={"model": model})
-    work = Work(recipe.name, config, recipe.tokenizer.vocab_size, recipe.tokenize.row_length)
+    planned = pretraining(recipe)
+    model = planned.settings.model.model_copy(update={"depth": depth})
+    config = planned.settings.model_copy(update={"model": model})
+    work = Work(recipe.name, config, planned.vocab_size, planned.row_length)
     step = config.batch * work.row_length
-    most = min(recipe.pretrain.steps, max(4, round(CHINCHILLA * work.parameters() / step)))
+    most = min(config.steps, max(4, round(CHINCHILLA * work.parameters() / step)))
     return tuple(sorted({max(1, most // 4), max(2, most // 2), max(3, most)}))
 
 
@@ -97,9 +99,10 @@ def _config(recipe: Recipe, depths: tuple[int, ...], steps: tuple[int, ...]) -> 
 
     from headwater.cluster.errors import HeadwaterError
     from headwater.llm.planning.scaling import ScalingConfig
+    from headwater.recipe import pretraining
 
     try:
-        return ScalingConfig(pretrain=recipe.pretrain, depths=depths, steps=steps)
+        return ScalingConfig(pretrain=pretraining(recipe).settings, depths=depths, steps=steps)
     except ValidationError as error:
         what = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
         raise HeadwaterError(what, where="--depths, --steps") from error

@@ -170,7 +170,8 @@ def _of_recipe(recipe: Recipe, stage: str) -> TrainedStage:
     with Session(Store(recipe.store), console=console) as session:
         found = pipeline.located(recipe, session, stage)
     made, output = found[stage]
-    for name in made.inputs:
+    names = made.input_names(list(found))
+    for name in names:
         _, artifact = found[name]
         if artifact.manifest() is None:
             raise HeadwaterError(
@@ -178,7 +179,7 @@ def _of_recipe(recipe: Recipe, stage: str) -> TrainedStage:
                 where=artifact.location,
                 fix="run `headwater run` first, and repeat the --set options of that run here",
             )
-    return TrainedStage(made, {name: found[name][1] for name in made.inputs}, output, found["clean"][1])
+    return TrainedStage(made, {name: found[name][1] for name in names}, output, found["clean"][1])
 
 
 def _of_artifact(store: Store, stage: str, key: str) -> TrainedStage:

@@ -22,20 +22,21 @@ class Need:
 
 def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
     """Actors that run at the same time, per training stage."""
-    stages: dict[str, TrainConfig] = {
+    stages: dict[str, TrainConfig | None] = {
         "pretrain": recipe.pretrain,
         "sft": recipe.sft,
+        "dpo": recipe.dpo,
         "reward": recipe.reward,
         "rl": recipe.rl,
     }
-    if recipe.dpo:
-        stages["dpo"] = recipe.dpo
     needs = {
         name: [Need(stage.cpus_per_worker, stage.gpus_per_worker)] * stage.workers
         for name, stage in stages.items()
+        if stage is not None
     }
-    rollout = Need(recipe.rl.cpus_per_rollout_worker, recipe.rl.gpus_per_rollout_worker)
-    needs["rl"] += [rollout] * recipe.rl.rollout_workers
+    if recipe.rl is not None:
+        rollout = Need(recipe.rl.cpus_per_rollout_worker, recipe.rl.gpus_per_rollout_worker)
+        needs["rl"] += [rollout] * recipe.rl.rollout_workers
     return needs
 
 

@@ -76,10 +76,9 @@ def check_reachable(recipe: Recipe, target: Target) -> None:
         raise HeadwaterError(
             "this store is in a bucket, not on a volume", where=recipe.store, fix="remove --store-claim"
         )
-    files = [
-        path for source in recipe.acquire.sources if isinstance(source, FileSource) for path in source.paths
-    ]
-    for path in [*files, *recipe.sft.files]:
+    sources = recipe.acquire.sources if recipe.acquire else ()
+    files = [path for source in sources if isinstance(source, FileSource) for path in source.paths]
+    for path in [*files, *(recipe.sft.files if recipe.sft else ())]:
         if not path.startswith(("s3://", "https://", "http://", f"{recipe.store.rstrip('/')}/")):
             raise HeadwaterError(
                 "the file is on this machine, which pods cannot reach",

@@ -39,9 +39,8 @@ class Sample:
 
     prompt: str
     before: str = ""
-    """The SFT model's answer, before reinforcement learning."""
+    """The answer before the last kind of training (`Report.trained`)."""
     after: str = ""
-    """The answer after reinforcement learning."""
     reference: str = ""
     before_reward: float | None = None
     after_reward: float | None = None
@@ -101,6 +100,8 @@ class Report:
     """KL to the SFT model, nats per token."""
     planned: list[Planned] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    trained: str = "RL"
+    """What lies between the two answers of a sample."""
     stages: list[StageSummary] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

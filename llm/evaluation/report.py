@@ -78,7 +78,10 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
             *_picture(plots, "reward", "Reward and distance from the SFT model by iteration"),
         ]
     if report.samples:
-        parts += ["## Answers to held-out prompts", *map(_sample, report.samples)]
+        parts += [
+            "## Answers to held-out prompts",
+            *(_sample(each, report.trained) for each in report.samples),
+        ]
     if report.stages:
         parts += ["## Where it came from", _stage_table(report.stages)]
     if report.machine or report.versions:
@@ -133,21 +136,22 @@ def _stage_table(stages: Sequence[StageSummary]) -> str:
     return _table(["stage", "artifact", "made from", "wall time"], rows, "lllr")
 
 
-def _sample(sample: Sample) -> str:
+def _sample(sample: Sample, trained: str) -> str:
     """A literal text block: answers cannot inject Markdown into the card."""
     answers = [
         ("prompt", sample.prompt, None),
-        ("before RL", sample.before, sample.before_reward),
-        ("after RL", sample.after, sample.after_reward),
+        (f"before {trained}", sample.before, sample.before_reward),
+        (f"after {trained}", sample.after, sample.after_reward),
         ("reference", sample.reference, None),
     ]
     lines = []
+    margin = max(len(label) for label, _, _ in answers) + 2
     for label, text, reward in answers:
         if not text:
             continue
-        heading = f"{label:<11}" if reward is None else f"{label:<11}(reward {reward:+.2f}) "
+        heading = f"{label:<{margin}}" if reward is None else f"{label:<{margin}}(reward {reward:+.2f}) "
         shown = textwrap.shorten(text, 400, placeholder=" …")
-        lines += textwrap.wrap(shown, 100, initial_indent=heading, subsequent_indent=" " * 11)
+        lines += textwrap.wrap(shown, 100, initial_indent=heading, subsequent_indent=" " * margin)
     body = "\n".join(lines)
     fence = "```"
     while fence in body:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -108,32 +107,6 @@ def passage_conversation(document: Document) -> Conversation | None:
         {"role": "user", "content": question_about(title)},
         {"role": "assistant", "content": passage},
     ]
-
-
-@dataclass(frozen=True)
-class HeadlineTask:
-    """One prompt of reinforcement learning or evaluation, with the references for scoring its answer."""
-
-    document_id: str
-    prompt: Conversation
-    reference: str
-    """The true headline."""
-    article: str
-    """The text that the answer's words should come from."""
-
-
-def headline_tasks(
-    documents: Iterable[Document], split: Literal["train", "heldout"]
-) -> Iterator[HeadlineTask]:
-    """The tasks of one split, in document order."""
-    for document in documents:
-        if split_of(document["id"]) != split:
-            continue
-        conversation = headline_conversation(document)
-        if conversation is not None:
-            yield HeadlineTask(
-                document["id"], conversation[:-1], conversation[-1]["content"], str(document["text"])
-            )
 
 
 def read_conversations(location: str) -> Iterator[Conversation]:

@@ -1,8 +1,9 @@
 """Rollouts: answers sampled from the current policy, with everything the learner needs.
 
 `RolloutWorker` is a Ray actor separate from the trainer. It holds an engine with the policy, a frozen copy of
-the initial model, and the reward model. The learner publishes weights on the `WeightBoard`; a worker fetches
-a version when rollouts of that version are requested, so a restarted worker recovers with its next call.
+the initial model, and the reward model if there is one. The learner publishes weights on the `WeightBoard`;
+a worker fetches a version when rollouts of that version are requested, so a restarted worker recovers with
+its next call.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 from headwater.cluster.runtime.logs import Context
 from headwater.cluster.storage.artifact import Folder
 from headwater.llm.examples.chat import decode_answer, encode_prompt
-from headwater.llm.examples.conversations import HeadlineTask
 from headwater.llm.examples.encoded import pad
+from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion, Sampling
-from headwater.llm.rl import verifiers
+from headwater.llm.rl.verifiers import VERIFIERS
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,8 @@ class RolloutWorker:
         self,
         policy: Folder,
         reference: Folder,
-        reward: Folder,
+        reward: Folder | None,
+        verifier: str | None,
         board: Any,
         sampling: Sampling,
         threads: int,
@@ -84,12 +86,13 @@ class RolloutWorker:
         torch.set_num_threads(threads)
         self.engine = TorchEngine.load(policy.local(), device=device_of(gpus))
         self.reference = TorchEngine.load(reference.local(), device=device_of(gpus))
-        self.reward_model: Any = reward_model(reward).eval().to(self.engine.device)
+        self.reward_model: Any = reward_model(reward).eval().to(self.engine.device) if reward else None
+        self.verify = VERIFIERS[verifier] if verifier else None
         self.board, self.sampling, self.version = board, sampling, -1
 
     def rollout(
         self,
-        tasks: Sequence[HeadlineTask],
+        tasks: Sequence[Task],
         group: int,
         seed: int,
         version: int | None = None,
@@ -113,10 +116,13 @@ class RolloutWorker:
             reference_logprobs=self.reference.score(prompts, ids, temperature=heat or 1.0),
             answers=answers,
             model_rewards=self._score([p + c for p, c in zip(prompts, ids, strict=True)]),
-            verified=np.array(
-                [verifiers.headline(a, c, t) for a, c, t in zip(answers, completions, repeated, strict=True)]
-            ),
+            verified=self._verify(answers, completions, repeated),
         )
+
+    def _verify(self, answers: list[str], completions: list[Completion], tasks: list[Task]) -> np.ndarray:
+        if self.verify is None:
+            return np.zeros(len(answers))
+        return np.array([self.verify(*each) for each in zip(answers, completions, tasks, strict=True)])
 
     def _load(self, version: int) -> None:
         import ray
@@ -126,7 +132,9 @@ class RolloutWorker:
         self.version = version
 
     def _score(self, sequences: list[list[int]], batch: int = 16) -> np.ndarray:
-        """Reward model scores of whole sequences."""
+        """Reward model scores of whole sequences; 0 without a reward model."""
+        if self.reward_model is None:
+            return np.zeros(len(sequences))
         import torch
 
         from headwater.llm.training.objectives import rewards

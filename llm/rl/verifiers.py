@@ -1,10 +1,15 @@
-"""Rewards that a program can check. A verifier is a pure function of an answer and its task."""
+"""Rewards that a program can check. A verifier is a pure function of an answer and its task.
+
+Add one as a function and list it in `VERIFIERS`; `rl.verifier` chooses it by name.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 
-from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -12,7 +17,7 @@ LENGTH = (4, 16)
 """Words of a newspaper headline."""
 
 
-def headline(answer: str, completion: Completion, task: HeadlineTask) -> float:
+def headline(answer: str, completion: Completion, task: Task) -> float:
     """Score of a headline, 0 to 1: the mean of four checks.
 
     It stops by itself, has 4 to 16 words, repeats no word of four letters or more, and its words occur in the
@@ -21,7 +26,7 @@ def headline(answer: str, completion: Completion, task: HeadlineTask) -> float:
     words = [word.lower() for word in WORD.findall(answer)]
     if not words:
         return 0.0
-    known = {word.lower() for word in WORD.findall(task.article)}
+    known = {word.lower() for word in WORD.findall(task.context)}
     long_words = [word for word in words if len(word) >= 4]
     checks = (
         completion.finish_reason == "stop",
@@ -30,3 +35,36 @@ def headline(answer: str, completion: Completion, task: HeadlineTask) -> float:
         sum(word in known for word in words) / len(words),
     )
     return sum(map(float, checks)) / len(checks)
+
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def number(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the answer's final number equals the reference's, else 0.
+
+    The final number follows the last `####` (GSM8K, Cobbe et al. 2021), else is the last one of the text;
+    thousands separators and trailing zeros do not matter. An answer that was cut off scores 0.
+    """
+    if completion.finish_reason != "stop":
+        return 0.0
+    given, wanted = final_number(answer), final_number(task.reference)
+    return float(given is not None and given == wanted)
+
+
+def final_number(text: str) -> Decimal | None:
+    found = NUMBER.findall(text.rpartition("####")[2])
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:
+        return None
+
+
+def exact(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the answer equals the reference, apart from case and whitespace, else 0."""
+    return float(answer.casefold().split() == task.reference.casefold().split())
+
+
+Verifier = Callable[[str, Completion, Task], float]
+HEADLINE = "headline"
+VERIFIERS: dict[str, Verifier] = {HEADLINE: headline, "number": number, "exact": exact}

@@ -1,8 +1,8 @@
-"""The dpo stage: direct preference optimisation of the SFT model.
+"""The dpo stage: direct preference optimisation of the newest model, as a rule that of sft.
 
-It learns from the same pairs as the reward model. The SFT model's log-probability of every answer is computed
-once before training and stored next to the encoded pairs: training needs no second model in memory, and the
-values do not depend on the number of workers.
+It learns from the same pairs as the reward model. The starting model's log-probability of every answer is
+computed once before training and stored next to the encoded pairs: training needs no second model in memory,
+and the values do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.pool import Share
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
 from headwater.llm.examples.chat import encode_conversation, encode_prompt
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.models import newest_model
 from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
@@ -47,7 +48,7 @@ class DpoConfig(PairConfig, FineTuneConfig):
     weight_decay: float = 0.0
     """Decoupled weight decay of the matrices."""
     beta: float = 0.1
-    """Strength of the pull towards the SFT model: lower values let the model move further away."""
+    """Strength of the pull towards the starting model: lower values let the model move further away."""
 
 
 class AnswerBatches:
@@ -100,19 +101,19 @@ def answer_arrays(pairs: EncodedExamples, indices: np.ndarray, pad_id: int) -> d
 
 
 class ReferenceScorer:
-    """Unit worker: pairs of a file → each answer's log-probability (nats) under the SFT model.
+    """Unit worker: pairs of a file → each answer's log-probability (nats) under the starting model.
 
     Computed in the training precision, so that the model's initial log-ratios are zero.
     """
 
-    def __init__(self, config: DpoConfig, sft: Folder, output: Artifact, pad_id: int) -> None:
+    def __init__(self, config: DpoConfig, start: Folder, output: Artifact, pad_id: int) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.config, self.output, self.pad_id = config, output, pad_id
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         dtype = torch_dtype(resolve_precision(config.precision, config.gpus_per_worker))
-        self.model = build.saved_model(sft).to(self.device, dtype).eval()
+        self.model = build.saved_model(start).to(self.device, dtype).eval()
         if self.device.type == "cpu":
             from headwater.llm.model.cpu_kernels import use_kernels
 
@@ -170,11 +171,11 @@ class Dpo(PairStage[DpoConfig]):
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        sft, tokenizer_folder = Folder(inputs["sft"], "model"), Folder(inputs["tokenizer"], "tokenizer")
+        start, tokenizer_folder = newest_model(inputs), tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = int(tokenizer.pad_token_id)
         if not output.exists("pairs.json"):
-            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            kinds = gather_pairs(config, inputs, tokenizer, session)
             encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
             output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
         counts: dict[str, int] = output.read_json("pairs.json")
@@ -190,7 +191,7 @@ class Dpo(PairStage[DpoConfig]):
             REFERENCE,
             list(_units(counts)),
             ReferenceScorer,
-            worker_args={"config": config, "sft": sft, "output": output, "pad_id": pad_id},
+            worker_args={"config": config, "start": start, "output": output, "pad_id": pad_id},
             size=lambda result: int(result["pairs"]),
             total=sum(counts.values()),
             unit_name="pairs",
@@ -205,7 +206,7 @@ class Dpo(PairStage[DpoConfig]):
                 objective=PreferenceOptimisation(config.beta),
                 source=train,
                 load_model=functools.partial(
-                    build.saved_model, sft, config.lora, config.precision, config.gpus_per_worker
+                    build.saved_model, start, config.lora, config.precision, config.gpus_per_worker
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,

@@ -9,21 +9,25 @@ from typing import Any
 import numpy as np
 
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage, StageConfig
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.versions import recorded_versions
-from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.shards import TokenRows
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
 from headwater.llm.evaluation import measures, report
-from headwater.llm.examples.conversations import HeadlineTask, headline_tasks
+from headwater.llm.examples.chat import decode_answer
 from headwater.llm.examples.encoded import EncodedExamples
+from headwater.llm.examples.tasks import Task
+from headwater.llm.inference import Sampling, pool
 from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.stages.models import MODELS, newest_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
     RlConfig,
     start_rollout_workers,
     starting_policy,
     stop_actors,
+    tasks_of,
     total_reward,
 )
 from headwater.llm.training import loop
@@ -31,13 +35,15 @@ from headwater.llm.training.bits_per_byte import BitsPerByte
 
 SEED = 20_000_003
 """Seed of the measured answers; differs from all training seeds."""
+SAMPLE_TOKENS = 128
+"""Maximum tokens of an answer shown on the report card of a run without RL."""
 
 
 class EvaluateConfig(StageConfig):
     """Settings of the final evaluation."""
 
     heldout_prompts: int = 128
-    """Held-out headline prompts answered before and after RL."""
+    """Held-out prompts answered before and after RL."""
     answers: int = 2
     """Answers sampled per prompt. More reduce the noise of the mean reward."""
     pairs: int = 400
@@ -48,8 +54,21 @@ class EvaluateConfig(StageConfig):
 
 class Evaluate(Stage[EvaluateConfig]):
     name = "evaluate"
-    inputs = ("acquire", "clean", "tokenizer", "tokenize", "pretrain", "sft", "reward", "rl")
-    optional_inputs = ("dpo",)
+    inputs = tuple(
+        Input((name,), required=False)
+        for name in (
+            "acquire",
+            "clean",
+            "base",
+            "tokenizer",
+            "tokenize",
+            "pretrain",
+            "sft",
+            "dpo",
+            "reward",
+            "rl",
+        )
+    )
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         import ray
@@ -58,29 +77,31 @@ class Evaluate(Stage[EvaluateConfig]):
         bits = ray.remote(num_cpus=1, max_retries=3)(_bits_per_byte)
         accuracy = ray.remote(num_cpus=1, max_retries=3)(_pair_accuracies)
         bits_tasks = {
-            name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs["pretrain"])
-            for name in ("sft", "dpo", "rl")
-            if name in inputs
+            name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs.get("pretrain"))
+            for name in MODELS
+            if name in inputs and name != "pretrain" and "tokenize" in inputs
         }
-        accuracy_task = accuracy.remote(inputs["reward"], self.config.pairs)
+        accuracy_task = accuracy.remote(inputs["reward"], self.config.pairs) if "reward" in inputs else None
         with session.progress("evaluate", 3 + len(bits_tasks), "measurements") as shown:
             measured: dict[str, Any] = {"bits_per_byte": {}}
-            measured["bits_per_byte"]["pretrain"] = _metrics(inputs["pretrain"])["bits_per_byte"]
+            if "pretrain" in inputs:
+                measured["bits_per_byte"]["pretrain"] = _metrics(inputs["pretrain"])["bits_per_byte"]
             for name, task in bits_tasks.items():
                 measured["bits_per_byte"][name] = ray.get(task)
                 shown.advance()
-            measured["reward_accuracy"] = ray.get(accuracy_task)
+            measured["reward_accuracy"] = ray.get(accuracy_task) if accuracy_task else {}
             shown.advance()
-            answers = self._answers(inputs, session)
+            answers = self._answers(inputs, session) if "rl" in inputs else {}
+            samples = _samples(answers) if answers else self._fine_tuned_samples(inputs, session)
             shown.advance(2)
-        measured |= {f"{when}_rl": answers[when]["means"] for when in ("before", "after")}
+        measured |= {f"{when}_rl": answers[when]["means"] for when in answers}
         with output.create_folder("report") as folder:
-            report.write_report(folder, self._card(inputs, measured, answers))
-        means = [answers[when]["means"]["reward"] for when in ("before", "after")]
-        session.say(
-            f"reward on held-out prompts {means[0]:.3f} before RL, {means[1]:.3f} after; "
-            f"reward model accuracy {_percentages(measured['reward_accuracy'])} on held-out pairs"
-        )
+            report.write_report(folder, self._card(inputs, measured, samples))
+        if answers:
+            means = [answers[when]["means"]["reward"] for when in ("before", "after")]
+            session.say(f"reward on held-out prompts {means[0]:.3f} before RL, {means[1]:.3f} after")
+        if accuracies := measured["reward_accuracy"]:
+            session.say(f"reward model accuracy {_percentages(accuracies)} on held-out pairs")
         return measured
 
     def _answers(self, inputs: Mapping[str, Artifact], session: Session) -> dict[str, dict[str, Any]]:
@@ -88,7 +109,7 @@ class Evaluate(Stage[EvaluateConfig]):
         import ray
 
         config, rl = self.config, _rl_config(inputs["rl"])
-        tasks = list(headline_tasks(iter_documents(inputs["clean"]), "heldout"))[: config.heldout_prompts]
+        tasks = tasks_of(rl, inputs)["heldout"][: config.heldout_prompts]
         shown = tasks[: config.samples]
         each = rl.model_copy(update={"rollout_workers": max(1, rl.rollout_workers // 2)})
         actors: list[Any] = []
@@ -114,19 +135,50 @@ class Evaluate(Stage[EvaluateConfig]):
             for when, (greedy, *sampled) in found.items()
         }
 
+    def _fine_tuned_samples(self, inputs: Mapping[str, Artifact], session: Session) -> list[measures.Sample]:
+        """Greedy answers to held-out prompts of fine-tuning, by the model it started from and the newest."""
+        if "sft" not in inputs or not inputs["sft"].files("heldout", ".arrow"):
+            return []
+        tokenizer = load_tokenizer(tokenizer_of(inputs).local())
+        examples = EncodedExamples(inputs["sft"], "heldout")
+        rows = np.arange(min(self.config.samples, len(examples)))
+        masks = examples.gather("mask", rows)
+        starts = [int(mask.argmax()) for mask in masks]
+        ids = examples.gather("ids", rows)
+        prompts = [row[:start].tolist() for row, start in zip(ids, starts, strict=True)]
+        earlier = {name: inputs[name] for name in ("base", "pretrain") if name in inputs}
+        answers = [
+            pool.generate(session, label, model, prompts, Sampling(max_tokens=SAMPLE_TOKENS, temperature=0.0))
+            for label, model in (
+                ("answers before", newest_model(earlier)),
+                ("answers after", newest_model(inputs)),
+            )
+        ]
+        return [
+            measures.Sample(
+                prompt=str(tokenizer.decode(prompts[i], skip_special_tokens=True)),
+                before=decode_answer(tokenizer, answers[0][i].ids),
+                after=decode_answer(tokenizer, answers[1][i].ids),
+                reference=decode_answer(tokenizer, ids[i][starts[i] :].tolist()),
+            )
+            for i in rows
+        ]
+
     def _card(
-        self, inputs: Mapping[str, Artifact], measured: dict[str, Any], answers: dict[str, dict[str, Any]]
+        self, inputs: Mapping[str, Artifact], measured: dict[str, Any], samples: list[measures.Sample]
     ) -> measures.Report:
-        histories = {name: loop.read_history(inputs[name]) for name in ("pretrain", "sft", "reward", "rl")}
+        trained = ("pretrain", "sft", "reward", "rl")
+        histories = {name: loop.read_history(inputs[name]) if name in inputs else [] for name in trained}
         manifests = [manifest for artifact in inputs.values() if (manifest := artifact.manifest())]
+        pretrain = _metrics(inputs["pretrain"]) if "pretrain" in inputs else {}
         return measures.Report(
             title="Report card",
             metrics=_metric_rows(inputs, measured),
-            funnel=_funnel(inputs["clean"]),
+            funnel=_funnel(inputs["clean"]) if "clean" in inputs else [],
             pretrain_loss=_points(histories["pretrain"], "loss"),
             pretrain_speed=_points(histories["pretrain"], "tokens_per_second"),
             validation_bits_per_byte=_points(histories["pretrain"], "bits_per_byte"),
-            unigram_bits_per_byte=_metrics(inputs["pretrain"])["unigram_bits_per_byte"],
+            unigram_bits_per_byte=pretrain.get("unigram_bits_per_byte"),
             sft_loss=_points(histories["sft"], "loss"),
             sft_heldout_loss=_points(histories["sft"], "heldout_loss"),
             reward_loss=_points(histories["reward"], "loss"),
@@ -134,15 +186,16 @@ class Evaluate(Stage[EvaluateConfig]):
             rl_reward=_points(histories["rl"], "reward_model"),
             rl_verifiable=_points(histories["rl"], "verified"),
             rl_kl=_points(histories["rl"], "kl"),
-            planned=[measures.Planned(**row) for row in _metrics(inputs["pretrain"]).get("planned", [])],
-            samples=_samples(answers),
+            planned=[measures.Planned(**row) for row in pretrain.get("planned", [])],
+            samples=samples,
+            trained="RL" if "rl" in inputs else "fine-tuning",
             stages=[measures.StageSummary(m.stage, m.key, m.seconds, m.inputs) for m in manifests],
             machine={"system": platform.platform(), "processor": platform.machine()},
             versions=recorded_versions(),
         )
 
 
-def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> float:
+def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact | None) -> float:
     """Bits per byte of the validation rows, with documents separated if they were in pretraining."""
     import torch
 
@@ -150,9 +203,8 @@ def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact) -> flo
 
     torch.set_num_threads(1)
     device = torch.device("cpu")  # this task has no GPU reserved, even if one is visible
-    manifest = pretrain.manifest()
-    assert manifest is not None, f"{pretrain.location} is an input, so it has finished"
-    separate = PretrainConfig.model_validate(manifest.config).separate_documents
+    manifest = pretrain.manifest() if pretrain else None
+    separate = bool(manifest and PretrainConfig.model_validate(manifest.config).separate_documents)
     evaluation = BitsPerByte(TokenRows(tokenize, "validation"), 8, separate_documents=separate)
     return evaluation.of_model(saved_model(model).eval().to(device), device)
 
@@ -196,44 +248,76 @@ def _means(parts: list[Rollouts], rl: RlConfig) -> dict[str, float]:
 
 
 def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> list[measures.Metric]:
-    clean, pretrain = _metrics(inputs["clean"]), _metrics(inputs["pretrain"])
-    before, after = measured["before_rl"], measured["after_rl"]
-    rows = [
-        measures.Metric("documents_kept", clean.get("documents_kept")),
-        measures.Metric("parameters", pretrain["parameters"]),
-        measures.Metric("mfu", pretrain.get("median_mfu")),
+    found = {name: _metrics(artifact) for name, artifact in inputs.items()}
+    rows = []
+    if "clean" in found:
+        rows.append(measures.Metric("documents_kept", found["clean"].get("documents_kept")))
+    if "pretrain" in found:
+        rows += [
+            measures.Metric("parameters", found["pretrain"]["parameters"]),
+            measures.Metric("mfu", found["pretrain"].get("median_mfu")),
+        ]
+    elif "base" in found:
+        rows.append(measures.Metric("parameters", found["base"].get("parameters")))
+    rows += _bits_rows(found, measured["bits_per_byte"])
+    if "sft" in found:
+        rows.append(measures.Metric("heldout_loss", found["sft"].get("heldout_loss")))
+    rows += _dpo_rows(inputs)
+    rows += [
         measures.Metric(
-            "bits_per_byte",
-            measured["bits_per_byte"]["pretrain"],
-            baseline=pretrain["unigram_bits_per_byte"],
-            baseline_name="unigram model",
-        ),
-        measures.Metric("heldout_loss", _metrics(inputs["sft"]).get("heldout_loss")),
-        *_dpo_rows(inputs),
-        *(
-            measures.Metric(
-                f"reward_accuracy ({kind})",
-                value,
-                meaning=report.MEANINGS["reward_accuracy"],
-                baseline=0.5,
-                baseline_name="a coin",
-            )
-            for kind, value in measured["reward_accuracy"].items()
-        ),
+            f"reward_accuracy ({kind})",
+            value,
+            meaning=report.MEANINGS["reward_accuracy"],
+            baseline=0.5,
+            baseline_name="a coin",
+        )
+        for kind, value in measured["reward_accuracy"].items()
     ]
-    for name, key in (("reward", "reward_model"), ("verifiable_reward", "verified")):
-        rows.append(measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL"))
+    return rows + _rl_rows(found, measured)
+
+
+def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
+    """Bits per byte of the first model that was measured, and of the last if it is another."""
+    rows = []
+    if "pretrain" in bits:
+        unigram = found["pretrain"]["unigram_bits_per_byte"]
+        against = (unigram, "unigram model") if "base" not in bits else (bits["base"], "base")
+        rows.append(measures.Metric("bits_per_byte", bits["pretrain"], "", *against))
+    elif "base" in bits:
+        rows.append(measures.Metric("bits_per_byte", bits["base"], baseline_name="base"))
+    if len(bits) > 1 and (last := [name for name in MODELS if name in bits][-1]) != "pretrain":
+        first = next(name for name in MODELS if name in bits and name != last)
+        rows.append(
+            measures.Metric(
+                f"bits_per_byte after {last}",
+                bits[last],
+                report.MEANINGS["bits_per_byte"],
+                bits[first],
+                first,
+            )
+        )
+    return rows
+
+
+def _rl_rows(found: Mapping[str, dict[str, Any]], measured: dict[str, Any]) -> list[measures.Metric]:
+    if "rl" not in found:
+        return []
+    before, after = measured["before_rl"], measured["after_rl"]
+    shown = {"verifiable_reward": "verified"} | ({"reward": "reward_model"} if "reward" in found else {})
+    rows = [
+        measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
+        for name, key in sorted(shown.items())
+    ]
     rows.append(
         measures.Metric(
             "total reward",
             after["reward"],
-            meaning="What RL maximises: the weighted sum of the two above, minus the KL penalty.",
+            meaning="What RL maximises: the weighted sum of its rewards. The KL penalty is apart.",
             baseline=before["reward"],
             baseline_name="before RL",
         )
     )
-    rows.append(measures.Metric("kl", _metrics(inputs["rl"])["kl"]))
-    return rows
+    return [*rows, measures.Metric("kl", found["rl"]["kl"])]
 
 
 def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
@@ -250,7 +334,7 @@ def _funnel(clean: Artifact) -> list[measures.FunnelStep]:
 
 def _samples(answers: dict[str, dict[str, Any]]) -> list[measures.Sample]:
     before, after = answers["before"], answers["after"]
-    tasks: list[HeadlineTask] = before["tasks"]
+    tasks: list[Task] = before["tasks"]
     return [
         measures.Sample(
             prompt=task.prompt[-1]["content"],

@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER
 from headwater.llm.examples.chat import decode_answer, encode_prompt
-from headwater.llm.examples.conversations import HeadlineTask, headline_tasks, split_of
+from headwater.llm.examples.conversations import split_of
 from headwater.llm.examples.encoded import Example, write_examples
 from headwater.llm.examples.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
+from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling, pool
+from headwater.llm.stages.models import FINE_TUNED, newest_model
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
@@ -45,9 +48,24 @@ P = TypeVar("P", bound=PairConfig)
 class PairStage(Stage[P]):
     """A stage that learns from preference pairs: its inputs and other dependencies."""
 
-    inputs = ("clean", "tokenizer", "sft")
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS
+
+    def needs(self) -> tuple[Input, ...]:
+        documents = Input(
+            ("clean",),
+            what="documents with titles (`corpus_pairs`, `model_pairs`)",
+            fix=f"set `corpus_pairs: 0` and `model_pairs: 0` in `{self.name}` to learn from rankings alone",
+        )
+        return (*([documents] if self.from_corpus() else []), TOKENIZER, FINE_TUNED)
+
+    def from_corpus(self) -> bool:
+        """Whether pairs are made from documents."""
+        return bool(self.config.corpus_pairs or self.config.model_pairs)
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        if "clean" in inputs and self.from_corpus():
+            check_titles(inputs["clean"], self.name)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return rankings_fingerprint(session.store) if self.config.rankings else {}
@@ -71,10 +89,10 @@ def write_pairs(
 
 
 def gather_pairs(
-    config: PairConfig, clean: Artifact, sft: Artifact, tokenizer: Any, session: Session
+    config: PairConfig, inputs: Mapping[str, Artifact], tokenizer: Any, session: Session
 ) -> dict[str, list[Preference]]:
     """`train/<kind>` and `heldout/<kind>` → pairs; held-out documents are never trained on."""
-    documents = list(iter_documents(clean))
+    documents = list(iter_documents(inputs["clean"])) if "clean" in inputs else []
     kinds: dict[str, list[Preference]] = {}
     for split in ("train", "heldout"):
         own = [d for d in documents if split_of(d["id"]) == split]
@@ -83,20 +101,20 @@ def gather_pairs(
         if config.model_pairs:
             share = 1.0 if split == "train" else HELDOUT_MODEL_SHARE
             tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
-            kinds[f"{split}/model"] = _against_model(config, tasks, sft, tokenizer, session)
+            kinds[f"{split}/model"] = _against_model(config, tasks, newest_model(inputs), tokenizer, session)
     if config.rankings:
         kinds["train/people"] = read_rankings(session.store)
     return kinds
 
 
 def _against_model(
-    config: PairConfig, tasks: list[HeadlineTask], sft: Artifact, tokenizer: Any, session: Session
+    config: PairConfig, tasks: list[Task], model: Folder, tokenizer: Any, session: Session
 ) -> list[Preference]:
     room = config.max_length - config.max_new_tokens
     completions = pool.generate(
         session,
         "own headlines",
-        Folder(sft, "model"),
+        model,
         [encode_prompt(tokenizer, task.prompt, room) for task in tasks],
         Sampling(max_tokens=config.max_new_tokens, seed=config.seed),
         gpus=min(1.0, config.gpus_per_worker),
@@ -105,5 +123,5 @@ def _against_model(
     for task, completion in zip(tasks, completions, strict=True):
         answer = decode_answer(tokenizer, completion.ids)
         if answer and answer != task.reference:
-            pairs.append(Preference(task.prompt, task.reference, answer, "model", (task.document_id,)))
+            pairs.append(Preference(task.prompt, task.reference, answer, "model", (task.origin,)))
     return pairs

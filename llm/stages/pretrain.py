@@ -1,4 +1,7 @@
-"""The pretrain stage: next-token prediction on packed rows, sharded by ZeRO."""
+"""The pretrain stage: next-token prediction on packed rows, sharded by ZeRO.
+
+It starts from fresh weights, or from the recipe's base model: continued pretraining.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.data_pipeline.tokens.packing import document_positions
 from headwater.data_pipeline.tokens.shards import TokenRows, unigram_bits_per_byte
-from headwater.llm.model.build import fresh_model
-from headwater.llm.model.shape import ModelConfig, parameter_count, shape_of
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, tokenizer_of
+from headwater.llm.model.build import fresh_model, saved_model
+from headwater.llm.model.shape import ModelConfig, shape_of, weights_of
 from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.rows.row_documents import row_documents
@@ -34,7 +38,7 @@ class PretrainConfig(TrainConfig):
     """Settings of pretraining."""
 
     model: ModelConfig = ModelConfig()
-    """Shape of the transformer."""
+    """Shape of the transformer. A base model brings its own."""
     separate_documents: bool = False
     """Restrict attention to each document of a row, and restart positions at its start; also in evaluation.
     Off: the model attends to everything earlier in the row."""
@@ -107,8 +111,17 @@ class RowBatches:
         return [str(document) for document in row_documents(self.rows, self.plan, step)]
 
 
-def check_sharing(config: PretrainConfig, rows: TokenRows) -> None:
+def check_sharing(config: PretrainConfig, rows: TokenRows, base: Folder | None = None) -> None:
     """Raises HeadwaterError if workers cannot share rows or layers as configured."""
+    shared = [name for name in ("sequence_parallel", "tensor_parallel") if getattr(config, name) > 1]
+    if base is not None:
+        if shared:
+            raise HeadwaterError(
+                f"a base model cannot be trained with {shared[0]}: only models made here are known to it",
+                where=f"pretrain.{shared[0]}",
+                fix="remove it; `pretrain.zero: {stage: 3}` shards any model",
+            )
+        return
     shape = shape_of(config.model, rows.vocab_size)
     sizes: dict[str, Any] = {"workers": config.workers, "elastic": config.min_workers is not None}
     sizes |= {"batch": config.batch, "micro_batch": config.micro_batch}
@@ -155,7 +168,7 @@ class Comparison(Protocol):
 
 class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
-    inputs = ("tokenizer", "tokenize")
+    inputs = (TOKENIZER, "tokenize", Input(("base",), required=False))
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS
     compare_with_plan: Callable[..., Comparison] | None = None
@@ -163,14 +176,15 @@ class Pretrain(Stage[PretrainConfig]):
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer = tokenizer_of(inputs)
+        base = Folder(inputs["base"], "model") if "base" in inputs else None
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
         plan = batch_order(rows, config)
-        check_sharing(config, rows)
+        check_sharing(config, rows, base)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
-        make = self.compare_with_plan
+        make = self.compare_with_plan if base is None else None  # a plan knows fresh models alone
         ahead = make(config, rows, len(validation), output, session) if make else None
         history = loop.train(
             TrainJob(
@@ -184,7 +198,9 @@ class Pretrain(Stage[PretrainConfig]):
                     workers_per_row=config.workers_per_row(),
                     stretches=config.sequence_parallel_size(),
                 ),
-                load_model=functools.partial(fresh_model, config.model, tokenizer, config.seed),
+                load_model=functools.partial(saved_model, base)
+                if base
+                else functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
                 output=output,
                 evaluate=WithMemory(
@@ -211,7 +227,10 @@ class Pretrain(Stage[PretrainConfig]):
 
 
 def exported_parameters(output: Artifact) -> int:
-    """Parameters of the exported model, counted from its config."""
-    from transformers import AutoConfig
+    """Parameters of the exported model, tied ones once."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    return parameter_count(AutoConfig.from_pretrained(str(output.local("model"))))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(output.local("model"))))
+    return sum(weight.size for weight in weights_of(model))

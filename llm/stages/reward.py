@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
 from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.models import newest_model
 from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.loop import TrainJob, Worker
@@ -65,11 +66,11 @@ class Reward(PairStage[RewardConfig]):
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        tokenizer_folder = Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer_folder = tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = int(tokenizer.pad_token_id)
         if not output.exists("pairs.json"):
-            kinds = gather_pairs(config, inputs["clean"], inputs["sft"], tokenizer, session)
+            kinds = gather_pairs(config, inputs, tokenizer, session)
             encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
             output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
         counts = output.read_json("pairs.json")
@@ -81,7 +82,7 @@ class Reward(PairStage[RewardConfig]):
                 objective=BradleyTerry(),
                 source=PairBatches(train, config.batch, config.seed, pad_id),
                 load_model=functools.partial(
-                    build.reward_model, Folder(inputs["sft"], "model"), new_head_seed=config.seed
+                    build.reward_model, newest_model(inputs), new_head_seed=config.seed
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,

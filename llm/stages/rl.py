@@ -1,4 +1,4 @@
-"""The rl stage: GRPO on the reward model's score plus a verifiable reward, with a KL penalty.
+"""The rl stage: GRPO on a reward model's score, a verifiable reward, or both, with a KL penalty.
 
 The learner is the training loop of all stages; its batches are rollouts. Each step publishes the weights, has
 the rollout workers sample a group of answers per prompt, computes advantages from their rewards and takes one
@@ -12,26 +12,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.logs import Context
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
-from headwater.llm.examples.conversations import HeadlineTask, headline_tasks
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, tokenizer_of
+from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
 from headwater.llm.rl.advantages import ESTIMATORS
 from headwater.llm.rl.losses import ClippedPolicy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
+from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.models import FINE_TUNED, FOLDER, newest
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
 
 HELDOUT_SEED = 1 << 20
+REWARD = Input(("reward",), required=False)
 
 
 class RlConfig(FineTuneConfig):
@@ -43,6 +47,9 @@ class RlConfig(FineTuneConfig):
     """Learning rate after warmup, see `pretrain.schedule`."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the matrices."""
+    verifier: str | None = None
+    """What scores an answer from 0 to 1, see `llm/rl/verifiers.py`. Default: `headline` for the headline
+    task, none for prompts of your own."""
     batch: int = 64
     """Sampled answers per step: prompts × `group`."""
     group: int = 8
@@ -70,6 +77,17 @@ class RlConfig(FineTuneConfig):
     heldout_prompts: int = 64
     """Held-out prompts whose reward is measured every `evaluate_every` steps."""
 
+    @field_validator("verifier")
+    @classmethod
+    def _known(cls, verifier: str | None) -> str | None:
+        if verifier is not None and verifier not in VERIFIERS:
+            raise ValueError(f"no such verifier; one of {', '.join(VERIFIERS)}")
+        return verifier
+
+    def verifier_name(self) -> str | None:
+        """The verifier in use, or None."""
+        return self.verifier or HEADLINE
+
 
 def total_reward(rollouts: Rollouts, config: RlConfig) -> np.ndarray:
     """[samples] the reward that the policy is trained to maximise."""
@@ -82,8 +100,8 @@ class RolloutBatches:
     def __init__(
         self,
         config: RlConfig,
-        tasks: list[HeadlineTask],
-        heldout: list[HeadlineTask],
+        tasks: list[Task],
+        heldout: list[Task],
         board: Any,
         rollout_workers: list[Any],
         pad_id: int,
@@ -112,7 +130,7 @@ class RolloutBatches:
 
     def describe(self, step: int) -> list[str]:
         """The documents of the prompts of a step's answers."""
-        return [self.tasks[i].document_id for i in self.plan.indices(step)]
+        return [self.tasks[i].origin for i in self.plan.indices(step)]
 
     def evaluate(self, worker: Worker) -> dict[str, float]:
         """Reward on this rank's share of the held-out prompts: one answer each, with fixed seeds."""
@@ -120,7 +138,7 @@ class RolloutBatches:
         rollouts = self._rollout(mine, 1, HELDOUT_SEED + worker.rank, len(worker.history) + 1)
         return self._means(rollouts, total_reward(rollouts, self.config), "heldout_")
 
-    def _rollout(self, tasks: list[HeadlineTask], group: int, seed: int, version: int) -> Rollouts:
+    def _rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
         import ray
 
         if version != self.published:
@@ -147,11 +165,17 @@ class RolloutBatches:
 
 class Rl(Stage[RlConfig]):
     name = "rl"
-    inputs = ("clean", "tokenizer", "sft", "reward")
-    optional_inputs = ("dpo",)
     # Each learner samples its own share of the answers: their number changes the samples.
     runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
-    off_fields = OFF_FIELDS
+    off_fields = OFF_FIELDS | {"verifier"}
+
+    def needs(self) -> tuple[Input, ...]:
+        documents = Input(("clean",), what="documents with titles: its task is to write their headlines")
+        return (documents, TOKENIZER, FINE_TUNED, Input(("dpo",), required=False), REWARD)
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        if "clean" in inputs:
+            check_titles(inputs["clean"], self.name)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -167,18 +191,12 @@ class Rl(Stage[RlConfig]):
                 where="rl.min_workers",
                 fix="remove it; a lost learner is replaced when there is room",
             )
-        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
-        documents = list(iter_documents(inputs["clean"]))
-        heldout = list(headline_tasks(documents, "heldout"))[: config.heldout_prompts]
+        tokenizer = tokenizer_of(inputs)
+        tasks = tasks_of(config, inputs)
+        heldout = tasks["heldout"][: config.heldout_prompts]
         board, workers = start_rollout_workers(session, inputs, config)
-        source = RolloutBatches(
-            config,
-            list(headline_tasks(documents, "train")),
-            heldout,
-            board,
-            workers,
-            int(load_tokenizer(tokenizer.local()).pad_token_id),
-        )
+        pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
+        source = RolloutBatches(config, tasks["train"], heldout, board, workers, pad_id)
         try:
             history = loop.train(
                 TrainJob(
@@ -188,7 +206,7 @@ class Rl(Stage[RlConfig]):
                     source=source,
                     load_model=functools.partial(
                         build.saved_model,
-                        Folder(starting_policy(inputs), "model"),
+                        Folder(starting_policy(inputs), FOLDER),
                         config.lora,
                         config.precision,
                     ),
@@ -214,9 +232,15 @@ class Rl(Stage[RlConfig]):
         }
 
 
+def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list[Task]]:
+    """The tasks of both splits, in a fixed order."""
+    documents = list(iter_documents(inputs["clean"]))
+    return {split: list(headline_tasks(documents, split)) for split in ("train", "heldout")}
+
+
 def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
-    """The initial policy and KL reference: the dpo stage's model if there is one, else the sft stage's."""
-    return inputs.get("dpo", inputs["sft"])
+    """The initial policy and KL reference: the newest model before this stage."""
+    return newest({name: artifact for name, artifact in inputs.items() if name != Rl.name})
 
 
 def start_rollout_workers(
@@ -237,12 +261,13 @@ def start_rollout_workers(
         max_restarts=-1,
         max_task_retries=3,
     )(RolloutWorker)
-    start = Folder(starting_policy(inputs), "model")
+    start = Folder(starting_policy(inputs), FOLDER)
     workers = [
         make.remote(
-            policy=Folder(policy, "model") if policy else start,
+            policy=Folder(policy, FOLDER) if policy else start,
             reference=start,
-            reward=Folder(inputs["reward"], "model"),
+            reward=Folder(inputs["reward"], FOLDER) if "reward" in inputs else None,
+            verifier=config.verifier_name(),
             board=board,
             sampling=Sampling(config.max_new_tokens, config.temperature),
             threads=max(1, int(config.cpus_per_rollout_worker)),

@@ -11,16 +11,18 @@ from pydantic import Field
 
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import iter_documents, kept_files
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, tokenizer_of
 from headwater.llm.examples import conversations
 from headwater.llm.examples.chat import encode_conversations
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
+from headwater.llm.examples.tasks import check_titles
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.models import PRETRAINED, newest_model
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -50,13 +52,16 @@ class SftConfig(FineTuneConfig):
 class ConversationEncoder:
     """Unit worker: encodes the conversations of one part of the corpus, or of one JSONL file."""
 
-    def __init__(self, config: SftConfig, clean: Artifact, tokenizer: Folder, output: Artifact) -> None:
+    def __init__(
+        self, config: SftConfig, clean: Artifact | None, tokenizer: Folder, output: Artifact
+    ) -> None:
         self.config, self.clean, self.output = config, clean, output
         self.tokenizer = load_tokenizer(tokenizer.local())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         if "part" in unit:
             split: dict[str, list[tuple[str, conversations.Conversation]]] = {"train": [], "heldout": []}
+            assert self.clean is not None, "only a corpus has parts"
             for document in iter_documents(self.clean, files=[unit["part"]]):
                 made = [MAKERS[kind](document) for kind in self.config.make]
                 split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
@@ -131,25 +136,36 @@ class Heldout:
 
 class Sft(Stage[SftConfig]):
     name = "sft"
-    inputs = ("clean", "tokenizer", "pretrain")
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS
+
+    def needs(self) -> tuple[Input, ...]:
+        documents = Input(
+            ("clean",),
+            what=f"documents to make conversations from (`sft.make: {list(self.config.make)}`)",
+            fix="give conversations in `sft.files` and set `sft.make: []`",
+        )
+        return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED)
+
+    def check(self, inputs: Mapping[str, Artifact]) -> None:
+        if "clean" in inputs and self.config.make and not self.config.files:
+            check_titles(inputs["clean"], self.name)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return {"files": [_size_and_time(location) for location in self.config.files]}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        tokenizer = Folder(inputs["tokenizer"], "tokenizer")
+        tokenizer = tokenizer_of(inputs)
         counts = map_units(
             session,
             output,
             "conversations",
-            list(_units(inputs["clean"], config)),
+            list(_units(inputs.get("clean"), config)),
             ConversationEncoder,
             worker_args={
                 "config": config,
-                "clean": inputs["clean"],
+                "clean": inputs.get("clean"),
                 "tokenizer": tokenizer,
                 "output": output,
             },
@@ -164,7 +180,7 @@ class Sft(Stage[SftConfig]):
                 source=ConversationBatches(train, config.batch, config.seed, pad_id),
                 load_model=functools.partial(
                     build.saved_model,
-                    Folder(inputs["pretrain"], "model"),
+                    newest_model(inputs),
                     config.lora,
                     config.precision,
                     config.gpus_per_worker,
@@ -189,8 +205,8 @@ class Sft(Stage[SftConfig]):
         }
 
 
-def _units(clean: Artifact, config: SftConfig) -> Iterator[dict[str, Any]]:
-    if config.make:
+def _units(clean: Artifact | None, config: SftConfig) -> Iterator[dict[str, Any]]:
+    if config.make and clean is not None:
         for part in kept_files(clean):
             yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
     for number, location in enumerate(config.files):

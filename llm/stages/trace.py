@@ -11,14 +11,13 @@ from typing import Any, Protocol
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.shards import TokenRows
-from headwater.llm.examples.conversations import headline_tasks
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.rows import row_documents
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder, Visit
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
+from headwater.llm.stages.rl import RlConfig, tasks_of
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
     return ExampleReading(examples, ShuffledOrder(len(examples), config.batch, config.seed))
 
 
-def _tasks(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
-    documents = [task.document_id for task in headline_tasks(iter_documents(inputs["clean"]), "train")]
+def _tasks(config: RlConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    documents = [task.origin for task in tasks_of(config, inputs)["train"]]
     return TaskReading(documents, ShuffledOrder(len(documents), config.batch // config.group, config.seed))
 
 

@@ -16,12 +16,12 @@ from headwater.llm.examples.conversations import (
     clean_title,
     first_sentences,
     headline_conversation,
-    headline_tasks,
     passage_conversation,
     question_about,
     read_conversations,
     split_of,
 )
+from headwater.llm.examples.tasks import headline_tasks
 
 DOCUMENT = {
     "id": "d1",
@@ -91,7 +91,7 @@ def test_one_tenth_of_the_documents_is_held_out_and_always_the_same() -> None:
     documents = [{**DOCUMENT, "id": name} for name in names[:200]]
     tasks = {split: list(headline_tasks(documents, split)) for split in ("train", "heldout")}  # type: ignore[arg-type]
     assert sum(map(len, tasks.values())) == 200
-    assert all(split_of(task.document_id) == split for split, found in tasks.items() for task in found)
+    assert all(split_of(task.origin) == split for split, found in tasks.items() for task in found)
     assert tasks["heldout"][0].reference == "Council votes to rebuild old bridge"
     assert tasks["heldout"][0].prompt[-1]["role"] == "user"
 

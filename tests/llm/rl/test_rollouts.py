@@ -13,7 +13,7 @@ import torch
 
 from headwater.cluster.runtime.logs import Context
 from headwater.llm.examples.chat import encode_prompt
-from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion, Sampling
 from headwater.llm.rl import verifiers
 from headwater.llm.rl.losses import ClippedPolicy
@@ -26,7 +26,7 @@ from tests.llm.models import save_model, small_model
 from tests.llm.training.parallel.test_sharding import small_reward_model
 
 TASKS = [
-    HeadlineTask(f"d{number}", [{"role": "user", "content": f"Write headline {number}."}], "ref", article)
+    Task(f"d{number}", [{"role": "user", "content": f"Write headline {number}."}], "ref", article)
     for number, article in enumerate(["The council voted.", "It's raining.", "A planet was seen.", "Farmers"])
 ]
 
@@ -176,8 +176,8 @@ class Given:
     def __init__(self, *rewards: list[float]) -> None:
         self.rewards, self.asked = list(rewards), []
 
-    def rollout(self, tasks: list[HeadlineTask], group: int, seed: int, version: int) -> Rollouts:
-        self.asked.append(([task.document_id for task in tasks], group, seed, version))
+    def rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
+        self.asked.append(([task.origin for task in tasks], group, seed, version))
         return rollouts(self.rewards.pop(0))
 
 
@@ -208,7 +208,7 @@ def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_pr
     source.batch(0)
     source.batch(1)
     prompts, groups, seeds, versions = zip(*given.asked, strict=True)
-    assert sorted(prompts[0] + prompts[1]) == [task.document_id for task in TASKS]  # an epoch
+    assert sorted(prompts[0] + prompts[1]) == [task.origin for task in TASKS]  # an epoch
     assert source.describe(1) == prompts[1]
     assert (groups, versions) == ((2, 2), (0, 1)) and seeds[0] != seeds[1]
     (weights,) = asyncio.run(board.fetch(1))

@@ -22,9 +22,9 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.documents import Document, to_table
-from headwater.llm.examples.conversations import HeadlineTask
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.preferences import save_ranking
+from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.rl.losses import ClippedPolicy
@@ -155,7 +155,7 @@ class Sampled:
         self.engine = TorchEngine(copy.deepcopy(small_model()), chat_tokenizer())
         self.reference = TorchEngine(small_model(), chat_tokenizer())
 
-    def rollout(self, tasks: list[HeadlineTask], group: int, seed: int, version: int) -> Rollouts:
+    def rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
         (weights,) = self.board.fetch.remote(version)
         self.engine.load_weights(weights)
         texts = [task.prompt[0]["content"] for task in tasks]
@@ -177,7 +177,7 @@ class Sampled:
 def reinforced(folder: Path, rewards: list[tuple[float, float]], kl: float, model: Any) -> Any:
     """The worker after a run with these rewards of the good and the bad answer to each prompt."""
     ray.get = ray.put = lambda value: value  # of this process, which ends with its test
-    tasks = [HeadlineTask(text, user(text), "", "") for text in SAMPLED]
+    tasks = [Task(text, user(text), "", "") for text in SAMPLED]
     board = Handle(WeightBoard())
     worker = Handle(Sampled(board, dict(zip(SAMPLED, rewards, strict=True))))
     source = RolloutBatches(RlConfig(batch=8, group=4), tasks, [], board, [worker], PAD)

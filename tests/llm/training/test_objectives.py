@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.llm.examples.conversations import HeadlineTask
+from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
 from headwater.llm.rl.advantages import grpo, rloo
@@ -91,7 +91,7 @@ def test_the_kl_estimate_is_unbiased_and_never_negative() -> None:
 
 
 def test_the_headline_verifier_rewards_what_a_headline_must_be() -> None:
-    task = HeadlineTask("id", [], "ref", "The council voted on Tuesday to rebuild the old stone bridge.")
+    task = Task("id", [], "ref", "The council voted on Tuesday to rebuild the old stone bridge.")
     ended, cut = Completion([1], [0.0], "stop"), Completion([1], [0.0], "length")
     assert headline("Council voted to rebuild old bridge", ended, task) == 1.0
     assert headline("Council voted to rebuild old bridge", cut, task) == 0.75
