@@ -65,6 +65,7 @@ def test_a_clean_stage_gets_three_nodes_and_leaves_none(growing: AutoscalingClus
         "name": "growing",
         "store": str(tmp_path / "store"),
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(documents)]}], "documents_per_part": 100},
+        "clean": {},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     opened = load(tmp_path / "recipe.yaml", [])

@@ -14,6 +14,7 @@ import yaml
 from tests.cluster.heads import free_ports
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater, in_a_process
+from tests.headwater.sections import CHAIN
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def recipe(tmp_path: Path) -> Path:
     pages.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "recipe.yaml"
     source = {"kind": "jsonl", "paths": [str(pages)]}
-    path.write_text(yaml.safe_dump({"name": "errors", "acquire": {"sources": [source]}}))
+    path.write_text(yaml.safe_dump(CHAIN | {"name": "errors", "acquire": {"sources": [source]}}))
     return path
 
 

@@ -18,6 +18,7 @@ from headwater.cluster.extras import EXTRAS, missing_extra, require
 from tests.cluster.heads import ROOT
 from tests.data_pipeline.clean.test_clean import article
 from tests.headwater.command import in_a_process
+from tests.headwater.sections import CHAIN
 
 HIDDEN = sorted({name for packages in EXTRAS.values() for name in packages})
 HIDING = f"""
@@ -72,7 +73,7 @@ def test_a_run_without_its_extras_says_so_before_its_first_stage(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     source = {"kind": "jsonl", "paths": [str(pages)]}
-    recipe.write_text(yaml.safe_dump({"name": "core", "acquire": {"sources": [source]}}))
+    recipe.write_text(yaml.safe_dump(CHAIN | {"name": "core", "acquire": {"sources": [source]}}))
     for options, extras in (([], "train,serve"), (["--until", "tokenizer"], "train")):
         code, output = in_a_process("run", recipe, *options, cwd=tmp_path, **core)
         assert code == 1

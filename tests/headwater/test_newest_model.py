@@ -16,6 +16,7 @@ from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples.preferences import save_ranking
 from headwater.recipe import Recipe, parse
+from tests.headwater.sections import CHAIN
 
 RECIPES = {"plain": {}, "with dpo": {"dpo": {}}, "without rankings": {"reward": {"rankings": False}}}
 
@@ -23,10 +24,11 @@ RECIPES = {"plain": {}, "with dpo": {"dpo": {}}, "without rankings": {"reward": 
 def recipe(store: str, folder: Path, **sections: object) -> Recipe:
     (folder / "a.jsonl").write_text('{"text": "one"}\n')
     source = {"kind": "jsonl", "paths": [str(folder / "a.jsonl")]}
-    return parse({"name": "ranked", "store": store, "acquire": {"sources": [source]}} | sections, "test")
+    raw = CHAIN | {"name": "ranked", "store": store, "acquire": {"sources": [source]}}
+    return parse(raw | sections, "test")
 
 
-def finish(opened: Recipe, session: Session, hour: int, last: str = "index") -> dict[str, Artifact]:
+def finish(opened: Recipe, session: Session, hour: int, last: str = "evaluate") -> dict[str, Artifact]:
     """The manifests that `headwater run --until LAST` leaves, for the rankings that are there."""
     artifacts: dict[str, Artifact] = {}
     for stage in pipeline.stages(opened):
@@ -80,7 +82,7 @@ def test_the_newest_finished_model_is_used_despite_newer_rankings(
         assert pipeline.finished(opened, session, "rl")["rl"] == newest["rl"]
         if sections != RECIPES["without rankings"]:
             assert newest["rl"] != first["rl"]
-            said = f"rankings were added or removed after the model {newest['rl'].location} was trained"
+            said = f"rankings were added or removed after {newest['rl'].location} was made"
             assert said in screen.getvalue()
         with pytest.raises(HeadwaterError, match="stage rl has not finished"):
             changed = opened.model_copy(update={"rl": opened.rl.model_copy(update={"steps": 2})})

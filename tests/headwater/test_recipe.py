@@ -19,9 +19,10 @@ from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import starting_policy
 from headwater.pipeline import position, stages
 from headwater.recipe import load, parse
+from tests.headwater.sections import CHAIN
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
-SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
+SOURCE = CHAIN | {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_valid_name() -> None:
@@ -55,7 +56,7 @@ def test_the_dial_derives_width_and_rates_and_what_is_set_by_hand_stays() -> Non
     small, large = (parse({"name": "x", "depth": depth} | SOURCE, "test") for depth in (4, 16))
     assert (small.pretrain.model.resolved_width(), large.pretrain.model.resolved_width()) == (256, 1024)
     assert large.pretrain.learning_rate == pytest.approx(small.pretrain.learning_rate / 2)
-    by_hand = parse({"name": "x", "depth": 16, "pretrain": {"learning_rate": 0.5}} | SOURCE, "test")
+    by_hand = parse(SOURCE | {"name": "x", "depth": 16, "pretrain": {"learning_rate": 0.5}}, "test")
     assert by_hand.pretrain.learning_rate == 0.5
     assert by_hand.pretrain.model.depth == 16
 
@@ -75,7 +76,7 @@ def test_auto_uses_the_dials_batch_and_steps_unless_overridden() -> None:
     assert (by_hand.batch, by_hand.steps) == (64, math.ceil(tokens / (64 * 512)))
     assert pretrain(batch="auto", steps=7).steps == 7
     with pytest.raises(HeadwaterError, match=r"sft\.steps: Input should be a valid integer"):
-        parse({"name": "x", "sft": {"steps": "auto"}} | SOURCE, "test")
+        parse(SOURCE | {"name": "x", "sft": {"steps": "auto"}}, "test")
 
 
 def test_the_dial_shows_its_values_beside_those_of_the_recipe() -> None:
@@ -108,7 +109,7 @@ def test_a_dpo_section_puts_a_stage_between_sft_and_rl() -> None:
 
 def test_a_mixture_weighs_corpora_that_are_named() -> None:
     corpora = {"corpora": [{"name": "web", "sources": ["*.warc.gz"]}, {"name": "rest", "sources": ["*"]}]}
-    raw = {"name": "x", "tokenize": corpora, "pretrain": {"mixture": {"web": 2, "rest": 1}}} | SOURCE
+    raw = SOURCE | {"name": "x", "tokenize": corpora, "pretrain": {"mixture": {"web": 2, "rest": 1}}}
     assert parse(raw, "test").pretrain.mixture == {"web": 2, "rest": 1}
     for mixture in ({"wbe": 1}, {"web": 0}):
         with pytest.raises(HeadwaterError, match=next(iter(mixture))):
@@ -132,3 +133,62 @@ def test_a_missing_file_and_one_that_is_no_mapping_are_named(tmp_path: Path) -> 
 def test_every_recipe_of_the_project_is_valid() -> None:
     for path in sorted(QUICKSTART.parent.glob("*.yaml")):
         assert load(path).name == path.stem
+
+
+BASE = {"name": "x", "base": {"model": "models/one"}}
+DOCUMENTS = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}, "clean": {}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "chain"),
+    [
+        (DOCUMENTS, ["acquire", "clean"]),
+        (DOCUMENTS | {"tokenizer": {}, "tokenize": {}}, ["acquire", "clean", "tokenizer", "tokenize"]),
+        (BASE | {"sft": {"files": ["chats.jsonl"], "make": []}}, ["base", "sft"]),
+        (BASE | {"reward": {"corpus_pairs": 0, "model_pairs": 0}}, ["base", "reward"]),
+        (BASE | DOCUMENTS | {"index": {}}, ["acquire", "clean", "index", "base"]),
+        (
+            BASE | DOCUMENTS | {"tokenize": {}, "pretrain": {}},
+            ["acquire", "clean", "base", "tokenize", "pretrain"],
+        ),
+    ],
+    ids=["clean", "tokenize", "fine-tune a base", "reward model", "serve a base", "continue a base"],
+)
+def test_a_section_that_is_absent_is_a_stage_that_is_not_run(raw: dict[str, Any], chain: list[str]) -> None:
+    assert [stage.name for stage in stages(parse({"name": "x"} | raw, "test"))] == chain
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({}, "x: the recipe has no stage to run"),
+        ({"clean": {}}, r"clean needs the output of acquire \(add a section `acquire`\)"),
+        ({"sft": {}} | DOCUMENTS, "sft needs a tokenizer.*add a section `tokenizer` or `base`"),
+        ({"sft": {}} | BASE, r"sft needs documents to make conversations from.*or give conversations in"),
+        ({"rl": {}} | BASE, "rl needs documents with titles"),
+        ({"pretrain": {}} | BASE, "pretrain needs the output of tokenize"),
+    ],
+)
+def test_a_stage_that_lacks_an_input_names_the_ways_to_give_it(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(HeadwaterError, match=told):
+        stages(parse({"name": "x"} | raw, "test"))
+
+
+def test_sections_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    for more, told in (
+        ({"tokenizer": {}}, "base brings its own tokenizer"),
+        ({"pretrain": {"model": {"depth": 2}}}, "base has its own shape"),
+    ):
+        with pytest.raises(HeadwaterError, match=told):
+            parse(BASE | more, "test")
+    (tmp_path / "empty.yaml").write_text("name: x\nindex:\n")
+    with pytest.raises(HeadwaterError, match=r"empty\.yaml: `index:` has nothing below it.*`index: \{\}`"):
+        load(tmp_path / "empty.yaml")
+    assert load(QUICKSTART, ["rl=null"]).rl is None
+
+
+def test_a_base_keeps_its_own_learning_rate_and_cannot_be_planned() -> None:
+    raw = BASE | DOCUMENTS | {"tokenize": {}, "pretrain": {}}
+    with pytest.raises(HeadwaterError, match="only the training of a new model can be planned"):
+        parse(raw | {"pretrain": {"steps": "auto"}}, "test")
+    assert parse(raw, "test").pretrain.learning_rate == PretrainConfig().learning_rate

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage, StageConfig, execute
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig, execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.show import artifact_table
 
@@ -100,8 +101,7 @@ def test_an_artifact_of_an_older_stage_version_stays_readable_and_is_made_again(
 def test_an_existing_optional_input_is_read_and_part_of_the_key(session: Session) -> None:
     class Maybe(Stage[CountConfig]):
         name = "maybe"
-        inputs = ("count",)
-        optional_inputs = ("double",)
+        inputs = ("count", Input(("double",), required=False))
 
         def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
             return {"read": sorted(inputs)}
@@ -112,6 +112,19 @@ def test_an_existing_optional_input_is_read_and_part_of_the_key(session: Session
     with_it, found = execute(Maybe(CountConfig()), {"count": count, "double": double}, session)
     assert not found and without.key != with_it.key
     assert [a.manifest().metrics["read"] for a in (without, with_it)] == [["count"], ["count", "double"]]  # type: ignore[union-attr]
+
+
+def test_of_a_choice_the_first_stage_that_the_recipe_has_is_read() -> None:
+    class Chooser(Stage[CountConfig]):
+        name = "chooser"
+        inputs = (Input(("double", "count"), what="a number", fix="give `chooser.number`"),)
+
+    chooser = Chooser(CountConfig())
+    assert chooser.input_names(["count", "double"]) == ["double"]
+    assert chooser.input_names(["count"]) == ["count"]
+    told = "chooser needs a number.*add a section `double` or `count`, or give `chooser.number`"
+    with pytest.raises(HeadwaterError, match=told):
+        chooser.input_names(["other"])
 
 
 class Squarer:

@@ -47,6 +47,7 @@ def recipe(tmp_path: Path, pages: Path) -> Path:
         "name": tmp_path.name.replace("_", "-").strip("-"),
         "store": str(tmp_path / "store"),
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(pages)]}]},
+        "clean": {},
         "tokenizer": {"vocab_size": 400},
         "tokenize": {"row_length": 32, "validation_share": 0.1},
         "pretrain": train

@@ -61,7 +61,7 @@ def write_tokens(artifact: Artifact) -> None:
 
 
 def finish(stage: Stage, inputs: dict[str, Artifact], output: Artifact) -> None:
-    keys = {name: inputs[name].key for name in stage.inputs}
+    keys = {name: inputs[name].key for name in stage.input_names(inputs)}
     config = stage.config.model_dump(mode="json")
     output.finish(Manifest(stage=stage.name, key=output.key, stage_version=1, config=config, inputs=keys))
 
@@ -76,7 +76,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "traced",
         "store": str(folder / "store"),
         "acquire": {"sources": [source]},
+        "clean": {},
+        "tokenizer": {},
+        "tokenize": {},
         "pretrain": {"steps": 12, "batch": 4},
+        "sft": {},
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw))

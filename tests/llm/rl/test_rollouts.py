@@ -50,6 +50,7 @@ def worker(folders: dict[str, Any], in_this_process: None) -> RolloutWorker:
     context: Any = SimpleNamespace(enter=lambda: None)  # the logging of this process stays as it is
     return RolloutWorker(
         **folders,
+        verifier="headline",
         board=Handle(WeightBoard()),
         sampling=Sampling(6, 0.7),
         threads=torch.get_num_threads(),
@@ -230,7 +231,7 @@ def test_the_record_has_the_means_over_answers(in_this_process: None) -> None:
 def test_weights_reach_a_rollout_worker_through_ray(session: Any, folders: dict[str, Any]) -> None:
     board: Any = ray.remote(num_cpus=0)(WeightBoard).remote()
     worker = ray.remote(num_cpus=0)(RolloutWorker).remote(
-        **folders, board=board, sampling=Sampling(4), threads=1, context=Context("", "")
+        **folders, verifier=None, board=board, sampling=Sampling(4), threads=1, context=Context("", "")
     )
     weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
     waiting = worker.rollout.remote(TASKS[:2], 2, 0, 1)  # before they are there

@@ -110,9 +110,7 @@ def pairs(folder: Path, start: Folder) -> dict[str, Any]:
     (folder / "clean/kept").mkdir(parents=True)
     documents = [Document(id, "", title, f"The news: {title}.") for id, title in HEADLINES.items()]
     pq.write_table(to_table(documents), folder / "clean/kept/one.parquet")
-    kinds = gather_pairs(
-        PairConfig(model_pairs=0), clean, Artifact("/nowhere"), chat_tokenizer(), Session(store)
-    )
+    kinds = gather_pairs(PairConfig(model_pairs=0), {"clean": clean}, chat_tokenizer(), Session(store))
     found["kinds"] = {name: len(of_kind) for name, of_kind in kinds.items()}
     for name, module, model in (("dpo", dpo, small_model), ("reward", reward, small_reward_model)):
         output = Artifact(str(folder / name))
