@@ -115,7 +115,7 @@ def run(
         artifact, found = execute(stage, artifacts, session, redo=redo)
         artifacts[stage.name] = artifact
         for later in chain[number + 1 : last + 1]:
-            later.check({stage.name: artifact})
+            later.check_inputs({stage.name: artifact})
         result = StageResult(stage.name, artifact, found, time.monotonic() - began)
         results.append(result)
         _tell(session, result, f"{number + 1:>2}/{len(names)}")

@@ -113,7 +113,7 @@ class Stage(Generic[C]):
         """The artifacts that this stage reads. Raises HeadwaterError as `input_names`."""
         return {name: artifacts[name] for name in self.input_names(artifacts)}
 
-    def check(self, inputs: Mapping[str, Artifact]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         """Raise HeadwaterError as soon as an input shows that this stage could not run.
 
         Called before hours of other stages: `inputs` may hold only some of the stage's inputs.

@@ -63,7 +63,7 @@ class PairStage(Stage[P]):
         """Whether pairs are made from documents."""
         return bool(self.config.corpus_pairs or self.config.model_pairs)
 
-    def check(self, inputs: Mapping[str, Artifact]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         if "clean" in inputs and self.from_corpus():
             check_titles(inputs["clean"], self.name)
 

@@ -173,7 +173,7 @@ class Rl(Stage[RlConfig]):
         documents = Input(("clean",), what="documents with titles: its task is to write their headlines")
         return (documents, TOKENIZER, FINE_TUNED, Input(("dpo",), required=False), REWARD)
 
-    def check(self, inputs: Mapping[str, Artifact]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 

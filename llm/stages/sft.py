@@ -147,7 +147,7 @@ class Sft(Stage[SftConfig]):
         )
         return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED)
 
-    def check(self, inputs: Mapping[str, Artifact]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         if "clean" in inputs and self.config.make and not self.config.files:
             check_titles(inputs["clean"], self.name)
 
