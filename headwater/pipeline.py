@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import require
 from headwater.cluster.runtime.run_record import StageRecord
@@ -97,7 +95,7 @@ def run(
     _check_extras(set(names[: last + 1]))
     session.store.folder(f"runs/{recipe.name}").write_bytes(
         "recipe.yaml",
-        yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False).encode(),
+        recipe.to_yaml().encode(),
     )
     if session.record:
         session.record.expect(last + 1)
@@ -158,16 +156,16 @@ def newest_finished(recipe: Recipe, session: Session) -> Artifact:
         raise HeadwaterError(
             "the recipe makes no model", where=recipe.name, fix="add a section `base` or `pretrain`"
         )
-    for name in reversed(models[1:]):
+    for name in reversed(models):
         with contextlib.suppress(Unfinished):
-            return _told(models[-1], name, finished(recipe, session, name)[name], session)
-    return _told(models[-1], models[0], finished(recipe, session, models[0])[models[0]], session)
-
-
-def _told(last: str, name: str, model: Artifact, session: Session) -> Artifact:
-    if name != last:
-        session.say(f"stage {last} has not finished: this is the model of {name}, {model.location}")
-    return model
+            model = finished(recipe, session, name)[name]
+            if name != models[-1]:
+                session.say(
+                    f"stage {models[-1]} has not finished: this is the model of {name}, {model.location}"
+                )
+            return model
+    finished(recipe, session)
+    raise AssertionError("unreachable: a model has not finished, so `finished` raised")
 
 
 class Unfinished(HeadwaterError):

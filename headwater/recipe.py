@@ -31,6 +31,7 @@ from headwater.llm.model.dial import (
     derive,
     learning_rate,
 )
+from headwater.llm.model.shape import ModelConfig
 from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
 from headwater.llm.stages.evaluate import EvaluateConfig
@@ -85,6 +86,11 @@ class Recipe(StageConfig):
     question: str = ""
     """Asked over HTTP at the end of a run, to show a cited answer. Empty: no question is asked."""
 
+    def to_yaml(self) -> str:
+        """The recipe as a file with every setting, without the sections that it lacks."""
+        sections = {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
+        return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+
     @model_validator(mode="after")
     def _mixture_names_corpora(self) -> Recipe:
         if self.pretrain is None or self.tokenize is None:
@@ -101,7 +107,7 @@ class Recipe(StageConfig):
     def _sections_agree(self) -> Recipe:
         if self.base and self.tokenizer:
             raise ValueError("base brings its own tokenizer: remove the section tokenizer")
-        if self.base and self.pretrain and "model" in self.pretrain.model_fields_set:
+        if self.base and self.pretrain and self.pretrain.model != ModelConfig():
             raise ValueError("base has its own shape: remove pretrain.model")
         return self
 

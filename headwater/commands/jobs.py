@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.table import Table
 
 from headwater.cluster.errors import HeadwaterError
@@ -139,7 +138,6 @@ def _submit(
     from headwater.cluster.jobs.jobs import Submission, identity
     from headwater.cluster.jobs.package import PACKAGES, pinned_requirements, working_directory
 
-    resolved = recipe.model_dump(mode="json")
     options = [f"--need-env={name}" for name in secrets]
     if not install:  # with --install the packages match by construction
         options.append(f"--packages={PACKAGES}")
@@ -148,14 +146,14 @@ def _submit(
         *("python", "-m", "headwater", "run", "recipe.yaml", "--address", "auto"),
         *(("--until", until) if until else ()),
     ]
-    with working_directory(MODULES, {"recipe.yaml": yaml.safe_dump(resolved, sort_keys=False)}) as folder:
+    with working_directory(MODULES, {"recipe.yaml": recipe.to_yaml()}) as folder:
         return jobs.submit(
             Submission(
                 run=recipe.name,
                 store=recipe.store,
                 command=tuple(command),
                 folder=folder,
-                identity=identity(recipe.name, {"recipe": resolved, "until": until}),
+                identity=identity(recipe.name, {"recipe": recipe.model_dump(mode="json"), "until": until}),
                 env=variables,
                 pip=pinned_requirements() if install else (),
             )

@@ -118,7 +118,7 @@ def render_job(recipe: Recipe, built: Sequence[Manifest], target: Target) -> lis
     _common(recipe, cluster, target)
     submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
     submitter["image"] = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = recipe.to_yaml()
     labels = {key: value for key, value in job["metadata"]["labels"].items() if key != QUEUE}
     recipe_map: Manifest = {
         "apiVersion": "v1",

@@ -74,7 +74,7 @@ def test_a_run_without_its_extras_says_so_before_its_first_stage(
     recipe = tmp_path / "recipe.yaml"
     source = {"kind": "jsonl", "paths": [str(pages)]}
     recipe.write_text(yaml.safe_dump(CHAIN | {"name": "core", "acquire": {"sources": [source]}}))
-    for options, extras in (([], "train,serve"), (["--until", "tokenizer"], "train")):
+    for options, extras in (([], "train,serve"), (["--set", "index=null"], "train")):
         code, output = in_a_process("run", recipe, *options, cwd=tmp_path, **core)
         assert code == 1
         assert f"pip install 'headwater[{extras}]'" in output.splitlines()[-1]

@@ -128,7 +128,7 @@ def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: 
     assert process.wait(60) == 0, output
     assert alive_at_first_stage, "the log came only when the job had ended"
     assert "succeeded" in output
-    assert re.search(r"2/10 clean", output)
+    assert re.search(r"2/5 clean", output)
     identifier = job_id(output)
     described = _as_ray_describes_them(cluster)
     assert identifier in described
