@@ -145,9 +145,7 @@ class TheirEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self.vocab_size = tokenizer, tokenizer.get_vocab_size()
-
-    def special_id(self, token: str) -> int:
-        return tokenizers.special_id(self._tokenizer, token)
+        self.end_id, self.pad_id = map(tokenizer.token_to_id, (DOCUMENT_END, PADDING))
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -158,7 +156,7 @@ def rows(texts: Texts, encoder: Encoder | TheirEncoder) -> np.ndarray:
     size = encoder.vocab_size
     encoded = encoder.encode([text for _, text in texts])
     documents = [(name, ids) for (name, _), ids in zip(texts, encoded, strict=True)]
-    end, padding = (encoder.special_id(token) for token in (DOCUMENT_END, PADDING))
+    end, padding = encoder.end_id, encoder.pad_id
     return pack(documents, ROW_LENGTH, end_id=end, pad_id=padding, vocab_size=size).ids
 
 

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headwater.data_pipeline.tokens.chat_template import DOCUMENT_END, PADDING, SPECIAL_TOKENS
 from headwater.data_pipeline.tokens.packing import id_type
-from headwater.data_pipeline.tokens.tokenizer import SPLIT_PATTERN, load_encoder, special_id
+from headwater.data_pipeline.tokens.tokenizer import (
+    SPLIT_PATTERN,
+    document_end_id,
+    load_encoder,
+    load_tokenizer,
+    padding_id,
+)
 
 if TYPE_CHECKING:
     from gigatoken import Tokenizer as FastTokenizer
@@ -49,7 +56,7 @@ class Encoder:
 
     def __init__(self, folder: str | Path) -> None:
         self._exact = load_encoder(folder)
-        self.vocab_size: int = self._exact.get_vocab_size()
+        self.vocab_size: int = 1 + max(self._exact.get_vocab().values())
         self.dtype = id_type(self.vocab_size)
         settings = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
         self._json = json.dumps(
@@ -58,6 +65,7 @@ class Encoder:
         self._fast: FastTokenizer | None = None
         self._seen = 0
         other = unlike_ours(settings)
+        self.end_id, self.pad_id = _end_and_padding(settings, folder)
         if other:
             logging.getLogger("headwater").info(
                 "encoding with `tokenizers`, not gigatoken: the tokenizer in %s has %s", folder, other
@@ -69,9 +77,6 @@ class Encoder:
     def fast(self) -> bool:
         """Whether gigatoken is used."""
         return self._fast is not None
-
-    def special_id(self, token: str) -> int:
-        return special_id(self._exact, token)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint16 or uint32 (`packing.id_type`)."""
@@ -91,6 +96,15 @@ class Encoder:
 
         self._fast = gigatoken.Tokenizer.from_json(self._json)
         self._seen = 0
+
+
+def _end_and_padding(settings: Mapping[str, Any], folder: str | Path) -> tuple[int, int]:
+    """Ids of the token that ends a document and of padding."""
+    ids = {token["content"]: int(token["id"]) for token in settings["added_tokens"]}
+    if tuple(ids) == SPECIAL_TOKENS:  # Headwater's own: saves a worker the seconds of importing transformers
+        return ids[DOCUMENT_END], ids[PADDING]
+    tokenizer = load_tokenizer(folder)
+    return document_end_id(tokenizer), padding_id(tokenizer)
 
 
 def unlike_ours(settings: Mapping[str, Any]) -> str | None:

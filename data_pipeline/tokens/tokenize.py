@@ -24,7 +24,6 @@ from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.data_pipeline.corpus import kept_files, read_documents
 from headwater.data_pipeline.split import document_fraction
-from headwater.data_pipeline.tokens.chat_template import DOCUMENT_END, PADDING
 from headwater.data_pipeline.tokens.corpora import Corpus, Sorter
 from headwater.data_pipeline.tokens.encoder import Encoder
 from headwater.data_pipeline.tokens.packing import Packing, pack
@@ -102,8 +101,8 @@ class Tokenize(Stage[TokenizeConfig]):
         index = {
             "row_length": self.config.row_length,
             "vocab_size": encoder.vocab_size,
-            "pad_id": encoder.special_id(PADDING),
-            "end_id": encoder.special_id(DOCUMENT_END),
+            "pad_id": encoder.pad_id,
+            "end_id": encoder.end_id,
             "splits": splits,
         }
         output.write_json(INDEX, index)
@@ -180,11 +179,11 @@ class PartEncoder:
         self, split: Split, corpus: str, part: str, group: Group, counts: np.ndarray
     ) -> dict[str, Any]:
         """Write one shard, unless it is empty, and return its totals. Adds training targets to `counts`."""
-        pad_id, length = self.encoder.special_id(PADDING), self.config.row_length
+        pad_id, length = self.encoder.pad_id, self.config.row_length
         packed = pack(
             group.documents,
             length,
-            end_id=self.encoder.special_id(DOCUMENT_END),
+            end_id=self.encoder.end_id,
             pad_id=pad_id,
             vocab_size=self.encoder.vocab_size,
             packing=self.config.packing,

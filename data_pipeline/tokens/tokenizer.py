@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 FOLDER = "tokenizer"
 TOKENIZER = Input(("tokenizer", "base"), what="a tokenizer")
 """Input of stages that encode text: the tokenizer of the base model, or one trained on the corpus."""
+DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "<eos>", "</s>")
+"""Names of the token that ends a document: GPT-2 and Qwen, Llama 3, Gemma, Llama 2."""
 MEASURED_BYTES = 1 << 20
 
 SPLIT_PATTERN = (
@@ -156,7 +158,10 @@ def tokenizer_of(inputs: Mapping[str, Artifact]) -> Folder:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Open a tokenizer folder (or a model folder that holds one)."""
+    """Open a tokenizer folder (or a model folder that holds one), Headwater's or another's.
+
+    Its `tokenizer.json` alone decides about ids, whatever class its settings name.
+    """
     from transformers import PreTrainedTokenizerFast
 
     if not (Path(folder) / "tokenizer.json").is_file():
@@ -172,16 +177,49 @@ def load_encoder(folder: str | Path) -> Tokenizer:
 
     encoder = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     encoder.encode_special_tokens = True
+    encoder.no_truncation()  # some models' files say so, for their training
+    encoder.no_padding()
     return encoder
 
 
-def special_id(encoder: Tokenizer, token: str) -> int:
-    found = encoder.token_to_id(token)
-    if found is None:
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    """All special tokens of the vocabulary, in the order of their ids."""
+    added = tokenizer.added_tokens_decoder
+    named = set(tokenizer.all_special_ids)
+    return {
+        number: str(added[number]) for number in sorted(added) if added[number].special or number in named
+    }
+
+
+def document_end_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that ends a document: the first of DOCUMENT_ENDS that is special, else `eos_token`."""
+    special = {token: number for number, token in special_ids(tokenizer).items()}
+    found = next((special[token] for token in DOCUMENT_ENDS if token in special), tokenizer.eos_token_id)
+    if not isinstance(found, int):
         raise HeadwaterError(
-            f"the tokenizer has no {token}", fix="use a tokenizer trained by the stage `tokenizer`"
+            "the tokenizer has no token that ends a document",
+            where=str(tokenizer.name_or_path),
+            fix=f"add a special token, such as {DOCUMENT_END}, and name it as `eos_token`",
         )
-    return int(found)
+    return found
+
+
+def padding_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that fills up rows, which must not end anything: padding is not scored, ends are.
+
+    `pad_token`, unless it ends documents or turns too (Qwen's and SmolLM2's do); else `<|pad|>`; else the
+    last special token that ends nothing (most vocabularies reserve some); else the end of a document. Encoded
+    text has no special tokens, so any of them can be told from it.
+    """
+    end = document_end_id(tokenizer)
+    ends = {end, tokenizer.eos_token_id}
+    special = special_ids(tokenizer)
+    own = tokenizer.pad_token_id
+    if isinstance(own, int) and own not in ends:
+        return own
+    ours = [number for number, token in special.items() if token == PADDING]
+    free = [number for number in special if number not in ends | {tokenizer.bos_token_id}]
+    return next(iter([*ours, *free[::-1]]), end)
 
 
 def _sampled_bytes(corpus: Artifact, share: float) -> Iterator[bytes]:

@@ -1,9 +1,9 @@
-"""Encode conversations as token ids and a loss mask.
+"""Encode conversations as token ids and a loss mask, by the tokenizer's own chat template.
 
-A message is `{"role": "system" | "user" | "assistant", "content": str}`. Conversations are encoded segment by
-segment: the ids of a prompt are always a prefix of the ids of the conversation that continues it, and text
-that spells a special token stays text. Otherwise the ids equal those of the tokenizer's own
-`apply_chat_template`, which would turn such text into special tokens.
+A message is `{"role": "system" | "user" | "assistant", "content": str}`. Contents are stripped and encoded
+apart from the template's text (`template.pieces`): text that spells a special token stays text, and the ids
+of a prompt are a prefix of the ids of the conversation that it begins. Otherwise the ids equal those of
+`apply_chat_template` on the stripped contents, which `check_template` verifies for a tokenizer.
 """
 
 from __future__ import annotations
@@ -13,39 +13,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.tokens.chat_template import (
-    CHAT_TEMPLATE,
-    DOCUMENT_END,
-    ROLES,
-    TURN_END,
-    TURN_START,
-)
+from headwater.data_pipeline.tokens.chat_template import ROLES
+from headwater.data_pipeline.tokens.tokenizer import document_end_id
+from headwater.llm.examples.template import OTHER_TEMPLATE, Piece, opening, pieces, render, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 __all__ = [
-    "CHAT_TEMPLATE",
     "EncodedConversations",
+    "TemplateCheck",
+    "check_messages",
+    "check_template",
+    "decode_answer",
+    "encode_answer",
     "encode_conversation",
     "encode_conversations",
     "encode_prompt",
+    "stop_ids",
 ]
 
 Message = Mapping[str, str]
 
-
-@dataclass
-class _Turn:
-    """One message as ids: header and footer are never cut, the content may be."""
-
-    header: list[int]
-    content: list[int]
-    footer: list[int]
-    trained: bool
-
-    def __len__(self) -> int:
-        return len(self.header) + len(self.content) + len(self.footer)
+PROBE: tuple[Message, ...] = (
+    {"role": "user", "content": "What did the council decide in 2017?"},
+    {"role": "assistant", "content": "To rebuild the bridge (40 m)."},
+    {"role": "user", "content": "Why? It's old."},
+    {"role": "assistant", "content": "«Too many cars», it said:\n\n- 3,000 a day"},
+)
+"""A conversation on which `check_template` compares ids."""
+SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 
 @dataclass
@@ -62,27 +59,46 @@ class EncodedConversations:
     """Number of conversations with no token to learn: no assistant turn, or none within the length."""
 
 
+@dataclass(frozen=True)
+class TemplateCheck:
+    """What a chat template can do."""
+
+    turn_end: str
+    """The special token that ends the assistant's turn, which a model learns."""
+    system: bool
+    """Whether it takes system messages."""
+
+
 def encode_conversation(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
 ) -> tuple[list[int], list[int]]:
     """Token ids and the loss mask: 1 on tokens to learn, 0 elsewhere.
 
-    The assistant's tokens are learned, including the `<|im_end|>` that closes the turn. A conversation over
+    The assistant's tokens are learned, including the special token that closes the turn. A conversation over
     `max_length` loses the middle of its longest user or system message, then of the next longest, until it
     fits; the template and the assistant's text stay whole. If it is too long even with all of them empty,
     it is cut at its end, without a closing token, so that the model does not learn to stop there.
+    Raises HeadwaterError if the template refuses the conversation.
     """
-    turns = [_encode_turn(tokenizer, message) for message in messages]
+    if not messages:
+        return [], []
+    roles = [message["role"] for message in messages]
+    first, *following = pieces(tokenizer, roles)
+    contents = _contents(tokenizer, messages)
     if max_length is not None:
-        _shorten(turns, max_length)
-    ids: list[int] = []
-    mask: list[int] = []
-    for turn in turns:
-        ids += turn.header + turn.content + turn.footer
-        learnt = len(turn.content) + 1 if turn.trained else 0  # the footer is <|im_end|> and a line break
-        mask += [0] * len(turn.header) + [1] * learnt
+        _shorten(roles, contents, _length(first, contents, following) - max_length)
+    ids, mask = [*first], [0] * len(first)
+    for role, content, after in zip(roles, contents, following, strict=True):
+        ids += [*content, *after]
+        learnt = len(content) + 1 if role == "assistant" else 0  # the first token after it ends the turn
+        mask += [1] * learnt
         mask += [0] * (len(ids) - len(mask))
     return ids[:max_length], mask[:max_length]
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerFast, content: str) -> list[int]:
+    """Ids of the assistant's answer to a prompt: its stripped content and the end of its turn."""
+    return [*_text_ids(tokenizer, content.strip()), turn_end(tokenizer)]
 
 
 def encode_conversations(
@@ -106,26 +122,34 @@ def encode_conversations(
 def encode_prompt(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], max_length: int | None = None
 ) -> list[int]:
-    """Ids of a prompt: the messages, then the header of the assistant's turn.
+    """Ids of a prompt: the messages, then the header of the assistant's turn (alone without messages).
 
-    A prompt over `max_length` is shortened as in `encode_conversation`. Raises HeadwaterError if that fails.
+    A prompt over `max_length` is shortened as in `encode_conversation`. Raises HeadwaterError if that fails,
+    or if the template refuses the conversation.
     """
-    turns = [_encode_turn(tokenizer, message) for message in messages]
-    opening = _header(tokenizer, "assistant")
+    if messages:
+        roles = [message["role"] for message in messages]
+        first, *following = pieces(tokenizer, roles, prompt=True)
+    else:
+        roles, first, following = [], opening(tokenizer), []
+    contents = _contents(tokenizer, messages)
     if max_length is not None:
-        _shorten(turns, max_length - len(opening))
-        length = sum(map(len, turns)) + len(opening)
+        _shorten(roles, contents, _length(first, contents, following) - max_length)
+        length = _length(first, contents, following)
         if length > max_length:
             raise HeadwaterError(
                 f"the prompt has {length} tokens, the limit is {max_length}",
                 fix="shorten the conversation",
             )
-    return [token for turn in turns for token in turn.header + turn.content + turn.footer] + opening
+    ids = [*first]
+    for content, after in zip(contents, following, strict=True):
+        ids += [*content, *after]
+    return ids
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The ids that end an answer: end of turn, and end of document (for models that only saw documents)."""
-    return (_id(tokenizer, TURN_END), _id(tokenizer, DOCUMENT_END))
+    return tuple(dict.fromkeys((turn_end(tokenizer), document_end_id(tokenizer))))
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
@@ -133,6 +157,42 @@ def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str
     stops = set(stop_ids(tokenizer))
     end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
     return str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True)).strip()
+
+
+def check_template(tokenizer: PreTrainedTokenizerFast) -> TemplateCheck:
+    """What the tokenizer's chat template can do. Raises HeadwaterError if it cannot be trained with.
+
+    It must take turns of user and assistant, keep every content, end the assistant's turn with a special
+    token, and open it as it opens a prompt. The tokenizer must give the same ids for a conversation at once
+    and piece by piece, which one with SentencePiece's dummy prefix does not.
+    """
+    _compare(tokenizer, PROBE)
+    try:
+        _compare(tokenizer, (SYSTEM, *PROBE))
+    except HeadwaterError:
+        system = False
+    else:
+        system = True
+    return TemplateCheck(str(tokenizer.convert_ids_to_tokens(turn_end(tokenizer))), system)
+
+
+def _compare(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> None:
+    ids, _ = encode_conversation(tokenizer, messages)
+    prompt = encode_prompt(tokenizer, messages[:-1])
+    whole = render(tokenizer, messages, prompt=False)
+    begun = render(tokenizer, messages[:-1], prompt=True)
+    if not whole.startswith(begun):
+        raise HeadwaterError(
+            "the chat template opens the assistant's turn in a prompt otherwise than in a conversation",
+            fix=OTHER_TEMPLATE,
+        )
+    for found, text in ((ids, whole), (prompt, begun)):
+        if found != tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise HeadwaterError(
+                "the tokenizer gives other ids for a message alone than within its conversation (as "
+                "SentencePiece's dummy prefix does), which is not supported",
+                fix="use a model with a byte-level tokenizer, or one without a dummy prefix",
+            )
 
 
 def check_messages(messages: object) -> list[dict[str, str]]:
@@ -173,42 +233,26 @@ def _plain_text(content: object) -> str | None:
     return "".join(texts)
 
 
-def _encode_turn(tokenizer: PreTrainedTokenizerFast, message: Message) -> _Turn:
-    return _Turn(
-        header=_header(tokenizer, message["role"]),
-        content=_text_ids(tokenizer, message["content"].strip()),
-        footer=[_id(tokenizer, TURN_END), *_text_ids(tokenizer, "\n")],
-        trained=message["role"] == "assistant",
-    )
+def _contents(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> list[list[int]]:
+    return [_text_ids(tokenizer, message["content"].strip()) for message in messages]
 
 
-def _header(tokenizer: PreTrainedTokenizerFast, role: str) -> list[int]:
-    if role not in ROLES:
-        raise HeadwaterError(f"unknown role {role!r}", fix=f"use one of {', '.join(ROLES)}")
-    return [_id(tokenizer, TURN_START), *_text_ids(tokenizer, f"{role}\n")]
+def _length(first: Piece, contents: Sequence[Sequence[int]], following: Sequence[Piece]) -> int:
+    return len(first) + sum(map(len, contents)) + sum(map(len, following))
 
 
-def _shorten(turns: Sequence[_Turn], max_length: int) -> None:
-    """Cut the middles of the longest messages that are not the assistant's until all fit."""
-    excess = sum(map(len, turns)) - max_length
-    cuttable = sorted(
-        (turn for turn in turns if not turn.trained), key=lambda t: len(t.content), reverse=True
-    )
-    for turn in cuttable:
+def _shorten(roles: Sequence[str], contents: list[list[int]], excess: int) -> None:
+    """Cut the middles of the longest messages that are not the assistant's until `excess` tokens are cut."""
+    cuttable = [number for number, role in enumerate(roles) if role != "assistant"]
+    for number in sorted(cuttable, key=lambda n: len(contents[n]), reverse=True):
         if excess <= 0:
             return
-        kept = max(0, len(turn.content) - excess)
-        excess -= len(turn.content) - kept
+        content = contents[number]
+        kept = max(0, len(content) - excess)
+        excess -= len(content) - kept
         tail = kept // 2
-        turn.content = turn.content[: kept - tail] + turn.content[len(turn.content) - tail :]
+        contents[number] = content[: kept - tail] + content[len(content) - tail :]
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or found == tokenizer.unk_token_id:
-        raise HeadwaterError(f"the tokenizer has no {token}", fix="use a tokenizer with ChatML tokens")
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id
 from headwater.llm.hardware.precision import Precision
 from headwater.llm.model.adapters import LoraConfig, quantisation
 from headwater.llm.model.shape import ModelConfig, hf_config
@@ -81,4 +82,6 @@ def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.n
         )
     if new_head_seed is not None:
         torch.nn.init.zeros_(model.score.weight)  # start with equal scores
+        # The score is read at the last token that is not padding, which must not be one that ends a turn.
+        model.config.pad_token_id = padding_id(load_tokenizer(folder.local()))
     return model

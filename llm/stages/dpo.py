@@ -19,8 +19,8 @@ from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.pool import Share
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
-from headwater.llm.examples.chat import encode_conversation, encode_prompt
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id, tokenizer_of
+from headwater.llm.examples.chat import encode_answer, encode_prompt
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
@@ -173,7 +173,7 @@ class Dpo(PairStage[DpoConfig]):
         config = self.config
         start, tokenizer_folder = newest_model(inputs), tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
-        pad_id = int(tokenizer.pad_token_id)
+        pad_id = padding_id(tokenizer)
         if not output.exists("pairs.json"):
             kinds = gather_pairs(config, inputs, tokenizer, session)
             encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
@@ -236,8 +236,7 @@ def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[st
     """
     encoded: dict[str, list[int]] = {}
     for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        ids, mask = encode_conversation(tokenizer, [{"role": "assistant", "content": answer}])
-        encoded[side] = [token for token, learnt in zip(ids, mask, strict=True) if learnt]
+        encoded[side] = encode_answer(tokenizer, answer)
     room = max_length - max(map(len, encoded.values()))
     try:
         return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
 from headwater.llm.examples.preferences import Preference
@@ -68,7 +68,7 @@ class Reward(PairStage[RewardConfig]):
         config = self.config
         tokenizer_folder = tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
-        pad_id = int(tokenizer.pad_token_id)
+        pad_id = padding_id(tokenizer)
         if not output.exists("pairs.json"):
             kinds = gather_pairs(config, inputs, tokenizer, session)
             encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)

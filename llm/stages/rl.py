@@ -20,7 +20,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
-from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, tokenizer_of
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
@@ -195,7 +195,7 @@ class Rl(Stage[RlConfig]):
         tasks = tasks_of(config, inputs)
         heldout = tasks["heldout"][: config.heldout_prompts]
         board, workers = start_rollout_workers(session, inputs, config)
-        pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
+        pad_id = padding_id(load_tokenizer(tokenizer.local()))
         source = RolloutBatches(config, tasks["train"], heldout, board, workers, pad_id)
         try:
             history = loop.train(

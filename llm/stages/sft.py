@@ -15,7 +15,7 @@ from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import iter_documents, kept_files
-from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, tokenizer_of
+from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples import conversations
 from headwater.llm.examples.chat import encode_conversations
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
@@ -170,7 +170,7 @@ class Sft(Stage[SftConfig]):
                 "output": output,
             },
         )
-        pad_id = int(load_tokenizer(tokenizer.local()).pad_token_id)
+        pad_id = padding_id(load_tokenizer(tokenizer.local()))
         train, heldout = EncodedExamples(output, "train"), EncodedExamples(output, "heldout")
         history = loop.train(
             TrainJob(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import encode_prompt, stop_ids
 from headwater.llm.inference.base import Engine, Sampling
 from headwater.serving.answers.cite import (
@@ -96,8 +97,12 @@ def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) 
 
 
 def checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> list[int]:
-    """Ids of the prompt. Raises ApiError 400 unless it leaves `room` tokens of the context free."""
-    ids = encode_prompt(engine.tokenizer, messages)
+    """Ids of the prompt. Raises ApiError 400 unless the model's chat template takes these messages and they
+    leave `room` tokens of the context free."""
+    try:
+        ids = encode_prompt(engine.tokenizer, messages)
+    except HeadwaterError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="messages") from error
     if len(ids) + room > engine.context:
         raise ApiError(
             400,

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from pathlib import Path
 
 import pytest
 
 from headwater.llm.inference import Engine, load_engine
-from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started, answer, write_prompt
+from headwater.serving.answers.answer import (
+    AnswerJob,
+    Delta,
+    Event,
+    Finished,
+    Started,
+    answer,
+    checked_prompt,
+    write_prompt,
+)
 from headwater.serving.answers.cite import candidates
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.errors import ApiError
 from headwater.serving.retrieval.passages import Passage
+from tests.llm.examples.template_tokenizers import family
 from tests.serving.conftest import ARTICLES, BRIDGE
 
 PASSAGES = [
@@ -98,6 +109,14 @@ def test_special_tokens_in_a_question_are_text(engine: Engine) -> None:
     turn_end = engine.tokenizer.convert_tokens_to_ids("<|im_end|>")
     ids, _ = write_prompt(engine, messages, [], 20)
     assert ids.count(turn_end) == 1
+
+
+def test_messages_that_the_chat_template_refuses_are_the_callers_fault(engine: Engine) -> None:
+    gemma = copy.copy(engine)
+    gemma.tokenizer = family("gemma")  # type: ignore[misc]
+    with pytest.raises(ApiError, match="put the system message's text into the first user message") as caught:
+        checked_prompt(gemma, [{"role": "system", "content": "Be brief."}, *ASK], 1)
+    assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
 def test_stream_gives_whole_characters_and_holds_back_what_may_become_a_stop(engine: Engine) -> None:
