@@ -1,4 +1,4 @@
-"""The part of the Hugging Face hub's HTTP interface that reading a dataset's files needs, over a folder."""
+"""The part of the Hugging Face hub's HTTP interface that reading files needs, over a folder."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 REPOSITORY = "someone/pages"
+COMMIT = "0" * 40
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, folder: Path, *arguments: Any) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, kind: str, *arguments: Any) -> None:
+        self._folder, self._kind = folder, kind
         super().__init__(*arguments)
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urllib.parse.unquote(self.path.partition("?")[0])
-        api = f"/api/datasets/{REPOSITORY}"
+        path = path.replace(COMMIT, "main")  # the repository has one commit
+        api = f"/api/{self._kind}s/{REPOSITORY}"
+        resolved = f"/{'datasets/' if self._kind == 'dataset' else ''}{REPOSITORY}/resolve/main/"
         if path in (api, f"{api}/revision/main"):
-            self._send(200, json.dumps({"id": REPOSITORY, "sha": "0" * 40}).encode())
+            self._send(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode())
         elif path == f"{api}/paths-info/main":
             asked = urllib.parse.parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
             found = [self._folder / name for name in asked if (self._folder / name).exists()]
@@ -37,7 +40,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             top = self._folder / path.removeprefix(f"{api}/tree/main").strip("/")
             names = top.rglob("*") if "recursive=true" in self.path.lower() else top.iterdir()
             self._send(200, json.dumps([self._entry(name) for name in sorted(names)]).encode())
-        elif path.startswith(f"/datasets/{REPOSITORY}/resolve/main/"):
+        elif path.startswith(resolved):
             file = self._folder / path.partition("/resolve/main/")[2]
             content = file.read_bytes()
             ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -69,9 +72,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    """Its URL, for HF_ENDPOINT; the dataset REPOSITORY is what lies in the folder."""
-    handler: Any = functools.partial(_Handler, folder)
+def hub(folder: Path, kind: Literal["dataset", "model"] = "dataset") -> Iterator[str]:
+    """Its URL, for HF_ENDPOINT; the repository REPOSITORY of this kind is what lies in the folder."""
+    handler: Any = functools.partial(_Handler, folder, kind)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -35,7 +35,7 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     if "://" in location and not location.startswith("file://"):
         scheme = location.split("://")[0]
         raise HeadwaterError(
-            f"unknown storage scheme {scheme}://", where=location, fix="use a path, s3:// or hf://datasets/"
+            f"unknown storage scheme {scheme}://", where=location, fix="use a path, s3:// or hf://"
         )
     path = location.removeprefix("file://")
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())

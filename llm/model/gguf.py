@@ -1,8 +1,8 @@
 """Convert a Hugging Face folder to one GGUF file, for llama.cpp and the tools built on it.
 
-Keys and tensor names follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md for the architecture
-`qwen3`; llama.cpp's own `gguf` package writes them. transformers and llama.cpp's `qwen3` both rotate halves
-of a head, so no weight is permuted.
+Keys and tensor names follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md for the architectures
+of ARCHITECTURES; llama.cpp's own `gguf` package writes them. transformers rotates halves of a head, as
+llama.cpp does for Qwen; for `llama` it rotates neighbours, so the rows of queries and keys are reordered.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.tokens.encoder import PRE_TOKENIZER as PRE_TOKENIZER_RULE
 from headwater.data_pipeline.tokens.encoder import unlike_ours
 
 if TYPE_CHECKING:
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 Precision = Literal["f32", "f16", "bf16", "q8_0"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3"}
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 PRE_TOKENIZER = "qwen2"
 """llama.cpp's name for the pre-tokenizer rule of `data_pipeline.tokens.tokenizer` (SPLIT_PATTERN)."""
+DIGITS_APART = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
+"""SmolLM2's pre-tokenizer, `smollm` in llama.cpp: GPT-2's with every digit apart."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Markers that only transformers reads, for the loss mask; they print nothing."""
 
@@ -68,7 +77,7 @@ def _check(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> N
             where=str(folder),
             fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
         )
-    if other := unlike_ours(tokenizer):
+    if other := unlike_ours(_as_ours(tokenizer)):
         raise HeadwaterError(
             f"llama.cpp does not know this tokenizer's pre-tokenizer rule: it has {other}",
             where=str(folder),
@@ -89,10 +98,24 @@ def _add_shape(writer: GGUFWriter, config: dict[str, Any], name: str, precision:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
+    width = _head_width(config)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    if config["model_type"] == "llama":
+        writer.add_rope_dimension_count(width)
+        writer.add_vocab_size(config["vocab_size"])
+
+
+def _head_width(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _as_ours(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer with Headwater's pre-tokenizer in place of another that llama.cpp has a name for."""
+    known = tokenizer.get("pre_tokenizer") == DIGITS_APART
+    return tokenizer | {"pre_tokenizer": PRE_TOKENIZER_RULE} if known else tokenizer
 
 
 def _add_tokenizer(
@@ -111,12 +134,15 @@ def _add_tokenizer(
     merges = tokenizer["model"]["merges"]
     opened: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZER)
+    writer.add_tokenizer_pre("smollm" if tokenizer["pre_tokenizer"] == DIGITS_APART else PRE_TOKENIZER)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(opened.eos_token_id)
-    writer.add_pad_token_id(opened.pad_token_id)
+    if opened.bos_token_id is not None:
+        writer.add_bos_token_id(opened.bos_token_id)
+    if opened.pad_token_id is not None:
+        writer.add_pad_token_id(opened.pad_token_id)
     writer.add_add_bos_token(False)
     if opened.chat_template:
         writer.add_chat_template(_GENERATION.sub("", opened.chat_template))
@@ -125,13 +151,14 @@ def _add_tokenizer(
 def _add_tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], precision: Precision) -> None:
     import gguf
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
+    architecture = gguf.MODEL_ARCH[ARCHITECTURES[config["architectures"][0]].upper()]
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     tied = config["tie_word_embeddings"]
     written = []
     for name, shape in _shapes(folder):
         if tied and name == "lm_head.weight":
             continue
-        known = names.get_name(name, try_suffixes=(".weight",))
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if known is None:
             raise HeadwaterError(f"the architecture has no weight {name}", where=str(folder))
         kind = _kind(shape, precision)
@@ -146,7 +173,17 @@ def _add_tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], preci
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, kind in written:
-        writer.write_tensor_data(gguf.quantize(_tensor(folder, name), kind))
+        writer.write_tensor_data(gguf.quantize(_for_llama_cpp(name, _tensor(folder, name), config), kind))
+
+
+def _for_llama_cpp(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """The weight with its rows in llama.cpp's order: of a `llama` head's two halves in turn."""
+    layer = name.rpartition(".")[0].rpartition(".")[2]
+    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(layer)
+    if config["model_type"] != "llama" or heads is None:
+        return values
+    halves = values.reshape(config[heads], 2, _head_width(config) // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
 def _kind(shape: tuple[int, ...], precision: Precision) -> GGMLQuantizationType:

@@ -9,7 +9,7 @@ from headwater.cluster.runtime.stage import StageConfig
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast, Qwen3Config
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
 
 HEAD_WIDTH = 64
@@ -85,20 +85,31 @@ def hf_config(model: ModelConfig, vocab_size: int, tokenizer: PreTrainedTokenize
     )
 
 
-def parameter_count(config: Qwen3Config | Shape) -> int:
-    """Number of parameters, computed from the shape."""
+def parameter_count(config: PreTrainedConfig | Shape) -> int:
+    """Number of parameters, computed from the shape: exact for Qwen3, Qwen2 and Llama without biases.
+
+    Raises AttributeError for a config that names its sizes otherwise.
+    """
     c: Any = config
-    attention = 2 * c.hidden_size * c.head_dim * (c.num_attention_heads + c.num_key_value_heads)
-    layer = attention + 3 * c.hidden_size * c.intermediate_size + 2 * c.hidden_size + 2 * c.head_dim
+    kind = getattr(c, "model_type", "qwen3")
+    width = _head_width(c)
+    attention = 2 * c.hidden_size * width * (c.num_attention_heads + c.num_key_value_heads)
+    norms = 2 * c.hidden_size + (2 * width if kind == "qwen3" else 0)
+    biases = width * (c.num_attention_heads + 2 * c.num_key_value_heads) if kind == "qwen2" else 0
+    layer = attention + 3 * c.hidden_size * c.intermediate_size + norms + biases
     embeddings = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
     return c.num_hidden_layers * layer + embeddings + c.hidden_size
 
 
-def flops_per_token(config: Qwen3Config | Shape, row_length: int) -> int:
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def flops_per_token(config: PreTrainedConfig | Shape, row_length: int) -> int:
     """Training FLOPs per token: 6 per matrix parameter + attention (PaLM, Chowdhery et al. 2022, app. B)."""
     c: Any = config
     embeddings = 0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size
-    attention = 12 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * row_length
+    attention = 12 * c.num_hidden_layers * c.num_attention_heads * _head_width(c) * row_length
     return 6 * (parameter_count(config) - embeddings) + int(attention)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.model.adapters import with_adapters
+from headwater.llm.model.coverage import check_tensor_parallel
 from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig, TrainConfig
 from headwater.llm.training.parallel import sequence as sequences
@@ -40,6 +41,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         zero.start(gpus)
     groups = sequences.exchange_in_attention(model, stretches, config.micro_batch)
     if sharing > 1:
+        check_tensor_parallel(model)
         groups = tensors.form_groups(sharing)
     engine = zero.initialise_engine(
         model,

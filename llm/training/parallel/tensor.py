@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.model.coverage import BY_COLUMNS, BY_ROWS
 from headwater.llm.training.parallel import sharing
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from headwater.llm.model.shape import Shape, Weight
 
-BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-"""Linear layers split by outputs: each worker has some rows of the weight."""
-BY_COLUMNS = ("o_proj", "down_proj")
-"""Linear layers split by inputs: each worker has some columns; outputs are summed over the group."""
 ON_SHARED_HEADS = ("q_norm", "k_norm")
 """Whole on every worker but applied to its own heads: gradients are summed over the group."""
 

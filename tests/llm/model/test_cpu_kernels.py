@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from headwater.llm.model import cpu_kernels
 from headwater.llm.training.objectives import token_losses
-from tests.llm.models import small_model
+from tests.llm.models import foreign_model, small_model
 
 
 @pytest.mark.parametrize("length", [2, 64, 150])
@@ -85,6 +87,33 @@ def test_a_model_gives_the_losses_that_transformers_gives_with_and_without_paddi
     mask[1, 40:] = 0
     got, expected = (m(input_ids=ids, attention_mask=mask).logits[mask == 1] for m in (model, plain))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_models_of_other_families_give_the_losses_that_transformers_gives(kind: str, tmp_path: Path) -> None:
+    folder = foreign_model(tmp_path, kind).local("model")
+    plain, model = (AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+    cpu_kernels.use_kernels(model)
+    assert sum(isinstance(module, cpu_kernels.BlockNorm) for module in model.modules()) == 5
+    ids = torch.from_numpy(np.random.default_rng(1).integers(0, 390, (2, 70)))
+    torch.testing.assert_close(token_losses(model, ids), token_losses(plain, ids), atol=2e-5, rtol=1e-4)
+
+
+def test_a_family_whose_attention_may_differ_keeps_its_own() -> None:
+    config = AutoConfig.for_model(
+        "gemma2",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    before = model.config._attn_implementation
+    cpu_kernels.use_kernels(model)
+    assert model.config._attn_implementation == before
 
 
 def test_a_saved_model_does_not_ask_for_our_kernels(tmp_path: object) -> None:

@@ -18,11 +18,12 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise, reward_model
 from headwater.llm.model.export import export
+from headwater.llm.model.from_gguf import read_gguf
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.training import zero
 from headwater.llm.training.loop import train_step
 from tests.llm.chat_tokenizer import chat_tokenizer
-from tests.llm.models import save_model
+from tests.llm.models import foreign_model, save_model
 from tests.llm.ranks import on_ranks
 from tests.llm.training.parallel.test_sharding import make
 
@@ -170,6 +171,35 @@ def test_llama_cpp_gives_the_logits_of_the_engine(
     engine = LlamaCpp(gguf(artifact, tmp_path))
     own = logits_of(artifact.local("model"))[0]
     np.testing.assert_allclose(engine.logits(PROMPT[0].tolist()), own, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model of another architecture: SmolLM2's with its tokenizer's rule, or one with biases."""
+    return foreign_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_other_architectures_give_their_logits_and_ids_in_llama_cpp(
+    foreign: Artifact, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(foreign.local("model"))
+    engine = LlamaCpp(gguf(foreign, tmp_path))
+    own = logits_of(foreign.local("model"))[0]
+    assert np.abs(own).max() > 1
+    np.testing.assert_allclose(engine.logits(PROMPT[0].tolist()), own, atol=2e-5, rtol=0)
+    for text in filter(None, [*TEXTS, "in 2017,  3 to  45 and 6\n 7"]):
+        assert engine.vocabulary.tokenize(text, False, True) == tokenizer(text)["input_ids"]
+
+
+def test_a_gguf_file_of_another_architecture_is_read_back_as_it_was(
+    foreign: Artifact, tmp_path: Path
+) -> None:
+    read_gguf(gguf(foreign, tmp_path), tmp_path)
+    np.testing.assert_allclose(logits_of(tmp_path), logits_of(foreign.local("model")), atol=1e-5, rtol=0)
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (foreign.local("model"), tmp_path))
+    for text in [*TEXTS, "in 2017,  3 to  45 and 6\n 7"]:
+        assert after(text)["input_ids"] == before(text)["input_ids"]
+    assert (after.chat_template, after.eos_token) == (before.chat_template, before.eos_token)
 
 
 @pytest.mark.parametrize(("precision", "deviation"), [("f16", 0.01), ("bf16", 0.1), ("q8_0", 0.2)])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
@@ -18,6 +19,17 @@ from headwater.llm.training.objectives import NextToken, bradley_terry
 from headwater.llm.training.schedule import learning_rate
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_parameters_of_other_families_are_counted_from_their_config(kind: str) -> None:
+    sizes = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    for tied in (True, False):
+        config = AutoConfig.for_model(kind, **sizes, **heads, tie_word_embeddings=tied)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        assert parameter_count(config) == sum(p.numel() for p in model.parameters())
 
 
 def test_masked_positions_do_not_affect_the_loss() -> None:
