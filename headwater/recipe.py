@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.acquire import AcquireConfig
 from headwater.data_pipeline.clean.stage import CleanConfig
 from headwater.data_pipeline.tokens.tokenize import TokenizeConfig
@@ -39,12 +39,15 @@ from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.reward import RewardConfig
 from headwater.llm.stages.rl import RlConfig
 from headwater.llm.stages.sft import SftConfig
+from headwater.sections import contradictions
 from headwater.serving.config import ServeConfig
 from headwater.serving.retrieval.index import IndexConfig
 
 RECIPES = Path(__file__).resolve().parent / "data" / "recipes"
 AUTO = "auto"
 """Value of `pretrain.batch` or `pretrain.steps` that derives it from `depth`."""
+ANY_WORKERS = 1 << 30
+"""Stands for an `auto` batch until it is derived: enough for any number of workers."""
 
 
 class Recipe(StageConfig):
@@ -52,7 +55,7 @@ class Recipe(StageConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; its records and report are in `<store>/runs/<name>/`."""
-    store: str = "store"
+    store: NonEmpty = "store"
     """Where artifacts are written: a folder or `s3://bucket/prefix`."""
     depth: int = Field(REFERENCE_DEPTH, ge=1)
     """Number of layers. `llm/model/dial.py` derives the other sizes from it; each can be overridden."""
@@ -207,9 +210,12 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
     if raw.get("base") is not None:
         derived.pop("pretrain", None)  # the dial's sizes and rates are for fresh models
     try:
-        return Recipe.model_validate(_resolved(_merge(derived, raw)))
+        recipe = Recipe.model_validate(_resolved(_merge(derived, raw)))
     except ValidationError as error:
         raise HeadwaterError(_explain(error), where=where) from error
+    if wrong := contradictions({name: getattr(recipe, name) for name in Recipe.model_fields}):
+        raise HeadwaterError("; ".join(wrong), where=where)
+    return recipe
 
 
 def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:
@@ -232,7 +238,7 @@ def _resolved(raw: dict[str, Any]) -> dict[str, Any]:
     wanted = {key for key in ("batch", "steps") if pretrain.get(key) == AUTO}
     if not wanted:
         return raw
-    known = raw | {"pretrain": {key: value for key, value in pretrain.items() if key not in wanted}}
+    known = raw | {"pretrain": pretrain | dict.fromkeys(wanted, ANY_WORKERS)}
     recipe = Recipe.model_validate(known)
     batch = None if "batch" in wanted or recipe.pretrain is None else recipe.pretrain.batch
     derived = derived_pretraining(recipe, batch)
@@ -325,7 +331,8 @@ def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
             hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(sorted(valid))}"
             lines.append(f"{key}: no such key; {hint}")
         else:
-            lines.append(f"{key}: {fault['msg']}" if key else fault["msg"])
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}" if key else message)
     return "; ".join(lines)
 
 

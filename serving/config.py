@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.serving.retrieval.search import MIN_RELEVANCE
 
 
@@ -38,7 +38,7 @@ class ServeConfig(StageConfig):
 
     model_name: str = Field("headwater", min_length=1)
     """Model id that clients must send."""
-    host: str = "127.0.0.1"
+    host: NonEmpty = "127.0.0.1"
     """Another address than localhost opens the endpoint to the network, and is refused without `api_keys`."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
@@ -68,7 +68,7 @@ class ServeConfig(StageConfig):
     """Maximum number of queued requests; further ones get status 503 with Retry-After."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per model replica; None: torch's default."""
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[NonEmpty, ...] = ()
     """Origins of other web pages that may call the endpoint (CORS). Default: none."""
     api: ReplicaRange = _share(0.2)
     engine: ReplicaRange = _share(0.5)
@@ -78,7 +78,7 @@ class ServeConfig(StageConfig):
 class AppConfig(ServeConfig):
     """Settings for `headwater.serving.app.start`: the recipe's, plus the artifacts to serve."""
 
-    model: str
+    model: NonEmpty
     """Location of a Hugging Face model folder with its tokenizer."""
     index: str = ""
     """Location of a finished `index` artifact. Empty: the model answers without sources."""

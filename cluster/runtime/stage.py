@@ -14,9 +14,9 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
@@ -25,9 +25,16 @@ from headwater.cluster.versions import recorded_versions
 
 
 class StageConfig(BaseModel):
-    """Base class of all stage settings: typed and immutable; unknown keys are rejected."""
+    """Base class of all stage settings: typed and immutable; unknown keys, nan and infinity are rejected.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Every number has a lower bound (`Field(ge=…)`); `tests/headwater/test_bounds.py` checks it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+"""A name, path or pattern in a setting."""
 
 
 C = TypeVar("C", bound=StageConfig)

@@ -45,7 +45,7 @@ class MinHashConfig(StageConfig):
     """Hash function for shingles. `sha1` is slower."""
     precision: Literal[64, 32] = 64
     """Bits per hash."""
-    seed: int = 1
+    seed: int = Field(1, ge=0, le=2**32 - 1)
     """Seed of the permutations."""
 
 

@@ -7,6 +7,8 @@ import re
 from operator import add
 from typing import ClassVar
 
+from pydantic import Field
+
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text.document_text import vocabulary
 from headwater.data_pipeline.text.normalise import indentation
@@ -33,11 +35,11 @@ class C4Config(StageConfig):
     """Run this step."""
     terminal_punctuation: bool = False
     """Drop lines that do not end in . ? ! \" or '. Off as in FineWeb, because it removes too much text."""
-    min_sentences: int = 5
+    min_sentences: int = Field(5, ge=0)
     """Minimum number of sentences in the remaining text."""
-    min_words_per_line: int = 3
+    min_words_per_line: int = Field(3, ge=0)
     """Lines with fewer words are dropped."""
-    max_word_length: int = 1000
+    max_word_length: int = Field(1000, ge=1)
     """Lines with a word longer than this, in characters, are dropped."""
 
 

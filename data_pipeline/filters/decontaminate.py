@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.dedup.minhash import simplified_words
 from headwater.data_pipeline.dedup.shingles import xxh64_of_ngrams
 from headwater.data_pipeline.filters.lists import read_text
@@ -26,7 +26,7 @@ class DecontaminateConfig(StageConfig):
     limits: ClassVar[frozenset[str]] = frozenset({"max_matches"})
     enabled: bool = True
     """Run this step."""
-    sets: tuple[str, ...] = ()
+    sets: tuple[NonEmpty, ...] = ()
     """Files of evaluation text (paths, `s3://`). Every string in the objects of a `.jsonl` file and every
     line of other files is compared."""
     ngram: int = Field(default=13, ge=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.filters.gopher import duplicates
 from headwater.data_pipeline.text.document_text import Text
@@ -28,18 +30,18 @@ class FineWebConfig(StageConfig):
     )
     enabled: bool = True
     """Run this step."""
-    min_lines: int = 1
+    min_lines: int = Field(1, ge=0)
     """Minimum number of lines for `min_lines_with_end` to apply. Set it to 2 if many texts are a single line,
     where the fraction can only be 0 or 1."""
-    min_lines_with_end: float = 0.12
+    min_lines_with_end: float = Field(0.12, ge=0, le=1)
     """Minimum fraction of lines that end in terminal punctuation."""
-    short_line: int = 30
+    short_line: int = Field(30, ge=0)
     """Maximum length of a short line, in characters."""
-    max_short_lines: float = 0.67
+    max_short_lines: float = Field(0.67, ge=0)
     """Maximum fraction of short lines."""
-    max_duplicate_line_characters: float = 0.01
+    max_duplicate_line_characters: float = Field(0.01, ge=0)
     """Maximum fraction of characters in repeated lines."""
-    max_newlines_per_word: float = 0.3
+    max_newlines_per_word: float = Field(0.3, ge=0)
     """Maximum number of newlines per word. Texts above it are lists."""
 
 

@@ -5,17 +5,20 @@ decides."""
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.text import counting
 from headwater.data_pipeline.text.document_text import Text
 from headwater.data_pipeline.verdict import Rule, Scores
 
 PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 LINE_BREAK = re.compile(r"\n+")
+
+
+NgramLimit = tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0)]]
 
 
 class RepetitionConfig(StageConfig):
@@ -33,17 +36,17 @@ class RepetitionConfig(StageConfig):
     )
     enabled: bool = True
     """Run this step."""
-    max_duplicate_paragraphs: float = 0.3
+    max_duplicate_paragraphs: float = Field(0.3, ge=0)
     """Maximum fraction of repeated paragraphs."""
-    max_duplicate_paragraph_characters: float = 0.2
+    max_duplicate_paragraph_characters: float = Field(0.2, ge=0)
     """Maximum fraction of characters in repeated paragraphs."""
-    max_duplicate_lines: float = 0.3
+    max_duplicate_lines: float = Field(0.3, ge=0)
     """Maximum fraction of repeated lines."""
-    max_duplicate_line_characters: float = 0.2
+    max_duplicate_line_characters: float = Field(0.2, ge=0)
     """Maximum fraction of characters in repeated lines."""
-    top_ngrams: tuple[tuple[int, float], ...] = ((2, 0.20), (3, 0.18), (4, 0.16))
+    top_ngrams: tuple[NgramLimit, ...] = ((2, 0.20), (3, 0.18), (4, 0.16))
     """Pairs of n and the maximum fraction of characters in the most frequent word n-gram."""
-    duplicate_ngrams: tuple[tuple[int, float], ...] = (
+    duplicate_ngrams: tuple[NgramLimit, ...] = (
         (5, 0.15),
         (6, 0.14),
         (7, 0.13),
@@ -72,28 +75,37 @@ class QualityConfig(StageConfig):
     )
     enabled: bool = True
     """Run this step."""
-    min_words: int = 50
+    min_words: int = Field(50, ge=0)
     """Minimum number of words, not counting punctuation."""
-    max_words: int = 100_000
+    max_words: int = Field(100_000, ge=1)
     """Maximum number of words, not counting punctuation."""
-    min_mean_word_length: float = 3
+    min_mean_word_length: float = Field(3, ge=0)
     """Minimum mean word length, in characters."""
-    max_mean_word_length: float = 10
+    max_mean_word_length: float = Field(10, gt=0)
     """Maximum mean word length, in characters."""
-    max_symbols_per_word: float = 0.1
+    max_symbols_per_word: float = Field(0.1, ge=0)
     """Maximum number of `#` per word, and of ellipses per word."""
-    max_bullet_lines: float = 0.9
+    max_bullet_lines: float = Field(0.9, ge=0)
     """Maximum fraction of lines that start with a bullet."""
-    max_ellipsis_lines: float = 0.3
+    max_ellipsis_lines: float = Field(0.3, ge=0)
     """Maximum fraction of lines that end in an ellipsis."""
-    min_alphabetic_words: float = 0.8
+    min_alphabetic_words: float = Field(0.8, ge=0, le=1)
     """Minimum fraction of words that contain a letter. Punctuation marks count as words here."""
-    min_stop_words: int = 2
+    min_stop_words: int = Field(2, ge=0)
     """Minimum number of distinct `stop_words` in the text."""
-    stop_words: tuple[str, ...] = Field(
+    stop_words: tuple[NonEmpty, ...] = Field(
         default=("the", "be", "to", "of", "and", "that", "have", "with"), min_length=1
     )
     """Common words of the language. Replace them for corpora in other languages."""
+
+    @model_validator(mode="after")
+    def _something_can_pass(self) -> QualityConfig:
+        for low, high in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"`{low}` ({getattr(self, low):g}) is above `{high}` ({getattr(self, high):g})"
+                )
+        return self
 
 
 def duplicates(pieces: list[str]) -> tuple[int, int]:

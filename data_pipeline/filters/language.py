@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.verdict import Rule, Scores
 
 LOOKED_AT = 4_000
@@ -24,7 +24,7 @@ class LanguageConfig(StageConfig):
     limits: ClassVar[frozenset[str]] = frozenset({"languages", "min_score"})
     enabled: bool = True
     """Run this step. If off, texts in all languages are kept and no language is recorded."""
-    languages: tuple[str, ...] = ("en",)
+    languages: tuple[NonEmpty, ...] = Field(("en",), min_length=1)
     """ISO 639-1 codes of the languages to keep."""
     min_score: float = Field(default=0.65, ge=0, le=1)
     """Minimum probability of the identified language. Lower it for short or noisy texts."""

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.cluster.storage.filesystem import join
 from headwater.data_pipeline.filters.linear import MODEL, LinearModel
 from headwater.data_pipeline.filters.lists import read_list
@@ -40,7 +40,7 @@ class ToxicityConfig(StageConfig):
     """Run this step."""
     languages: tuple[Language, ...] = ()
     """Languages whose LDNOOBW word lists are used, for example `[en]`."""
-    word_files: tuple[str, ...] = ()
+    word_files: tuple[NonEmpty, ...] = ()
     """Your own lists: files with one word or phrase per line (paths, `s3://`)."""
     min_count: int = Field(default=3, ge=1)
     """Minimum number of listed words for `max_share` to apply. Texts with fewer are kept."""

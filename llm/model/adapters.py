@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class LoraConfig(StageConfig):
     """Scaling factor: the adapter's product is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapters' inputs. Every worker draws its own: losses depend on the number of workers."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[NonEmpty, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
     """Names of the matrices that get an adapter. Default: all of a layer's (Dettmers et al. 2023)."""
     quantise: Literal["none", "nf4"] = "none"
     """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""

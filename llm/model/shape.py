@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from headwater.cluster.runtime.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -18,15 +20,15 @@ HEAD_WIDTH = 64
 class ModelConfig(StageConfig):
     """The transformer's shape. Set `depth`; the rest follows from it unless given."""
 
-    depth: int = 4
+    depth: int = Field(4, ge=1)
     """Number of layers; width, heads and feed-forward size follow from it."""
-    width: int | None = None
+    width: int | None = Field(None, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)
     """Hidden size, a multiple of 64. Default: 64 × depth."""
-    kv_groups: int = 2
+    kv_groups: int = Field(2, ge=1)
     """Query heads per key/value head (Ainslie et al. 2023). More groups make the KV cache smaller."""
-    context: int = 1024
+    context: int = Field(1024, ge=2)
     """Longest sequence the model accepts, in tokens."""
-    rope_theta: float = 10_000.0
+    rope_theta: float = Field(10_000.0, gt=1)
     """Base of the rotary position frequencies (RoPE). Raise it for long contexts."""
     tie_embeddings: bool = True
     """Use the input embedding table as the output head. Saves its parameters."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 LAW, PLOT = "law.json", "law.png"
 
 
+Positive = Annotated[int, Field(ge=1)]
+
+
 class ScalingConfig(StageConfig):
     """Which small runs are made."""
 
     pretrain: PretrainConfig
     """The recipe's settings: shared by the small runs, and the run that the law is to predict."""
-    depths: tuple[int, ...] = Field((1, 2, 3), min_length=2)
+    depths: tuple[Positive, ...] = Field((1, 2, 3), min_length=2)
     """Depths of the runs."""
-    steps: tuple[int, ...] = Field(min_length=2)
+    steps: tuple[Positive, ...] = Field(min_length=2)
     """Lengths of the runs in steps; each at every depth."""
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
@@ -43,11 +44,11 @@ PAIRS_PER_UNIT = 512
 class DpoConfig(PairConfig, FineTuneConfig):
     """Settings of direct preference optimisation."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.0
+    weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the matrices."""
-    beta: float = 0.1
+    beta: float = Field(0.1, gt=0)
     """Strength of the pull towards the starting model: lower values let the model move further away."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
@@ -42,13 +43,13 @@ SAMPLE_TOKENS = 128
 class EvaluateConfig(StageConfig):
     """Settings of the final evaluation."""
 
-    heldout_prompts: int = 128
+    heldout_prompts: int = Field(128, ge=1)
     """Held-out prompts answered before and after RL."""
-    answers: int = 2
+    answers: int = Field(2, ge=1)
     """Answers sampled per prompt. More reduce the noise of the mean reward."""
-    pairs: int = 400
+    pairs: int = Field(400, ge=1)
     """Held-out preference pairs of each kind for the reward model's accuracy."""
-    samples: int = 8
+    samples: int = Field(8, ge=1)
     """Greedy answers shown on the report card."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from pydantic import Field, model_validator
+
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -30,16 +32,25 @@ HELDOUT_MODEL_SHARE = 0.25
 class PairConfig(TrainConfig):
     """Settings of a stage that learns from preference pairs."""
 
-    corpus_pairs: int = 10_000
+    corpus_pairs: int = Field(10_000, ge=0)
     """Maximum number of pairs of an article's headline against another article's; 0 for none."""
-    model_pairs: int = 512
+    model_pairs: int = Field(512, ge=0)
     """Number of pairs of an article's headline against the model's own; 0 for none."""
     rankings: bool = True
     """Also learn from the rankings that people made at the endpoint."""
-    max_length: int = 320
+    max_length: int = Field(320, ge=2)
     """Maximum tokens of prompt and answer; longer prompts are shortened."""
-    max_new_tokens: int = 32
+    max_new_tokens: int = Field(32, ge=1)
     """Maximum tokens of a headline that the model writes for a pair."""
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> PairConfig:
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"`max_new_tokens` ({self.max_new_tokens}) leaves no room for a prompt: choose less than "
+                f"`max_length` ({self.max_length})"
+            )
+        return self
 
 
 P = TypeVar("P", bound=PairConfig)

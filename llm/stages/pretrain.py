@@ -111,21 +111,12 @@ class RowBatches:
         return [str(document) for document in row_documents(self.rows, self.plan, step)]
 
 
-def check_sharing(config: PretrainConfig, rows: TokenRows, base: Folder | None = None) -> None:
+def check_sharing(config: PretrainConfig, *, vocab_size: int, row_length: int) -> None:
     """Raises HeadwaterError if workers cannot share rows or layers as configured."""
-    shared = [name for name in ("sequence_parallel", "tensor_parallel") if getattr(config, name) > 1]
-    if base is not None:
-        if shared:
-            raise HeadwaterError(
-                f"a base model cannot be trained with {shared[0]}: only models made here are known to it",
-                where=f"pretrain.{shared[0]}",
-                fix="remove it; `pretrain.zero: {stage: 3}` shards any model",
-            )
-        return
-    shape = shape_of(config.model, rows.vocab_size)
+    shape = shape_of(config.model, vocab_size)
     sizes: dict[str, Any] = {"workers": config.workers, "elastic": config.min_workers is not None}
     sizes |= {"batch": config.batch, "micro_batch": config.micro_batch}
-    sequence.check(config.sequence_parallel, shape, row_length=rows.row_length, **sizes)
+    sequence.check(config.sequence_parallel, shape, row_length=row_length, **sizes)
     tensor.check(config.tensor_parallel, shape, optimizer=config.optimizer, **sizes)
 
 
@@ -181,7 +172,8 @@ class Pretrain(Stage[PretrainConfig]):
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
         plan = batch_order(rows, config)
-        check_sharing(config, rows, base)
+        if base is None:
+            check_sharing(config, vocab_size=rows.vocab_size, row_length=rows.row_length)
         unigram = unigram_bits_per_byte(rows.target_counts(), validation)
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
         make = self.compare_with_plan if base is None else None  # a plan knows fresh models alone

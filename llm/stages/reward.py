@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
@@ -28,7 +29,7 @@ COLUMNS = ("chosen", "rejected")
 class RewardConfig(PairConfig):
     """Settings of the reward model."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW."""
 
 

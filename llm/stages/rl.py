@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
-from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.logs import Context
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage
@@ -41,40 +40,40 @@ REWARD = Input(("reward",), required=False)
 class RlConfig(FineTuneConfig):
     """Settings of reinforcement learning."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["wsd", "cosine", "constant"] = "constant"
     """Learning rate after warmup, see `pretrain.schedule`."""
-    weight_decay: float = 0.0
+    weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the matrices."""
     verifier: str | None = None
     """What scores an answer from 0 to 1, see `llm/rl/verifiers.py`. Default: `headline` for the headline
     task, none for prompts of your own."""
-    batch: int = 64
+    batch: int = Field(64, ge=1)
     """Sampled answers per step: prompts × `group`."""
-    group: int = 8
+    group: int = Field(8, ge=2)
     """Answers sampled per prompt and compared with each other. Larger groups give less noisy advantages."""
     advantage: Literal["grpo", "rloo"] = "grpo"
     """Advantage estimator: `grpo` normalises by the group's deviation, `rloo` subtracts the others' mean."""
-    kl: float = 0.05
+    kl: float = Field(0.05, ge=0)
     """Weight of the KL penalty towards the initial model. Raise it if answers degenerate."""
-    policy_clip: float = 0.2
+    policy_clip: float = Field(0.2, gt=0)
     """PPO's clip range of the probability ratio."""
-    temperature: float = 1.0
+    temperature: float = Field(1.0, gt=0)
     """Sampling temperature of the answers."""
-    max_new_tokens: int = 32
+    max_new_tokens: int = Field(32, ge=1)
     """Maximum tokens of an answer."""
-    reward_model_weight: float = 1.0
+    reward_model_weight: float = Field(1.0, ge=0)
     """Weight of the reward model's score in the reward."""
-    verifier_weight: float = 2.0
+    verifier_weight: float = Field(2.0, ge=0)
     """Weight of the verifier's score (0 to 1) in the reward."""
-    rollout_workers: int = 2
+    rollout_workers: int = Field(2, ge=1)
     """Number of workers that sample answers."""
-    cpus_per_rollout_worker: float = 0.5
+    cpus_per_rollout_worker: float = Field(0.5, ge=0)
     """CPUs reserved per rollout worker."""
-    gpus_per_rollout_worker: float = 0.0
+    gpus_per_rollout_worker: float = Field(0.0, ge=0)
     """GPUs reserved per rollout worker; 0 samples on the CPU."""
-    heldout_prompts: int = 64
+    heldout_prompts: int = Field(64, ge=0)
     """Held-out prompts whose reward is measured every `evaluate_every` steps."""
 
     @field_validator("verifier")
@@ -87,6 +86,20 @@ class RlConfig(FineTuneConfig):
     def verifier_name(self) -> str | None:
         """The verifier in use, or None."""
         return self.verifier or HEADLINE
+
+    @model_validator(mode="after")
+    def _whole_groups_on_a_fixed_number_of_learners(self) -> RlConfig:
+        if self.batch % (self.group * self.workers):
+            raise ValueError(
+                f"`batch` ({self.batch}) is not a multiple of `group` × `workers` "
+                f"({self.group} × {self.workers}): choose a multiple"
+            )
+        if self.min_workers is not None:
+            raise ValueError(
+                "`min_workers` cannot be set: samples depend on the number of learners. Remove it; a lost "
+                "learner is replaced when there is room"
+            )
+        return self
 
 
 def total_reward(rollouts: Rollouts, config: RlConfig) -> np.ndarray:
@@ -179,18 +192,6 @@ class Rl(Stage[RlConfig]):
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        if config.batch % (config.group * config.workers):
-            raise HeadwaterError(
-                f"rl.batch {config.batch} is not a multiple of group × workers "
-                f"({config.group} × {config.workers})",
-                fix="choose a multiple",
-            )
-        if config.min_workers is not None:
-            raise HeadwaterError(
-                "rl needs a fixed number of learners: samples depend on it",
-                where="rl.min_workers",
-                fix="remove it; a lost learner is replaced when there is room",
-            )
         tokenizer = tokenizer_of(inputs)
         tasks = tasks_of(config, inputs)
         heldout = tasks["heldout"][: config.heldout_prompts]

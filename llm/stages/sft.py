@@ -11,7 +11,7 @@ from pydantic import Field
 
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, Stage
+from headwater.cluster.runtime.stage import Input, NonEmpty, Stage
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import iter_documents, kept_files
@@ -37,15 +37,15 @@ MAKERS = {
 class SftConfig(FineTuneConfig):
     """Settings of supervised fine-tuning."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     z_loss: float = Field(0.0, ge=0)
     """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
     """Kinds of conversations to make from the cleaned documents that are not held out."""
-    files: tuple[str, ...] = ()
+    files: tuple[NonEmpty, ...] = ()
     """Additional JSONL files of `{"messages": […]}` (path or s3://; .gz, .zst)."""
-    max_length: int = 320
+    max_length: int = Field(320, ge=2)
     """Maximum tokens of a conversation; longer ones lose the middle of their longest prompt."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
@@ -46,30 +46,33 @@ OFF_FIELDS = frozenset(
 """Settings of training stages that have no effect at their default (`Stage.off_fields`)."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainConfig(StageConfig):
     """Settings that every training stage shares."""
 
-    steps: int = 100
+    steps: int = Field(100, ge=1)
     """Number of optimizer steps."""
-    batch: int = 16
+    batch: int = Field(16, ge=1)
     """Sequences per step, over all workers."""
-    micro_batch: int = 8
+    micro_batch: int = Field(8, ge=1)
     """Maximum sequences per forward pass of a worker; the rest of its share is gradient accumulation. Lower
     it when memory runs out."""
-    workers: int = 2
+    workers: int = Field(2, ge=1)
     """Number of training workers."""
-    min_workers: int | None = None
+    min_workers: int | None = Field(None, ge=1)
     """Elastic training: after losing hosts a run resumes with as few workers as this, and grows again when
     hosts return. Default: wait until there is room for all `workers`."""
-    resize_interval_s: float = 60.0
+    resize_interval_s: float = Field(60.0, gt=0)
     """Elastic training: seconds between checks for hosts that have (re)joined the cluster. Growing costs a
     restart from the last checkpoint."""
-    collective_timeout_s: int = 600
+    collective_timeout_s: int = Field(600, ge=1)
     """Timeout in seconds of one exchange of gradients or parameters; after it the group restarts. Set it
     above the slowest step of any rank: shorter detects broken connections and hung workers sooner."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: float = Field(1.0, gt=0)
     """CPUs reserved per worker; also its number of compute threads."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs reserved per worker: 1 trains on CUDA with NCCL, 0 on the CPU with gloo."""
     zero: ZeroConfig = ZeroConfig()
     """Sharding and offload of training state (DeepSpeed ZeRO)."""
@@ -85,37 +88,38 @@ class TrainConfig(StageConfig):
     a first one of a minute or more."""
     optimizer: Optimizer = "adamw"
     """`adamw` for all weights, or `muon` for the hidden matrices with AdamW for the rest."""
-    learning_rate: float = 3e-3
+    learning_rate: float = Field(3e-3, gt=0)
     """Peak learning rate of AdamW."""
-    embedding_learning_rate: float | None = None
+    embedding_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for the input embeddings. Default: `learning_rate`. Each row is updated
     only when its token occurs, so a much higher rate is stable (nanochat: 0.3)."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: float = Field(0.02, gt=0)
     """Peak learning rate of Muon, in units of an update's spectral norm."""
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon: averages over about 1 / (1 - momentum) gradients. Runs of a few hundred steps learn
     faster with 0.85 (docs/log.md)."""
-    warmup_share: float = 0.05
+    warmup_share: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the learning rate rises linearly to its peak."""
-    decay_share: float = 0.4
+    decay_share: float = Field(0.4, ge=0, le=1)
     """Share of the steps, at the end, in which `wsd` lowers the learning rate."""
     final_share: float = Field(default=0.1, ge=0, le=1)
     """Final learning rate as a share of the peak."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     """Learning rate after warmup: `wsd` stays at the peak, then decays linearly; `cosine` decays from the
     start; `constant` never decays."""
-    weight_decay: float = 0.1
+    weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of the matrices; vectors do not decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment."""
-    clip: float = 1.0
-    """Maximum global gradient norm for AdamW; larger gradients are scaled down. Muon does not clip."""
+    clip: float = Field(1.0, ge=0)
+    """Maximum global gradient norm for AdamW; larger gradients are scaled down; 0 never clips.
+    Muon does not clip."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Export an exponential moving average of the weights with this decay per step (such as 0.999) instead of
     the final weights."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of initialisation, batch order and sampling."""
-    checkpoint_every: int = 50
+    checkpoint_every: int = Field(50, ge=1)
     """Steps between checkpoints: the most work that a failure can lose."""
     keep_checkpoints: int = Field(2, ge=1)
     """Number of newest checkpoints kept during training; all are deleted when the stage finishes."""
@@ -127,14 +131,32 @@ class TrainConfig(StageConfig):
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     """What to do when a loss or gradient norm is not finite; its update is never applied. `skip` continues
     with the next step; `rollback` resumes from the last checkpoint and omits the step."""
-    nan_limit: int = 5
+    nan_limit: int = Field(5, ge=0)
     """Stop the run after more such steps in a row, or more rollbacks to one checkpoint, than this."""
     track: TrackConfig = TrackConfig()
     """Where to send metrics: TensorBoard, Weights & Biases, MLflow."""
-    evaluate_every: int = 50
+    evaluate_every: int = Field(50, ge=1)
     """Steps between evaluations."""
-    max_failures: int = 3
+    max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint after lost workers or hosts, before the run fails."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainConfig:
+        if self.fewest_workers() > self.workers:
+            raise ValueError(
+                f"`min_workers` is {self.min_workers} with {self.workers} workers: choose at most `workers`"
+            )
+        if self.batch < self.workers:
+            raise ValueError(
+                f"a `batch` of {self.batch} sequences is too small for {self.workers} workers: raise `batch` or "
+                "lower `workers`"
+            )
+        if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1 + 1e-9:
+            raise ValueError(
+                f"`warmup_share` ({self.warmup_share:g}) and `decay_share` ({self.decay_share:g}) add up to "
+                "more than 1"
+            )
+        return self
 
     def fewest_workers(self) -> int:
         """The number of workers that the cluster must have room for."""
@@ -167,16 +189,6 @@ class FineTuneConfig(TrainConfig):
 
 def check(config: TrainConfig, session: Session) -> None:
     """Raises HeadwaterError for settings that cannot run, before anything starts."""
-    if not 1 <= config.fewest_workers() <= config.workers:
-        raise HeadwaterError(
-            f"`min_workers` is {config.min_workers} with {config.workers} workers",
-            fix="choose 1 ≤ `min_workers` ≤ `workers`",
-        )
-    if config.batch < config.workers:
-        raise HeadwaterError(
-            f"a batch of {config.batch} sequences is too small for {config.workers} workers",
-            fix="raise `batch` or lower `workers`",
-        )
     check_packages(config.track)
     if session.grows:  # nodes join on request; the wait names what is missing
         return

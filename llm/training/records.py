@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import Field
+
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.cluster.storage.artifact import Artifact
@@ -42,9 +44,9 @@ class TrackConfig(StageConfig):
 
     tensorboard: bool = True
     """Write TensorBoard event files to the artifact's folder `tensorboard/`."""
-    wandb: str | None = None
+    wandb: str | None = Field(None, min_length=1)
     """Weights & Biases project. Needs the package `wandb`, and its key in the workers' environment."""
-    mlflow: str | None = None
+    mlflow: str | None = Field(None, min_length=1)
     """MLflow tracking URI. Needs the package `mlflow`."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from headwater.cluster.runtime.stage import StageConfig
 
@@ -31,7 +31,7 @@ class ZeroConfig(StageConfig):
     """Where parameters are kept, at stage 3: `none`, `cpu` or `nvme` as for `offload_optimizer`."""
     nvme_path: str = ""
     """Folder on a fast disk of every host, for `nvme`."""
-    bucket_elements: int = 50_000_000
+    bucket_elements: int = Field(50_000_000, ge=1)
     """Elements per reduce or all-gather. Smaller saves memory, larger saves latency."""
 
     @field_validator("offload_optimizer", mode="before")
@@ -54,9 +54,9 @@ class ZeroConfig(StageConfig):
 class Fp16Config(StageConfig):
     """Loss scaling in fp16, which keeps small gradients from underflowing (Micikevicius et al. 2018)."""
 
-    loss_scale: float = 0.0
+    loss_scale: float = Field(0.0, ge=0)
     """A fixed scale; 0 searches for the largest one that does not overflow."""
-    initial_scale_power: int = 16
+    initial_scale_power: int = Field(16, ge=0)
     """The search starts at 2 to this power."""
-    scale_window: int = 1000
+    scale_window: int = Field(1000, ge=1)
     """Steps without overflow before the scale is doubled."""

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import kept_files, read_documents
@@ -35,10 +35,19 @@ class IndexConfig(StageConfig):
     """Words per passage. Shorter passages are more precise, longer ones give more context."""
     overlap_words: int = Field(20, ge=0)
     """Maximum overlap of neighbouring passages in words; only whole sentences are shared."""
-    embedding: str = WORDLLAMA
+    embedding: NonEmpty = WORDLLAMA
     """Embedding model: `wordllama` (bundled, fast on CPUs) or the folder of a transformers encoder."""
     questions: int = Field(100, ge=0)
     """Number of documents whose headlines are searched to measure the quality of the index; 0 skips it."""
+
+    @model_validator(mode="after")
+    def _passages_move_on(self) -> IndexConfig:
+        if self.overlap_words >= self.passage_words:
+            raise ValueError(
+                f"`overlap_words` ({self.overlap_words}) must be less than `passage_words` "
+                f"({self.passage_words})"
+            )
+        return self
 
 
 class Index(Stage[IndexConfig]):

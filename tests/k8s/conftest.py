@@ -78,7 +78,13 @@ def gpu_recipe(gpus: int, **more: Any) -> Recipe:
         "pretrain": stage,
         "sft": stage,
         "reward": stage,
-        "rl": stage | {"workers": gpus // 2, "rollout_workers": gpus // 2, "gpus_per_rollout_worker": 1},
+        "rl": stage
+        | {
+            "batch": 8 * gpus,
+            "workers": gpus // 2,
+            "rollout_workers": gpus // 2,
+            "gpus_per_rollout_worker": 1,
+        },
         "index": {},
         "serve": {
             "api": {"cpus": 2, "min_replicas": 2, "max_replicas": 4},

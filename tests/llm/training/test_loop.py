@@ -200,10 +200,10 @@ def test_settings_that_cannot_run_are_refused_before_anything_starts(session: Se
         run(session, "many", config(workers=64, batch=128), start, Rows(128))
     with pytest.raises(HeadwaterError, match="GPUs do not fit"):
         run(session, "gpu", config(gpus_per_worker=1.0), start, Rows(8))
-    with pytest.raises(HeadwaterError, match="is too small for 2 workers"):
-        run(session, "one", config(batch=1), start, Rows(1))
-    with pytest.raises(HeadwaterError, match="`min_workers` is 3 with 2 workers"):
-        run(session, "elastic", config(min_workers=3), start, Rows(8))
+    with pytest.raises(ValueError, match="is too small for 2 workers"):
+        config(batch=1)
+    with pytest.raises(ValueError, match="`min_workers` is 3 with 2 workers"):
+        config(min_workers=3)
 
 
 def test_workers_and_sharding_do_not_change_an_artifacts_key() -> None:
