@@ -11,12 +11,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact
@@ -24,6 +25,7 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.opening import REMOTE, is_url
 from headwater.data_pipeline.sources.position import Position
 from headwater.data_pipeline.sources.spec import FileSource, Source
 
@@ -49,6 +51,15 @@ class Acquire(Stage[AcquireConfig]):
         from headwater.data_pipeline.sources.listing import fingerprint
 
         return fingerprint(self.config.sources)
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [pool()]
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        for number, source in enumerate(self.config.sources):
+            for path in source.paths if isinstance(source, FileSource) else ():
+                if not is_url(path) and not path.startswith(REMOTE):  # their reader reports those
+                    yield f"sources.{number}.paths", path
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         from headwater.cluster.runtime.parallel import map_units

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headwater import preflight
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import require
 from headwater.cluster.runtime.run_record import StageRecord
@@ -93,6 +94,7 @@ def run(
     names = [stage.name for stage in chain]
     first, last = position(start, 0, names), position(until, len(names) - 1, names)
     _check_extras(set(names[: last + 1]))
+    preflight.check(recipe, chain[: last + 1], session, redo=start)
     session.store.folder(f"runs/{recipe.name}").write_bytes(
         "recipe.yaml",
         recipe.to_yaml().encode(),

@@ -27,8 +27,8 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
     rl = sections.get("rl")
     if rl is not None and rl.max_new_tokens >= context:
         found.append(
-            f"`rl.max_new_tokens` ({rl.max_new_tokens}) leaves no room for a prompt: choose less than {where} "
-            f"({context})"
+            f"`rl.max_new_tokens` ({rl.max_new_tokens}) leaves no room for a prompt: choose less than "
+            f"{where} ({context})"
         )
     if tokenize is not None:
         vocab_size = getattr(sections.get("tokenizer"), "vocab_size", 1)

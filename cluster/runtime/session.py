@@ -119,7 +119,7 @@ class Session:
             # Ray from using its prestarted worker processes.
             ray.init(
                 address="local",
-                num_cpus=self._num_cpus or max(2, os.cpu_count() or 2),
+                num_cpus=self.embedded_cpus(),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
@@ -142,6 +142,10 @@ class Session:
     def grows(self) -> bool:
         """Whether nodes may be added: a joined cluster may autoscale, the embedded one cannot."""
         return self.address is not None
+
+    def embedded_cpus(self) -> int:
+        """Number of CPUs that an embedded Ray is given."""
+        return self._num_cpus or max(2, os.cpu_count() or 2)
 
     def cpus(self) -> int:
         """Number of CPUs in the cluster."""

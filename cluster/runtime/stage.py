@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
 from headwater.cluster.versions import recorded_versions
@@ -79,6 +80,18 @@ class Stage(Generic[C]):
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         """Write the output's files and return its metrics. Must resume from what `output` already holds."""
         raise TypeError(f"stage {self.name} does not define run()")
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        """What the stage runs at the same time, moment by moment; empty if the driver does all the work.
+
+        `settings` has the config of every stage of the run, by name. Every stage states this: a run is
+        refused before it starts if the cluster cannot hold it (`headwater/preflight.py`).
+        """
+        raise TypeError(f"stage {self.name} does not define resources()")
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        """The files that the settings name: (key within the section, location). They must exist."""
+        return ()
 
     def key(self, input_keys: Mapping[str, str], fingerprint: Mapping[str, Any]) -> str:
         fields = type(self.config).model_fields

@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Stage
+from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.clean import funnel
 from headwater.data_pipeline.clean.funnel import StepCount
@@ -58,6 +59,14 @@ class Clean(Stage[CleanConfig]):
         from headwater.data_pipeline.filters.lists import fingerprint
 
         return fingerprint(self.config.files())
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [pool()]
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        for step in self.config.steps():
+            for file in getattr(getattr(self.config, step), "files", ()):
+                yield step, file
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         from headwater.cluster.runtime.parallel import map_units

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
@@ -72,6 +73,9 @@ class Tokenize(Stage[TokenizeConfig]):
 
     name = "tokenize"
     inputs = ("clean", TOKENIZER)
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [pool()]
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         corpus, tokenizer = inputs["clean"], tokenizer_of(inputs)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -64,6 +65,9 @@ class TrainTokenizer(Stage[TokenizerConfig]):
 
     name = "tokenizer"
     inputs = ("clean",)
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return []
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         started = time.monotonic()

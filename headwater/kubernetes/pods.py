@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.training.config import TrainConfig
+from headwater.cluster.runtime.needs import Need, first_fit, needs_of
+from headwater.pipeline import stages
 from headwater.recipe import Recipe
 from headwater.serving.config import ReplicaRange
 
 
-@dataclass(frozen=True)
-class Need:
-    """CPUs and GPUs that one actor reserves, or that one pod has."""
-
-    cpus: float
-    gpus: float = 0.0
-
-
-def training_needs(recipe: Recipe) -> dict[str, list[Need]]:
-    """Actors that run at the same time, per training stage."""
-    stages: dict[str, TrainConfig | None] = {
-        "pretrain": recipe.pretrain,
-        "sft": recipe.sft,
-        "dpo": recipe.dpo,
-        "reward": recipe.reward,
-        "rl": recipe.rl,
+def stage_needs(recipe: Recipe) -> dict[str, list[list[Need]]]:
+    """What each stage runs at most: lists that follow each other, each of actors that run at once."""
+    chain = list(stages(recipe))
+    settings = {stage.name: stage.config for stage in chain}
+    return {
+        stage.name: [needs_of(a.at_most() for a in actors) for actors in stage.resources(settings)]
+        for stage in chain
     }
-    needs = {
-        name: [Need(stage.cpus_per_worker, stage.gpus_per_worker)] * stage.workers
-        for name, stage in stages.items()
-        if stage is not None
-    }
-    if recipe.rl is not None:
-        rollout = Need(recipe.rl.cpus_per_rollout_worker, recipe.rl.gpus_per_rollout_worker)
-        needs["rl"] += [rollout] * recipe.rl.rollout_workers
-    return needs
 
 
 def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
@@ -55,21 +37,15 @@ def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:
 
     Raises HeadwaterError if an actor is larger than a pod.
     """
-    free: list[Need] = []
-    for need in sorted(needs, key=lambda need: (need.gpus, need.cpus), reverse=True):
-        if need.cpus > pod.cpus or need.gpus > pod.gpus:
-            raise HeadwaterError(
-                f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit into a pod of "
-                f"{pod.cpus:g} CPUs and {pod.gpus:g} GPUs",
-                where=what,
-                fix="reserve less, or choose an overlay with larger pods",
-            )
-        for number, left in enumerate(free):
-            if need.cpus <= left.cpus + 1e-9 and need.gpus <= left.gpus + 1e-9:
-                free[number] = Need(left.cpus - need.cpus, left.gpus - need.gpus)
-                break
-        else:
-            free.append(Need(pod.cpus - need.cpus, pod.gpus - need.gpus))
+    free, outside = first_fit(needs, [], pod)
+    if outside:
+        need = outside[0]
+        raise HeadwaterError(
+            f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit into a pod of "
+            f"{pod.cpus:g} CPUs and {pod.gpus:g} GPUs",
+            where=what,
+            fix="reserve less, or choose an overlay with larger pods",
+        )
     return len(free)
 
 

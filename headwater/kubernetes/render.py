@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Need
 from headwater.data_pipeline.sources.spec import FileSource
 from headwater.kubernetes.kustomize import Manifest
-from headwater.kubernetes.pods import Need, cores, pods_for, serving_needs, training_needs
+from headwater.kubernetes.pods import cores, pods_for, serving_needs, stage_needs
 from headwater.recipe import Recipe
 from headwater.serving.app import APPLICATION
 from headwater.serving.config import AppConfig
@@ -134,7 +135,8 @@ def _size_job(recipe: Recipe, cluster: Manifest, *, fixed: bool) -> None:
     from 1 to the overlay's maximum. `fixed`: all pods from the start, as Kueue requires.
     """
     most = {CPU_POOL: 1, GPU_POOL: 0}
-    for stage, needs in training_needs(recipe).items():
+    moments = [(stage, needs) for stage, lists in stage_needs(recipe).items() for needs in lists]
+    for stage, needs in moments:
         for pool, part in _by_pool(needs).items():
             if part:
                 most[pool] = max(most[pool], _pods(cluster, pool, part, stage))

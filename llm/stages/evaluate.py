@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -71,6 +72,12 @@ class Evaluate(Stage[EvaluateConfig]):
         )
     )
 
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        rl = settings.get("rl")
+        if not isinstance(rl, RlConfig):
+            return [pool()]
+        return [pool(), [rl.rollouts(2 * _workers_of_a_policy(rl), "rl.")]]
+
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         import ray
 
@@ -112,7 +119,7 @@ class Evaluate(Stage[EvaluateConfig]):
         config, rl = self.config, _rl_config(inputs["rl"])
         tasks = tasks_of(rl, inputs)["heldout"][: config.heldout_prompts]
         shown = tasks[: config.samples]
-        each = rl.model_copy(update={"rollout_workers": max(1, rl.rollout_workers // 2)})
+        each = rl.model_copy(update={"rollout_workers": _workers_of_a_policy(rl)})
         actors: list[Any] = []
         calls: dict[str, list[Any]] = {}
         try:
@@ -194,6 +201,11 @@ class Evaluate(Stage[EvaluateConfig]):
             machine={"system": platform.platform(), "processor": platform.machine()},
             versions=recorded_versions(),
         )
+
+
+def _workers_of_a_policy(rl: RlConfig) -> int:
+    """Rollout workers that answer before RL, and as many after it, at the same time."""
+    return max(1, rl.rollout_workers // 2)
 
 
 def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact | None) -> float:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from headwater.cluster.runtime.needs import Moments, Need, pool
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, Stage
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER
@@ -21,7 +22,8 @@ from headwater.llm.examples.conversations import split_of
 from headwater.llm.examples.encoded import Example, write_examples
 from headwater.llm.examples.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
-from headwater.llm.inference import Sampling, pool
+from headwater.llm.inference import Sampling
+from headwater.llm.inference import pool as engines
 from headwater.llm.stages.models import FINE_TUNED, newest_model
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
@@ -78,6 +80,10 @@ class PairStage(Stage[P]):
         if "clean" in inputs and self.from_corpus():
             check_titles(inputs["clean"], self.name)
 
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        share = Need(1, min(1.0, self.config.gpus_per_worker))
+        return [pool(share, ("gpus_per_worker",)), [self.config.learners()]]
+
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return rankings_fingerprint(session.store) if self.config.rankings else {}
 
@@ -122,7 +128,7 @@ def _against_model(
     config: PairConfig, tasks: list[Task], model: Folder, tokenizer: Any, session: Session
 ) -> list[Preference]:
     room = config.max_length - config.max_new_tokens
-    completions = pool.generate(
+    completions = engines.generate(
         session,
         "own headlines",
         model,

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, Stage
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.data_pipeline.tokens.packing import document_positions
 from headwater.data_pipeline.tokens.shards import TokenRows, unigram_bits_per_byte
@@ -164,6 +165,9 @@ class Pretrain(Stage[PretrainConfig]):
     off_fields = OFF_FIELDS
     compare_with_plan: Callable[..., Comparison] | None = None
     """Makes a plan during the run; the front door sets `planning.plan_report.PlanAhead`."""
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [[self.config.learners()]]
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

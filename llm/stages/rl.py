@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from headwater.cluster.runtime.logs import Context
+from headwater.cluster.runtime.needs import Actors, Moments, Need
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, Stage
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
@@ -67,6 +68,8 @@ class RlConfig(FineTuneConfig):
     """Weight of the reward model's score in the reward."""
     verifier_weight: float = Field(2.0, ge=0)
     """Weight of the verifier's score (0 to 1) in the reward."""
+    cpus_per_worker: float = Field(0.5, gt=0)
+    """CPUs reserved per learner. Learners and rollout workers take turns, so they can share cores."""
     rollout_workers: int = Field(2, ge=1)
     """Number of workers that sample answers."""
     cpus_per_rollout_worker: float = Field(0.5, ge=0)
@@ -86,6 +89,13 @@ class RlConfig(FineTuneConfig):
     def verifier_name(self) -> str | None:
         """The verifier in use, or None."""
         return self.verifier or HEADLINE
+
+    def rollouts(self, count: int, section: str = "") -> Actors:
+        """That many rollout workers; each also holds the reward model."""
+        keys = ["rollout_workers", "cpus_per_rollout_worker"]
+        keys += ["gpus_per_rollout_worker"] if self.gpus_per_rollout_worker else []
+        each = Need(self.cpus_per_rollout_worker, self.gpus_per_rollout_worker)
+        return Actors("rollout workers", count, each, tuple(f"{section}{key}" for key in keys))
 
     @model_validator(mode="after")
     def _whole_groups_on_a_fixed_number_of_learners(self) -> RlConfig:
@@ -189,6 +199,9 @@ class Rl(Stage[RlConfig]):
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [[self.config.learners(), self.config.rollouts(self.config.rollout_workers)]]
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, NonEmpty, Stage
+from headwater.cluster.runtime.stage import Input, NonEmpty, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import iter_documents, kept_files
@@ -153,6 +154,12 @@ class Sft(Stage[SftConfig]):
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return {"files": [_size_and_time(location) for location in self.config.files]}
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [pool(), [self.config.learners()]]
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return (("files", location) for location in self.config.files)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Actors, Need, nodes, refuse_too_large
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.llm.hardware.precision import Precision
@@ -148,8 +148,8 @@ class TrainConfig(StageConfig):
             )
         if self.batch < self.workers:
             raise ValueError(
-                f"a `batch` of {self.batch} sequences is too small for {self.workers} workers: raise `batch` or "
-                "lower `workers`"
+                f"a `batch` of {self.batch} sequences is too small for {self.workers} workers: raise `batch` "
+                "or lower `workers`"
             )
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1 + 1e-9:
             raise ValueError(
@@ -157,6 +157,12 @@ class TrainConfig(StageConfig):
                 "more than 1"
             )
         return self
+
+    def learners(self) -> Actors:
+        """The training workers of a stage; fewer if it is elastic."""
+        keys = ("workers", "gpus_per_worker") if self.gpus_per_worker else ("workers", "cpus_per_worker")
+        each = Need(self.cpus_per_worker, self.gpus_per_worker)
+        return Actors("training workers", self.fewest_workers(), each, keys, self.workers)
 
     def fewest_workers(self) -> int:
         """The number of workers that the cluster must have room for."""
@@ -190,16 +196,4 @@ class FineTuneConfig(TrainConfig):
 def check(config: TrainConfig, session: Session) -> None:
     """Raises HeadwaterError for settings that cannot run, before anything starts."""
     check_packages(config.track)
-    if session.grows:  # nodes join on request; the wait names what is missing
-        return
-    workers, cpus = config.fewest_workers(), session.cpus()
-    if workers * config.cpus_per_worker > cpus:
-        raise HeadwaterError(
-            f"{workers} workers of {config.cpus_per_worker:g} CPUs do not fit into {cpus} CPUs",
-            fix="lower `workers` or `cpus_per_worker`",
-        )
-    if workers * config.gpus_per_worker > session.gpus():
-        raise HeadwaterError(
-            f"{workers} workers of {config.gpus_per_worker:g} GPUs do not fit into {session.gpus()} GPUs",
-            fix="lower `workers`, or set `gpus_per_worker` to 0 to train on CPUs",
-        )
+    refuse_too_large("", [config.learners()], *nodes(session, gpus=bool(config.gpus_per_worker)))

@@ -7,12 +7,13 @@ and the embedding of title and text. Title and text have BM25 indexes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import NonEmpty, Stage, StageConfig
@@ -55,6 +56,12 @@ class Index(Stage[IndexConfig]):
 
     name = "index"
     inputs = ("clean",)
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return [pool()]
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return () if self.config.embedding == WORDLLAMA else (("embedding", self.config.embedding),)
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         started = time.monotonic()

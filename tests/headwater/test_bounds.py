@@ -111,22 +111,22 @@ def test_a_value_out_of_range_is_refused_by_its_key(override: str, message: str)
         (["sft.batch=1"], r"sft: a `batch` of 1 sequences is too small for 2 workers"),
         (
             ["pretrain.warmup_share=0.6"],
-            r"pretrain: `warmup_share` \(0\.6\) and `decay_share` \(0\.5\) add up",
+            r"pretrain: `warmup_share` \(0\.6\) and `decay_share` \(0\.5\) add",
         ),
         (["rl.batch=40"], r"rl: `batch` \(40\) is not a multiple of `group` × `workers` \(8 × 2\)"),
         (["rl.min_workers=1"], r"rl: `min_workers` cannot be set: samples depend on the number of learners"),
         (["reward.max_new_tokens=320"], r"reward: `max_new_tokens` \(320\) leaves no room .* `max_length`"),
         (
             ["index.overlap_words=80"],
-            r"index: `overlap_words` \(80\) must be less than `passage_words` \(80\)",
+            r"index: `overlap_words` \(80\) must be less than `passage_words`",
         ),
         (
             ["clean.gopher_quality.min_words=200000"],
-            r"gopher_quality: `min_words` \(200000\) is above `max_w",
+            r"gopher_quality: `min_words` \(200000\) is above",
         ),
         (
             ["tokenize.row_length=2048"],
-            r"`tokenize\.row_length` \(2048\) is above `pretrain\.model\.context` \(1",
+            r"`tokenize\.row_length` \(2048\) is above `pretrain\.model\.context`",
         ),
         (["sft.max_length=1025"], r"`sft\.max_length` \(1025\) is above `pretrain\.model\.context` \(1024\)"),
         (["rl.max_new_tokens=1024"], r"`rl\.max_new_tokens` \(1024\) leaves no room for a prompt"),

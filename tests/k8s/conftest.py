@@ -68,6 +68,7 @@ def kubectl() -> Iterator[Path]:
 def gpu_recipe(gpus: int, **more: Any) -> Recipe:
     """A recipe that trains on so many GPUs and serves on one."""
     stage = {"workers": gpus, "gpus_per_worker": 1, "cpus_per_worker": 8, "batch": 64, "micro_batch": 1}
+    rollouts = {"rollout_workers": gpus // 2, "gpus_per_rollout_worker": 1}
     raw = {
         "name": f"gpus-{gpus}",
         "store": "s3://bucket/store",

@@ -15,13 +15,14 @@ import yaml
 
 from headwater import pipeline
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Need
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import locate
 from headwater.cluster.storage import object_store
 from headwater.cluster.storage.artifact import Manifest as ArtifactManifest
 from headwater.cluster.storage.store import Store
 from headwater.kubernetes import kustomize, render
-from headwater.kubernetes.pods import Need, cores, pods_for, serving_needs, training_needs
+from headwater.kubernetes.pods import cores, pods_for, serving_needs, stage_needs
 from headwater.recipe import Recipe, load
 from headwater.serving.config import AppConfig
 from tests.headwater.command import headwater
@@ -61,15 +62,15 @@ def test_a_pods_cpus_are_counted_as_ray_counts_them() -> None:
 
 
 def test_needs_of_rl_are_learners_and_rollouts_together() -> None:
-    needs = training_needs(gpu_recipe(8))
-    assert len(needs["pretrain"]) == len(needs["rl"]) == 8
-    assert sum(need.gpus for need in needs["rl"]) == 8
+    needs = stage_needs(gpu_recipe(8))
+    assert len(needs["pretrain"][-1]) == len(needs["rl"][-1]) == 8
+    assert sum(need.gpus for need in needs["rl"][-1]) == 8
 
 
 def test_a_dpo_section_needs_workers_too() -> None:
     with_dpo = load(QUICKSTART, ["dpo.workers=3"])
-    assert len(training_needs(with_dpo)["dpo"]) == 3
-    assert "dpo" not in training_needs(load(QUICKSTART))
+    assert len(stage_needs(with_dpo)["dpo"][-1]) == 3
+    assert "dpo" not in stage_needs(load(QUICKSTART))
 
 
 def test_serving_needs_range_from_minimum_to_maximum_replicas() -> None:
