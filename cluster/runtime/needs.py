@@ -74,8 +74,8 @@ def first_fit(
     return free, outside
 
 
-def _holds(room: Need, need: Need) -> bool:
-    return need.cpus <= room.cpus + 1e-9 and need.gpus <= room.gpus + 1e-9
+def _holds(left: Need, need: Need) -> bool:
+    return need.cpus <= left.cpus + 1e-9 and need.gpus <= left.gpus + 1e-9
 
 
 def total(needs: Iterable[Need]) -> Need:
@@ -102,15 +102,15 @@ def refuse_too_large(stage: str, actors: Sequence[Actors], rooms: Sequence[Need]
     if open_ended or not first_fit(needs, rooms)[1]:
         return
     wanted, there = total(needs), total(rooms)
-    room = f"{there.cpus:g} CPU{'s'[: there.cpus != 1]}"
-    room += f" and {there.gpus:g} GPU{'s'[: there.gpus != 1]}" if wanted.gpus else ""
-    room += f" on {len(rooms)} nodes" if len(rooms) > 1 else ""
+    size = f"{there.cpus:g} CPU{'s'[: there.cpus != 1]}"
+    size += f" and {there.gpus:g} GPU{'s'[: there.gpus != 1]}" if wanted.gpus else ""
+    size += f" on {len(rooms)} nodes" if len(rooms) > 1 else ""
     keys = [
         key if "." in key or not stage else f"{stage}.{key}" for group in actors for key in group.settings
     ]
     lower = f"lower {' or '.join(f'`{key}`' for key in dict.fromkeys(keys))}, or " if keys else ""
     raise HeadwaterError(
-        f"{listed(actors)} at once: {amount(wanted)} do not fit into {room}",
+        f"{listed(actors)} at once: {amount(wanted)} do not fit into {size}",
         where=stage,
         fix=f"{lower}join a larger cluster with --address",
     )
@@ -127,17 +127,18 @@ def nodes(session: Session, *, gpus: bool) -> tuple[list[Need], bool]:
     if session.address is None and not ray.is_initialized():
         return [Need(session.embedded_cpus(), _visible_gpus() if gpus else 0)], False
     session.ray()
-    there = [_room(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    there = [room(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     if session.address is None:
         return there, False
     groups = _node_groups()
     counts: collections.Counter[Need] = collections.Counter(there)
-    for room, most in groups:
-        counts[room] = max(counts[room], most)
+    for kind, most in groups:
+        counts[kind] = max(counts[kind], most)
     return list(counts.elements()), not groups
 
 
-def _room(resources: Any) -> Need:
+def room(resources: Any) -> Need:
+    """The CPUs and GPUs among Ray's resources."""
     return Need(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
 
@@ -149,7 +150,7 @@ def _node_groups() -> list[tuple[Need, int]]:
     groups = list(config.node_group_configs) if config else []
     if any(group.max_count < 0 for group in groups):
         return []
-    return [(_room(group.resources), int(group.max_count)) for group in groups]
+    return [(room(group.resources), int(group.max_count)) for group in groups]
 
 
 def _visible_gpus() -> float:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -62,8 +63,12 @@ class Session:
         run: str | None = None,
         num_cpus: int | None = None,
         max_workers: int | None = None,
+        patience: float = 30.0,
     ) -> None:
-        """`logs_to`: folder for this process's output and logs. `run`: name of the run to record."""
+        """`logs_to`: folder for this process's output and logs. `run`: name of the run to record.
+
+        `patience`: seconds without progress after which a stage says what resources it waits for.
+        """
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
@@ -71,7 +76,9 @@ class Session:
         self.record = RunRecord(store, run, logs_to) if run else None
         self.max_workers = max_workers
         """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide."""
+        self.patience = patience
         self._num_cpus = num_cpus
+        self._progressed = ("", 0, time.monotonic())
         self._own_ray = False
         self._saved: list[tuple[int, int]] = []
 
@@ -163,6 +170,7 @@ class Session:
 
     def stage_started(self, name: str, output: Artifact) -> None:
         self.store.check_writable()
+        self._progressed = ("", 0, time.monotonic())
         os.environ[logs.STAGE_VARIABLE] = f"{name}/{output.key}"
         if self.record:
             self.record.stage(name, output)
@@ -186,7 +194,17 @@ class Session:
             yield board
 
     def _listener(self) -> Callable[[Progress], None]:
-        return self.record.progress if self.record else lambda shown: None
+        def listen(shown: Progress) -> None:
+            if (shown.label, shown.done) != self._progressed[:2]:
+                self._progressed = (shown.label, shown.done, time.monotonic())
+            if self.record:
+                self.record.progress(shown)
+
+        return listen
+
+    def idle_seconds(self) -> float:
+        """Seconds since the stage started or last made progress."""
+        return time.monotonic() - self._progressed[2]
 
     def say(self, text: str) -> None:
         """Print a line on the console and log it."""

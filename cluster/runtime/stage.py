@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime import waiting
 from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
@@ -57,7 +58,7 @@ class Input:
 
 
 class Stage(Generic[C]):
-    """One stage of the pipeline. Subclasses set the class variables and implement `run`."""
+    """One stage of the pipeline. Subclasses set the class variables and implement `run` and `resources`."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -171,7 +172,8 @@ def execute(
         return output, True
     started = time.time()
     session.stage_started(stage.name, output)
-    metrics = stage.run(own_inputs, output, session)
+    with waiting.watch(session, stage.name):
+        metrics = stage.run(own_inputs, output, session)
     output.finish(
         Manifest(
             stage=stage.name,

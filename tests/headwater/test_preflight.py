@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from rich.console import Console
 
@@ -155,11 +156,14 @@ def test_patterns_and_remote_sources_count_as_files(pages: Path, two_cores: Sess
 
 
 def test_a_missing_object_is_named_before_anything_starts(
-    s3_server: Any, pages: Path, two_cores: Session
+    s3_server: str, pages: Path, two_cores: Session
 ) -> None:
-    location = f"{s3_server.fresh()}/chats.jsonl"
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="preflight")
+    location = "s3://preflight/chats.jsonl"
     with pytest.raises(HeadwaterError, match=rf"sft\.files: no such file {location}"):
         check(own(pages, sft={"files": [location]}), two_cores)
+    boto3.client("s3", endpoint_url=s3_server).put_object(Bucket="preflight", Key="chats.jsonl", Body=b"")
+    check(own(pages, sft={"files": [location]}), two_cores)
 
 
 def test_the_command_refuses_before_it_starts_ray_or_acquires(tmp_path: Path) -> None:

@@ -79,13 +79,7 @@ def gpu_recipe(gpus: int, **more: Any) -> Recipe:
         "pretrain": stage,
         "sft": stage,
         "reward": stage,
-        "rl": stage
-        | {
-            "batch": 8 * gpus,
-            "workers": gpus // 2,
-            "rollout_workers": gpus // 2,
-            "gpus_per_rollout_worker": 1,
-        },
+        "rl": stage | {"workers": gpus // 2, "batch": 8 * gpus} | rollouts,
         "index": {},
         "serve": {
             "api": {"cpus": 2, "min_replicas": 2, "max_replicas": 4},
