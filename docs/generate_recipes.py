@@ -28,7 +28,7 @@ TRAINING = "Training settings"
 SHARED = (TrainConfig, FineTuneConfig)
 """Classes whose fields several sections have: they are described once."""
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
-LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 INTRO = """\
 # Recipes: every setting
 

@@ -144,8 +144,11 @@ def room(resources: Any) -> Need:
 
 def _node_groups() -> list[tuple[Need, int]]:
     """Each kind of node that the autoscaler can add and how many; empty if unknown or without a limit."""
+    import ray
     from ray._private import state
 
+    if ray.util.client.ray.is_connected():  # ray:// has no access to it
+        return []
     config = state.state.get_cluster_config()
     groups = list(config.node_group_configs) if config else []
     if any(group.max_count < 0 for group in groups):
