@@ -46,7 +46,9 @@ class PairConfig(TrainConfig):
     """Maximum tokens of a headline that the model writes for a pair."""
 
     @model_validator(mode="after")
-    def _room_for_a_prompt(self) -> PairConfig:
+    def _possible_with_pairs(self) -> PairConfig:
+        if self.keep_best:
+            raise ValueError("`keep_best` needs an evaluation that ranks checkpoints: this stage has none")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"`max_new_tokens` ({self.max_new_tokens}) leaves no room for a prompt: choose less than "

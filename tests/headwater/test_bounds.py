@@ -116,6 +116,7 @@ def test_a_value_out_of_range_is_refused_by_its_key(override: str, message: str)
         (["rl.batch=40"], r"rl: `batch` \(40\) is not a multiple of `group` × `workers` \(8 × 2\)"),
         (["rl.min_workers=1"], r"rl: `min_workers` cannot be set: samples depend on the number of learners"),
         (["reward.max_new_tokens=320"], r"reward: `max_new_tokens` \(320\) leaves no room .* `max_length`"),
+        (["reward.keep_best=true"], r"reward: `keep_best` needs an evaluation that ranks checkpoints"),
         (
             ["index.overlap_words=80"],
             r"index: `overlap_words` \(80\) must be less than `passage_words`",

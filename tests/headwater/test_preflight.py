@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -142,6 +143,15 @@ def test_files_that_a_recipe_names_must_exist(pages: Path, two_cores: Session, t
     )
     off = own(pages, clean={"decontaminate": {"sets": ["nowhere/mmlu.jsonl"], "enabled": False}})
     check(off, two_cores)  # a step that is off reads nothing
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_first_stage(
+    pages: Path, two_cores: Session
+) -> None:
+    if importlib.util.find_spec("mlflow"):
+        pytest.skip("mlflow is installed")
+    with pytest.raises(HeadwaterError, match=r"track\.mlflow: the package mlflow is not installed"):
+        check(own(pages, sft={"track": {"mlflow": "http://localhost"}}), two_cores)
 
 
 def test_patterns_and_remote_sources_count_as_files(pages: Path, two_cores: Session) -> None:
