@@ -14,7 +14,7 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
     Raises HeadwaterError for workers that cannot share rows or layers.
     """
     tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
-    if pretrain is None:  # a base model has limits of its own
+    if pretrain is None or sections.get("base") is not None:  # a base model has limits of its own
         return []
     found = []
     context, where = pretrain.model.context, "`pretrain.model.context`"

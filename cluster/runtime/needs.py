@@ -161,6 +161,7 @@ def _visible_gpus() -> float:
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     manager = get_accelerator_manager_for_resource("GPU")
+    assert manager is not None, "Ray knows GPUs"
     found = manager.get_current_node_num_accelerators()
     visible = manager.get_current_process_visible_accelerator_ids()
     return float(found if visible is None else min(found, len(visible)))

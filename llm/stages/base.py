@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact
@@ -76,6 +77,9 @@ class Base(Stage[BaseConfig]):
     """A model → `model/` (Hugging Face folder), `tokenizer/`, `card.md`."""
 
     name = "base"
+
+    def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
+        return []
 
     def check(self) -> None:
         """Raises HeadwaterError for what can be found without weights: a missing folder, `config.json` or

@@ -20,7 +20,8 @@ from headwater.llm.evaluation import measures, report
 from headwater.llm.examples.chat import decode_answer
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.tasks import Task
-from headwater.llm.inference import Sampling, pool
+from headwater.llm.inference import Sampling
+from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
 from headwater.llm.stages.models import MODELS, newest_model
 from headwater.llm.stages.pretrain import PretrainConfig
@@ -156,7 +157,9 @@ class Evaluate(Stage[EvaluateConfig]):
         prompts = [row[:start].tolist() for row, start in zip(ids, starts, strict=True)]
         earlier = {name: inputs[name] for name in ("base", "pretrain") if name in inputs}
         answers = [
-            pool.generate(session, label, model, prompts, Sampling(max_tokens=SAMPLE_TOKENS, temperature=0.0))
+            engines.generate(
+                session, label, model, prompts, Sampling(max_tokens=SAMPLE_TOKENS, temperature=0.0)
+            )
             for label, model in (
                 ("answers before", newest_model(earlier)),
                 ("answers after", newest_model(inputs)),

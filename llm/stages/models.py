@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import Input
 from headwater.cluster.storage.artifact import Artifact, Folder
 
@@ -14,6 +15,18 @@ PRETRAINED = Input(("pretrain", "base"), what="a model to fine-tune")
 """Input of fine-tuning."""
 FINE_TUNED = Input(("sft", "pretrain", "base"), what="a model")
 """Input of stages that learn from preferences."""
+
+
+def check_base(inputs: Mapping[str, Artifact], stage: str) -> None:
+    """Raises HeadwaterError if a finished base among the inputs cannot be fine-tuned with conversations."""
+    manifest = inputs["base"].manifest() if "base" in inputs else None
+    told = manifest.metrics.get("fine_tuning", "yes") if manifest else "yes"
+    if told != "yes":
+        raise HeadwaterError(
+            f"{stage} needs a chat template, and the base has none that can be used: {told.removeprefix('no: ')}",
+            where=inputs["base"].location,
+            fix="set `base.chat_template`, or choose another model",
+        )
 
 
 def newest(artifacts: Mapping[str, Artifact]) -> Artifact:

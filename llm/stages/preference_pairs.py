@@ -24,7 +24,7 @@ from headwater.llm.examples.preferences import Preference, headline_pairs, ranki
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
-from headwater.llm.stages.models import FINE_TUNED, newest_model
+from headwater.llm.stages.models import FINE_TUNED, check_base, newest_model
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
@@ -79,6 +79,7 @@ class PairStage(Stage[P]):
         return bool(self.config.corpus_pairs or self.config.model_pairs)
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
+        check_base(inputs, self.name)
         if "clean" in inputs and self.from_corpus():
             check_titles(inputs["clean"], self.name)
 

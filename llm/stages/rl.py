@@ -29,7 +29,7 @@ from headwater.llm.rl.losses import ClippedPolicy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
 from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.models import FINE_TUNED, FOLDER, newest
+from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -197,6 +197,7 @@ class Rl(Stage[RlConfig]):
         return (documents, TOKENIZER, FINE_TUNED, Input(("dpo",), required=False), REWARD)
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
+        check_base(inputs, self.name)
         if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 

@@ -23,7 +23,7 @@ from headwater.llm.examples.encoded import EncodedExamples, Example, describe_ex
 from headwater.llm.examples.tasks import check_titles
 from headwater.llm.model import build
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.stages.models import PRETRAINED, newest_model
+from headwater.llm.stages.models import PRETRAINED, check_base, newest_model
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -149,6 +149,7 @@ class Sft(Stage[SftConfig]):
         return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED)
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
+        check_base(inputs, self.name)
         if "clean" in inputs and self.config.make and not self.config.files:
             check_titles(inputs["clean"], self.name)
 
