@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,10 +23,8 @@ SCHEME = "hf://"
 
 @functools.lru_cache(maxsize=4)
 def hub(endpoint: str | None) -> pafs.PyFileSystem:
-    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub import HfFileSystem
 
-    # Sessions and images set HF_HUB_OFFLINE, so that nothing is fetched unasked. Such a path is asked for.
-    constants.HF_HUB_OFFLINE = False
     return pafs.PyFileSystem(_Handler(HfFileSystem(endpoint=endpoint)))
 
 
@@ -33,7 +34,7 @@ def commit(location: str) -> tuple[str, str]:
     Raises OSError if the repository or the revision does not exist or the hub cannot be reached.
     """
     fs = hub(os.environ.get("HF_ENDPOINT")).handler.fs
-    with _as_os_errors():
+    with _asked_for():
         place = fs.resolve_path(location.removeprefix(SCHEME))
         info = fs._api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision)
     kind = "" if place.repo_type == "model" else f"{place.repo_type}s/"
@@ -45,22 +46,65 @@ class _Handler(pafs.FSSpecHandler):
     """Raises connection errors as OSError, like the other file systems."""
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
-        with _as_os_errors():
+        with _asked_for():
             return super().get_file_info(paths)
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        with _as_os_errors():
+        with _asked_for():
             return super().get_file_info_selector(selector)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        with _as_os_errors():
-            return super().open_input_file(path)
+        with _asked_for():
+            if not self.fs.isfile(path):
+                raise FileNotFoundError(path)
+            return pa.PythonFile(_Reader(self.fs.open(path, mode="rb")), mode="r")
 
     open_input_stream = open_input_file
 
 
+class _Reader(io.RawIOBase):
+    """An open file, whose reads are requests."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _asked_for():
+            return bytes(self._file.read(size))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+_lock = threading.Lock()
+_requests: list[bool] = []
+"""HF_HUB_OFFLINE as it was at the start of each request in progress."""
+
+
 @contextlib.contextmanager
-def _as_os_errors() -> Iterator[None]:
+def _asked_for() -> Iterator[None]:
+    """Suspend HF_HUB_OFFLINE for a request that an `hf://` path asks for.
+
+    Sessions and images set it, so that transformers downloads nothing unasked; outside this block it applies.
+    """
+    from huggingface_hub import constants
+
+    with _lock:
+        _requests.append(_requests[0] if _requests else constants.HF_HUB_OFFLINE)
+        constants.HF_HUB_OFFLINE = False
     try:
         yield
     except Exception as error:
@@ -68,3 +112,8 @@ def _as_os_errors() -> Iterator[None]:
         if type(error).__module__.startswith("httpx"):
             raise OSError(f"NETWORK_CONNECTION: cannot reach the hub ({error})") from error
         raise
+    finally:
+        with _lock:
+            before = _requests.pop()
+            if not _requests:
+                constants.HF_HUB_OFFLINE = before

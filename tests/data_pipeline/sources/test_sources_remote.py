@@ -140,6 +140,7 @@ def test_files_of_a_dataset_are_listed_and_read(
         matching = source_of("jsonl", paths=[f"{folder}/data/a*"])
         assert [file.path for file in input_files(matching, "jsonl")] == paths[:1]
         assert len(read_all("jsonl", paths[0])[0]) == 10
+        assert constants.HF_HUB_OFFLINE is True  # for all that no path asked for
         for missing in ("hf://datasets/nobody/nothing/a.jsonl", f"{folder}/data/c.jsonl"):
             assert isinstance(input_files(source_of("jsonl", paths=[missing]), "jsonl")[0], InputFile)
             _, _, error = read_all("jsonl", missing)
