@@ -322,7 +322,11 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
     """All validation errors with their keys; for an unknown key, the nearest valid one."""
     lines = []
-    for fault in error.errors():
+    faults = error.errors()
+    wrong_inside = {fault["loc"][:end] for fault in faults for end in range(len(fault["loc"]))}
+    for fault in faults:
+        if fault["type"] == "too_short" and fault["loc"] in wrong_inside:
+            continue  # pydantic counts only the valid items of a list
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             unknown = str(fault["loc"][-1])
@@ -337,11 +341,12 @@ def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
 
 
 def _names(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    """Valid field names at a location in the recipe (for a union, those of all its members)."""
+    """Valid field names at a location in the recipe, which names the member of a union that was taken."""
     models = {model}
     for part in location:
-        fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        if fields:  # list positions and union tags do not change the model
+        if len(models) > 1 and (taken := {m for m in models if part in _tags(m)}):
+            models = taken
+        elif fields := [m.model_fields[part] for m in models if part in m.model_fields]:
             models = {inner for field in fields for inner in _models(field.annotation)}
     return {name for m in models for name in m.model_fields}
 
@@ -350,3 +355,9 @@ def _models(annotation: Any) -> set[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
     return {model for part in typing.get_args(annotation) for model in _models(part)}
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    """What a location calls a member of a union: its class's name, and the values of its `Literal` fields."""
+    values = (typing.get_args(field.annotation) for field in model.model_fields.values())
+    return {model.__name__, *(value for given in values for value in given if isinstance(value, str))}

@@ -34,6 +34,23 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_name() -> None:
         load(QUICKSTART, ["pretrian.steps=4"])
 
 
+def test_an_unknown_key_of_a_source_gets_hints_of_its_own_kind_alone() -> None:
+    def refusal(source: dict[str, Any]) -> str:
+        with pytest.raises(HeadwaterError) as caught:
+            parse({"name": "x", "acquire": {"sources": [source]}}, "mine.yaml")
+        return str(caught.value)
+
+    of_another_kind = refusal({"kind": "jsonl", "paths": ["a"], "package": "x"})
+    assert of_another_kind.endswith(
+        "package: no such key; valid here: columns, kind, max_document_bytes, max_download_bytes, paths"
+    )
+    assert "did you mean paths?" in refusal({"kind": "jsonl", "paths": ["a"], "pahts": "x"})
+    assert "did you mean package?" in refusal(
+        {"kind": "wheel", "package": "a==1", "sha256": "0" * 64, "member": "a.csv", "pakage": "x"}
+    )
+    assert "did you mean text?" in refusal({"kind": "jsonl", "paths": ["a"], "columns": {"txt": "x"}})
+
+
 def test_a_value_of_the_wrong_type_is_refused_by_name() -> None:
     with pytest.raises(HeadwaterError, match=r"pretrain\.steps: Input should be a valid integer"):
         load(QUICKSTART, ["pretrain.steps=many"])
