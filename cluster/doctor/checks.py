@@ -84,12 +84,13 @@ def store(location: str) -> Iterator[Finding]:
         return
     path = Path(filesystem(location)[1])
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if os.access(existing, os.W_OK):
-        yield Finding("store", "ok", f"{path} is writable")
+    try:  # a permission alone does not say it: nobody can write to /proc
+        tempfile.TemporaryDirectory(prefix=PROBE, dir=existing).cleanup()
+    except OSError as error:
+        fix = "choose another `store`, or change its owner"
+        yield Finding("store", "error", f"{existing} cannot be written ({error.strerror})", fix)
     else:
-        yield Finding(
-            "store", "error", f"{existing} is not writable", "choose another `store`, or change its owner"
-        )
+        yield Finding("store", "ok", f"{path} is writable")
     yield _disk("store", str(existing))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,9 +48,14 @@ def test_too_little_space_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "GB free" in found["space for store"].fix
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_cannot_be_written_is_an_error() -> None:
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system has no /proc")
+def test_a_store_that_cannot_be_written_is_an_error_even_if_its_permissions_allow_it() -> None:
     assert by_name(checks.store("/proc/store"))["store"].state == "error"
+
+
+def test_the_check_of_a_store_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert by_name(checks.store(str(tmp_path / "new")))["store"].state == "ok"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_right_on_s3_is_tried_and_the_clock_compared(s3_server: str) -> None:
