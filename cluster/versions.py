@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import os
+import subprocess
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 RECORDED = ("ray", "torch", "deepspeed", "transformers", "pyarrow", "lancedb", "headwater")
+
+COMMIT_VARIABLE = "HEADWATER_COMMIT"
+"""Environment variable with the commit of source that was sent without its checkout, as jobs are."""
+SOURCE = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def commit(folder: Path = SOURCE) -> str:
+    """Git commit of the checkout that this source lies in, with `-dirty` if files were changed since.
+
+    Empty without a checkout or git, unless COMMIT_VARIABLE names the commit.
+    """
+    if not (folder / ".git").exists():
+        return os.environ.get(COMMIT_VARIABLE, "")
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+    return ""
 
 
 def recorded_versions() -> dict[str, str]:

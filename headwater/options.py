@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,22 @@ UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop aft
 StoreOption = Annotated[str, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to connect to (ray://host:10001, or auto); default: this machine."),
+    typer.Option(
+        metavar="HEAD:6379",
+        help="Ray cluster to join from one of its nodes (auto finds the node's own); default: this machine.",
+    ),
 ]
+DASHBOARD = "http://127.0.0.1:8265"
+DASHBOARD_OPTION = typer.Option(
+    "--dashboard",
+    metavar="http://HEAD:8265",
+    envvar=["HEADWATER_DASHBOARD", "HEADWATER_ADDRESS"],
+    help="Dashboard of a cluster's head node.",
+)
+DashboardOption = Annotated[str, DASHBOARD_OPTION]
+OLD_SPELLING = {"token_normalize_func": lambda name: "dashboard" if name == "address" else name}
+"""Context settings of the commands that take a dashboard: version 0.1 called their option `--address`."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 MaxWorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -52,22 +67,26 @@ def open_session(
 ) -> Iterator[Session]:
     """A session that logs to `<store>/runs/<run>/`: Ray's output to run.log, its own lines to log.jsonl.
 
-    With an object store, the logs go to a temporary folder. A `driver` locks a store on disk, so that only
-    one process writes artifacts there, and keeps the run's record.
+    A `driver` locks the store, so that only one process writes artifacts there, and keeps the record of an
+    attempt in a folder of its own below, with its logs. With an object store, the logs are written to a
+    temporary folder and those of a driver uploaded.
     """
+    from headwater.cluster.runtime.run_record import next_attempt
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.filesystem import is_remote
     from headwater.cluster.storage.store import Store
 
-    opened = Store(store)
+    opened, attempt = Store(store), None
     with contextlib.ExitStack() as stack:
         if driver:
             opened.check_writable()
-            stack.enter_context(opened.locked())
+            tell = functools.partial(console.print, style="yellow", highlight=False, soft_wrap=True)
+            stack.enter_context(opened.locked(run, tell))
+            attempt = next_attempt(opened, run)
         if is_remote(store):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-logs-")))
         else:
-            folder = Path(opened.location) / "runs" / run
+            folder = Path(opened.location) / "runs" / run / str(attempt or "")
         yield stack.enter_context(
             Session(
                 opened,
@@ -75,6 +94,7 @@ def open_session(
                 address=address,
                 logs_to=folder,
                 run=run if driver else None,
+                attempt=attempt,
                 max_workers=max_workers,
             )
         )

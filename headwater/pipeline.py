@@ -95,10 +95,7 @@ def run(
     first, last = position(start, 0, names), position(until, len(names) - 1, names)
     _check_extras(set(names[: last + 1]))
     preflight.check(recipe, chain[: last + 1], session, redo=start)
-    session.store.folder(f"runs/{recipe.name}").write_bytes(
-        "recipe.yaml",
-        recipe.to_yaml().encode(),
-    )
+    session.run_folder(recipe.name).write_bytes("recipe.yaml", recipe.to_yaml().encode())
     if session.record:
         session.record.expect(last + 1)
     artifacts: dict[str, Artifact] = {}

@@ -22,6 +22,7 @@ from typing import Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.run_record import JOB_VARIABLE
+from headwater.cluster.versions import COMMIT_VARIABLE, commit
 
 log = logging.getLogger("headwater")
 
@@ -105,7 +106,7 @@ class Jobs:
         identifier = f"{submission.run}-{submission.key}-{len(earlier) + 1}"
         runtime_env: dict[str, Any] = {
             "working_dir": str(submission.folder),
-            "env_vars": submission.env | STOP | {JOB_VARIABLE: identifier},
+            "env_vars": submission.env | STOP | {JOB_VARIABLE: identifier, COMMIT_VARIABLE: commit()},
         }
         if submission.pip:
             runtime_env["pip"] = {"packages": list(submission.pip), "pip_check": False}

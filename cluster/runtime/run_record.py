@@ -1,8 +1,9 @@
-"""State of a run: `runs/<name>/run.json`, updated while the run is active.
+"""State of a run: `runs/<name>/<attempt>/run.json`, updated while the run is active.
 
-`headwater status` reads it from any machine with access to the store. A heartbeat distinguishes an
-active run from one whose driver has died. In an object store the run's logs are uploaded with it, so
-that they outlive the driver's machine.
+Every start of a run is an attempt, numbered from 1, with its own record, recipe and logs. `headwater status`
+reads the newest from any machine with access to the store. A heartbeat distinguishes an active run from one
+whose driver has died. In an object store the attempt's logs are uploaded with it, so that they outlive the
+driver's machine. Stores of version 0.1 have one record per run, `runs/<name>/run.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import RECORD, Store
+from headwater.cluster.versions import commit
 
 log = logging.getLogger("headwater")
 
@@ -61,6 +63,10 @@ class Record(BaseModel):
     error: str = ""
     started: float = 0.0
     heartbeat: float = 0.0
+    attempt: int = 0
+    """Number of the attempt; 0 in stores of version 0.1, which kept only the last one."""
+    commit: str = ""
+    """Git commit of the source that ran; empty without a checkout."""
     host: str = ""
     pid: int = 0
     job: str = ""
@@ -82,17 +88,21 @@ class Record(BaseModel):
 class RunRecord:
     """Context manager that keeps a run's record in the store. Its methods are thread-safe."""
 
-    def __init__(self, store: Store, run: str, logs: Path | None = None) -> None:
+    def __init__(self, store: Store, run: str, logs: Path | None = None, attempt: int | None = None) -> None:
+        """`attempt`: its number; default: the next one, which is unique while the store is locked."""
         now = time.time()
+        number = attempt or next_attempt(store, run)
         self.record = Record(
             recipe=run,
             started=now,
             heartbeat=now,
+            attempt=number,
+            commit=commit(),
             host=socket.gethostname(),
             pid=os.getpid(),
             job=os.environ.get(JOB_VARIABLE, ""),
         )
-        self._folder: Artifact = store.folder(f"runs/{run}")
+        self.folder: Artifact = store.folder(f"runs/{run}/{number}")
         self._every = REMOTE_SECONDS if is_remote(store.location) else LOCAL_SECONDS
         self._logs = logs if is_remote(store.location) else None
         self._copied: dict[str, int] = {}
@@ -151,15 +161,29 @@ class RunRecord:
         with self._lock:
             self.record.heartbeat = time.time()
             value = self.record.model_dump()
-        self._folder.write_json(RECORD, value)
+        self.folder.write_json(RECORD, value)
         for path in sorted(self._logs.iterdir()) if self._logs else []:
             size = path.stat().st_size
             if size != self._copied.get(path.name):
-                self._folder.write_bytes(path.name, path.read_bytes())
+                self.folder.write_bytes(path.name, path.read_bytes())
                 self._copied[path.name] = size
 
 
-def read_record(store: Store, run: str) -> Record | None:
-    """The record of a run, or None if it has none."""
-    folder = store.folder(f"runs/{run}")
-    return Record.model_validate(folder.read_json(RECORD)) if folder.exists(RECORD) else None
+def next_attempt(store: Store, run: str) -> int:
+    """The number that the next start of a run gets."""
+    return max(store.runs(run).get(run, []), default=0) + 1
+
+
+def attempt_folder(store: Store, run: str, attempt: int | None = None) -> Artifact | None:
+    """The folder with the record of an attempt, by default the newest; None if there is no such attempt."""
+    known = store.runs(run).get(run, [])
+    if not known or (attempt is not None and attempt not in known):
+        return None
+    number = known[-1] if attempt is None else attempt
+    return store.folder(f"runs/{run}/{number}" if number else f"runs/{run}")
+
+
+def read_record(store: Store, run: str, attempt: int | None = None) -> Record | None:
+    """The record of an attempt, by default the newest; None if there is none."""
+    folder = attempt_folder(store, run, attempt)
+    return Record.model_validate(folder.read_json(RECORD)) if folder else None

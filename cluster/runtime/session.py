@@ -61,19 +61,22 @@ class Session:
         address: str | None = None,
         logs_to: Path | None = None,
         run: str | None = None,
+        attempt: int | None = None,
         num_cpus: int | None = None,
         max_workers: int | None = None,
         patience: float = 30.0,
     ) -> None:
-        """`logs_to`: folder for this process's output and logs. `run`: name of the run to record.
-
-        `patience`: seconds without progress after which a stage says what resources it waits for.
+        """`logs_to`: folder for this process's output and logs. `run`: name of the run to record, as its
+        `attempt` with this number (default: the next). `patience`: seconds without progress after which a
+        stage says what resources it waits for. Raises HeadwaterError for an address that is none.
         """
+        if address:
+            _check_form(address)
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
         self.logs_to = logs_to
-        self.record = RunRecord(store, run, logs_to) if run else None
+        self.record = RunRecord(store, run, logs_to, attempt) if run else None
         self.max_workers = max_workers
         """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide."""
         self.patience = patience
@@ -168,6 +171,10 @@ class Session:
         self.ray()
         return int(ray.cluster_resources().get("GPU", 0))
 
+    def run_folder(self, run: str) -> Artifact:
+        """Folder for what belongs to a run: that of its attempt, or the run's own without a record."""
+        return self.record.folder if self.record else self.store.folder(f"runs/{run}")
+
     def stage_started(self, name: str, output: Artifact) -> None:
         self.store.check_writable()
         self._progressed = ("", 0, time.monotonic())
@@ -240,16 +247,20 @@ class Session:
         self._saved = []
 
 
+def _check_form(address: str) -> None:
+    scheme, separator, _ = address.rpartition("://")
+    if separator:
+        outside = "from outside the cluster: headwater submit --dashboard http://HEAD:8265"
+        raise HeadwaterError(
+            f"{scheme}:// is not an address that a driver can join",
+            where=address,
+            fix=f"on a node of the cluster, pass auto or HEAD:6379; {outside}",
+        )
+
+
 def _check_answers(address: str) -> None:
     """Raise HeadwaterError if nothing listens at the address; Ray itself would wait for minutes."""
-    scheme, separator, rest = address.rpartition("://")
-    if separator and scheme != "ray":
-        raise HeadwaterError(
-            f"{scheme}:// is not a cluster address",
-            where=address,
-            fix="pass host:6379, ray://host:10001 or auto; `headwater submit` takes the dashboard's address",
-        )
-    host, colon, port = rest.rpartition(":")
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():  # `auto`, which Ray resolves
         return
     try:

@@ -23,7 +23,7 @@ from headwater.cluster.runtime import waiting
 from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
-from headwater.cluster.versions import recorded_versions
+from headwater.cluster.versions import commit, recorded_versions
 
 
 class StageConfig(BaseModel):
@@ -188,7 +188,7 @@ def execute(
             metrics=metrics,
             started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             seconds=round(time.time() - started, 2),
-            versions=recorded_versions(),
+            versions=recorded_versions() | ({"commit": commit()} if commit() else {}),
         )
     )
     return output, False

@@ -27,7 +27,7 @@ class Multipart(io.RawIOBase):
 
     def __init__(self, location: str) -> None:
         bucket, _, key = location.removeprefix("s3://").partition("/")
-        self._s3 = _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+        self._s3 = client()
         self._location, self._target = location, {"Bucket": bucket, "Key": key}
         self._held = bytearray()
         self._upload = ""
@@ -87,6 +87,11 @@ class Multipart(io.RawIOBase):
             raise HeadwaterError(
                 f"cannot be written ({error})", where=self._location, fix="check bucket, keys and endpoint"
             ) from error
+
+
+def client() -> Any:
+    """boto3's S3 client for the settings in the environment. Safe to share between threads."""
+    return _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -12,7 +14,10 @@ import pyarrow.fs as pafs
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import MANIFEST, Artifact, Manifest
 from headwater.cluster.storage.filesystem import filesystem, is_remote, join, list_files
+from headwater.cluster.storage.lease import leased
 from headwater.cluster.storage.lock import exclusive
+
+log = logging.getLogger("headwater")
 
 RECORD = "run.json"
 """State file in a run's folder; `cluster.runtime.run_record` defines its content."""
@@ -54,19 +59,38 @@ class Store:
         if missing:
             raise HeadwaterError("no such bucket", where=f"s3://{bucket}", fix="create it or correct `store`")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock a local store against a second driver. The lock is released when the process ends."""
-        if is_remote(self.location):
-            yield
-            return
+    def check_readable(self) -> None:
+        """Raise HeadwaterError if there is no such store, or if it cannot be read."""
+        try:
+            known = self._fs.get_file_info(self._root).type == pafs.FileType.Directory
+        except OSError as error:
+            raise HeadwaterError(
+                f"the store cannot be read ({error})",
+                where=self.location,
+                fix="headwater doctor --store tests every permission",
+            ) from error
+        if not known:
+            raise HeadwaterError(
+                "no such store", where=self.location, fix="correct --store; headwater run makes a store"
+            )
+
+    def locked(
+        self, run: str = "", tell: Callable[[str], None] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Lock the store against a second driver, which gets a HeadwaterError naming this `run` and process.
+
+        On a disk the lock ends with the process, in S3 (`leased`) at most LEASE_SECONDS later. `tell` is told
+        when this process must wait.
+        """
         taken = HeadwaterError(
             "another run is using this store",
             where=self.location,
             fix="wait for it, or use another store with `--set store=…`",
         )
-        with exclusive(Path(self._root), taken):
-            yield
+        holder = f"{f'run {run} ' if run else ''}on {socket.gethostname()}, pid {os.getpid()}"
+        if is_remote(self.location):
+            return leased(self.location, holder, taken, tell or log.warning)
+        return exclusive(Path(self._root), taken, holder)
 
     def manifests(self) -> list[Manifest]:
         """Manifests of all finished artifacts, oldest first."""
@@ -79,14 +103,17 @@ class Store:
                     found.append(manifest)
         return sorted(found, key=lambda manifest: manifest.started_at)
 
-    def runs(self) -> list[str]:
-        """Sorted names of the runs that have a record."""
-        found = []
-        for info in list_files(join(self.location, "runs")):
-            parts = info.path.removeprefix(self._root).strip("/").split("/")
-            if len(parts) == 3 and parts[2] == RECORD:
-                found.append(parts[1])
-        return found
+    def runs(self, run: str = "") -> dict[str, list[int]]:
+        """The attempts of each run (or of this one) that have a record, in order.
+
+        0 is the record of a store of version 0.1.
+        """
+        found: dict[str, list[int]] = {}
+        for info in list_files(join(self.location, "runs", run)):
+            parts = info.path.removeprefix(self._root).strip("/").split("/")[1:]
+            if parts[-1] == RECORD and (len(parts) == 2 or (len(parts) == 3 and parts[1].isdigit())):
+                found.setdefault(parts[0], []).append(int(parts[1]) if len(parts) == 3 else 0)
+        return {name: sorted(attempts) for name, attempts in found.items()}
 
     def find(self, stage: str, key_prefix: str) -> Artifact:
         """The one finished artifact of a stage whose key has this prefix. Raises HeadwaterError otherwise."""

@@ -106,7 +106,7 @@ def test_a_short_run_makes_a_model_from_texts_and_reuses_it_the_next_time(
         assert code == 0, shown
         assert finished(tmp_path / "store") == set(stages)
         assert all(re.search(rf"{name} +{state}", shown) for name in stages), shown
-    record = json.loads((tmp_path / "store/runs/short/run.json").read_text())
+    record = json.loads((tmp_path / "store/runs/short/2/run.json").read_text())
     assert [stage["stage"] for stage in record["stages"]] == stages
     _, listing = headwater("show", "--store", tmp_path / "store")
     assert all(name in listing for name in stages)
@@ -117,7 +117,7 @@ def test_a_run_killed_twice_resumes_and_completes(first_run: str, store: Path) -
     assert finished(store) == set(STAGES)
     for name in ("acquire", "clean", "tokenizer", "tokenize"):
         assert re.search(rf"{name} +found", first_run)
-    record = json.loads((store / "runs/quickstart/run.json").read_text())
+    record = json.loads((store / "runs/quickstart/3/run.json").read_text())
     assert [stage["stage"] for stage in record["stages"]] == STAGES
 
 

@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime import stage as stage_module
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig, execute
 from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.versions import commit
 from headwater.show import artifact_table
 
 
@@ -64,6 +66,18 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(session: Session) -> N
     assert double.manifest() is not None
 
 
+def test_the_manifest_names_the_commit_of_the_source_and_the_key_does_not_depend_on_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = execute(Count(CountConfig()), {}, session)
+    manifest = first.manifest()
+    assert manifest is not None and manifest.versions.get("commit", "") == commit()
+    monkeypatch.setattr(stage_module, "commit", lambda: "abc123")
+    later, _ = execute(Count(CountConfig()), {}, session, redo=True)
+    manifest = later.manifest()
+    assert later.key == first.key and manifest is not None and manifest.versions["commit"] == "abc123"
+
+
 def test_how_the_work_is_spread_does_not_change_the_key() -> None:
     one, many = (Count(CountConfig(workers=n)).key({}, {}) for n in (1, 8))
     assert one == many
@@ -94,7 +108,7 @@ def test_an_artifact_of_an_older_stage_version_stays_readable_and_is_made_again(
     assert session.store.find("count", old.key).read_bytes("number.txt") == b"7"
     shown = Console(width=200)
     with shown.capture() as screen:
-        shown.print(artifact_table(session.store))
+        shown.print(artifact_table(session.store.location, session.store.manifests()))
     assert old.key[:8] in screen.get() and new.key[:8] in screen.get()
 
 
