@@ -23,13 +23,15 @@ from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
 from headwater.commands.packaged import constraints, recipes
 from headwater.commands.plan import plan
+from headwater.commands.runs import runs_app
 from headwater.commands.scaling import scaling
+from headwater.commands.show import show
 from headwater.options import (
+    OLD_SPELLING,
     AddressOption,
     MaxWorkersOption,
     RecipeArgument,
     SetOption,
-    StoreOption,
     UntilOption,
     UrlOption,
     console,
@@ -166,24 +168,6 @@ def ask(
     _print_answer(console, ask_endpoint(url, question, retrieval=retrieval, api_key=api_key))
 
 
-@app.command()
-def show(
-    artifact: Annotated[
-        str | None, typer.Argument(metavar="[STAGE/KEY]", help="One artifact; a prefix of its key is enough.")
-    ] = None,
-    store: StoreOption = "store",
-) -> None:
-    """List the artifacts of a store, or show one with its config, metrics and lineage."""
-    from headwater import show as view
-    from headwater.cluster.storage.store import Store
-
-    if artifact is None:
-        console.print(view.artifact_table(Store(store)))
-        return
-    stage, _, key = artifact.partition("/")
-    console.print(view.artifact_details(Store(store), Store(store).find(stage, key)))
-
-
 app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
@@ -194,9 +178,11 @@ app.command()(export)
 app.command()(batch)
 app.command()(plan)
 app.command()(scaling)
-app.command()(submit)
+app.command(context_settings=OLD_SPELLING)(submit)
 app.add_typer(jobs_app, name="jobs")
-app.command()(status)
+app.command(context_settings=OLD_SPELLING)(status)
+app.add_typer(runs_app, name="runs")
+app.command()(show)
 app.command()(doctor)
 app.command()(recipes)
 app.command()(constraints)

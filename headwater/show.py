@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from rich.console import Group
-from rich.panel import Panel
+from rich.console import RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
-from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.store import Store
 
 HEADLINE_METRICS = 4
 
 
-def artifact_table(store: Store) -> Table:
-    """One row per artifact, oldest first."""
-    table = Table(title=f"artifacts of {store.location}", title_justify="left")
+def artifact_table(location: str, manifests: Iterable[Manifest]) -> Table:
+    """One row per artifact of the store at `location`."""
+    table = Table(title=f"artifacts of {location}", title_justify="left")
     for column in ("stage", "key", "started", "seconds", "size", "metrics", "made from"):
-        table.add_column(column, overflow="fold")
-    for manifest in store.manifests():
+        table.add_column(column)
+    for manifest in manifests:
         table.add_row(
             manifest.stage,
             manifest.key[:8],
@@ -36,24 +36,38 @@ def artifact_table(store: Store) -> Table:
     return table
 
 
-def artifact_details(store: Store, artifact: Artifact) -> Group:
-    """Config, metrics, files and lineage of one artifact. Raises HeadwaterError if it is unfinished."""
-    manifest = artifact.manifest()
-    if manifest is None:
-        raise HeadwaterError(
-            "this artifact is unfinished", where=artifact.location, fix="run its recipe to finish it"
-        )
+def summary_json(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as `show --json` lists it: without config, and the files as their number and size."""
+    size = sum(record.size for record in manifest.files)
+    rest = manifest.model_dump(exclude={"config", "fingerprint", "files"})
+    return rest | {"files": len(manifest.files), "bytes": size}
+
+
+def lineage_json(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """The artifact and, below `made_from`, those that it was made from; `deleted` if one is gone."""
+    made_from = []
+    for stage, key in manifest.inputs.items():
+        upstream = store.artifact(stage, key).manifest()
+        gone = {"stage": stage, "key": key, "deleted": True}
+        made_from.append(lineage_json(store, upstream) if upstream else gone)
+    return {"stage": manifest.stage, "key": manifest.key, "made_from": made_from}
+
+
+def artifact_details(store: Store, manifest: Manifest) -> list[RenderableType]:
+    """Config, metrics, files, versions and lineage of one artifact."""
     files = Table("file", "size", "sha256", title="files", title_justify="left")
     for record in manifest.files[:50]:
         files.add_row(record.path, bytes_text(record.size), record.sha256[:16])
     if len(manifest.files) > 50:
         files.add_row(f"… {len(manifest.files) - 50} more", "", "")
-    return Group(
-        Panel(_yaml(manifest.config), title=f"{manifest.stage}/{manifest.key}: config"),
-        Panel(_yaml(manifest.metrics), title="metrics"),
+    return [
+        Text(f"{manifest.stage}/{manifest.key}", style="bold"),
+        *(Text("config", style="bold"), _yaml(manifest.config)),
+        *(Text("metrics", style="bold"), _yaml(manifest.metrics)),
+        *(Text("versions", style="bold"), _yaml(manifest.versions)),
         files,
         _lineage(store, manifest, Tree("lineage")),
-    )
+    ]
 
 
 def publish_report(store: Store, run: str, evaluation: Artifact) -> str:
@@ -80,9 +94,9 @@ def _main_metrics(manifest: Manifest) -> list[tuple[str, Any]]:
     return plain[:HEADLINE_METRICS]
 
 
-def _yaml(value: Any) -> Syntax:
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return Syntax(text, "yaml", word_wrap=True, background_color="default")
+def _yaml(value: Any) -> Text:
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1 << 20)
+    return Syntax(text, "yaml", background_color="default").highlight(text)
 
 
 def _number(value: float) -> str:

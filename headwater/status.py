@@ -1,4 +1,4 @@
-"""Status tables: a store's runs with stage, progress and last checkpoint; a cluster's nodes."""
+"""Views of a store's runs with stage, progress and last checkpoint, and of a cluster's nodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from headwater.show import bytes_text
 COLOURS = {"running": "green", "finished": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 
 
-def runs_table(store: Store, run: str | None = None) -> Table:
-    """One row per run, newest first."""
+def newest_records(store: Store, run: str | None = None) -> list[Record]:
+    """The record of each run's newest attempt (or of this run's), the latest started first."""
+    records = [read_record(store, name) for name in store.runs(run or "")]
+    return sorted((record for record in records if record), key=lambda record: record.started, reverse=True)
+
+
+def runs_table(store: Store, records: Iterable[Record]) -> Table:
+    """One row per run."""
     table = Table(title=f"runs in {store.location}", title_justify="left")
     for column in ("run", "state", "stage", "progress", "last checkpoint", "driver", "heartbeat"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     now = time.time()
-    records = [read_record(store, name) for name in store.runs() if run in (None, name)]
-    for record in sorted((r for r in records if r), key=lambda r: r.started, reverse=True):
+    for record in records:
         state = record.shown_state(now)
         table.add_row(
             record.recipe,
@@ -36,6 +41,17 @@ def runs_table(store: Store, run: str | None = None) -> Table:
             ago(now - record.heartbeat),
         )
     return table
+
+
+def run_json(record: Record) -> dict[str, Any]:
+    """The record as `status --json` prints it: its own fields, the state as shown and the last checkpoint."""
+    written, units = _saved(record)
+    return record.model_dump() | {
+        "state": record.shown_state(time.time()),
+        "stages_expected": _expected(record),
+        "last_checkpoint": written,
+        "units_done": units,
+    }
 
 
 def progress_text(record: Record) -> str:
@@ -51,56 +67,81 @@ def progress_text(record: Record) -> str:
 
 def last_checkpoint(record: Record, now: float) -> str:
     """Age of the running stage's newest training checkpoint, or its number of finished units."""
+    written, units = _saved(record)
+    if written is not None:
+        return ago(now - written)
+    return "" if not record.artifact else f"{units} units done" if units else "none yet"
+
+
+def _saved(record: Record) -> tuple[float | None, int]:
+    """When the running stage's newest training checkpoint was written, and its number of finished units."""
     if not record.artifact:
-        return ""
-    scratch = Artifact(record.artifact).path(SCRATCH)
-    checkpoints: dict[str, float] = {}
-    units = 0
-    for info in list_files(scratch):
-        folders = [part for part in info.path.split("/") if part.startswith("checkpoint_")]
-        if folders and info.path.endswith("/whole.json"):
-            modified = (info.mtime_ns or 0) / 1e9
-            checkpoints[folders[0]] = max(checkpoints.get(folders[0], 0.0), modified)
+        return None, 0
+    newest, units = None, 0
+    for info in list_files(Artifact(record.artifact).path(SCRATCH)):
+        in_checkpoint = any(part.startswith("checkpoint_") for part in info.path.split("/"))
+        if in_checkpoint and info.path.endswith("/whole.json"):
+            newest = max(newest or 0.0, (info.mtime_ns or 0) / 1e9)
         elif info.path.endswith(".json") and "/train/" not in info.path:
             units += 1
-    if checkpoints:
-        newest = max(checkpoints, key=lambda name: checkpoints[name])
-        return ago(now - checkpoints[newest])
-    return f"{units} units done" if units else "none yet"
+    return newest, units
 
 
-def cluster_table(nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per node of the dashboard's `/nodes?view=summary`, with the actors running on it."""
-    table = Table(title="nodes", title_justify="left")
-    for column in ("node", "state", "CPU", "memory", "GPU", "disk", "actors"):
-        table.add_column(column, overflow="fold")
+def node_rows(
+    nodes: Iterable[Mapping[str, Any]], actors: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One entry per node of the dashboard's `/nodes?view=summary`, with the number of its actors by class."""
     living: dict[str, dict[str, int]] = {}
     for actor in actors:
         counted = living.setdefault(str(actor.get("node_id")), {})
         name = str(actor.get("class_name")).rsplit(".", 1)[-1]
         counted[name] = counted.get(name, 0) + 1
+    rows = []
     for node in nodes:
-        raylet = node.get("raylet", {})
-        used, total = (node.get("mem") or [0, 0, 0, 0])[3], (node.get("mem") or [0])[0]
-        disk = (node.get("disk") or {}).get("/", {})
-        gpus = node.get("gpus") or []
+        raylet, memory = node.get("raylet", {}), node.get("mem") or [0, 0, 0, 0]
+        rows.append(
+            {
+                "host": node.get("hostname", ""),
+                "ip": node.get("ip", ""),
+                "head": bool(raylet.get("isHeadNode")),
+                "state": str(raylet.get("state", "")).lower(),
+                "cpus": (node.get("cpus") or [0])[0],
+                "cpu_percent": node.get("cpu", 0),
+                "memory_bytes": memory[0],
+                "memory_used_bytes": memory[3],
+                "gpu_percents": [gpu.get("utilizationGpu") or 0 for gpu in node.get("gpus") or []],
+                "disk_free_bytes": (node.get("disk") or {}).get("/", {}).get("free", 0),
+                "actors": dict(sorted(living.get(str(raylet.get("nodeId")), {}).items())),
+            }
+        )
+    return rows
+
+
+def cluster_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per entry of `node_rows`."""
+    table = Table(title="nodes", title_justify="left")
+    for column in ("node", "state", "CPU", "memory", "GPU", "disk", "actors"):
+        table.add_column(column)
+    for row in rows:
         table.add_row(
-            f"{node.get('hostname', '')} {node.get('ip', '')}{' (head)' if raylet.get('isHeadNode') else ''}",
-            str(raylet.get("state", "")).lower(),
-            f"{node.get('cpu', 0):.0f} % of {(node.get('cpus') or [0])[0]}",
-            f"{bytes_text(used)} of {bytes_text(total)}",
-            ", ".join(f"{gpu.get('utilizationGpu') or 0} %" for gpu in gpus) or "none",
-            f"{bytes_text(disk.get('free', 0))} free",
-            ", ".join(
-                f"{count} {name}" for name, count in sorted(living.get(str(raylet.get("nodeId")), {}).items())
-            ),
+            f"{row['host']} {row['ip']}{' (head)' if row['head'] else ''}",
+            row["state"],
+            f"{row['cpu_percent']:.0f} % of {row['cpus']}",
+            f"{bytes_text(row['memory_used_bytes'])} of {bytes_text(row['memory_bytes'])}",
+            ", ".join(f"{percent} %" for percent in row["gpu_percents"]) or "none",
+            f"{bytes_text(row['disk_free_bytes'])} free",
+            ", ".join(f"{count} {name}" for name, count in row["actors"].items()),
         )
     return table
 
 
+def _expected(record: Record) -> int:
+    """Number of stages that the run will have gone through at its end; at least those begun."""
+    return max(record.expected, len(record.stages) + (record.state != "finished"))
+
+
 def _stage(record: Record, state: str) -> str:
-    done = len(record.stages)
-    expected = max(record.expected, done + (state != "finished"))
+    expected, done = _expected(record), len(record.stages)
     if state == "finished":
         return f"{done} of {expected} done"
     return f"{record.stage or 'starting'} ({done + 1} of {expected})"

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from headwater.options import StoreOption, console
+from headwater.tables import show
 
 if TYPE_CHECKING:
     from headwater.cluster.storage.artifact import Artifact
@@ -107,7 +108,7 @@ def funnel(
     made_with = config_of(cleaned)
     decisions = what_if(cleaned, changed_clean(made_with.model_dump(), set_ or [], "--set"))
     counts = whole_funnel(decisions, unread_of(cleaned))
-    console.print(table(counts))
+    show(console, table(counts))
     if made_with.substring_dedup.enabled:
         console.print("Not included: substring_dedup, which needs the texts.", highlight=False)
     if set_:

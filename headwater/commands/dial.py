@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from headwater.options import RecipeArgument, SetOption, console, open_recipe
+from headwater.tables import show
 
 if TYPE_CHECKING:
     from headwater.recipe import Recipe
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def dial(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Compare the values derived from `depth` with the recipe's."""
-    console.print(dial_table(open_recipe(recipe, set_)))
+    show(console, dial_table(open_recipe(recipe, set_)))
 
 
 def dial_table(recipe: Recipe) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,22 +13,29 @@ import typer
 from rich.table import Table
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.options import RecipeArgument, SetOption, UntilOption, console, open_recipe
-from headwater.status import COLOURS, ago
+from headwater.options import (
+    DASHBOARD,
+    OLD_SPELLING,
+    DashboardOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    UntilOption,
+    console,
+    open_recipe,
+)
+from headwater.status import COLOURS, ago, progress_text, run_json
+from headwater.tables import print_json, show
 
 if TYPE_CHECKING:
     from headwater.cluster.jobs.jobs import Job, Jobs
+    from headwater.cluster.runtime.run_record import Record
     from headwater.recipe import Recipe
 
 MODULES = ("headwater",)
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 """Variable names that look secret. A job's description, readable on the whole cluster, must not hold them."""
 
-DashboardOption = Annotated[
-    str,
-    typer.Option("--address", envvar="HEADWATER_ADDRESS", help="Dashboard of the cluster's head node."),
-]
-DASHBOARD = "http://127.0.0.1:8265"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, from `headwater jobs list`.")]
 
 jobs_app = typer.Typer(help="Manage runs submitted to a cluster.", no_args_is_help=True)
@@ -35,7 +43,7 @@ jobs_app = typer.Typer(help="Manage runs submitted to a cluster.", no_args_is_he
 
 def submit(
     recipe: RecipeArgument,
-    address: DashboardOption = DASHBOARD,
+    dashboard: DashboardOption = DASHBOARD,
     set_: SetOption = None,
     until: UntilOption = None,
     follow: Annotated[
@@ -63,66 +71,76 @@ def submit(
     _check_store(opened)
     variables = _variables(env or [])
     _check_names(secret or [])
-    jobs = Jobs(address)
+    jobs = Jobs(dashboard)
     job, joined = _submit(jobs, opened, until, variables, secret or [], install, restarts)
     verb = "joined" if joined else "submitted"
     console.print(f"[bold]{job.id}[/] {verb} at {jobs.address}", highlight=False, soft_wrap=True)
     if follow:
         _follow(jobs, job.id)
     else:
-        console.print(f"headwater jobs logs {job.id} --follow --address {jobs.address}", highlight=False)
+        console.print(f"headwater jobs logs {job.id} --follow --dashboard {jobs.address}", highlight=False)
 
 
-@jobs_app.command("list")
-def list_(address: DashboardOption = DASHBOARD) -> None:
+@jobs_app.command("list", context_settings=OLD_SPELLING)
+def list_(dashboard: DashboardOption = DASHBOARD, json: JsonOption = False) -> None:
     """List the jobs of a cluster, oldest first."""
     from headwater.cluster.jobs.jobs import Jobs
 
-    table = Table()
-    for column in ("job", "run", "state", "started", "duration", "store"):
-        table.add_column(column, overflow="fold")
+    jobs = Jobs(dashboard).all()
+    if json:
+        print_json({"jobs": [asdict(job) for job in jobs]})
+        return
+    table = Table("job", "run", "state", "started", "duration", "store")
     now = time.time()
-    for job in Jobs(address).all():
+    for job in jobs:
         took = "" if job.started is None else f"{(job.ended or now) - job.started:,.0f} s"
         started = "" if job.started is None else ago(now - job.started)
         table.add_row(job.id, job.run, job.status.lower(), started, took, job.store)
-    console.print(table)
+    show(console, table)
 
 
-@jobs_app.command()
-def status(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
+@jobs_app.command(context_settings=OLD_SPELLING)
+def status(job: JobArgument, dashboard: DashboardOption = DASHBOARD, json: JsonOption = False) -> None:
     """Show a job's state, and its run's progress if the store is reachable from here."""
     from headwater.cluster.jobs.jobs import Jobs
 
-    found = Jobs(address).get(job)
+    found = Jobs(dashboard).get(job)
+    record, problem = _record(found)
+    if json:
+        print_json({"job": asdict(found), "run": record and run_json(record), "problem": problem})
+        return
     console.print(
         f"[bold]{found.id}[/]  {found.status.lower()}  {found.message}", highlight=False, soft_wrap=True
     )
-    console.print(_run_line(found), highlight=False, soft_wrap=True)
+    line = problem
+    if record:
+        state = record.shown_state(time.time())
+        line = f"run {record.recipe} {state}: {record.stage} {progress_text(record)}"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
-@jobs_app.command()
+@jobs_app.command(context_settings=OLD_SPELLING)
 def logs(
     job: JobArgument,
-    address: DashboardOption = DASHBOARD,
+    dashboard: DashboardOption = DASHBOARD,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
 ) -> None:
     """Print a job's log."""
     from headwater.cluster.jobs.jobs import Jobs
 
-    jobs = Jobs(address)
+    jobs = Jobs(dashboard)
     if follow:
         _follow(jobs, job)
     else:
         console.out(jobs.logs(job), end="", highlight=False)
 
 
-@jobs_app.command()
-def stop(job: JobArgument, address: DashboardOption = DASHBOARD) -> None:
+@jobs_app.command(context_settings=OLD_SPELLING)
+def stop(job: JobArgument, dashboard: DashboardOption = DASHBOARD) -> None:
     """Stop a job. Finished stages are kept; submitting the recipe again resumes after them."""
     from headwater.cluster.jobs.jobs import Jobs
 
-    ended = Jobs(address).stop(job)
+    ended = Jobs(dashboard).stop(job)
     console.print(f"[bold]{ended.id}[/]  {ended.status.lower()}", highlight=False)
 
 
@@ -182,18 +200,18 @@ def _follow(jobs: Jobs, identifier: str) -> None:
     console.print(f"[bold]{job.id}[/] [{COLOURS['finished']}]succeeded[/]", highlight=False)
 
 
-def _run_line(job: Job) -> str:
+def _record(job: Job) -> tuple[Record | None, str]:
+    """The record of a job's run, or why it cannot be read from here."""
     from headwater.cluster.runtime.run_record import read_record
     from headwater.cluster.storage.store import Store
-    from headwater.status import progress_text
 
     try:
         record = read_record(Store(job.store), job.run)
     except (OSError, HeadwaterError) as error:
-        return f"the store {job.store} cannot be read from here ({error})"
+        return None, f"the store {job.store} cannot be read from here ({error})"
     if record is None:
-        return f"no record of run {job.run} in {job.store} (is this store on a disk of the cluster?)"
-    return f"run {record.recipe} {record.shown_state(time.time())}: {record.stage} {progress_text(record)}"
+        return None, f"no record of run {job.run} in {job.store} (is this store on a disk of the cluster?)"
+    return record, ""
 
 
 def _check_store(recipe: Recipe) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.options import StoreOption, console
+from headwater.options import DASHBOARD_OPTION, JsonOption, StoreOption, console
+from headwater.tables import print_json, show
 
 if TYPE_CHECKING:
     from headwater.cluster.doctor.checks import Finding
@@ -23,39 +26,50 @@ MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]
 def status(
     run: Annotated[str | None, typer.Argument(help="Name of a run; default: all.")] = None,
     store: StoreOption = "store",
-    address: Annotated[
-        str | None, typer.Option(help="Dashboard of a cluster's head node: show its nodes, too.")
-    ] = None,
+    dashboard: Annotated[str | None, DASHBOARD_OPTION] = None,
+    json: JsonOption = False,
 ) -> None:
-    """Show each run's stage, progress, time left and last checkpoint; with --address, nodes and actors."""
+    """Show each run's stage, progress, time left and last checkpoint; with --dashboard, nodes and actors."""
     from headwater import status as view
     from headwater.cluster.storage.store import Store
 
     opened = Store(store)
-    if run is not None and run not in opened.runs():
+    opened.check_readable()
+    records, nodes = view.newest_records(opened, run), None
+    if run is not None and not records:
         raise HeadwaterError("no such run", where=f"{store}/runs/{run}", fix="list all: headwater status")
-    console.print(view.runs_table(opened, run))
-    if address:
+    if dashboard:
         from headwater.cluster.jobs.jobs import Jobs
 
-        console.print(view.cluster_table(*Jobs(address).nodes_and_actors()))
+        nodes = view.node_rows(*Jobs(dashboard).nodes_and_actors())
+    if json:
+        print_json({"store": opened.location, "runs": [*map(view.run_json, records)], "nodes": nodes})
+        return
+    show(console, view.runs_table(opened, records))
+    if nodes is not None:
+        show(console, view.cluster_table(nodes))
 
 
 def doctor(
     store: Annotated[str | None, typer.Option(help="Check this store, too.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Check a cluster's nodes, too (auto, or host:6379).")
+        str | None,
+        typer.Option(metavar="HEAD:6379", help="Check a cluster's nodes, too, from one of them (or auto)."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Check this machine, the store and the cluster; print a fix for every problem."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    worst = 0
-    for finding in _findings(store, address):
-        worst = max(worst, ("ok", "warning", "error").index(finding.state))
-        fix = f"\n[yellow]→ {escape(finding.fix)}[/]" if finding.fix else ""
-        table.add_row(MARKS[finding.state], finding.what, f"{escape(finding.found)}{fix}")
-    console.print(table, highlight=False)
-    if worst == 2:
+    findings = list(_findings(store, address))
+    failed = any(finding.state == "error" for finding in findings)
+    if json:
+        print_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
+    else:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for finding in findings:
+            fix = f"\n[yellow]→ {escape(finding.fix)}[/]" if finding.fix else ""
+            table.add_row(MARKS[finding.state], finding.what, f"{escape(finding.found)}{fix}")
+        show(console, table)
+    if failed:
         raise typer.Exit(1)
 
 
@@ -77,6 +91,6 @@ def _cluster(address: str) -> Iterator[Finding]:
 
     with tempfile.TemporaryDirectory(prefix="headwater-doctor-") as folder:
         session: Any = Session(Store(folder), console=console, address=address, logs_to=Path(folder))
-        with session, console.status("checking the nodes"):
+        with session, Console(stderr=True).status("checking the nodes"):
             session.ray()
             yield from list(nodes.examine())

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from headwater.options import console
+from headwater.tables import show
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "data" / "constraints.txt"
 
@@ -26,7 +27,7 @@ def recipes(
     for known, path in packaged().items():
         with path.open(encoding="utf-8") as lines:
             table.add_row(f"[bold]{known}[/]", next(lines).strip().lstrip("# "))
-    console.print(table, highlight=False)
+    show(console, table)
 
 
 def constraints() -> None:

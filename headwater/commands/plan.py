@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headwater.options import AddressOption, RecipeArgument, SetOption, console, open_recipe, open_session
+from headwater.tables import show
 
 if TYPE_CHECKING:
     from headwater.cluster.storage.store import Store
@@ -194,7 +195,7 @@ def _show(made: Plan) -> None:
         )
     for name, text in lines:
         console.print(f"  [bold]{name:<8}[/] {text}", highlight=False, soft_wrap=True)
-    console.print(_memory_table(made.memory))
+    show(console, _memory_table(made.memory))
     for note in made.notes:
         console.print(f"  {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
 

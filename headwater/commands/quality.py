@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headwater.options import console
+from headwater.tables import show
 
 if TYPE_CHECKING:
     from headwater.data_pipeline.filters.linear import ModelCard
@@ -79,7 +80,7 @@ def _tell(card: ModelCard, output: str) -> None:
     for row in found["thresholds"]:
         values = [row["precision"], row["recall"], row["kept"]]
         table.add_row(f"{row['threshold']:.1f}", *("-" if v is None else f"{v:.3f}" for v in values))
-    console.print(table)
+    show(console, table)
     read = " and ".join(f"{card.training[kind]['texts']:,} {kind}" for kind in ("good", "bad"))
     console.print(
         f"[bold green]✓[/] {read} texts; on {found['good']:,} + {found['bad']:,} held out: "

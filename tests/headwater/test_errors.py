@@ -82,6 +82,48 @@ def test_an_unreachable_cluster_address_is_reported(recipe: Path, tmp_path: Path
     assert f"{address}: cannot reach a Ray cluster" in error_line(output)
 
 
+def test_addresses_that_no_driver_can_join_are_refused_with_what_can(recipe: Path, tmp_path: Path) -> None:
+    for address in ("ray://127.0.0.1:10001", "http://127.0.0.1:8265"):
+        code, output = headwater(
+            *("run", str(recipe), "--set", f"store={tmp_path}/store", "--until", "acquire"),
+            *("--address", address),
+        )
+        assert code == 1
+        line = error_line(output)
+        assert f"{address}: {address.partition(':')[0]}:// is not an address" in line
+        assert "pass auto or HEAD:6379" in line and "headwater submit --dashboard" in line
+
+
+@pytest.mark.parametrize("command", [("show",), ("status",), ("runs", "list"), ("runs", "diff", "a", "b")])
+def test_a_store_that_is_not_there_is_one_error(
+    command: tuple[str, ...], s3_server: str, tmp_path: Path
+) -> None:
+    for store in (str(tmp_path / "nothing"), "s3://no-such-bucket/x", "s3://corpus/no-such-prefix"):
+        code, output = headwater(*command, "--store", store)
+        assert code == 1
+        assert f"{store}: no such store" in error_line(output)
+
+
+def test_a_store_that_does_not_answer_is_one_error(s3_server: str) -> None:
+    code, output = in_a_process(
+        "status", "--store", "s3://corpus/x", AWS_ENDPOINT_URL=s3_server, AWS_SECRET_ACCESS_KEY="wrong"
+    )
+    assert code == 1
+    assert "s3://corpus/x: the store cannot be read" in error_line(output)
+
+
+def test_a_dashboard_may_still_be_called_address() -> None:
+    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+    for option in ("--dashboard", "--address"):
+        code, output = headwater("jobs", "list", option, nowhere)
+        assert code == 1
+        assert f"{nowhere}: no Ray dashboard answers" in error_line(output)
+    code, output = headwater("jobs", "list", HEADWATER_ADDRESS=nowhere)
+    assert code == 1 and f"{nowhere}: no Ray dashboard" in output
+    _, output = headwater("jobs", "list", "--help")
+    assert "--dashboard" in output and "--address" not in output
+
+
 def test_a_typo_in_a_recipe_is_one_line_and_debug_shows_the_traceback(recipe: Path) -> None:
     code, output = headwater("run", str(recipe), "--set", "pretrain.stepz=3")
     assert code == 1 and "did you mean steps?" in error_line(output)
@@ -93,5 +135,9 @@ def test_doctor_fails_where_something_is_an_error_and_says_what_to_do(s3_server:
     code, output = headwater("doctor", "--store", "s3://no-such-bucket/prefix")
     assert code == 1
     assert "✗" in output and "→ create the bucket no-such-bucket" in output
+    code, output = headwater("doctor", "--store", "s3://no-such-bucket/prefix", "--json")
+    found = json.loads(output)
+    assert code == 1 and found["ok"] is False
+    assert {"what": "S3 find the bucket", "state": "error"}.items() <= found["findings"][-1].items()
     code, output = headwater("doctor", "--store", "s3://corpus/prefix")
     assert code == 0, output

@@ -18,6 +18,7 @@ import yaml
 
 from headwater.cluster.runtime.run_record import Record, read_record
 from headwater.cluster.storage.store import Store
+from headwater.cluster.versions import commit
 from tests.cluster.heads import Head, free_ports, head
 from tests.data_pipeline.corpora import article
 
@@ -103,7 +104,7 @@ def drivers(recipe: Path) -> list[psutil.Process]:
 
 
 def submit(cluster: Head, recipe: Path, *more: str, **changes: str) -> tuple[int, str]:
-    return cluster.run("submit", str(recipe), "--address", cluster.dashboard, *more, **changes)
+    return cluster.run("submit", str(recipe), "--dashboard", cluster.dashboard, *more, **changes)
 
 
 def job_id(output: str) -> str:
@@ -114,7 +115,7 @@ def job_id(output: str) -> str:
 
 def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: Head, recipe: Path) -> None:
     process = cluster.command(
-        *("submit", str(recipe), "--until", "clean", "--address", cluster.dashboard),
+        *("submit", str(recipe), "--until", "clean", "--dashboard", cluster.dashboard),
         *("--secret", "HEADWATER_TEST_SECRET"),
     )
     assert process.stdout is not None
@@ -122,8 +123,8 @@ def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: 
     for line in process.stdout:
         lines.append(line)
         if "acquire" in line and "✓" in line:
-            job = cluster.run("jobs", "list", "--address", cluster.dashboard)[1]
-            alive_at_first_stage = "running" in job
+            listed = cluster.run("jobs", "list", "--json", "--dashboard", cluster.dashboard)[1]
+            alive_at_first_stage = "RUNNING" in {job["status"] for job in json.loads(listed)["jobs"]}
     output = "".join(lines)
     assert process.wait(60) == 0, output
     assert alive_at_first_stage, "the log came only when the job had ended"
@@ -132,6 +133,11 @@ def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: 
     identifier = job_id(output)
     described = _as_ray_describes_them(cluster)
     assert identifier in described
+    told = json.loads(
+        cluster.run("jobs", "status", identifier, "--json", "--dashboard", cluster.dashboard)[1]
+    )
+    assert (told["job"]["status"], told["run"]["state"]) == ("SUCCEEDED", "finished")
+    assert told["run"]["commit"] == commit()  # of the checkout that it was submitted from
     written = [path.read_bytes() for path in recipe.parent.rglob("*") if path.is_file()]
     assert SECRET not in described + output
     assert not any(SECRET.encode() in content for content in written)
@@ -170,14 +176,14 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
     driver.kill()
     wait_for(lambda: bool(drivers(recipe)) and drivers(recipe)[0].pid != driver.pid, "the driver is back")
     wait_for(lambda: pretraining_step(recipe) > 6, "pretraining resumes")
-    log = cluster.run("jobs", "logs", first, "--address", cluster.dashboard)[1]
+    log = cluster.run("jobs", "logs", first, "--dashboard", cluster.dashboard)[1]
     assert "the driver was killed by SIGKILL; restarting it (1 of 3)" in log
     after_restart = log[log.index("restarting it") :]
     assert all(re.search(rf"{stage} +found", after_restart) for stage in ("acquire", "clean", "tokenize"))
-    status = cluster.run("jobs", "status", first, "--address", cluster.dashboard)[1]
+    status = cluster.run("jobs", "status", first, "--dashboard", cluster.dashboard)[1]
     assert "running: pretrain pretrain" in status
 
-    code, output = cluster.run("jobs", "stop", first, "--address", cluster.dashboard)
+    code, output = cluster.run("jobs", "stop", first, "--dashboard", cluster.dashboard)
     assert code == 0 and "stopped" in output
     deadline = time.monotonic() + 10
     while left := processes_of_jobs(cluster):
@@ -187,9 +193,9 @@ def test_a_job_joined_killed_stopped_and_submitted_again(cluster: Head, recipe: 
     second = job_id(submit(cluster, recipe, *until)[1])
     assert second != first
     wait_for(lambda: pretraining_step(recipe) > 11, "the new job resumes from a checkpoint")
-    log = cluster.run("jobs", "logs", second, "--address", cluster.dashboard)[1]
+    log = cluster.run("jobs", "logs", second, "--dashboard", cluster.dashboard)[1]
     assert re.search(r"tokenize +found", log)
-    assert cluster.run("jobs", "stop", second, "--address", cluster.dashboard)[0] == 0
+    assert cluster.run("jobs", "stop", second, "--dashboard", cluster.dashboard)[0] == 0
 
 
 class CutWire:
@@ -250,7 +256,7 @@ class CutWire:
 def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, recipe: Path) -> None:
     wire = CutWire(cluster.dashboard)
     try:
-        process = cluster.command("submit", str(recipe), "--until", "tokenize", "--address", wire.url)
+        process = cluster.command("submit", str(recipe), "--until", "tokenize", "--dashboard", wire.url)
         assert process.stdout is not None
         lines, cuts = [], 0
         for line in process.stdout:
@@ -262,7 +268,7 @@ def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, 
     finally:
         wire.close()
     assert cuts == 2
-    log = cluster.run("jobs", "logs", job_id(output), "--address", cluster.dashboard)[1]
+    log = cluster.run("jobs", "logs", job_id(output), "--dashboard", cluster.dashboard)[1]
     followed = output.split("\n", 1)[1].rsplit("\n", 2)[0]
     assert followed.strip() == log.strip()
 
@@ -276,7 +282,7 @@ def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, 
         ({}, ["--set", "store=store"], "a relative folder would be lost with the job"),
         ({}, ["--set", "pretrain.stepz=4"], "no such key; did you mean steps?"),
         ({}, ["--until", "pretrian"], "unknown stage pretrian"),
-        ({}, ["--address", "ray://127.0.0.1:10001"], "submitted to the head's dashboard"),
+        ({}, ["--dashboard", "ray://127.0.0.1:10001"], "submitted to the head's dashboard"),
     ],
 )
 def test_a_wrong_submission_is_one_line_with_what_to_do(
@@ -292,7 +298,7 @@ def test_a_wrong_submission_is_one_line_with_what_to_do(
 def test_a_head_without_its_dashboard_and_a_wrong_address_are_named(cluster: Head, recipe: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
     for address in (nowhere, f"http://{cluster.gcs}"):
-        code, output = submit(cluster, recipe, "--address", address)
+        code, output = submit(cluster, recipe, "--dashboard", address)
         assert code == 1
         assert re.fullmatch(
             rf"error {address}: no Ray dashboard answers \(.*with its dashboard\)", output.strip()
@@ -301,12 +307,12 @@ def test_a_head_without_its_dashboard_and_a_wrong_address_are_named(cluster: Hea
 
 def test_a_job_that_does_not_exist_is_named(cluster: Head) -> None:
     for command in ("status", "logs", "stop"):
-        code, output = cluster.run("jobs", command, "nothing-1", "--address", cluster.dashboard)
+        code, output = cluster.run("jobs", command, "nothing-1", "--dashboard", cluster.dashboard)
         assert code == 1 and "nothing-1: no such job" in output
 
 
 def test_status_shows_the_nodes_and_what_lives_on_them(cluster: Head, tmp_path: Path) -> None:
-    code, output = cluster.run("status", "--store", str(tmp_path), "--address", cluster.dashboard)
+    code, output = cluster.run("status", "--store", str(tmp_path), "--dashboard", cluster.dashboard)
     assert code == 0
     assert re.search(r"\(head\) +│ alive", output), output
 
