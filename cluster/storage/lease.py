@@ -119,6 +119,8 @@ class _Lease:
                 if self._write(self._holder, self._etag):
                     continue
                 seen = self._read()
+                if seen is None and self._write(self._holder, None):
+                    continue  # somebody deleted it
             except HeadwaterError as error:  # while the store does not answer, this run cannot write to it
                 log.warning("cannot renew the lease: %s", error)
                 continue

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headwater.cluster.storage import lease
+from headwater.cluster.storage.store import Store
 from tests.cluster.heads import free_ports
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater, in_a_process
@@ -71,6 +73,17 @@ def test_s3_without_the_right_to_write_is_named_before_any_work(recipe: Path, s3
     assert code == 1
     line = error_line(output)
     assert "s3://corpus/forbidden: the store cannot be written" in line and "write permission" in line
+
+
+def test_a_second_run_on_a_store_in_s3_names_the_first(
+    recipe: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    store = "s3://corpus/two-runs"
+    with Store(store).locked("first"):
+        code, output = headwater("run", str(recipe), "--set", f"store={store}", "--until", "acquire")
+    assert code == 1
+    assert f"{store}: another run is using this store: run first on " in error_line(output)
 
 
 def test_an_unreachable_cluster_address_is_reported(recipe: Path, tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_a_driver_whose_lease_was_taken_ends_with_the_name_of_the_other(store: S
     assert Artifact(store.location).read_json(lease.NAME)["token"] == "other"  # and leaves that lease alone
 
 
+def test_a_lease_that_somebody_deleted_is_written_again(store: Store) -> None:
+    with store.locked("mine"):
+        Artifact(store.location).delete(lease.NAME)
+        time.sleep(3 * lease.RENEW_SECONDS)
+        with pytest.raises(HeadwaterError, match=TAKEN), store.locked("other"):
+            pytest.fail("two drivers at once")
+
+
 def test_keys_that_may_only_read_get_one_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "headwater-reader")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "headwater-reader-secret")
