@@ -47,6 +47,12 @@ def json_lines(
 
 
 def _parse(content: bytes, columns: Columns, file: str, place: str, limit: int) -> Document | Unread:
+    row = json_object(content, file, place)
+    return row if isinstance(row, Unread) else document_from_row(row, columns, file, place, limit)
+
+
+def json_object(content: bytes, file: str, place: str) -> dict[str, Any] | Unread:
+    """The object in the bytes of one line."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -57,4 +63,4 @@ def _parse(content: bytes, columns: Columns, file: str, place: str, limit: int) 
         return Unread(file, place, "broken_line", f"not valid JSON: {error}")
     if not isinstance(row, dict):
         return Unread(file, place, "broken_line", f"not a JSON object but {type(row).__name__}")
-    return document_from_row(row, columns, file, place, limit)
+    return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,19 @@ def input_files(source: FileSource, kind: str) -> list[InputFile]:
 
     Raises HeadwaterError for a missing local path. The reader reports missing remote files.
     """
+    return files_at(source.paths, SUFFIXES[kind], "correct `paths` of this source")
+
+
+def files_at(paths: Iterable[str], suffixes: tuple[str, ...], fix: str) -> list[InputFile]:
+    """Likewise, for any paths; files of a folder need one of the suffixes. `fix` goes into the error."""
     found: dict[str, InputFile] = {}
-    for path in source.paths:
+    for path in paths:
         if is_url(path):
             listed = [InputFile(path)]
         elif path.startswith(REMOTE):
-            listed = _remote(path, SUFFIXES[kind])
+            listed = _remote(path, suffixes)
         else:
-            listed = _on_disk(path, SUFFIXES[kind])
+            listed = _on_disk(path, suffixes, fix)
         found.update({file.path: file for file in listed if file.path not in found})
     return list(found.values())
 
@@ -66,7 +71,7 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
     return {"files": count, "sha256": digest.hexdigest()}
 
 
-def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+def _on_disk(path: str, suffixes: tuple[str, ...], fix: str) -> list[InputFile]:
     plain = Path(path.removeprefix("file://")).expanduser()
     if plain.is_dir():
         names = [name for name in sorted(plain.rglob("*")) if name.is_file() and _wanted(name.name, suffixes)]
@@ -78,7 +83,7 @@ def _on_disk(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
         names = [Path(name) for name in sorted(matches) if Path(name).is_file()]
         problem = "no such file or folder"
     if not names:
-        raise HeadwaterError(problem, where=path, fix="correct `paths` of this source")
+        raise HeadwaterError(problem, where=path, fix=fix)
     return [InputFile(str(name), (name.stat().st_size, name.stat().st_mtime_ns)) for name in names]
 
 

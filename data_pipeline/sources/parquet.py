@@ -40,7 +40,7 @@ def read_parquet(
             ):
                 passed = min(batch.num_rows, max(0, wanted - row))
                 row += passed
-                for values in _rows(batch.slice(passed)):
+                for values in python_rows(batch.slice(passed)):
                     position.mark = Mark(row, row)
                     place, row = f"row {row}", row + 1
                     if isinstance(values, Exception):
@@ -56,13 +56,13 @@ def read_parquet(
             ) from error
 
 
-def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:
+def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:
     """Values of each row, or the exception of their conversion."""
     try:
         return batch.to_pylist()
     except NO_VALUE as error:
         halves = batch.slice(0, batch.num_rows // 2), batch.slice(batch.num_rows // 2)
-        return [error] if batch.num_rows == 1 else [row for half in halves for row in _rows(half)]
+        return [error] if batch.num_rows == 1 else [row for half in halves for row in python_rows(half)]
 
 
 def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
