@@ -48,8 +48,9 @@ class Prompt:
 def conversations(source: DataSource, file: str) -> Iterator[tuple[str, Conversation | Unread]]:
     """(`FILE:LINE`, conversation with an answer, or what is wrong with the record) of one file.
 
-    A record of several conversations (a tree) yields each. Raises HeadwaterError for a file that is unreadable,
-    of no known format, of several formats, without a column that is asked for, or without a usable record.
+    A record of several conversations (a tree) yields each. Raises HeadwaterError for a file that is
+    unreadable, of no known format, of several formats, without a column that is asked for, or without a
+    usable record.
     """
     return OwnFile(source, file).conversations()
 
@@ -181,7 +182,7 @@ class OwnFile:
         return HeadwaterError(
             f"the file mixes {len(found)} formats: {listed}",
             where=self.path,
-            fix="write each into a file of its own, or set `format` to use the records of one and skip the rest",
+            fix="write each into its own file, or set `format` to use one and skip the rest",
         )
 
     def _nothing(self, seen: int, first: Unread | None) -> HeadwaterError:
