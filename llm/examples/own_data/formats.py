@@ -2,9 +2,9 @@
 
 `messages`: OpenAI's and TRL's `{"messages": [{"role", "content"}]}`. `sharegpt`: `{"conversations":
 [{"from", "value"}]}`. `alpaca`: `instruction`, `input`, `output`, `history`. `prompt_completion`: TRL's pairs
-of texts or messages. `oasst`: trees (trees.py). `hh`: Anthropic's two transcripts. `preference`: `prompt`, `chosen`,
-`rejected` as texts or messages, the prompt also as the common beginning of both, or as `conversations` or
-`instruction`. All but `hh` and `oasst` take a `system` column.
+of texts or messages. `oasst`: trees (trees.py). `hh`: Anthropic's two transcripts. `preference`: `prompt`,
+`chosen`, `rejected` as texts or messages, the prompt also as the common beginning of both, or as
+`conversations` or `instruction`. All but `hh` and `oasst` take a `system` column.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def test_a_missing_path_and_a_folder_without_data_are_errors_before_anything_is_
     with pytest.raises(HeadwaterError, match=r"none.jsonl: no such file or folder \(correct `sft.data`\)"):
         list_files([source(tmp_path / "none.jsonl")], "sft.data")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(HeadwaterError, match="the folder contains no .jsonl"):
+    with pytest.raises(HeadwaterError, match=r"the folder contains no \.jsonl"):
         list_files([source(tmp_path)])
 
 
