@@ -116,8 +116,11 @@ def _unread(document: str, fates: Iterable[Any], trained: TrainedStage) -> Excep
     """The error for a document that no step reads, with the reason if the artifacts show it."""
     from headwater.cluster.errors import HeadwaterError
     from headwater.data_pipeline.explain import token_places
+    from headwater.llm.stages.trace import is_held_out
 
     stage, kept = trained.stage.name, [fate for fate in fates if fate.kept]
+    if stage not in ("pretrain", "rl") and is_held_out(trained.output, document):
+        return HeadwaterError("it is held out", where=document, fix=f"no step of {stage} reads it")
     if not kept and (dropped := [fate for fate in fates if not fate.kept]):
         what = f"the document was dropped in cleaning: {dropped[0].row['step']}, {dropped[0].row['reason']}"
         return HeadwaterError(what, where=document, fix="for details run `headwater explain`")

@@ -5,6 +5,7 @@ Written by the fine-tuning stages (one file per unit of input), read by index as
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class EncodedExamples:
     def __init__(self, artifact: Artifact, folder: str, pattern: str = "*.arrow") -> None:
         self.artifact, self.folder, self.pattern = artifact, folder, pattern
         self._table: pa.Table | None = None
+        self._files: list[tuple[str, range]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (EncodedExamples, (self.artifact, self.folder, self.pattern))
@@ -56,14 +58,20 @@ class EncodedExamples:
     @property
     def table(self) -> pa.Table:
         if self._table is None:
-            local = self.artifact.local(self.folder)
-            readers = [
-                pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(local.glob(self.pattern))
+            paths = sorted(self.artifact.local(self.folder).glob(self.pattern))
+            tables = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+            ends = list(itertools.accumulate((table.num_rows for table in tables), initial=0))
+            self._files = [
+                (path.name, range(start, end))
+                for path, (start, end) in zip(paths, itertools.pairwise(ends), strict=True)
             ]
-            self._table = pa.concat_tables(
-                [reader.read_all() for reader in readers], promote_options="default"
-            )
+            self._table = pa.concat_tables(tables, promote_options="default")
         return self._table
+
+    def files(self) -> list[tuple[str, range]]:
+        """The name of each file, and the indices of its examples."""
+        _ = self.table
+        return self._files
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -8,7 +8,7 @@ and the values do not depend on the number of workers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples.chat import encode_answer, encode_prompt
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
+from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
-from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from headwater.llm.stages.own_data import example_order
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -55,12 +56,20 @@ class DpoConfig(PairConfig, FineTuneConfig):
 class AnswerBatches:
     """Batches for `PreferenceOptimisation`; both answers are padded to one width."""
 
-    def __init__(self, output: Artifact, split: str, batch: int, seed: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        output: Artifact,
+        split: str,
+        batch: int,
+        seed: int,
+        pad_id: int,
+        data: Sequence[DataSource] | None = None,
+    ) -> None:
         self.pairs, self.reference = (
             EncodedExamples(output, split),
             EncodedExamples(output, f"{REFERENCE}/{split}"),
         )
-        self.plan, self.pad_id = ShuffledOrder(len(self.pairs), batch, seed), pad_id
+        self.plan, self.pad_id = example_order(self.pairs, data, batch, seed), pad_id
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
@@ -175,17 +184,8 @@ class Dpo(PairStage[DpoConfig]):
         start, tokenizer_folder = newest_model(inputs), tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = padding_id(tokenizer)
-        if not output.exists("pairs.json"):
-            kinds = gather_pairs(config, inputs, tokenizer, session)
-            encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
-            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
-        counts: dict[str, int] = output.read_json("pairs.json")
-        if not sum(count for name, count in counts.items() if name.startswith("train/")):
-            raise HeadwaterError(
-                "there are no preference pairs",
-                where="dpo",
-                fix="raise `corpus_pairs`, `model_pairs` or `max_length`, or rank answers at the endpoint",
-            )
+        encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
+        counts, own = prepare_pairs(self, inputs, output, tokenizer, encode, COLUMNS, session)
         map_units(
             session,
             output,
@@ -198,7 +198,7 @@ class Dpo(PairStage[DpoConfig]):
             unit_name="pairs",
             share=Share(cpus=1, gpus=min(1.0, config.gpus_per_worker)),
         )
-        train = AnswerBatches(output, "train", config.batch, config.seed, pad_id)
+        train = AnswerBatches(output, "train", config.batch, config.seed, pad_id, config.data)
         held_out = any(count for name, count in counts.items() if name.startswith("heldout/"))
         history = loop.train(
             TrainJob(
@@ -226,6 +226,7 @@ class Dpo(PairStage[DpoConfig]):
             "pairs": counts,
             "heldout_accuracy": last.get("heldout_accuracy"),
             "heldout_loss": last.get("heldout_loss"),
+            **own,
             **loop.summary(history),
         }
 

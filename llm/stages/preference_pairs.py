@@ -1,30 +1,36 @@
 """The preference pairs that the reward model and DPO learn from, by source.
 
 Sources are the corpus (the true headline against another article's), the model (the true headline against the
-fine-tuned model's own) and the rankings that people left in the store.
+fine-tuned model's own), the user's own files and the rankings that people left in the store.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Moments, Need, pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
+from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER
 from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.conversations import split_of
 from headwater.llm.examples.encoded import Example, write_examples
+from headwater.llm.examples.own_data.reading import OWN, OwnFile, split_of_record
+from headwater.llm.examples.own_data.source import DataSources, fingerprint, list_files
 from headwater.llm.examples.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.stages.models import FINE_TUNED, check_base, newest_model
+from headwater.llm.stages.own_data import Skipped, file_prefix, report
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
@@ -38,6 +44,9 @@ class PairConfig(TrainConfig):
     """Maximum number of pairs of an article's headline against another article's; 0 for none."""
     model_pairs: int = Field(512, ge=0)
     """Number of pairs of an article's headline against the model's own; 0 for none."""
+    data: DataSources | None = None
+    """Own pairs of a better and a worse answer: files, folders, globs, `s3://` and `hf://` names, or sections
+    with `files`. A tenth is held out."""
     rankings: bool = True
     """Also learn from the rankings that people made at the endpoint."""
     max_length: int = Field(320, ge=2)
@@ -64,13 +73,13 @@ class PairStage(Stage[P]):
     """A stage that learns from preference pairs: its inputs and other dependencies."""
 
     runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS
+    off_fields = OFF_FIELDS | {"data"}
 
     def needs(self) -> tuple[Input, ...]:
         documents = Input(
             ("clean",),
             what="documents with titles (`corpus_pairs`, `model_pairs`)",
-            fix=f"set `corpus_pairs: 0` and `model_pairs: 0` in `{self.name}` to learn from rankings alone",
+            fix=f"set `corpus_pairs: 0` and `model_pairs: 0` in `{self.name}` to learn from `data` and rankings alone",
         )
         return (*([documents] if self.from_corpus() else []), TOKENIZER, FINE_TUNED)
 
@@ -83,12 +92,88 @@ class PairStage(Stage[P]):
         if "clean" in inputs and self.from_corpus():
             check_titles(inputs["clean"], self.name)
 
+    def check(self) -> None:
+        list_files(self.config.data or (), f"{self.name}.data")
+
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         share = Need(1, min(1.0, self.config.gpus_per_worker))
         return [pool(share, ("gpus_per_worker",)), [self.config.learners()]]
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        return rankings_fingerprint(session.store) if self.config.rankings else {}
+        rankings = rankings_fingerprint(session.store) if self.config.rankings else {}
+        data = self.config.data
+        return rankings | ({"data": fingerprint(data, f"{self.name}.data")} if data else {})
+
+
+def prepare_pairs(
+    stage: PairStage[Any],
+    inputs: Mapping[str, Artifact],
+    output: Artifact,
+    tokenizer: Any,
+    encode: Callable[[Preference], Example | None],
+    columns: tuple[str, ...],
+    session: Session,
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Gather, encode and write all pairs, once. Returns the pairs per kind, and what was skipped of own files.
+
+    Raises HeadwaterError if there is none to train on.
+    """
+    if not output.exists("pairs.json"):
+        kinds = gather_pairs(stage.config, inputs, tokenizer, session)
+        own = _OwnPairs(stage, encode)
+        written = write_pairs(output, kinds | own.kinds, own.encode, columns)
+        output.write_json("own_pairs.json", own.close(output, session))
+        output.write_json("pairs.json", written)
+    counts: dict[str, int] = output.read_json("pairs.json")
+    if not sum(count for name, count in counts.items() if name.startswith("train/")):
+        raise HeadwaterError(
+            "there are no preference pairs",
+            where=stage.name,
+            fix="give own ones in `data`, raise `corpus_pairs`, `model_pairs` or `max_length`, "
+            "or rank answers at the endpoint",
+        )
+    own_file = "own_pairs.json"
+    return counts, output.read_json(own_file) if output.exists(own_file) else {}
+
+
+class _OwnPairs:
+    """The pairs of own files by kind: `own`, or `own-NNN` for each source if they have weights."""
+
+    def __init__(self, stage: PairStage[Any], encode: Callable[[Preference], Example | None]) -> None:
+        self.stage, self._encode = stage, encode
+        self.kinds: dict[str, list[Preference]] = {}
+        self.files: dict[str, tuple[OwnFile, Skipped]] = {}
+        self.used: collections.Counter[str] = collections.Counter()
+        data = stage.config.data or ()
+        weighted = any(source.weight != 1 for source in data)
+        for file in list_files(data, f"{stage.name}.data"):
+            opened, skipped = self.files[file.path] = OwnFile(file.source, file.path), Skipped()
+            kind = file_prefix(file.number) if weighted else OWN
+            for where, pair in opened.preferences():
+                if isinstance(pair, Unread):
+                    skipped.add(pair)
+                else:
+                    self.kinds.setdefault(f"{split_of_record(where)}/{kind}", []).append(pair)
+                    self.used[file.path] += 1
+
+    def encode(self, pair: Preference) -> Example | None:
+        """As the stage encodes; an own pair that does not fit is noted as skipped."""
+        example = self._encode(pair)
+        if example is None and pair.source == OWN:
+            file = pair.origins[0].rpartition(":")[0]
+            opened, skipped = self.files[file]
+            detail = f"the answers do not fit `max_length` {self.stage.config.max_length}"
+            skipped.add(opened.problem(pair.origins[0], "too_long", detail))
+            self.used[file] -= 1
+        return example
+
+    def close(self, output: Artifact, session: Session) -> dict[str, Any]:
+        units = [
+            {"file": file, "format": opened.format, "used": self.used[file]}
+            | skipped.close(output, f"own-{number:05d}")
+            for number, (file, (opened, skipped)) in enumerate(self.files.items())
+        ]
+        return report(session, "own pairs", units)
 
 
 def write_pairs(
@@ -112,7 +197,8 @@ def gather_pairs(
     config: PairConfig, inputs: Mapping[str, Artifact], tokenizer: Any, session: Session
 ) -> dict[str, list[Preference]]:
     """`train/<kind>` and `heldout/<kind>` → pairs; held-out documents are never trained on."""
-    documents = list(iter_documents(inputs["clean"])) if "clean" in inputs else []
+    from_corpus = config.corpus_pairs or config.model_pairs
+    documents = list(iter_documents(inputs["clean"])) if from_corpus else []
     kinds: dict[str, list[Preference]] = {}
     for split in ("train", "heldout"):
         own = [d for d in documents if split_of(d["id"]) == split]

@@ -16,9 +16,10 @@ from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.model import build
-from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, gather_pairs, write_pairs
+from headwater.llm.stages.own_data import example_order
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.loop import TrainJob, Worker
 from headwater.llm.training.objectives import BradleyTerry
@@ -36,8 +37,12 @@ class RewardConfig(PairConfig):
 class PairBatches:
     """`chosen`, `rejected` [B, L] and their masks [B, L]; both are padded to one length."""
 
-    def __init__(self, examples: EncodedExamples, batch: int, seed: int, pad_id: int) -> None:
-        self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
+    def __init__(
+        self, examples: EncodedExamples, batch: int, seed: int, pad_id: int, order: BatchOrder | None = None
+    ) -> None:
+        """`order`: default is every pair once per epoch."""
+        self.examples, self.pad_id = examples, pad_id
+        self.plan = order or ShuffledOrder(len(examples), batch, seed)
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
@@ -70,18 +75,16 @@ class Reward(PairStage[RewardConfig]):
         tokenizer_folder = tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = padding_id(tokenizer)
-        if not output.exists("pairs.json"):
-            kinds = gather_pairs(config, inputs, tokenizer, session)
-            encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
-            output.write_json("pairs.json", write_pairs(output, kinds, encode, COLUMNS))
-        counts = output.read_json("pairs.json")
+        encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
+        counts, own = prepare_pairs(self, inputs, output, tokenizer, encode, COLUMNS, session)
         train = EncodedExamples(output, "train")
+        order = example_order(train, config.data, config.batch, config.seed)
         history = loop.train(
             TrainJob(
                 label="reward",
                 config=config,
                 objective=BradleyTerry(),
-                source=PairBatches(train, config.batch, config.seed, pad_id),
+                source=PairBatches(train, config.batch, config.seed, pad_id, order),
                 load_model=functools.partial(
                     build.reward_model, newest_model(inputs), new_head_seed=config.seed
                 ),
@@ -95,14 +98,22 @@ class Reward(PairStage[RewardConfig]):
             f"{len(train):,} pairs; loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f}, "
             f"accuracy over the last steps {sum(recent) / len(recent):.2f}"
         )
-        return {"pairs": counts, "recent_accuracy": sum(recent) / len(recent), **loop.summary(history)}
+        return {
+            "pairs": counts,
+            "recent_accuracy": sum(recent) / len(recent),
+            **own,
+            **loop.summary(history),
+        }
 
 
-def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]]:
-    """Token ids of both conversations up to the end of the answer's turn, where the reward is read."""
+def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
+    """Token ids of both conversations up to the end of the answer's turn, where the reward is read; None if an
+    answer does not begin within `max_length`."""
     encoded = {}
     for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         messages = [*pair.prompt, {"role": "assistant", "content": answer}]
         ids, mask = encode_conversation(tokenizer, messages, max_length)
+        if not any(mask):
+            return None
         encoded[side] = ids[: len(mask) - mask[::-1].index(1)]
     return encoded

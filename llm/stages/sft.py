@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
@@ -16,14 +18,18 @@ from headwater.cluster.runtime.stage import Input, NonEmpty, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import iter_documents, kept_files
+from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples import conversations
-from headwater.llm.examples.chat import encode_conversations
+from headwater.llm.examples.chat import EncodedConversations, encode_conversations
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
+from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
+from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
 from headwater.llm.examples.tasks import check_titles
 from headwater.llm.model import build
-from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import PRETRAINED, check_base, newest_model
+from headwater.llm.stages.own_data import Skipped, example_order, file_prefix, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -33,6 +39,11 @@ MAKERS = {
     "headline": conversations.headline_conversation,
     "passage": conversations.passage_conversation,
 }
+CHUNK = 4096
+"""Own conversations that are encoded, and written to one file, at a time."""
+
+Talk = tuple[str, conversations.Conversation]
+"""A conversation and its origin."""
 
 
 class SftConfig(FineTuneConfig):
@@ -45,13 +56,16 @@ class SftConfig(FineTuneConfig):
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
     """Kinds of conversations to make from the cleaned documents that are not held out."""
     files: tuple[NonEmpty, ...] = ()
-    """Additional JSONL files of `{"messages": […]}` (path or s3://; .gz, .zst)."""
+    """Additional files of `{"messages": […]}`: short for `data` with this format."""
+    data: DataSources | None = None
+    """Own conversations: files, folders, globs, `s3://` and `hf://` names, or sections with `files`. A tenth is
+    held out."""
     max_length: int = Field(320, ge=2)
     """Maximum tokens of a conversation; longer ones lose the middle of their longest prompt."""
 
 
 class ConversationEncoder:
-    """Unit worker: encodes the conversations of one part of the corpus, or of one JSONL file."""
+    """Unit worker: encodes the conversations of one part of the corpus, or of one own file."""
 
     def __init__(
         self, config: SftConfig, clean: Artifact | None, tokenizer: Folder, output: Artifact
@@ -60,34 +74,64 @@ class ConversationEncoder:
         self.tokenizer = load_tokenizer(tokenizer.local())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        if "part" in unit:
-            split: dict[str, list[tuple[str, conversations.Conversation]]] = {"train": [], "heldout": []}
-            assert self.clean is not None, "only a corpus has parts"
-            for document in iter_documents(self.clean, files=[unit["part"]]):
-                made = [MAKERS[kind](document) for kind in self.config.make]
-                split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
-        else:
-            lines = conversations.numbered_conversations(unit["file"])
-            split = {"train": [(f"{unit['file']}:{n}", talk) for n, talk in lines], "heldout": []}
+        if "file" in unit:
+            return self._own(unit)
+        split: dict[str, list[Talk]] = {"train": [], "heldout": []}
+        assert self.clean is not None, "only a corpus has parts"
+        for document in iter_documents(self.clean, files=[unit["part"]]):
+            made = [MAKERS[kind](document) for kind in self.config.make]
+            split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
         counts: dict[str, int] = {}
         for name, talks in split.items():
-            encoded = encode_conversations(
-                self.tokenizer, [talk for _, talk in talks], self.config.max_length
-            )
-            examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
-            origins = [[talks[number][0]] for number in encoded.kept]
-            write_examples(
-                self.output, f"{name}/{unit['unit']}.arrow", examples, ("ids", "mask"), origins=origins
-            )
-            counts |= {name: len(examples), f"{name}_shortened": encoded.shortened}
+            encoded = self._write(f"{name}/{unit['unit']}.arrow", talks)
+            counts |= {name: len(encoded.kept), f"{name}_shortened": encoded.shortened}
         return counts
+
+    def _own(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """Encode one own file in chunks; what cannot be learnt from goes to `unread/`."""
+        messages = DataSource(files=(unit["file"],), format="messages")
+        source = (self.config.data or ())[unit["source"]] if "source" in unit else messages
+        opened, skipped = OwnFile(source, unit["file"]), Skipped()
+        counts = {"train": 0, "train_shortened": 0, "heldout": 0, "heldout_shortened": 0}
+        found = opened.conversations()
+        for chunk in itertools.count():
+            split: dict[str, list[Talk]] = {"train": [], "heldout": []}
+            read = list(itertools.islice(found, CHUNK))
+            for where, talk in read:
+                if isinstance(talk, Unread):
+                    skipped.add(talk)
+                else:
+                    split[split_of_record(where)].append((where, talk))
+            if not read and chunk:
+                break
+            for name, talks in split.items():
+                encoded = self._write(f"{name}/{unit['unit']}-{chunk:05d}.arrow", talks)
+                counts[name] += len(encoded.kept)
+                counts[f"{name}_shortened"] += encoded.shortened
+                for number in set(range(len(talks))).difference(encoded.kept):
+                    detail = f"no token to learn within `max_length` {self.config.max_length}"
+                    skipped.add(opened.problem(talks[number][0], "too_long", detail))
+        used = counts["train"] + counts["heldout"]
+        own = {"file": unit["file"], "format": opened.format, "used": used}
+        return counts | own | skipped.close(self.output, unit["unit"])
+
+    def _write(self, name: str, talks: Sequence[Talk]) -> EncodedConversations:
+        encoded = encode_conversations(self.tokenizer, [talk for _, talk in talks], self.config.max_length)
+        examples: list[Example] = [{"ids": ids, "mask": mask} for ids, mask in encoded.conversations]
+        origins = [[talks[number][0]] for number in encoded.kept]
+        write_examples(self.output, name, examples, ("ids", "mask"), origins=origins)
+        return encoded
 
 
 class ConversationBatches:
     """`ids` [B, L] padded on the right and `mask` [B, L], 1 on the assistant's tokens."""
 
-    def __init__(self, examples: EncodedExamples, batch: int, seed: int, pad_id: int) -> None:
-        self.examples, self.plan, self.pad_id = examples, ShuffledOrder(len(examples), batch, seed), pad_id
+    def __init__(
+        self, examples: EncodedExamples, batch: int, seed: int, pad_id: int, order: BatchOrder | None = None
+    ) -> None:
+        """`order`: default is every conversation once per epoch."""
+        self.examples, self.pad_id = examples, pad_id
+        self.plan = order or ShuffledOrder(len(examples), batch, seed)
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
@@ -138,26 +182,31 @@ class Heldout:
 class Sft(Stage[SftConfig]):
     name = "sft"
     runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS
+    off_fields = OFF_FIELDS | {"data"}
 
     def needs(self) -> tuple[Input, ...]:
         documents = Input(
             ("clean",),
             what=f"documents to make conversations from (`sft.make: {list(self.config.make)}`)",
-            fix="give conversations in `sft.files` and set `sft.make: []`",
+            fix="give conversations in `sft.data`",
         )
         return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED)
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and self.config.make and not self.config.files:
+        if "clean" in inputs and self.config.make and not (self.config.files or self.config.data):
             check_titles(inputs["clean"], self.name)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        return {"files": [_size_and_time(location) for location in self.config.files]}
+        files = {"files": [_size_and_time(location) for location in self.config.files]}
+        data = self.config.data
+        return files | ({"data": fingerprint(data, "sft.data")} if data else {})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [pool(), [self.config.learners()]]
+
+    def check(self) -> None:
+        list_files(self.config.data or (), "sft.data")
 
     def files(self) -> Iterable[tuple[str, str]]:
         return (("files", location) for location in self.config.files)
@@ -179,13 +228,21 @@ class Sft(Stage[SftConfig]):
             },
         )
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
+        own = report(session, "own conversations", [count for count in counts if "file" in count])
+        if not sum(count["train"] for count in counts):
+            raise HeadwaterError(
+                "there are no conversations to train on",
+                where="sft",
+                fix="give own ones in `sft.data`, or a corpus whose pages have titles for `sft.make`",
+            )
         train, heldout = EncodedExamples(output, "train"), EncodedExamples(output, "heldout")
+        order = example_order(train, config.data, config.batch, config.seed)
         history = loop.train(
             TrainJob(
                 label="sft",
                 config=config,
                 objective=NextToken(config.z_loss),
-                source=ConversationBatches(train, config.batch, config.seed, pad_id),
+                source=ConversationBatches(train, config.batch, config.seed, pad_id, order),
                 load_model=functools.partial(
                     build.saved_model,
                     newest_model(inputs),
@@ -209,6 +266,7 @@ class Sft(Stage[SftConfig]):
             "heldout_conversations": len(heldout),
             "shortened": sum(count["train_shortened"] for count in counts),
             "heldout_loss": history[-1].get("heldout_loss"),
+            **own,
             **loop.summary(history),
         }
 
@@ -219,6 +277,8 @@ def _units(clean: Artifact | None, config: SftConfig) -> Iterator[dict[str, Any]
             yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
     for number, location in enumerate(config.files):
         yield {"unit": f"file-{number:05d}", "file": location}
+    for number, file in enumerate(list_files(config.data or (), "sft.data")):
+        yield {"unit": f"{file_prefix(file.number)}-{number:05d}", "file": file.path, "source": file.number}
 
 
 def _size_and_time(location: str) -> list[Any]:

@@ -16,6 +16,7 @@ from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.rows import row_documents
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder, Visit
+from headwater.llm.stages.own_data import example_order
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
 from headwater.llm.stages.rl import RlConfig, tasks_of
 
@@ -103,12 +104,13 @@ def _rows(config: PretrainConfig, inputs: Mapping[str, Artifact], output: Artifa
 
 
 def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
+    """Conversations (sft) or pairs (dpo, reward)."""
     if not output.files("train", ".arrow"):
         raise HeadwaterError(
             "the stage has not written its examples yet", where=output.location, fix="start the stage first"
         )
     examples = EncodedExamples(output, "train")
-    return ExampleReading(examples, ShuffledOrder(len(examples), config.batch, config.seed))
+    return ExampleReading(examples, example_order(examples, config.data, config.batch, config.seed))
 
 
 def _tasks(config: RlConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
@@ -130,6 +132,13 @@ def reading(stage: str, config: Any, inputs: Mapping[str, Artifact], output: Art
     """Raises HeadwaterError for a stage that does not train, or has not written its examples yet."""
     check_stage(stage)
     return READINGS[stage](config, inputs, output)
+
+
+def is_held_out(output: Artifact, origin: str) -> bool:
+    """Whether examples of a stage were made from this origin, but none to train on."""
+    if not output.files("heldout", ".arrow"):
+        return False
+    return bool(EncodedExamples(output, "heldout").made_from(origin))
 
 
 def check_stage(stage: str) -> None:

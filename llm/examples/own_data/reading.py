@@ -73,6 +73,9 @@ def split_of_record(where: str) -> Literal["train", "heldout"]:
 class OwnFile:
     """One file of a source. `format` is known once the first record was read."""
 
+    unit = "row"
+    """What records are counted in: `line` for JSON Lines."""
+
     def __init__(self, source: DataSource, path: str) -> None:
         self.source, self.path = source, path
         self.format = "" if source.format == "auto" else source.format
@@ -87,6 +90,10 @@ class OwnFile:
     def prompts(self) -> Iterator[tuple[str, Prompt | Unread]]:
         for where, prompt in self._converted(_prompts):
             yield where, prompt if isinstance(prompt, Unread) else Prompt(*prompt, where)
+
+    def problem(self, where: str, reason: str, detail: str) -> Unread:
+        """What is wrong with the record of an origin, `FILE:LINE`, found out later."""
+        return Unread(self.path, f"{self.unit} {where.rpartition(':')[2]}", reason, detail)
 
     @staticmethod
     def _talks(format: str, fields: Fields) -> list[Conversation]:
@@ -111,7 +118,7 @@ class OwnFile:
         used, seen, first = 0, 0, None
         for number, place, record in self._records():
             seen += 1
-            where = f"{self.path}:{number}"
+            where, self.unit = f"{self.path}:{number}", place.split()[0]
             if isinstance(record, Unread):
                 bad: Unread | None = record
             else:

@@ -1,0 +1,98 @@
+"""What stages that read own files share: the skipped records, the report of a read, the order by weight."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, UNREAD_ROWS
+from headwater.data_pipeline.sources.items import UNREAD_SCHEMA, Unread
+from headwater.data_pipeline.tables import write_table
+from headwater.llm.examples.encoded import EncodedExamples
+from headwater.llm.examples.own_data.source import DataSource
+from headwater.llm.rows.mixture import MixtureOrder
+from headwater.llm.rows.order import BatchOrder, ShuffledOrder
+
+SOURCE_DIGITS = 3
+
+
+class Skipped:
+    """The records of a unit that are not used: counts by reason, and a row each for `unread/`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+        self.reasons: collections.Counter[str] = collections.Counter()
+
+    def add(self, problem: Unread) -> None:
+        self.reasons[problem.reason] += 1
+        if len(self.rows) < UNREAD_ROWS:
+            detail = problem.detail.encode("utf-8", "replace").decode()[:500]
+            place = {"file": problem.file, "position": problem.position}
+            self.rows.append(place | {"reason": problem.reason, "detail": detail})
+
+    def close(self, output: Artifact, unit: str) -> dict[str, Any]:
+        """Write the rows to `unread/<unit>.parquet`, if there are any. Returns counts and the first rows."""
+        if self.rows:
+            write_table(output, f"{UNREAD}/{unit}.parquet", pa.Table.from_pylist(self.rows, UNREAD_SCHEMA))
+        return {"skipped": dict(self.reasons), "problems": self.rows[:PROBLEMS_SHOWN]}
+
+
+def report(session: Session, label: str, units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Say what was read from own files, one line per format, and what was skipped. Returns the metrics.
+
+    `units`: one per file, with `file`, `format`, `used`, `skipped` and `problems`.
+    """
+    if not units:
+        return {}
+    reasons: collections.Counter[str] = collections.Counter()
+    formats: dict[str, list[Mapping[str, Any]]] = {}
+    for unit in units:
+        reasons.update(unit["skipped"])
+        formats.setdefault(unit["format"], []).append(unit)
+    for name, files in formats.items():
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        session.say(f"{label}: format {name}, {sum(f['used'] for f in files):,} of {files[0]['file']}{more}")
+    problems = list(itertools.chain.from_iterable(unit["problems"] for unit in units))[:PROBLEMS_SHOWN]
+    if reasons:
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
+        session.say(f"{label}: skipped {counts} (all in `{UNREAD}/` of the artifact)")
+        for problem in problems:
+            session.say("  {file}, {position}: {reason}, {detail}".format(**problem))
+    return {"skipped": dict(sorted(reasons.items())), "problems": problems}
+
+
+def file_prefix(number: int) -> str:
+    """How the names of a source's example files begin; `source_of` reads it."""
+    return f"own-{number:0{SOURCE_DIGITS}}"
+
+
+def weight_of(name: str, data: Sequence[DataSource] | None) -> float:
+    """The weight of an example file's conversations: its source's, or 1 for what comes from elsewhere."""
+    kind, _, rest = name.partition("-")
+    number = rest[:SOURCE_DIGITS]
+    own = data and kind == "own" and number.isdigit() and int(number) < len(data)
+    return data[int(number)].weight if data and own else 1.0
+
+
+def example_order(
+    examples: EncodedExamples, data: Sequence[DataSource] | None, batch: int, seed: int
+) -> BatchOrder:
+    """Each epoch shuffles all examples; with weights, a source's examples are seen that much more often."""
+    groups: list[tuple[float, range]] = []
+    for name, rows in examples.files():
+        weight = weight_of(name, data)
+        if groups and groups[-1][0] == weight:
+            groups[-1] = (weight, range(groups[-1][1].start, rows.stop))
+        elif rows:
+            groups.append((weight, rows))
+    if len({weight for weight, _ in groups}) < 2:
+        return ShuffledOrder(len(examples), batch, seed)
+    ranges = tuple(rows for _, rows in groups)
+    shares = tuple(weight * len(rows) for weight, rows in groups)
+    return MixtureOrder(ranges, shares, batch, seed)
