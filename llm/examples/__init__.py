@@ -1,5 +1,5 @@
 """Training examples from text: chat template masks, conversations, preferences, encoded arrays.
 
 `training`, `rl`, `stages` and `serving` may import it.
-Add a conversation format in `conversations.py`, a preference source in `preferences.py`.
+Add a kind of conversation made from documents in `conversations.py`, a format of own files in `own_data/`, a preference source in `preferences.py`.
 """

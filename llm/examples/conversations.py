@@ -1,20 +1,16 @@
-"""Conversations for fine-tuning: made from cleaned documents, or read from JSONL.
+"""Conversations for fine-tuning, made from cleaned documents.
 
 A document here is a row of the cleaned corpus: a mapping with `id`, `url`, `title` and `text`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.split import document_fraction
-from headwater.llm.examples.chat import check_messages
 
 Document = Mapping[str, Any]
 Conversation = list[dict[str, str]]
@@ -109,57 +105,4 @@ def passage_conversation(document: Document) -> Conversation | None:
     ]
 
 
-def read_conversations(location: str) -> Iterator[Conversation]:
-    """`{"messages": [...]}` lines of a local or s3:// file (.gz and .zst too). Errors name the line."""
-    return (conversation for _, conversation in numbered_conversations(location))
 
-
-def numbered_conversations(location: str) -> Iterator[tuple[int, Conversation]]:
-    """Conversations with their line numbers, from 1."""
-    fs, path = filesystem(location)
-    try:
-        stream = fs.open_input_stream(path)
-    except OSError as error:
-        raise HeadwaterError(
-            f"cannot be opened ({error})", where=location, fix="check the path and its read permission"
-        ) from error
-    number = 0
-    with stream:
-        try:
-            for number, line in enumerate(_lines(stream), start=1):
-                if line.strip():
-                    yield number, _parse_line(line, f"{location}:{number}")
-        except OSError as error:
-            raise HeadwaterError(
-                f"cannot be read further ({error})",
-                where=f"{location}:{number + 1}",
-                fix="replace it with a complete copy",
-            ) from error
-
-
-def _lines(stream: Any, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
-    rest = b""
-    while chunk := stream.read(chunk_bytes):
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
-
-
-def _parse_line(line: bytes, where: str) -> Conversation:
-    try:
-        value = json.loads(line)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise HeadwaterError(
-            f"not a JSON line ({error})", where=where, fix="fix or remove the line"
-        ) from error
-    if not isinstance(value, dict) or "messages" not in value:
-        raise HeadwaterError(
-            "the line has no `messages`",
-            where=where,
-            fix='write {"messages": [{"role": …, "content": …}, …]}',
-        )
-    try:
-        return check_messages(value["messages"])
-    except HeadwaterError as error:
-        raise HeadwaterError(error.what, where=where, fix=error.fix) from error

@@ -61,10 +61,8 @@ class EncodedExamples:
             paths = sorted(self.artifact.local(self.folder).glob(self.pattern))
             tables = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
             ends = list(itertools.accumulate((table.num_rows for table in tables), initial=0))
-            self._files = [
-                (path.name, range(start, end))
-                for path, (start, end) in zip(paths, itertools.pairwise(ends), strict=True)
-            ]
+            ranges = [range(start, end) for start, end in itertools.pairwise(ends)]
+            self._files = [(path.name, rows) for path, rows in zip(paths, ranges, strict=True)]
             self._table = pa.concat_tables(tables, promote_options="default")
         return self._table
 

@@ -114,13 +114,13 @@ def prepare_pairs(
     columns: tuple[str, ...],
     session: Session,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Gather, encode and write all pairs, once. Returns the pairs per kind, and what was skipped of own files.
+    """Gather, encode and write all pairs, once. Returns the pairs per kind, and what own files lacked.
 
     Raises HeadwaterError if there is none to train on.
     """
     if not output.exists("pairs.json"):
-        kinds = gather_pairs(stage.config, inputs, tokenizer, session)
         own = _OwnPairs(stage, encode)
+        kinds = gather_pairs(stage.config, inputs, tokenizer, session)
         written = write_pairs(output, kinds | own.kinds, own.encode, columns)
         output.write_json("own_pairs.json", own.close(output, session))
         output.write_json("pairs.json", written)

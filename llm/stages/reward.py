@@ -107,8 +107,9 @@ class Reward(PairStage[RewardConfig]):
 
 
 def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
-    """Token ids of both conversations up to the end of the answer's turn, where the reward is read; None if an
-    answer does not begin within `max_length`."""
+    """Token ids of both conversations up to the end of the answer's turn, where the reward is read.
+
+    None if an answer does not begin within `max_length`."""
     encoded = {}
     for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         messages = [*pair.prompt, {"role": "assistant", "content": answer}]

@@ -58,8 +58,8 @@ class SftConfig(FineTuneConfig):
     files: tuple[NonEmpty, ...] = ()
     """Additional files of `{"messages": […]}`: short for `data` with this format."""
     data: DataSources | None = None
-    """Own conversations: files, folders, globs, `s3://` and `hf://` names, or sections with `files`. A tenth is
-    held out."""
+    """Own conversations: files, folders, globs, `s3://` and `hf://` names, or sections with `files`. A tenth
+    is held out."""
     max_length: int = Field(320, ge=2)
     """Maximum tokens of a conversation; longer ones lose the middle of their longest prompt."""
 
@@ -259,7 +259,8 @@ class Sft(Stage[SftConfig]):
         )
         session.say(
             f"{len(train):,} conversations; loss on the answers {history[0]['loss']:.3f} → "
-            f"{history[-1]['loss']:.3f}, held out {history[-1].get('heldout_loss', float('nan')):.3f}"
+            f"{history[-1]['loss']:.3f}"
+            + (f", held out {history[-1]['heldout_loss']:.3f}" if len(heldout) else ", none held out")
         )
         return {
             "conversations": len(train),

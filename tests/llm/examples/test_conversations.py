@@ -1,14 +1,9 @@
-"""Conversations made from documents and read from files."""
+"""Conversations made from documents."""
 
 from __future__ import annotations
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
-from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.conversations import (
     ARTICLE_WORDS,
     HELDOUT_SHARE,
@@ -18,7 +13,6 @@ from headwater.llm.examples.conversations import (
     headline_conversation,
     passage_conversation,
     question_about,
-    read_conversations,
     split_of,
 )
 from headwater.llm.examples.tasks import headline_tasks
@@ -94,41 +88,3 @@ def test_one_tenth_of_the_documents_is_held_out_and_always_the_same() -> None:
     assert all(split_of(task.origin) == split for split, found in tasks.items() for task in found)
     assert tasks["heldout"][0].reference == "Council votes to rebuild old bridge"
     assert tasks["heldout"][0].prompt[-1]["role"] == "user"
-
-
-def test_jsonl_is_read_whatever_its_compression(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "naïve"}]
-    lines = "\n\n".join(json.dumps({"messages": messages, "id": 1}) for _ in range(3)).encode()
-    (tmp_path / "plain.jsonl").write_bytes(lines)
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(lines + b"\n"))
-    for name in ("plain.jsonl", "packed.jsonl.gz"):
-        assert list(read_conversations(str(tmp_path / name))) == [messages] * 3
-
-
-@pytest.mark.parametrize(
-    ("line", "fault"),
-    [
-        (b'{"messages": [', "not a JSON line"),
-        (b'\xff\xfe{"messages": []}', "not a JSON line"),
-        (b'{"text": "hi"}', "no `messages`"),
-        (b'{"messages": [{"role": "robot", "content": ""}]}', "message 1 has the role 'robot'"),
-    ],
-)
-def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: bytes, fault: str) -> None:
-    path = tmp_path / "talks.jsonl"
-    path.write_bytes(b'{"messages": [{"role": "user", "content": "ok"}]}\n\n' + line + b"\n")
-    with pytest.raises(HeadwaterError, match=f"talks.jsonl:3: .*{fault}"):
-        list(read_conversations(str(path)))
-
-
-def test_a_missing_and_a_truncated_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(HeadwaterError, match=r"none.jsonl: cannot be opened"):
-        list(read_conversations(str(tmp_path / "none.jsonl")))
-    line = json.dumps({"messages": [{"role": "user", "content": "ok"}]}).encode() + b"\n"
-    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(line * 1000)[:-12])
-    with pytest.raises(HeadwaterError, match=r"cut.jsonl.gz:\d+: cannot be read further"):
-        list(read_conversations(str(tmp_path / "cut.jsonl.gz")))
-
-
-def test_real_conversations_in_the_messages_format_are_read(shared_data: Path) -> None:
-    assert len(list(read_conversations(str(shared_data / "chat" / "messages-500.jsonl")))) == 500
