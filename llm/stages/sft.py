@@ -260,7 +260,7 @@ class Sft(Stage[SftConfig]):
         session.say(
             f"{len(train):,} conversations; loss on the answers {history[0]['loss']:.3f} → "
             f"{history[-1]['loss']:.3f}"
-            + (f", held out {history[-1]['heldout_loss']:.3f}" if len(heldout) else ", none held out")
+            + (f", held out {history[-1].get('heldout_loss', float('nan')):.3f}" if len(heldout) else "")
         )
         return {
             "conversations": len(train),
