@@ -182,7 +182,7 @@ def test_the_key_is_as_before_without_data_and_follows_the_files_with_it(
         talks(path, len(path.read_text().splitlines()) + 1)
         assert given.key({}, given.fingerprint(here)) != before
     missing = Reward(RewardConfig.model_validate({"data": ["nowhere.jsonl"]}))
-    with pytest.raises(HeadwaterError, match="nowhere.jsonl: no such file .*reward.data"):
+    with pytest.raises(HeadwaterError, match=r"nowhere.jsonl: no such file .*reward\.data"):
         missing.fingerprint(here)
 
 
@@ -254,9 +254,7 @@ def test_sources_of_pairs_have_weights(tmp_path: Path, here: Session) -> None:
     stage = Reward(RewardConfig.model_validate(config))
     output = Artifact(str(tmp_path / "reward"))
     counts, _ = prepared(stage, output, here)
-    assert set(counts) == {
-        f"{s}/own-00{n}" for n in (0, 1) for s in ("train", "heldout") if f"{s}/own-00{n}" in counts
-    }
+    assert {name.partition("/")[2] for name in counts} == {"own-000", "own-001"}
     examples = EncodedExamples(output, "train")
     order = example_order(examples, stage.config.data, 8, stage.config.seed)
     seen: collections.Counter[str] = collections.Counter()
@@ -287,9 +285,7 @@ def test_reference_scores_follow_the_pairs_of_weighted_sources(tmp_path: Path) -
 
 def test_without_any_pair_the_stage_says_how_to_give_some(tmp_path: Path, here: Session) -> None:
     stage = Reward(RewardConfig.model_validate(NO_CORPUS))
-    with pytest.raises(
-        HeadwaterError, match="reward: there are no preference pairs .give own ones in `data`"
-    ):
+    with pytest.raises(HeadwaterError, match=r"reward: there are no preference pairs .give own ones"):
         prepared(stage, Artifact(str(tmp_path / "reward")), here)
     stage = Reward(RewardConfig())
     with pytest.raises(HeadwaterError, match="`corpus_pairs` and `model_pairs` are made from a corpus"):
