@@ -32,9 +32,9 @@ from headwater.recipe import Recipe
 def check(recipe: Recipe, chain: Sequence[Stage[Any]], session: Session, *, redo: str | None = None) -> None:
     """Check the stages of a run; `redo` names the first of those that run although they have finished.
 
-    Raises HeadwaterError for a missing file, for what a stage's own `check` finds, for a tracker that is not installed, and for a stage whose
-    actors do not fit into the cluster together. Where nodes may join a cluster, says what the run will wait
-    for.
+    Raises HeadwaterError for a missing file, for what a stage's own `check` finds, for a tracker that is not
+    installed, and for a stage whose actors do not fit into the cluster together. Where nodes may join a
+    cluster, says what the run will wait for.
     """
     _check_files(recipe, chain)
     for stage in chain:

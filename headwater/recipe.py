@@ -210,12 +210,24 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
     if raw.get("base") is not None:
         derived.pop("pretrain", None)  # the dial's sizes and rates are for fresh models
     try:
-        recipe = Recipe.model_validate(_resolved(_merge(derived, raw)))
+        recipe = Recipe.model_validate(_resolved(_own_data_alone(_merge(derived, raw))))
     except ValidationError as error:
         raise HeadwaterError(_explain(error), where=where) from error
     if wrong := contradictions({name: getattr(recipe, name) for name in Recipe.model_fields}):
         raise HeadwaterError("; ".join(wrong), where=where)
     return recipe
+
+
+def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recipe in which a stage with data of one's own makes none from the corpus, unless asked for."""
+    no_pairs = {"corpus_pairs": 0, "model_pairs": 0}
+    made: dict[str, dict[str, Any]] = {"sft": {"make": []}, "dpo": no_pairs, "reward": no_pairs}
+    changed = dict(raw)
+    for name, nothing in made.items():
+        section = raw.get(name)
+        if isinstance(section, dict) and section.get("data"):
+            changed[name] = nothing | section
+    return changed
 
 
 def derived_pretraining(recipe: Recipe, batch: int | None = None) -> Derived:

@@ -13,6 +13,9 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
 
     Raises HeadwaterError for workers that cannot share rows or layers.
     """
+    rl = sections.get("rl")
+    if rl is not None and rl.verifier_name() is None and sections.get("reward") is None:
+        return ["rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"]
     tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
     if pretrain is None or sections.get("base") is not None:  # a base model has limits of its own
         return []
@@ -24,7 +27,6 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
         section = sections.get(name)
         if section is not None and section.max_length > context:
             found.append(f"`{name}.max_length` ({section.max_length}) is above {where} ({context})")
-    rl = sections.get("rl")
     if rl is not None and rl.max_new_tokens >= context:
         found.append(
             f"`rl.max_new_tokens` ({rl.max_new_tokens}) leaves no room for a prompt: choose less than "

@@ -6,7 +6,7 @@ A document here is a row of the cleaned corpus: a mapping with `id`, `url`, `tit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -103,6 +103,3 @@ def passage_conversation(document: Document) -> Conversation | None:
         {"role": "user", "content": question_about(title)},
         {"role": "assistant", "content": passage},
     ]
-
-
-

@@ -23,7 +23,7 @@ def check_base(inputs: Mapping[str, Artifact], stage: str) -> None:
     told = manifest.metrics.get("fine_tuning", "yes") if manifest else "yes"
     if told != "yes":
         raise HeadwaterError(
-            f"{stage} needs a chat template, and the base has none that can be used: {told.removeprefix('no: ')}",
+            f"{stage} needs a chat template, and the base has none of use: {told.removeprefix('no: ')}",
             where=inputs["base"].location,
             fix="set `base.chat_template`, or choose another model",
         )

@@ -46,7 +46,7 @@ class PairConfig(TrainConfig):
     """Number of pairs of an article's headline against the model's own; 0 for none."""
     data: DataSources | None = None
     """Own pairs of a better and a worse answer: files, folders, globs, `s3://` and `hf://` names, or sections
-    with `files`. A tenth is held out."""
+    with `files`. A tenth is held out. With them, `corpus_pairs` and `model_pairs` are 0 unless set."""
     rankings: bool = True
     """Also learn from the rankings that people made at the endpoint."""
     max_length: int = Field(320, ge=2)
@@ -79,7 +79,7 @@ class PairStage(Stage[P]):
         documents = Input(
             ("clean",),
             what="documents with titles (`corpus_pairs`, `model_pairs`)",
-            fix=f"set `corpus_pairs: 0` and `model_pairs: 0` in `{self.name}` to learn from `data` and rankings alone",
+            fix=f"set `{self.name}.corpus_pairs` and `model_pairs` to 0 to learn from `data` and rankings",
         )
         return (*([documents] if self.from_corpus() else []), TOKENIZER, FINE_TUNED)
 

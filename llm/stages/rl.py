@@ -8,19 +8,23 @@ clipped policy step. Prompts and seeds are functions of the step: a resumed run 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.logs import Context
 from headwater.cluster.runtime.needs import Actors, Moments, Need
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
+from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
+from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
+from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
@@ -30,6 +34,7 @@ from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, lear
 from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
+from headwater.llm.stages.own_data import Skipped, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -47,6 +52,9 @@ class RlConfig(FineTuneConfig):
     """Learning rate after warmup, see `pretrain.schedule`."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the matrices."""
+    prompts: DataSources | None = None
+    """Own prompts instead of the headline task: files, folders, globs, `s3://` and `hf://` names, or sections
+    with `files`. A right answer beside a prompt is what a verifier compares with. A tenth is held out."""
     verifier: str | None = None
     """What scores an answer from 0 to 1, see `llm/rl/verifiers.py`. Default: `headline` for the headline
     task, none for prompts of your own."""
@@ -88,7 +96,7 @@ class RlConfig(FineTuneConfig):
 
     def verifier_name(self) -> str | None:
         """The verifier in use, or None."""
-        return self.verifier or HEADLINE
+        return self.verifier or (None if self.prompts else HEADLINE)
 
     def rollouts(self, count: int, section: str = "") -> Actors:
         """That many rollout workers; each also holds the reward model."""
@@ -190,16 +198,29 @@ class Rl(Stage[RlConfig]):
     name = "rl"
     # Each learner samples its own share of the answers: their number changes the samples.
     runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
-    off_fields = OFF_FIELDS | {"verifier"}
+    off_fields = OFF_FIELDS | {"prompts", "verifier"}
 
     def needs(self) -> tuple[Input, ...]:
-        documents = Input(("clean",), what="documents with titles: its task is to write their headlines")
-        return (documents, TOKENIZER, FINE_TUNED, Input(("dpo",), required=False), REWARD)
+        what = "documents with titles: its task is to write their headlines"
+        documents = Input(("clean",), what=what, fix="give `rl.prompts`")
+        return (
+            *([] if self.config.prompts else [documents]),
+            TOKENIZER,
+            FINE_TUNED,
+            Input(("dpo",), required=False),
+            REWARD,
+        )
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs:
+        if "clean" in inputs and not self.config.prompts:
             check_titles(inputs["clean"], self.name)
+
+    def check(self) -> None:
+        list_files(self.config.prompts or (), "rl.prompts")
+
+    def fingerprint(self, session: Session) -> dict[str, Any]:
+        return {"prompts": fingerprint(self.config.prompts, "rl.prompts")} if self.config.prompts else {}
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [[self.config.learners(), self.config.rollouts(self.config.rollout_workers)]]
@@ -207,7 +228,19 @@ class Rl(Stage[RlConfig]):
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
         tokenizer = tokenizer_of(inputs)
-        tasks = tasks_of(config, inputs)
+        own: dict[str, Any] = {}
+        if config.prompts:
+            tasks, files = own_tasks(config.prompts)
+            units = [f | f["skipped"].close(output, f"own-{number:05d}") for number, f in enumerate(files)]
+            own = report(session, "own prompts", units)
+        else:
+            tasks = tasks_of(config, inputs)
+        if not tasks["train"]:
+            raise HeadwaterError(
+                "there are no prompts to train on",
+                where="rl",
+                fix="give more in `rl.prompts`: a tenth is held out",
+            )
         heldout = tasks["heldout"][: config.heldout_prompts]
         board, workers = start_rollout_workers(session, inputs, config)
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
@@ -243,14 +276,33 @@ class Rl(Stage[RlConfig]):
             "first_reward": first,
             "last_reward": last,
             "kl": history[-1]["kl"],
+            **own,
             **loop.summary(history),
         }
 
 
 def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list[Task]]:
     """The tasks of both splits, in a fixed order."""
+    if config.prompts:
+        return own_tasks(config.prompts)[0]
     documents = list(iter_documents(inputs["clean"]))
     return {split: list(headline_tasks(documents, split)) for split in ("train", "heldout")}
+
+
+def own_tasks(sources: Sequence[DataSource]) -> tuple[dict[str, list[Task]], list[dict[str, Any]]]:
+    """The tasks of both splits, and of each file what `own_data.report` says of it, with its `Skipped`."""
+    tasks: dict[str, list[Task]] = {"train": [], "heldout": []}
+    files = []
+    for file in list_files(sources, "rl.prompts"):
+        opened, skipped, used = OwnFile(file.source, file.path), Skipped(), 0
+        for where, prompt in opened.prompts():
+            if isinstance(prompt, Unread):
+                skipped.add(prompt)
+                continue
+            used += 1
+            tasks[split_of_record(where)].append(Task(where, prompt.messages, prompt.reference or ""))
+        files.append({"file": file.path, "format": opened.format, "used": used, "skipped": skipped})
+    return tasks, files
 
 
 def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:

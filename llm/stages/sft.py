@@ -54,7 +54,8 @@ class SftConfig(FineTuneConfig):
     z_loss: float = Field(0.0, ge=0)
     """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
-    """Kinds of conversations to make from the cleaned documents that are not held out."""
+    """Kinds of conversations to make from the cleaned documents that are not held out. A recipe with `data`
+    makes none unless it asks for them."""
     files: tuple[NonEmpty, ...] = ()
     """Additional files of `{"messages": […]}`: short for `data` with this format."""
     data: DataSources | None = None

@@ -78,7 +78,7 @@ class OwnFile:
 
     def __init__(self, source: DataSource, path: str) -> None:
         self.source, self.path = source, path
-        self.format = "" if source.format == "auto" else source.format
+        self.format: str = "" if source.format == "auto" else source.format
 
     def conversations(self) -> Iterator[tuple[str, Conversation | Unread]]:
         return self._converted(self._talks)
