@@ -91,7 +91,7 @@ class Stage(Generic[C]):
         raise TypeError(f"stage {self.name} does not define resources()")
 
     def check(self) -> None:
-        """Raise HeadwaterError for what the settings name and is not usable. Called before the first stage."""
+        """Raise HeadwaterError if what the settings name is not usable. Called before the first stage."""
 
     def files(self) -> Iterable[tuple[str, str]]:
         """The files that the settings name: (key within the section, location). They must exist."""

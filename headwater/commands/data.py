@@ -237,7 +237,8 @@ def _print_lengths(found: Sequence[FileCheck], limit: int, *, tokens: bool) -> N
     if tokens:
         shortened, used = sum(one.shortened for one in found), sum(one.used for one in found)
         _say(
-            f"{shortened:,} of {used:,} are longer than {limit:,} tokens and are shortened; learnt is after that."
+            f"{shortened:,} of {used:,} are longer than {limit:,} tokens and are shortened; "
+            "learnt is after that."
         )
 
 
