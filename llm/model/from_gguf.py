@@ -6,6 +6,7 @@ for splitting text, so a file whose rule is unknown here is refused.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,17 @@ def read_gguf(path: Path, folder: Path) -> None:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The file's scalar settings. Raises HeadwaterError if it is no GGUF file."""
-    from gguf import GGUFReader, GGUFValueType
+    """The file's settings. Raises HeadwaterError if it is no GGUF file."""
+    from transformers.integrations.gguf import read_gguf_metadata
 
     try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
+        return dict(read_gguf_metadata(str(path))[0])
+    except (ValueError, OSError, struct.error) as error:
         raise HeadwaterError(
-            f"not a GGUF file ({error})", where=str(path), fix="give a .gguf file, or a Hugging Face folder"
+            f"not a complete GGUF file ({error})",
+            where=str(path),
+            fix="give a .gguf file, or a Hugging Face folder",
         ) from error
-    return {
-        name: field.contents()
-        for name, field in reader.fields.items()
-        if field.types and field.types[0] != GGUFValueType.ARRAY
-    }
 
 
 def _check_rule(metadata: dict[str, Any], path: Path) -> None:

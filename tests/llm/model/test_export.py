@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise, reward_model
 from headwater.llm.model.export import export
 from headwater.llm.model.from_gguf import read_gguf
@@ -182,7 +182,7 @@ def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_other_architectures_give_their_logits_and_ids_in_llama_cpp(
     foreign: Artifact, tmp_path: Path
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(foreign.local("model"))
+    tokenizer = load_tokenizer(foreign.local("model"))
     engine = LlamaCpp(gguf(foreign, tmp_path))
     own = logits_of(foreign.local("model"))[0]
     assert np.abs(own).max() > 1
@@ -196,7 +196,7 @@ def test_a_gguf_file_of_another_architecture_is_read_back_as_it_was(
 ) -> None:
     read_gguf(gguf(foreign, tmp_path), tmp_path)
     np.testing.assert_allclose(logits_of(tmp_path), logits_of(foreign.local("model")), atol=1e-5, rtol=0)
-    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (foreign.local("model"), tmp_path))
+    before, after = load_tokenizer(foreign.local("model")), load_tokenizer(tmp_path)
     for text in [*TEXTS, "in 2017,  3 to  45 and 6\n 7"]:
         assert after(text)["input_ids"] == before(text)["input_ids"]
     assert (after.chat_template, after.eos_token) == (before.chat_template, before.eos_token)

