@@ -88,7 +88,7 @@ def demand() -> Demand:
         for actor in list_actors(here, filters=alive_or_pending, limit=LIMIT, detail=True)  # type: ignore[arg-type]
         if not actor.placement_group_id  # the group's reservation counts
     ]
-    working = any(_is_of_pool(actor) and actor.state == "ALIVE" for actor in actors)
+    working = any(_is_of_pool(a) and a.state == "ALIVE" and a.job_id == job for a in actors)
     for actor in actors:
         own = actor.job_id == job
         needs = [room(actor.required_resources or {})]
