@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -136,7 +136,7 @@ class Session:
                 log_to_driver=False,
             )
         self._own_ray = True
-        _end_like_ctrl_c()
+        end_like_ctrl_c()
         from ray.data import DataContext
 
         context = DataContext.get_current()
@@ -271,7 +271,13 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def _end_like_ctrl_c() -> None:
+def end_like_ctrl_c() -> None:
     """Handle SIGTERM like Ctrl-C, for a clean shutdown of training. Ray's own handler exits at once."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts background commands
+            signal.default_int_handler(number, frame)
+        os.kill(os.getpid(), signal.SIGINT)
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+        signal.signal(signal.SIGTERM, end)

@@ -125,7 +125,9 @@ class _Lease:
                 log.warning("cannot renew the lease: %s", error)
                 continue
             self.lost = held_by(self._taken, seen.holder if seen else "")
-            os.kill(os.getpid(), signal.SIGINT)
+            # A shell starts background commands with SIGINT ignored.
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
             return
 
     def release(self) -> None:
