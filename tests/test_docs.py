@@ -80,7 +80,7 @@ def test_the_tutorials_recipe_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"^    name: mine\n(?:    .*\n)+", (DOCS / "tutorial.md").read_text(), re.MULTILINE)
     (tmp_path / "mine.yaml").write_text(textwrap.dedent(block))
     recipe = load(tmp_path / "mine.yaml")
-    assert recipe.sft.files == ("chats.jsonl",)
+    assert recipe.sft.data is not None and recipe.sft.data[0].files == ("chats.jsonl",)
     assert recipe.rl.batch % (recipe.rl.group * recipe.rl.workers) == 0
 
 

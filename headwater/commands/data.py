@@ -236,10 +236,8 @@ def _print_lengths(found: Sequence[FileCheck], limit: int, *, tokens: bool) -> N
     console.print(table)
     if tokens:
         shortened, used = sum(one.shortened for one in found), sum(one.used for one in found)
-        _say(
-            f"{shortened:,} of {used:,} are longer than {limit:,} tokens and are shortened; "
-            "learnt is after that."
-        )
+        more = "; learnt is after that" if shortened else ""
+        _say(f"{shortened:,} of {used:,} are longer than {limit:,} tokens and are shortened{more}.")
 
 
 def _print_problems(found: Sequence[FileCheck]) -> None:
