@@ -56,7 +56,8 @@ def report(session: Session, label: str, units: Sequence[Mapping[str, Any]]) -> 
         reasons.update(unit["skipped"])
         formats.setdefault(unit["format"], []).append(unit)
     for name, files in formats.items():
-        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        rest = len(files) - 1
+        more = f" and {rest} more file{'s'[: rest != 1]}" if rest else ""
         session.say(f"{label}: format {name}, {sum(f['used'] for f in files):,} of {files[0]['file']}{more}")
     problems = list(itertools.chain.from_iterable(unit["problems"] for unit in units))[:PROBLEMS_SHOWN]
     if reasons:
@@ -68,7 +69,7 @@ def report(session: Session, label: str, units: Sequence[Mapping[str, Any]]) -> 
 
 
 def file_prefix(number: int) -> str:
-    """How the names of a source's example files begin; `source_of` reads it."""
+    """How the names of a source's example files begin; `weight_of` reads them."""
     return f"own-{number:0{SOURCE_DIGITS}}"
 
 

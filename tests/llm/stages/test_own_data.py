@@ -108,7 +108,7 @@ def test_what_is_skipped_is_listed_with_its_place(
     told: list[str] = []
     here.say = told.append  # type: ignore[method-assign]
     metrics = report(here, "own conversations", units)
-    assert told[0] == f"own conversations: format messages, 2 of {path} and 1 more files"
+    assert told[0] == f"own conversations: format messages, 2 of {path} and 1 more file"
     assert told[1].startswith("own conversations: skipped broken_line 2, no_answer 2, unknown_role 2")
     assert f"{path}, line 2: unknown_role, message 1 has the role 'robot'" in told[2]
     assert metrics["skipped"]["unknown_role"] == 2 and len(metrics["problems"]) == 5

@@ -16,7 +16,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.sources.items import Unread
 from headwater.llm.examples.own_data.reading import OwnFile, conversations, preferences, prompts
 from headwater.llm.examples.own_data.source import DataSource, fingerprint, list_files
-from tests.llm.examples.own_data.test_formats import RECORDS, TALK
+from tests.hub import REPOSITORY, hub
+from tests.llm.examples.own_data.test_formats import RECORDS, TALK, json_lines, parquet
 
 
 def counted(path: Path, what: str = "conversations", **settings: Any) -> tuple[str, dict[str, int]]:
@@ -115,3 +116,16 @@ def test_a_missing_object_is_named(s3_server: str) -> None:
     (file,) = list_files([nowhere])
     with pytest.raises(HeadwaterError, match=r"s3://corpus/nowhere.jsonl: cannot be read \(not_found"):
         list(conversations(nowhere, file.path))
+
+
+def test_files_of_a_dataset_are_listed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    parquet(tmp_path / "data" / "train.parquet", [RECORDS["sharegpt"]])
+    json_lines(tmp_path / "data" / "a.jsonl", [RECORDS["alpaca"]])
+    with hub(tmp_path) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        (source,) = sources = [DataSource(files=(f"hf://datasets/{REPOSITORY}",))]
+        files = [file.path for file in list_files(sources)]
+        assert files == [f"hf://datasets/{REPOSITORY}/data/{name}" for name in ("a.jsonl", "train.parquet")]
+        for file in files:
+            assert list(conversations(source, file)) == [(f"{file}:1", TALK)]
