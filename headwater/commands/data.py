@@ -136,6 +136,8 @@ def _of_recipe(recipe: Recipe | None, purpose: Purpose) -> Sequence[DataSource]:
     section: Any = getattr(recipe, purpose)
     key = "prompts" if purpose == "rl" else "data"
     listed = list(getattr(section, key, None) or ())
+    if purpose == "reward" and not listed:  # the same pairs may be for dpo alone
+        listed = list(getattr(recipe.dpo, key, None) or ())
     listed += [DataSource(files=(file,), format="messages") for file in getattr(section, "files", ())]
     if not listed:
         fix = f"name files, or list them in `{purpose}.{key}`"
