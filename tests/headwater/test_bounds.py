@@ -19,9 +19,10 @@ from headwater.llm.stages.rl import RlConfig
 from headwater.pipeline import stages
 from headwater.recipe import Recipe, load, parse
 from headwater.serving.config import AppConfig
+from tests.headwater.sections import CHAIN
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
-SOURCE = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
+SOURCE = CHAIN | {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
 UNBOUNDED: dict[str, str] = {}
 """`Class.field` of a number that may be anything, with the reason."""
 
@@ -163,7 +164,7 @@ def test_settings_at_their_bounds_are_taken() -> None:
 
 def test_a_batch_from_the_dial_suits_more_workers_than_the_default_batch() -> None:
     settings = {"batch": "auto", "steps": "auto", "workers": 24}
-    recipe = parse({"name": "x", "depth": 8, "pretrain": settings} | SOURCE, "test")
+    recipe = parse(SOURCE | {"name": "x", "depth": 8, "pretrain": settings}, "test")
     assert recipe.pretrain.batch >= 24
 
 

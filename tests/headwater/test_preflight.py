@@ -21,6 +21,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.recipe import Recipe, load, parse
 from tests.headwater.command import in_a_process
+from tests.headwater.sections import CHAIN
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 
@@ -42,7 +43,7 @@ def two_cores(tmp_path: Path) -> Iterator[Session]:
 
 def own(pages: Path, **sections: Any) -> Recipe:
     sources = [{"kind": "folder", "paths": [str(pages)]}]
-    return parse({"name": "own", "acquire": {"sources": sources}} | sections, "test")
+    return parse(CHAIN | {"name": "own", "acquire": {"sources": sources}} | sections, "test")
 
 
 def check(recipe: Recipe, session: Session, **more: Any) -> None:
@@ -157,7 +158,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_first_stage(
 def test_patterns_and_remote_sources_count_as_files(pages: Path, two_cores: Session) -> None:
     def named(*paths: str) -> Recipe:
         sources = [{"kind": "folder", "paths": list(paths)}]
-        return parse({"name": "own", "acquire": {"sources": sources}}, "test")
+        return parse(CHAIN | {"name": "own", "acquire": {"sources": sources}}, "test")
 
     check(named(str(pages / "*.txt"), "https://example.invalid/x", "hf://datasets/o/n/*.txt"), two_cores)
     for missing in (str(pages / "*.html"), str(pages / "two.txt")):

@@ -287,6 +287,7 @@ def test_without_any_pair_the_stage_says_how_to_give_some(tmp_path: Path, here: 
     stage = Reward(RewardConfig.model_validate(NO_CORPUS))
     with pytest.raises(HeadwaterError, match=r"reward: there are no preference pairs .give own ones"):
         prepared(stage, Artifact(str(tmp_path / "reward")), here)
-    stage = Reward(RewardConfig())
-    with pytest.raises(HeadwaterError, match="`corpus_pairs` and `model_pairs` are made from a corpus"):
-        prepared(stage, Artifact(str(tmp_path / "other")), here)
+    with pytest.raises(
+        HeadwaterError, match=r"documents with titles.*reward\.corpus_pairs. and .model_pairs. to 0"
+    ):
+        Reward(RewardConfig()).input_names(["base"])
