@@ -325,7 +325,7 @@ def one_step_of_nothing(folder: Path, base: Artifact) -> None:
         tokenizer=Folder(base, "tokenizer"),
         model=functools.partial(saved_model, Folder(base, "model")),
         steps=1,
-        learning_rate=0.0,
+        learning_rate=1e-12,
         weight_decay=0.0,
     )
 
