@@ -16,8 +16,8 @@ from tests.llm.chat_tokenizer import TEXTS, chat_tokenizer
 
 FOLDER = Path(__file__).parent / "templates"
 LLAMA_PATTERN = SPLIT_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-# Turns and blank lines as templates write them, so that merges over their edges would be learned.
-SEEN = [*TEXTS, *["user\nWhy?\n\nmodel\nassistant\n\nsystem\nBe brief."] * 20]
+# Turns, blank lines and words after a space, so that merges over the edges of contents are learned.
+SEEN = [*TEXTS, *["user\nWhy?\n\nmodel\nassistant\n\nsystem\nBe brief. What? Why? To What? Why?"] * 40]
 
 
 def _byte_level(split: Any, special: Sequence[str], normalizer: Any = None) -> Tokenizer:
