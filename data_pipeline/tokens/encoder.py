@@ -117,7 +117,7 @@ def unlike_ours(settings: Mapping[str, Any]) -> str | None:
     if settings.get("pre_tokenizer") != PRE_TOKENIZER:
         return "another pre-tokenizer"
     for key, value in PLAIN_BPE.items():
-        if model.get(key) != value:
+        if (model.get(key) or None) != (value or None):  # some files write no prefix as ""
             return f"{key} {model.get(key)!r} in its model"
     if not set(ByteLevel.alphabet()) <= model["vocab"].keys():
         return "no token for some bytes"

@@ -189,9 +189,9 @@ def _compare(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) ->
     for found, text in ((ids, whole), (prompt, begun)):
         if found != tokenizer(text, add_special_tokens=False)["input_ids"]:
             raise HeadwaterError(
-                "the tokenizer gives other ids for a message alone than within its conversation (a dummy prefix "
-                "of SentencePiece, or a space that the template writes before it), which is not supported",
-                fix="use a model with a byte-level tokenizer, and a template with line breaks around messages",
+                "the tokenizer gives other ids for a message alone than within its conversation, for a dummy "
+                "prefix of SentencePiece or a space that the template writes before it: not supported",
+                fix="use a model with a byte-level tokenizer and a template with line breaks around messages",
             )
 
 
