@@ -181,7 +181,7 @@ def _compare(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) ->
     prompt = encode_prompt(tokenizer, messages[:-1])
     whole = render(tokenizer, messages, prompt=False)
     begun = render(tokenizer, messages[:-1], prompt=True)
-    if not whole.startswith(begun):
+    if not whole.startswith(begun + messages[-1]["content"]):
         raise HeadwaterError(
             "the chat template opens the assistant's turn in a prompt otherwise than in a conversation",
             fix=OTHER_TEMPLATE,

@@ -258,6 +258,10 @@ UNUSABLE = {
         + "{% if add_generation_prompt %}<|im_start|>bot\n{% endif %}",
         "otherwise than in a conversation",
     ),
+    "no prompt": (
+        HEADER + "{{ m['content'] }}<|im_end|>{% endfor %}{# add_generation_prompt #}",
+        "otherwise than in a conversation",
+    ),
     "a part of a token": (
         HEADER + " {{ m['content'] }}<|im_end|>{% endfor %}",
         "other ids for a message alone",

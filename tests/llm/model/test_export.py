@@ -199,7 +199,9 @@ def test_a_gguf_file_of_another_architecture_is_read_back_as_it_was(
     before, after = load_tokenizer(foreign.local("model")), load_tokenizer(tmp_path)
     for text in [*TEXTS, "in 2017,  3 to  45 and 6\n 7"]:
         assert after(text)["input_ids"] == before(text)["input_ids"]
-    assert (after.chat_template, after.eos_token) == (before.chat_template, before.eos_token)
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
+    rendered = [tokenizer.apply_chat_template(said, tokenize=False) for tokenizer in (after, before)]
+    assert rendered[0] == rendered[1] and after.eos_token == before.eos_token
 
 
 @pytest.mark.parametrize(("precision", "deviation"), [("f16", 0.01), ("bf16", 0.1), ("q8_0", 0.2)])
