@@ -174,7 +174,7 @@ def _tokenizer(model: str | None, recipe: Recipe | None) -> Any:
         _say("Without --model or --recipe: text instead of tokens, lengths in words, nothing is shortened.")
         return None
     require("train")
-    from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+    from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer
 
     if model is not None:
         return load_tokenizer(model)
@@ -183,11 +183,13 @@ def _tokenizer(model: str | None, recipe: Recipe | None) -> Any:
     from headwater.cluster.storage.store import Store
 
     assert recipe is not None
-    with Session(Store(recipe.store), console=console) as session:
-        _, artifact = pipeline.located(recipe, session, "tokenizer")["tokenizer"]
-        if artifact.manifest() is not None:
-            return load_tokenizer(Folder(artifact, "tokenizer").local())
-    _say("The recipe's tokenizer is not trained yet: text instead of tokens, lengths in words.")
+    sections = [name for name in TOKENIZER.stages if getattr(recipe, name) is not None]
+    if (name := TOKENIZER.choose(sections)) is not None:
+        with Session(Store(recipe.store), console=console) as session:
+            _, artifact = pipeline.located(recipe, session, name)[name]
+            if artifact.manifest() is not None:
+                return load_tokenizer(Folder(artifact, "tokenizer").local())
+    _say("The recipe's tokenizer is not there yet: text instead of tokens, lengths in words.")
     return None
 
 

@@ -138,7 +138,8 @@ def test_files_that_a_recipe_names_must_exist(pages: Path, two_cores: Session, t
         )
     assert str(refused.value) == (
         "own: clean.toxicity: no such file nowhere/m/model.json; "
-        "clean.decontaminate: no such file nowhere/mmlu.jsonl; index.embedding: no such file nowhere/encoder; "
+        "clean.decontaminate: no such file nowhere/mmlu.jsonl; "
+        "index.embedding: no such file nowhere/encoder; "
         "sft.files: no such file nowhere/chats.jsonl; serve.api_keys: no such file nowhere/keys "
         "(correct the paths)"
     )

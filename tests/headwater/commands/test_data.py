@@ -91,7 +91,7 @@ def test_a_recipe_names_files_and_length(chats: Path, tmp_path: Path) -> None:
     )
     code, output = headwater("data", "check", "--recipe", recipe)
     assert code == 0 and f"{chats}: format alpaca, 4 conversations" in output
-    assert "The recipe's tokenizer is not trained yet" in output
+    assert "The recipe's tokenizer is not there yet" in output
     code, output = headwater("data", "check", "--recipe", recipe, "--as", "reward")
     assert code == 1 and "records of the format alpaca hold no pairs of answers" in output
     code, output = headwater("data", "check", "--recipe", recipe, "--as", "rl")

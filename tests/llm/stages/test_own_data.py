@@ -287,7 +287,5 @@ def test_without_any_pair_the_stage_says_how_to_give_some(tmp_path: Path, here: 
     stage = Reward(RewardConfig.model_validate(NO_CORPUS))
     with pytest.raises(HeadwaterError, match=r"reward: there are no preference pairs .give own ones"):
         prepared(stage, Artifact(str(tmp_path / "reward")), here)
-    with pytest.raises(
-        HeadwaterError, match=r"documents with titles.*reward\.corpus_pairs. and"
-    ):
+    with pytest.raises(HeadwaterError, match=r"documents with titles.*reward\.corpus_pairs. and"):
         Reward(RewardConfig()).input_names(["base"])
