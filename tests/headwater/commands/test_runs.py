@@ -12,6 +12,7 @@ import yaml
 
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater
+from tests.headwater.sections import PRETRAINING
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def store(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("runs")
     rows = [{"text": article(n, 12 + n % 2 * 6), "url": f"https://example.org/{n}"} for n in range(30)]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
+    recipe = PRETRAINING | {
         "name": "first",
         "store": str(folder / "store"),
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(folder / "pages.jsonl")]}]},
