@@ -273,7 +273,7 @@ UNUSABLE = {
 def test_a_template_that_cannot_be_learned_from_is_refused(fault: str) -> None:
     template, message = UNUSABLE[fault]
     space = " " if fault == "a part of a token" else ""
-    opening = "{% if add_generation_prompt %}<|im_start|>assistant\n" + space + "{% endif %}"
+    opening = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n" + space + "' }}{% endif %}"
     if "add_generation_prompt" not in template:
         template += opening
     copied = with_template(family("qwen2.5").backend_tokenizer, template, eos_token="<|im_end|>")

@@ -61,7 +61,8 @@ def same_model(artifact: Artifact, source: Path, *folders: str) -> None:
         assert (
             opened("in  2017, 3 <|im_end|>")["input_ids"] == original("in  2017, 3 <|im_end|>")["input_ids"]
         )
-        assert opened.special_tokens_map == original.special_tokens_map
+        saved, before = load_tokenizer(artifact.local(folder)), load_tokenizer(source)
+        assert saved.special_tokens_map == before.special_tokens_map
 
 
 @pytest.fixture(params=["llama", "qwen2"])
