@@ -57,8 +57,8 @@ def their_chain() -> Callable[[str], str | None]:
 def our_chain() -> Callable[[str], str | None]:
     repetition, quality = gopher.RepetitionConfig(), gopher.QualityConfig()
     c4_config, fineweb_config = c4.C4Config(), fineweb.FineWebConfig()
-    repetition_rules, quality_rules = gopher.repetition_rules(repetition), gopher.quality_rules(quality)
-    c4_rules, fineweb_rules = c4.rules(c4_config), fineweb.rules(fineweb_config)
+    repetition_rules, quality_rules = repetition.rules(), quality.rules()
+    c4_rules, fineweb_rules = c4_config.rules(), fineweb_config.rules()
 
     def first(content: str) -> Rejection | None:
         words = Text(content)

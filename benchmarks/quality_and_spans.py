@@ -22,7 +22,7 @@ from headwater.data_pipeline.dedup.repeats import BYTES_PER_WINDOW, find_repeats
 from headwater.data_pipeline.dedup.substring import SubstringConfig, cut
 from headwater.data_pipeline.dedup.window_index import WindowFile, write_windows
 from headwater.data_pipeline.filters.linear import LinearModel, ModelCard
-from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, rules
+from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig
 from headwater.data_pipeline.filters.training import TrainSettings
 from headwater.data_pipeline.quality import read_texts
 from headwater.data_pipeline.sources.spec import Columns
@@ -61,7 +61,7 @@ def flag(texts: list[str], megabytes: float) -> None:
         found = [step.measure(text) for text in texts]
     for count, share in ((1, 0.0), (2, 0.005), (3, 0.005), (3, 0.01)):
         config = default.model_copy(update={"min_count": count, "max_share": share})
-        flagged = sum(first_hit(scores, rules(config)) is not None for scores in found)
+        flagged = sum(first_hit(scores, config.rules()) is not None for scores in found)
         print(f"  at least {count}, above {share:.1%}: {flagged / len(texts):.2%} of the texts flagged")
 
 

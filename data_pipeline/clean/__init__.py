@@ -1,5 +1,5 @@
 """The stage `clean`: scores documents, selects from the scores, writes kept and rejected documents.
 
 `explain` and the commands import it; it imports `filters`, `dedup`, `text` and `acquire`.
-Add a cleaning step in `steps.py` (settings, order) and `score_documents.py` (its scores).
+Add a filter's settings to `CleanConfig` in `steps.py`, which also gives the order.
 """

@@ -12,10 +12,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.clean.scores import SCORES, read_scores, schema
 from headwater.data_pipeline.clean.select_documents import Decisions
-from headwater.data_pipeline.clean.steps import RULES, CleanConfig
+from headwater.data_pipeline.clean.steps import CleanConfig
 
-SWITCHED = frozenset({*RULES, "exact_dedup", "minhash_dedup"}) - {"c4"}
-"""Steps that can be disabled afterwards: they neither change a text nor stop its processing."""
 RESULT = ("id", "url")
 """Columns of the scores that identify the document of a decision."""
 
@@ -60,7 +58,7 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
             if getattr(before, setting) == getattr(after, setting):
                 continue
             if setting == "enabled":
-                if name in SWITCHED and not after.enabled:
+                if not after.enabled and _is_separable(made_with, name):
                     continue
                 problem = "enabled" if after.enabled else "disabled"
                 raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem} afterwards")
@@ -69,6 +67,13 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
     missing = set(schema(wanted).names) - set(schema(made_with).names)
     if missing:
         raise _not_from_scores(", ".join(sorted(missing)), "not among the scores")
+
+
+def _is_separable(config: CleanConfig, step: str) -> bool:
+    """Whether the step can be disabled afterwards: it neither changes a text nor stops its processing."""
+    if step in ("exact_dedup", "minhash_dedup"):
+        return True
+    return bool(config.rules(step)) and not config.rewrites(step)
 
 
 def _not_from_scores(where: str, problem: str) -> HeadwaterError:

@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.cluster.storage.artifact import Artifact
-from headwater.data_pipeline.clean.score_documents import Measured
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.dedup.exact import text_digest
 from headwater.data_pipeline.dedup.minhash import MinHasher
+from headwater.data_pipeline.filters.filter import Measured
 from headwater.data_pipeline.filters.pii import KINDS
 
 SCORES = "scores"
-REWRITING = ("read", "extract", "c4", "pii")
 
 
 def score_names(config: CleanConfig, step: str) -> dict[str, pa.DataType]:
@@ -39,7 +38,8 @@ def score_names(config: CleanConfig, step: str) -> dict[str, pa.DataType]:
 
 def schema(config: CleanConfig) -> pa.Schema:
     fields = [pa.field(name, pa.string()) for name in ("id", "url", "source")]
-    fields += [pa.field(f"characters.{name}", pa.int64()) for name in REWRITING]
+    rewriting = [name for name in type(config).model_fields if config.rewrites(name)]
+    fields += [pa.field(f"characters.{name}", pa.int64()) for name in ("read", *rewriting)]
     for step in config.own_steps():
         fields += [pa.field(f"{step}.{name}", kind) for name, kind in score_names(config, step).items()]
     fields += [pa.field(f"pii.{kind}", pa.int32()) for kind, *_ in KINDS]

@@ -4,12 +4,13 @@ applies them: they remove lines from a text and reject it if too little is left.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from operator import add
 from typing import ClassVar
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
 from headwater.data_pipeline.text.document_text import vocabulary
 from headwater.data_pipeline.text.normalise import indentation
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores
@@ -27,12 +28,12 @@ POLICY_PHRASES = (
 )
 
 
-class C4Config(StageConfig):
+class C4Config(FilterConfig):
     """C4's line and document rules."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_sentences"})
-    enabled: bool = True
-    """Run this step."""
+    rewrites: ClassVar[bool] = True
+
     terminal_punctuation: bool = False
     """Drop lines that do not end in . ? ! \" or '. Off as in FineWeb, because it removes too much text."""
     min_sentences: int = Field(5, ge=0)
@@ -41,6 +42,21 @@ class C4Config(StageConfig):
     """Lines with fewer words are dropped."""
     max_word_length: int = Field(1000, ge=1)
     """Lines with a word longer than this, in characters, are dropped."""
+
+    def measurer(self) -> Measure:
+        def rewrite(found: Measured) -> Scores | Rejection:
+            result = measure(found.document.text, self, indented=True)
+            if isinstance(result, Rejection):
+                return result
+            text, scores = result
+            if text != found.document.text:
+                found.document = replace(found.document, text=text)
+            return scores
+
+        return rewrite
+
+    def rules(self) -> list[Rule]:
+        return [Rule("sentences", "too_few_sentences", least=self.min_sentences)]
 
 
 def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, Scores] | Rejection:
@@ -77,7 +93,3 @@ def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, S
     if any(starts) and len(kept) > 1:
         return "\n".join(map(add, starts, kept)).strip("\n"), scores
     return "\n".join(kept).strip(), scores
-
-
-def rules(config: C4Config) -> list[Rule]:
-    return [Rule("sentences", "too_few_sentences", least=config.min_sentences)]

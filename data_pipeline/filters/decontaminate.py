@@ -13,19 +13,19 @@ import numpy as np
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty
 from headwater.data_pipeline.dedup.minhash import simplified_words
 from headwater.data_pipeline.dedup.shingles import xxh64_of_ngrams
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.lists import read_text
 from headwater.data_pipeline.verdict import Rule, Scores
 
 
-class DecontaminateConfig(StageConfig):
+class DecontaminateConfig(FilterConfig):
     """Evaluation sets to remove from the corpus. Without sets the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"max_matches"})
-    enabled: bool = True
-    """Run this step."""
+
     sets: tuple[NonEmpty, ...] = ()
     """Files of evaluation text (paths, `s3://`). Every string in the objects of a `.jsonl` file and every
     line of other files is compared."""
@@ -44,9 +44,12 @@ class DecontaminateConfig(StageConfig):
     def wanted(self) -> bool:
         return bool(self.sets)
 
+    def measurer(self) -> Measure:
+        decontaminator = Decontaminator(self)
+        return lambda found: decontaminator.measure(found.document.text)
 
-def rules(config: DecontaminateConfig) -> list[Rule]:
-    return [Rule("matches", "evaluation_text", most=config.max_matches)]
+    def rules(self) -> list[Rule]:
+        return [Rule("matches", "evaluation_text", most=self.max_matches)]
 
 
 class Decontaminator:

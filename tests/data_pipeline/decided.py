@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from headwater.data_pipeline.clean.funnel import StepCount
-from headwater.data_pipeline.clean.score_documents import Measured
 from headwater.data_pipeline.clean.scores import Signer, schema, score_row
 from headwater.data_pipeline.clean.select_documents import own_verdicts
-from headwater.data_pipeline.clean.steps import OWN_STEPS, CleanConfig
+from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.filters import c4, fineweb, gopher
-from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.verdict import Rejection, Scores
-
-MEASURES: dict[str, Callable[[str, Any], tuple[str, Scores] | Rejection]] = {
-    "gopher_repetition": lambda text, config: (text, gopher.measure_repetition(Text(text), config)),
-    "gopher_quality": lambda text, config: (text, gopher.measure_quality(Text(text), config)),
-    "c4": c4.measure,
-    "fineweb": lambda text, config: (text, fineweb.measure(Text(text), config)),
-}
-"""Step → the text that it leaves, with its scores; or a rejection, where it needs no rule."""
+from headwater.data_pipeline.filters import c4
+from headwater.data_pipeline.filters.filter import Measured
+from headwater.data_pipeline.verdict import Rejection
 
 
 def decided(step: str, texts: Sequence[str], **settings: Any) -> list[tuple[str | None, str]]:
     """Of each text the reason why the step drops it, or None and the text as the step leaves it."""
-    off = {name: {"enabled": False} for name in (*OWN_STEPS, "minhash_dedup") if name != step}
+    off = {name: {"enabled": False} for name in CleanConfig.model_fields if name != step}
     config = CleanConfig.model_validate(off | {step: settings})
     rows, left, sign = [], [], Signer(config)("")
+    filter = config.filter(step)
+    assert filter is not None
+    measure = filter.measurer()
     for text in texts:
-        result = MEASURES[step](text, getattr(config, step))
-        found = Measured(Document("", "", "", text), {"read": len(text)}, {})
+        found = Measured(Document("", "", "", text), {"read": len(text)})
+        result = measure(found)
         if isinstance(result, Rejection):
             found.stop = step, result
         else:
-            found.scores[step] = result[1]
-        left.append("" if isinstance(result, Rejection) else result[0])
+            found.scores[step] = result
+        if step == "c4" and isinstance(without_indentation := c4.measure(text, config.c4), tuple):
+            found.document.text = without_indentation[0]  # as datatrove leaves it
+        left.append(found.document.text)
         rows.append(score_row(found, sign))
     table = pa.Table.from_pylist(rows, schema=schema(config))
     verdicts = own_verdicts(table, config, {name: StepCount(name) for name in config.own_steps()})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters import c4, decontaminate, language, pii
+from headwater.data_pipeline.filters import c4, pii
 from headwater.data_pipeline.filters.c4 import C4Config
 from headwater.data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
 from headwater.data_pipeline.filters.language import LanguageConfig, LanguageFilter
@@ -199,7 +199,7 @@ def test_language_is_found_with_its_certainty_offline() -> None:
     measure = LanguageFilter().measure
 
     def judged(text: str, **settings: object) -> str | None:
-        return reason(first_hit(measure(text), language.rules(LanguageConfig.model_validate(settings))))
+        return reason(first_hit(measure(text), LanguageConfig.model_validate(settings).rules()))
 
     assert measure(SENTENCE)["language"] == "en" and judged(SENTENCE) is None
     french = "Le conseil municipal a voté mardi en faveur du projet de pont sur la rivière."
@@ -336,7 +336,7 @@ def test_text_of_evaluation_sets_is_found_in_other_case_and_punctuation(tmp_path
     measure = Decontaminator(config).measure
 
     def judge(text: str) -> Rejection | None:
-        return first_hit(measure(text), decontaminate.rules(config))
+        return first_hit(measure(text), config.rules())
 
     assert judge(SENTENCE * 5) is None
     assert judge(f"{SENTENCE} What is it? {SENTENCE}") is None

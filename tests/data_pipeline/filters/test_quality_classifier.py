@@ -18,13 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.filters import linear, training
+from headwater.data_pipeline.filters.filter import Measured
 from headwater.data_pipeline.filters.linear import LinearModel
-from headwater.data_pipeline.filters.quality_classifier import (
-    QualityClassifier,
-    QualityClassifierConfig,
-    rules,
-)
+from headwater.data_pipeline.filters.quality_classifier import QualityClassifierConfig
 from headwater.data_pipeline.filters.training import Examples, Table, TrainSettings
 from headwater.data_pipeline.quality import QualityJob, check_output, train_model
 from headwater.data_pipeline.sources.spec import Columns
@@ -32,7 +30,7 @@ from headwater.data_pipeline.verdict import Rejection, Scores, first_hit
 
 
 def verdict(scores: Scores, config: QualityClassifierConfig) -> Rejection | None:
-    return first_hit(scores, rules(config))
+    return first_hit(scores, config.rules())
 
 
 GOOD = [f"the river number {n} flows slowly past the old mill and the garden" for n in range(60)]
@@ -139,14 +137,20 @@ def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path) -> None:
 def test_the_step_keeps_what_scores_at_least_the_threshold(small: Path) -> None:
     config = QualityClassifierConfig(model=str(small))
     assert config.wanted and config.files == (str(small / "model.json"),)
-    step = QualityClassifier(config)
-    good = step.measure("the old river flows past the garden and the mill")
-    bad = step.measure("click here for a cheap offer, buy pills now")
+    measure = config.measurer()
+
+    def scores(text: str) -> Scores:
+        found = measure(Measured(Document("", "", "", text), {}))
+        assert isinstance(found, dict)
+        return found
+
+    good = scores("the old river flows past the garden and the mill")
+    bad = scores("click here for a cheap offer, buy pills now")
     assert verdict(good, config) is None
     assert verdict(bad, config) == Rejection("low_score", bad["score"], 0.5)
     loose = config.model_copy(update={"min_score": bad["score"]})
     assert verdict(bad, loose) is None
-    assert 0 <= step.measure("")["score"] <= 1
+    assert 0 <= float(scores("")["score"]) <= 1
     assert not QualityClassifierConfig().wanted and QualityClassifierConfig().files == ()
 
 
@@ -183,7 +187,7 @@ def test_a_missing_or_damaged_model_is_named(small: Path, tmp_path: Path, damage
             card.write_text(json.dumps(json.loads(card.read_text()) | {"format": 2}))
     named = "weights" if damage in ("no weights", "cut off", "changed") else "model.json"
     with pytest.raises(HeadwaterError, match=rf"{folder}/{named}.*(quality train|train the model again)"):
-        QualityClassifier(QualityClassifierConfig(model=str(folder)))
+        QualityClassifierConfig(model=str(folder)).measurer()
 
 
 def test_a_model_may_lie_in_s3(s3_server: str, small: Path) -> None:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig, rules
+from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig
 from headwater.data_pipeline.verdict import Rejection, Scores, first_hit
 from tests.data_pipeline.filters.test_quality_classifier import BAD, GOOD, trained
 
 
 def verdict(scores: Scores, config: ToxicityConfig) -> Rejection | None:
-    return first_hit(scores, rules(config))
+    return first_hit(scores, config.rules())
 
 
 WORDS = ["mud", "Mud", "muddy", "pig", "dirty pig", "rock", "well", "a", ".", "-", "泥", "泥水"]
