@@ -24,14 +24,11 @@ SPAN_SCHEMA = pa.schema([("document", pa.int64()), ("first", pa.int64()), ("end"
 """Row of the document in its part; first word to cut, and one past the last."""
 
 
-def ranks(ids: np.ndarray, places: np.ndarray, stays: np.ndarray | None = None) -> np.ndarray:
-    """int64 [N]: position of each document in the order of (id, place). -1 where `stays` (bool [N]) is False:
-    dropped documents are ignored."""
+def ranks(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """int64 [N]: position of each document in the order of (id, place)."""
     order = np.lexsort((places, ids))
     result = np.empty(len(order), np.int64)
     result[order] = np.arange(len(order))
-    if stays is not None:
-        result[~stays] = -1
     return result
 
 
@@ -43,13 +40,12 @@ def find_repeats(
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[pa.Table]:
     """Yield for each part the spans (SPAN_SCHEMA) to cut from its documents: all occurrences of a repeated
-    window except the first one in the document with the smallest rank. `ranks[p]` has one number for each
-    document of part p; numbers other than -1 are unique. `scratch` is an empty local folder, used until the
-    last part is yielded.
+    window except the first one in the document with the smallest rank. `ranks[p]` has a number for each
+    document of part p, all different. `scratch` is an empty folder, used until the last part is yielded.
     """
     found: list[np.ndarray] = []
     for number, (first, end) in enumerate(ranges(files, memory_bytes // BYTES_PER_WINDOW)):
-        repeated = _others(*_gather(files, ranks, first, end), files, ranks)
+        repeated = _others(*_gather(files, first, end), files, ranks)
         if len(repeated):
             np.save(scratch / f"{number}.npy", repeated)
             found.append(np.load(scratch / f"{number}.npy", mmap_mode="r"))
@@ -72,23 +68,17 @@ def ranges(files: Sequence[WindowFile], windows: int) -> list[tuple[int, int]]:
     return [*result, (first, CELLS)]
 
 
-def _gather(
-    files: Sequence[WindowFile], ranks: Sequence[np.ndarray], first: int, end: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64 [n]) and keys (uint64 [n]: part · 2^32 + place) of a range, for kept documents."""
+def _gather(files: Sequence[WindowFile], first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (uint64 [n]) and keys (uint64 [n]: part · 2^32 + place) of a range."""
     sizes = [int(file.fences[end]) - int(file.fences[first]) for file in files]
     hashes, keys = np.empty(sum(sizes), np.uint64), np.empty(sum(sizes), np.uint64)
     count = 0
-    for part, (file, rank) in enumerate(zip(files, ranks, strict=True)):
-        of_part, places = file.cells(first, end)
-        if (rank < 0).any():
-            stays = rank[_documents(file, places)] >= 0
-            of_part, places = of_part[stays], places[stays]
-        here = slice(count, count + len(places))
-        hashes[here], keys[here] = of_part, places
+    for part, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        here = slice(count, count + size)
+        hashes[here], keys[here] = file.cells(first, end)
         keys[here] |= np.uint64(part << 32)
-        count += len(places)
-    return hashes[:count], keys[:count]
+        count += size
+    return hashes, keys
 
 
 def _others(

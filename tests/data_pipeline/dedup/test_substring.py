@@ -11,15 +11,20 @@ from pathlib import Path
 
 import boto3
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.clean.repeated_spans import Cutter, WindowWorker, find_spans
 from headwater.data_pipeline.dedup import repeats, window_index
 from headwater.data_pipeline.dedup.repeats import find_repeats, ranks, spans_of
 from headwater.data_pipeline.dedup.substring import SubstringConfig, cut, rules, windows, words
 from headwater.data_pipeline.dedup.window_index import WindowFile, write_windows
+from headwater.data_pipeline.documents import Document, to_table
+from headwater.data_pipeline.tables import DECISIONS, TEXTS, write_table
 from headwater.data_pipeline.text.hashed_words import exact, folded, hashed_words
 from headwater.data_pipeline.verdict import Rejection, Scores, first_hit
 
@@ -194,12 +199,15 @@ def test_memory_stays_within_what_is_given_even_if_everything_is_repeated(tmp_pa
 
 def test_removed_documents_are_ignored_in_substring_dedup(tmp_path: Path) -> None:
     shared = " ".join(f"w{n}" for n in range(30))
-    part = [("a", shared), ("b", f"{shared} tail"), ("c", f"head {shared}")]
-    ids = np.array([name for name, _ in part])
-    kept = ranks(ids, ids, np.array([False, True, True]))
-    assert kept.tolist() == [-1, 1, 2]
-    [table] = find_repeats(written([part], 10, tmp_path), [kept], 10, tmp_path)
-    assert table.to_pylist() == [{"document": 2, "first": 1, "end": 31}]
+    texts = {"a": shared, "b": f"{shared} tail", "c": f"head {shared}"}
+    output, config = Artifact(str(tmp_path)), SubstringConfig(enabled=True, span_words=10, min_words=0)
+    documents = [Document(name, "", "", text, source=name) for name, text in texts.items()]
+    write_table(output, f"{TEXTS}/part.parquet", to_table(documents))
+    write_table(output, f"{DECISIONS}/part.parquet", pa.table({"step": ["language", None, None]}))
+    WindowWorker(config, output)({"unit": "part"})
+    find_spans(output, ["part"], config)
+    cutter = Cutter(config, output, "part")
+    assert list(cutter([texts["b"], texts["c"]])) == [texts["b"], "head "]
 
 
 def test_ranks_follow_ids_and_then_places() -> None:
