@@ -15,33 +15,25 @@ class Line(NamedTuple):
     """Line number, starting at 1."""
     offset: int
     """Offset of the first byte in the uncompressed stream."""
+    end: int
+    """Offset after the line and its line end."""
     content: bytes | None
     """Bytes of the line with its line end; None if it exceeds the limit."""
 
 
-def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> Iterator[Line]:
+def split_lines(
+    stream: Any, limit: int, number: int = 1, offset: int = 0, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Line]:
     """Split a binary stream at newlines. Lines of more than `limit` bytes are yielded without content.
-    `number` and `offset` are those of the stream's first line.
-
-    Raises UnreadableFile("truncated") for a damaged stream, after yielding all complete lines before the
-    damage.
-    """
+    `number` and `offset` are those of the stream's first line."""
     held, too_long = bytearray(), 0
-    while True:
-        try:
-            chunk = stream.read(CHUNK_BYTES)
-        except OSError as error:
-            place = f"line {number}, byte {offset}"
-            raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error
+    while chunk := stream.read(chunk_bytes):
         start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            length = too_long + len(held) + end + 1 - start
-            if length > limit:
-                yield Line(number, offset, None)
-            else:
-                held += chunk[start : end + 1]
-                yield Line(number, offset, bytes(held))
-            number, offset, start, too_long = number + 1, offset + length, end + 1, 0
+        while (feed := chunk.find(b"\n", start)) >= 0:
+            end = offset + too_long + len(held) + feed + 1 - start
+            content = None if end - offset > limit else bytes(held) + chunk[start : feed + 1]
+            yield Line(number, offset, end, content)
+            number, offset, start, too_long = number + 1, end, feed + 1, 0
             held.clear()
         rest = len(chunk) - start
         if too_long or len(held) + rest > limit:
@@ -49,7 +41,17 @@ def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> 
             held.clear()
         else:
             held += chunk[start:]
-        if not chunk:
-            break
     if too_long or held:
-        yield Line(number, offset, None if too_long else bytes(held))
+        yield Line(number, offset, offset + too_long + len(held), None if too_long else bytes(held))
+
+
+def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> Iterator[Line]:
+    """`split_lines` for a source. Raises UnreadableFile("truncated") for a damaged stream, after yielding all
+    complete lines before the damage."""
+    try:
+        for line in split_lines(stream, limit, number, offset):
+            number, offset = line.number + 1, line.end
+            yield line
+    except OSError as error:
+        place = f"line {number}, byte {offset}"
+        raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from headwater.data_pipeline.sources.lines import split_lines
 
 LONGEST_LINE = 4 << 20
 """Bytes. Fits a prompt of a million tokens, but not a file without line breaks."""
@@ -33,25 +35,6 @@ class BatchUnits:
     lines with the id of an earlier line), `too_long` (the unit is one line longer than LONGEST_LINE)."""
 
 
-def read_lines(stream: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes | None]]:
-    """Length in bytes (with line feed) and content of each line; content is None if longer than `longest`."""
-    held, skipped = bytearray(), 0
-    while chunk := stream.read(CHUNK):
-        begin = 0
-        while (feed := chunk.find(b"\n", begin)) >= 0:
-            length = skipped + len(held) + feed + 1 - begin
-            yield length, None if length > longest else bytes(held) + chunk[begin : feed + 1]
-            held.clear()
-            skipped, begin = 0, feed + 1
-        if skipped + len(held) + len(chunk) - begin > longest:
-            skipped += len(held) + len(chunk) - begin
-            held.clear()
-        else:
-            held += chunk[begin:]
-    if held or skipped:
-        yield skipped + len(held), None if skipped else bytes(held)
-
-
 def plan(
     stream: BinaryIO,
     size: int,
@@ -66,19 +49,18 @@ def plan(
     least_bytes = size // MOST_UNITS
     most_bytes = max(MOST_BYTES, least_bytes)
     cut, ids = _Cutter(), _Ids()
-    requests = offset = number = 0
-    for number, (length, content) in enumerate(read_lines(stream), start=1):
+    requests = end = number = 0
+    for number, start, end, content in split_lines(stream, LONGEST_LINE, chunk_bytes=CHUNK):
         if content is None:
-            cut.close(offset, number)
+            cut.close(start, number)
         elif content.strip() and (found := line_id(content)) is not None:
             ids.add(number, found)
-        offset += length
         requests += content is None or bool(content.strip())
-        wide = cut.lines(number) >= lines_per_unit and cut.bytes(offset) >= least_bytes
-        if content is None or wide or cut.bytes(offset) >= most_bytes:
-            cut.close(offset, number + 1, too_long=content is None)
-        advance(length)
-    cut.close(offset, number + 1)
+        wide = cut.lines(number) >= lines_per_unit and cut.bytes(end) >= least_bytes
+        if content is None or wide or cut.bytes(end) >= most_bytes:
+            cut.close(end, number + 1, too_long=content is None)
+        advance(end - start)
+    cut.close(end, number + 1)
     _place(ids.repeated(), cut.units)
     return BatchUnits(requests, cut.units)
 

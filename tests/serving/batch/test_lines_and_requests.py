@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headwater.llm.inference import Engine
 from headwater.serving.answers.answer import AnswerJob, Delta, answer
 from headwater.serving.batch import lines
-from headwater.serving.batch.lines import plan, read_lines
+from headwater.serving.batch.lines import plan
 from headwater.serving.batch.requests import Refusal, Request, error_record, line_id, read_request
 from headwater.serving.batch.worker import complete
 from tests.llm.models import small_engine
@@ -47,17 +47,6 @@ def test_a_body_need_not_name_the_model_that_the_command_names() -> None:
 
 
 # -- lines -------------------------------------------------------------------------------------
-@given(st.binary(max_size=400).map(lambda data: data.replace(b"\x01", b"\n")), st.integers(1, 50))
-def test_lines_are_those_of_the_file_whatever_the_size_of_the_chunks(data: bytes, chunk: int) -> None:
-    class Slow(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            return super().read(chunk)
-
-    found = list(read_lines(Slow(data), longest=20))
-    expected = io.BytesIO(data).readlines()
-    assert found == [(len(text), text if len(text) <= 20 else None) for text in expected]
-
-
 @given(
     st.lists(
         st.sampled_from([line("a"), line("b"), line("c"), b"\n", b"{\n", b"y" * 900 + b"\n"]), max_size=30
@@ -70,9 +59,7 @@ def test_units_cover_every_line_once_and_know_its_number(
 ) -> None:
     data = b"".join(content).removesuffix(b"\n") if last_is_open else b"".join(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "headwater.serving.batch.lines.read_lines", lambda stream: read_lines(stream, longest=800)
-        )
+        patch.setattr(lines, "LONGEST_LINE", 800)
         made = plan(io.BytesIO(data), len(data), per_unit, line_id)
     assert b"".join(data[unit["start"] : unit["end"]] for unit in made.units) == data
     original = data.split(b"\n")
