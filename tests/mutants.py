@@ -127,8 +127,8 @@ MUTANTS = [
     mutant("z-loss-unmasked", ".square() * mask_BL).sum()", ".square()).sum()", OBJECTIVES),
     mutant(
         "dpo-reference-added",
-        "(chosen - rejected) - (reference_chosen - reference_rejected)",
-        "(chosen - rejected) + (reference_chosen - reference_rejected)",
+        'chosen_B - batch["reference_chosen"]',
+        'chosen_B + batch["reference_chosen"]',
         DPO,
     ),
     mutant(

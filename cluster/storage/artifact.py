@@ -222,8 +222,14 @@ class Artifact:
 
 def create_file(location: str) -> AbstractContextManager[IO[bytes]]:
     """Like `Artifact.create`, for any file on a disk or in S3."""
+    folder, name = file_in(location)
+    return folder.create(name)
+
+
+def file_in(location: str) -> tuple[Artifact, str]:
+    """The folder and the name of a file on a disk or in S3."""
     folder, _, name = (location if is_remote(location) else filesystem(location)[1]).rpartition("/")
-    return Artifact(folder or "/").create(name)
+    return Artifact(folder or "/"), name
 
 
 @dataclass(frozen=True)

@@ -85,14 +85,13 @@ class PreferenceOptimisation:
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         chosen_B, rejected_B = answer_logprobs(model, batch).chunk(2)
-        margin_B = preference_margin(
-            chosen_B, rejected_B, batch["reference_chosen"], batch["reference_rejected"], self.beta
-        )
-        margins_B = margin_B.detach()
-        return preference_loss(margin_B).sum(), {
-            "accuracy": (margins_B > 0).float().sum(),
-            "margin": margins_B.sum(),
-            "chosen_reward": self.beta * (chosen_B.detach() - batch["reference_chosen"]).sum(),
+        gained_B = self.beta * (chosen_B - batch["reference_chosen"])
+        lost_B = self.beta * (rejected_B - batch["reference_rejected"])
+        margin_B = (gained_B - lost_B).detach()
+        return bradley_terry(gained_B, lost_B).sum(), {
+            "accuracy": (margin_B > 0).float().sum(),
+            "margin": margin_B.sum(),
+            "chosen_reward": gained_B.detach().sum(),
         }
 
 
@@ -103,24 +102,6 @@ def answer_logprobs(model: Any, batch: Batch) -> torch.Tensor:
     ids = torch.cat([batch["chosen"], batch["rejected"]])
     mask = torch.cat([batch["chosen_mask"], batch["rejected_mask"]])
     return -(token_losses(model, ids) * mask[:, 1:]).sum(dim=1)
-
-
-def preference_margin(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    reference_chosen: torch.Tensor,
-    reference_rejected: torch.Tensor,
-    beta: float,
-) -> torch.Tensor:
-    """Implicit reward of the chosen answer minus that of the rejected one; inputs are log-probabilities."""
-    return beta * ((chosen - rejected) - (reference_chosen - reference_rejected))
-
-
-def preference_loss(margin: torch.Tensor) -> torch.Tensor:
-    """Loss of each pair: Bradley-Terry with log-ratios as rewards."""
-    import torch
-
-    return bradley_terry(margin, torch.zeros_like(margin))
 
 
 def token_losses(

@@ -16,14 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
-
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.node_usage import NodeUsage, count_nodes
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.pool import Share
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.storage.artifact import Artifact, create_file
+from headwater.cluster.storage.artifact import Artifact, create_file, file_in
 from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
 from headwater.cluster.storage.lock import exclusive
 from headwater.cluster.versions import recorded_versions
@@ -91,11 +89,13 @@ def finished(job: BatchJob, *, overwrite: bool = False) -> dict[str, Any] | None
         )
     summary, planned = _read(places.summary), _read(f"{places.work}/{PLAN}")
     found = summary or planned
-    if found is None and not _exists(places.output):
+    folder, name = file_in(places.output)
+    made = folder.exists(name)
+    if found is None and not made:
         return None
     if found is not None and found["identity"] == identity:
         # A summary without its output: the output was moved or deleted, so make it again.
-        if summary is not None and _exists(places.output):
+        if summary is not None and made:
             return summary
         if summary is not None:
             _delete(places.summary)
@@ -147,7 +147,8 @@ def run(job: BatchJob, session: Session) -> dict[str, Any]:
             if any(result["errors"] for result in results):
                 _join(places.errors, work, ERRORS, planned, results)
         summary = _summary(job, work, planned, results)
-        Artifact(_folder(places.summary)).write_json(_base(places.summary), summary)
+        folder, name = file_in(places.summary)
+        folder.write_json(name, summary)
     clean_up(job)
     return summary
 
@@ -252,26 +253,11 @@ def _same(one: str, other: str) -> bool:
     return filesystem(one)[1] == filesystem(other)[1] and is_remote(one) == is_remote(other)
 
 
-def _folder(location: str) -> str:
-    path = location if is_remote(location) else filesystem(location)[1]
-    return path.rpartition("/")[0] or "/"
-
-
-def _base(location: str) -> str:
-    return location.rstrip("/").rpartition("/")[2]
-
-
-def _exists(location: str) -> bool:
-    fs, path = filesystem(location)
-    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
-
-
 def _read(location: str) -> dict[str, Any] | None:
-    folder = Artifact(_folder(location))
-    return folder.read_json(_base(location)) if folder.exists(_base(location)) else None
+    folder, name = file_in(location)
+    return folder.read_json(name) if folder.exists(name) else None
 
 
 def _delete(location: str) -> None:
-    fs, path = filesystem(location)
-    with contextlib.suppress(FileNotFoundError):
-        fs.delete_file(path)
+    folder, name = file_in(location)
+    folder.delete(name)

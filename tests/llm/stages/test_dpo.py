@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.encoded import write_examples
 from headwater.llm.examples.preferences import Preference
 from headwater.llm.stages.dpo import COLUMNS, AnswerBatches, DpoConfig, ReferenceScorer, encode_answers
-from headwater.llm.training.objectives import PreferenceOptimisation, preference_loss, preference_margin
+from headwater.llm.training.objectives import PreferenceOptimisation
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model
 
@@ -46,8 +47,19 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> AnswerBatches:
 
 def test_the_loss_of_a_known_pair() -> None:
     # Rafailov et al. 2023, equation 7: -log sigmoid(0.1 x ((-10 + 14) - (-12 + 13)))
-    margin = preference_margin(*map(torch.tensor, (-10.0, -14.0, -12.0, -13.0)), beta=0.1)
-    assert float(preference_loss(margin)) == pytest.approx(0.554355, abs=1e-6)
+    def model(input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
+        """Two tokens to choose from; 1 costs what the sequence's first token says, in nats."""
+        wanted = -input_ids[:, :1].float()  # log-probability of token 1
+        other = torch.log1p(-wanted.exp())
+        return SimpleNamespace(logits=torch.stack([other, wanted], dim=-1))
+
+    batch = {"chosen": torch.tensor([[10, 1]]), "rejected": torch.tensor([[14, 1]])}
+    batch |= {f"{side}_mask": torch.tensor([[0, 1]]) for side in ("chosen", "rejected")}
+    batch |= {"reference_chosen": torch.tensor([-12.0]), "reference_rejected": torch.tensor([-13.0])}
+    loss, more = PreferenceOptimisation(0.1).loss_sum(model, batch)
+    assert float(loss) == pytest.approx(0.554355, abs=1e-6)
+    assert float(more["margin"]) == pytest.approx(0.3, abs=1e-6)
+    assert float(more["chosen_reward"]) == pytest.approx(0.2, abs=1e-6)
 
 
 def test_the_model_that_is_its_own_reference_has_no_preference_yet(batches: AnswerBatches) -> None:
