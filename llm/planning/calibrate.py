@@ -16,7 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -104,10 +104,8 @@ class RandomRows:
     pad_id: int = 0
     end_id: int = 1
     bytes: int = 1
-
-    def __post_init__(self) -> None:
-        self.corpora: dict[str, range] = {}
-        self.corpus_bytes: dict[str, int] = {}
+    corpora: dict[str, range] = field(default_factory=dict)
+    corpus_bytes: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.rows

@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from headwater.llm.model.shape import Weight
 from headwater.llm.training.held_memory import StateBytes
 from headwater.llm.training.zero_config import Optimizer, ZeroConfig
-
-if TYPE_CHECKING:
-    pass
 
 FP32 = 4
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -34,8 +30,13 @@ def state_formula(
     rank: int = 0,
 ) -> StateBytes:
     """The state of one rank. `precision` is fp32, bf16 or fp16."""
-    rules = (_replicated, _partitioned_groups, _partitioned_groups, _partitioned_parameters)
-    state = rules[zero.stage](weights, zero.stage, world_size, ELEMENT_BYTES[precision], optimizer, rank)
+    groups, element = groups_of(weights, optimizer), ELEMENT_BYTES[precision]
+    if zero.stage == 0:
+        state = _replicated(groups, element, optimizer)
+    elif zero.stage == 3:
+        state = _partitioned_parameters(groups, element, optimizer, world_size)
+    else:
+        state = _partitioned_groups(groups, element, optimizer, world_size, rank, whole=zero.stage == 1)
     # Ren et al. 2021: fp32 weights, moments and gradients lie in host memory. With parameters offloaded
     # (Rajbhandari et al. 2021) those as well: the device holds only what a layer needs.
     part = host = 0
@@ -83,43 +84,38 @@ def _moments(group: Sequence[Weight], optimizer: Optimizer) -> int:
     return 1 if optimizer == "muon" and group[0].hidden else 2
 
 
-def _replicated(
-    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
-) -> StateBytes:
-    size = sum(weight.size for weight in weights)
-    moments = sum(
-        _moments(group, optimizer) * sum(weight.size for weight in group)
-        for group in groups_of(weights, optimizer)
-    )
+def _replicated(groups: list[list[Weight]], element: int, optimizer: Optimizer) -> StateBytes:
+    size = moments = 0
+    for group in groups:
+        own = sum(weight.size for weight in group)
+        size += own
+        moments += _moments(group, optimizer) * own
     copy = 0 if element == FP32 else size
     return StateBytes(element * size, element * size, FP32 * (copy + moments))
 
 
 def _partitioned_groups(
-    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
+    groups: list[list[Weight]], element: int, optimizer: Optimizer, world_size: int, rank: int, *, whole: bool
 ) -> StateBytes:
+    """`whole`: every rank has all gradients (stage 1)."""
     parameters = gradients = held = 0
-    for group in groups_of(weights, optimizer):
+    for group in groups:
         size = sum(weight.size for weight in group)
         part = 2 * -(-size // (2 * world_size))  # DeepSpeed aligns parts to two elements
-        whole = touched(group, part, rank)
+        overlapped = touched(group, part, rank)
         parameters += element * part * world_size
-        gradients += element * (whole if stage == 2 else size)
-        held += FP32 * part
-        if _moments(group, optimizer) == 1:  # in the gradient's type, for every touched matrix
-            held += element * whole
-        else:
-            held += 2 * FP32 * part
+        gradients += element * (size if whole else overlapped)
+        muon = _moments(group, optimizer) == 1  # in the gradient's type, for every touched matrix
+        held += FP32 * part + (element * overlapped if muon else 2 * FP32 * part)
     return StateBytes(parameters, gradients, held)
 
 
 def _partitioned_parameters(
-    weights: Sequence[Weight], stage: int, world_size: int, element: int, optimizer: Optimizer, rank: int
+    groups: list[list[Weight]], element: int, optimizer: Optimizer, world_size: int
 ) -> StateBytes:
     parameters = held = 0
-    for group in groups_of(weights, optimizer):
+    for group in groups:
         part = sum(-(-weight.size // world_size) for weight in group)
         parameters += element * part
-        held += FP32 * part
-        held += element * part if _moments(group, optimizer) == 1 else 2 * FP32 * part
+        held += FP32 * part + (element if _moments(group, optimizer) == 1 else 2 * FP32) * part
     return StateBytes(parameters, parameters, held)

@@ -7,7 +7,7 @@ The loss comes from a law fitted to small runs (`planning.scaling`), or is omitt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,7 +57,6 @@ class Work:
     vocab_size: int
     row_length: int
     validation_rows: int = 0
-    bytes_per_token: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -168,10 +167,8 @@ def plan_here(
         for stage in range(4)
     ]
     chosen = table[config.zero.stage]
-    each = f"{config.cpus_per_worker:g} CPUs"
-    if config.gpus_per_worker:
-        each = f"{config.gpus_per_worker:g} GPUs"
-    seconds = measured.seconds(config, work.validation_rows) if measured else None
+    gpus = config.gpus_per_worker
+    each = f"{gpus:g} GPUs" if gpus else f"{config.cpus_per_worker:g} CPUs"
     if measured and not work.validation_rows:
         notes.append("The corpus is not tokenized yet: the time excludes evaluations.")
     return _plan(
@@ -186,7 +183,7 @@ def plan_here(
         state_bytes=chosen.parameters + chosen.optimizer,
         peak_bytes=measured.peak_bytes if measured else chosen.total,
         step_seconds=measured.step_seconds if measured else None,
-        seconds=seconds,
+        seconds=measured.seconds(config, work.validation_rows) if measured else None,
         law=law,
         notes=notes,
     )
@@ -223,6 +220,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
     low, usual, high = (
         START_SECONDS + config.steps * step_flops / (machine.peak_flops * part) for part in reversed(shares)
     )
+    price = machine.dollars_per_hour / 3600
     speed = machine.gpu.peak_tflops * 1e12 * shares[1]
     pass_seconds = max(1, chosen.micro_batch) * row_flops / speed
     if pass_seconds < SHORT_PASS:
@@ -235,8 +233,6 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         + ("as given" if mfu else f"assumed ({shares[0]:.0%} and {shares[2]:.0%} in the bounds)")
         + f", {START_SECONDS:.0f} s of startup; evaluations and checkpoints are excluded."
     )
-    seconds = (usual, low, high)
-    dollars = [machine.dollars_per_hour * value / 3600 for value in seconds]
     return _plan(
         work,
         shape,
@@ -249,12 +245,12 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         state_bytes=chosen.parameters + chosen.optimizer,
         peak_bytes=chosen.total,
         step_seconds=share * row_flops / speed,
-        seconds=seconds[0],
-        seconds_low=seconds[1],
-        seconds_high=seconds[2],
-        dollars=dollars[0],
-        dollars_low=dollars[1],
-        dollars_high=dollars[2],
+        seconds=usual,
+        seconds_low=low,
+        seconds_high=high,
+        dollars=price * usual,
+        dollars_low=price * low,
+        dollars_high=price * high,
         law=law,
         notes=notes,
     )
@@ -305,10 +301,7 @@ class _Parts:
             zero=zero.stage,
             offload=bool(state.host),
             micro_batch=rows,
-            parameters=state.parameters,
-            gradients=state.gradients,
-            optimizer=state.optimizer,
-            host=state.host,
+            **asdict(state),
             working=working,
             reserved=round(reserved),
             total=total,
@@ -352,11 +345,5 @@ def _plan(work: Work, shape: Qwen3Config, *, law: FittedLaw | None, notes: list[
 def predicted(law: FittedLaw | None, parameters: int, tokens: int) -> Loss | None:
     if law is None:
         return None
-    found = law.predict(parameters, tokens)
-    return Loss(
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        reach=law.reach(parameters, tokens),
-        runs=len(law.points),
-    )
+    found = asdict(law.predict(parameters, tokens))
+    return Loss(**found, reach=law.reach(parameters, tokens), runs=len(law.points))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +88,7 @@ class Scaling(Stage[ScalingConfig]):
                 )
         fitted = fit(points)
         left_out = forecast(points)
-        law = fitted.to_json() | {"runs": runs, "left_out": vars(left_out) if left_out else None}
+        law = asdict(fitted) | {"runs": runs, "left_out": vars(left_out) if left_out else None}
         output.write_bytes(LAW, json.dumps(law, indent=1).encode())
         with output.create_folder("picture") as folder:
             draw(folder / PLOT, fitted)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,6 @@ class FittedLaw:
         """FLOPs (6ND) relative to the largest run."""
         return parameters * tokens / max(point.parameters * point.tokens for point in self.points)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> FittedLaw:
         return cls(
@@ -101,7 +98,7 @@ def fit(points: Sequence[Point], *, refits: int = REFITS, seed: int = 0) -> Fitt
         np.log([getattr(p, n) for p in points]) for n in ("parameters", "tokens", "loss")
     )
     best = _best(sizes, tokens, losses, STARTS)
-    fitted = _logs(best, sizes, tokens)
+    fitted = np.logaddexp.reduce(_terms(best, sizes, tokens))
     residuals = losses - fitted
     freedom = math.sqrt(len(points) / (len(points) - 5))  # degrees of freedom after five parameters
     generator = np.random.default_rng(seed)
@@ -118,10 +115,10 @@ def _law(numbers: np.ndarray) -> Law:
     return Law(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
 
 
-def _logs(numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _terms(numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Logarithms of the law's three terms, [3, n]."""
     a, b, e, alpha, beta = numbers
-    terms = np.stack([a - alpha * sizes, b - beta * tokens, np.full_like(sizes, e)])
-    return np.logaddexp.reduce(terms)
+    return np.stack([a - alpha * sizes, b - beta * tokens, np.full_like(sizes, e)])
 
 
 def _best(
@@ -164,10 +161,9 @@ def _huber(
     numbers: np.ndarray, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The loss, the residuals [n], and their Jacobian [n, 5]."""
-    a, b, e = numbers[:3]
     with np.errstate(over="ignore", invalid="ignore"):
         alpha, beta = np.exp(numbers[3:])
-        terms = np.stack([a - alpha * sizes, b - beta * tokens, np.full_like(sizes, e)])
+        terms = _terms(np.array([*numbers[:3], alpha, beta]), sizes, tokens)
         logs = np.logaddexp.reduce(terms)
         shares = np.exp(terms - logs)
         residuals = logs - losses

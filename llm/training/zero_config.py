@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from headwater.cluster.runtime.stage import StageConfig
 
-if TYPE_CHECKING:
-    pass
-
-
 Optimizer = Literal["adamw", "muon"]
-
-
 Device = Literal["none", "cpu", "nvme"]
 
 
