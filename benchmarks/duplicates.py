@@ -12,6 +12,7 @@ import argparse
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,7 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         started = time.perf_counter()
         names = [f"{unit:06d}" for unit in range(units)]
-        scratch = Path(folder) / "scratch"
-        scratch.mkdir()
-        decisions = Decisions(
-            lambda unit, columns: read_scores(artifact, unit, columns), names, config, scratch
-        )
+        decisions = Decisions(partial(read_scores, artifact), names, config)
         decided = time.perf_counter() - started
         for name in names:
             decisions.of(name)

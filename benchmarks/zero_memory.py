@@ -25,12 +25,17 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, Weight, hf_config, weights_of
 from headwater.llm.planning.memory import largest_state
 from headwater.llm.training import zero
-from headwater.llm.training.held_memory import StateBytes, other_bytes, state_bytes
+from headwater.llm.training.held_memory import StateBytes, count_bytes, state_bytes
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
 
 PARTS = ("parameters", "gradients", "optimizer")
+
+
+def other_bytes(seen: set[int]) -> int:
+    """Bytes of all live tensors whose blocks are not in `seen`: what `state_bytes` missed."""
+    return count_bytes((found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)), seen)
 
 
 def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> tuple[StateBytes, int]:

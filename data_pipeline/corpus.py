@@ -41,12 +41,6 @@ def read_documents(
             ) from error
 
 
-def iter_texts(artifact: Artifact) -> Iterator[str]:
-    """The text of every kept document, in the order of `read_documents`."""
-    for batch in read_documents(artifact, ["text"]):
-        yield from batch.column("text").to_pylist()
-
-
 def iter_documents(artifact: Artifact, *, files: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
     """Kept documents as dicts of id, url, title and text, in the order of `read_documents`."""
     for batch in read_documents(artifact, ["id", "url", "title", "text"], files=files):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,29 +38,17 @@ class StepCount:
         self.characters_in += before
         self.reasons[reason] += 1
 
-    def add(self, other: StepCount) -> None:
-        self.documents_in += other.documents_in
-        self.documents_out += other.documents_out
-        self.characters_in += other.characters_in
-        self.characters_out += other.characters_out
-        self.reasons.update(other.reasons)
+    def add(self, row: dict[str, Any]) -> None:
+        """Add another part's `row`."""
+        self.documents_in += row["documents_in"]
+        self.documents_out += row["documents_out"]
+        self.characters_in += row["characters_in"]
+        self.characters_out += row["characters_out"]
+        self.reasons.update(row["reasons"])
 
     def row(self) -> dict[str, Any]:
         ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
         return asdict(self) | {"reasons": dict(ordered)}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> StepCount:
-        return cls(**(row | {"reasons": collections.Counter(row["reasons"])}))
-
-
-def total(steps: Iterable[str], parts: Iterable[Sequence[dict[str, Any]]]) -> list[StepCount]:
-    """Sum the rows of many parts per step. Returns the steps in the given order."""
-    sums = {step: StepCount(step) for step in steps}
-    for rows in parts:
-        for row in rows:
-            sums[row["step"]].add(StepCount.from_row(row))
-    return list(sums.values())
 
 
 def table(counts: Sequence[StepCount]) -> Table:

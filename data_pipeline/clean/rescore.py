@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import functools
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
@@ -30,8 +30,7 @@ def config_of(corpus: Artifact) -> CleanConfig:
 
 def units_of(corpus: Artifact) -> list[str]:
     """Sorted names of the parts of a `clean` artifact."""
-    names = corpus.files(SCORES, ".parquet")
-    return [name.removeprefix(f"{SCORES}/").removesuffix(".parquet") for name in names]
+    return [PurePosixPath(name).stem for name in corpus.files(SCORES, ".parquet")]
 
 
 def unread_of(corpus: Artifact) -> Mapping[str, int]:
@@ -44,10 +43,7 @@ def what_if(corpus: Artifact, config: CleanConfig) -> Decisions:
     """Decide again under other settings. Raises HeadwaterError if the scores do not cover a setting."""
     made_with = config_of(corpus)
     check(made_with, config)
-    with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
-        return Decisions(
-            lambda unit, columns: read_scores(corpus, unit, columns), units_of(corpus), config, Path(scratch)
-        )
+    return Decisions(functools.partial(read_scores, corpus), units_of(corpus), config)
 
 
 def check(made_with: CleanConfig, wanted: CleanConfig) -> None:

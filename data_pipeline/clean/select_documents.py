@@ -7,6 +7,7 @@ documents with duplicates. The result does not depend on the order of parts and 
 from __future__ import annotations
 
 import collections
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,7 @@ def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCou
 class Decisions:
     """Decisions from the score tables of `units`. `counts` is the funnel; `of` returns a part's decisions."""
 
-    def __init__(self, read: Read, units: Sequence[str], config: CleanConfig, scratch: Path) -> None:
-        """`scratch`: an empty local folder for sorting."""
+    def __init__(self, read: Read, units: Sequence[str], config: CleanConfig) -> None:
         self._read, self._units, self._config = read, units, config
         self._own = {step: StepCount(step) for step in config.own_steps()}
         rows = [read(unit, ["id"]).num_rows for unit in units]
@@ -105,8 +105,12 @@ class Decisions:
         self.counts: list[StepCount] = []
         self.replaced: collections.Counter[str] = collections.Counter()
         self._best: dict[int, tuple[str, np.ndarray | None]] = {}
-        exact, near = self._judge(scratch)
-        self._drop_duplicates(exact, near)
+        with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+            exact, near = self._judge(Path(scratch))
+            if exact is not None:
+                self._drop([exact], "exact_dedup")
+            if near:
+                self._drop(near, "minhash_dedup")
         self._sum_up()
 
     def of(self, unit: str) -> pa.Table:
@@ -160,12 +164,6 @@ class Decisions:
                     signed = keys[:, bucket] != 0
                     spill.add(keys[signed, bucket], rows[signed])
         return exact, near
-
-    def _drop_duplicates(self, exact: Spill | None, near: list[Spill]) -> None:
-        if exact is not None:
-            self._drop([exact], "exact_dedup")
-        if near:
-            self._drop(near, "minhash_dedup")
 
     def _drop(self, spills: list[Spill], step: str) -> None:
         """Drop all but the best of each duplicate group among the documents still kept."""

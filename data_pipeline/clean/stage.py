@@ -9,11 +9,12 @@ or timing of workers.
 from __future__ import annotations
 
 import collections
-import tempfile
+import functools
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,7 +74,7 @@ class Clean(Stage[CleanConfig]):
 
         acquired = inputs["acquire"]
         parts = acquired.files(DOCUMENTS, ".parquet")
-        units = [{"unit": stem(name), "part": name} for name in parts]
+        units = [{"unit": PurePosixPath(name).stem, "part": name} for name in parts]
         manifest = acquired.manifest()
         read = manifest.metrics if manifest is not None else {}
         progress: dict[str, Any] = {
@@ -95,16 +96,17 @@ class Clean(Stage[CleanConfig]):
             find_spans(output, [unit["unit"] for unit in units], cutting)
         arguments = {"output": output, "cutting": cutting}
         written = map_units(session, output, "write", units, WriteWorker, worker_args=arguments, **progress)
-        cuts = funnel.total([STEP] if cutting else [], (result["funnel"] for result in written))
-        unread = read.get("rejected", {})
-        more = {"unread": unread, "units": read.get("units"), "cpu_seconds": seconds}
-        return report([*whole_funnel(decisions, unread), *cuts], decisions.replaced, output, session) | more
+        counts = whole_funnel(decisions, read.get("rejected", {}))
+        if cutting is not None:
+            counts.append(StepCount(STEP))
+            for row in itertools.chain.from_iterable(result["funnel"] for result in written):
+                counts[-1].add(row)
+        more = {"unread": read.get("rejected", {}), "units": read.get("units"), "cpu_seconds": seconds}
+        return report(counts, decisions.replaced, output, session) | more
 
     def _decide(self, units: list[str], output: Artifact) -> Decisions:
         """Decide on every document and write one file of decisions per unit."""
-        with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
-            read = lambda unit, columns: read_scores(output, unit, columns)  # noqa: E731
-            decisions = Decisions(read, units, self.config, Path(scratch))
+        decisions = Decisions(functools.partial(read_scores, output), units, self.config)
         for unit in units:
             write_table(output, f"{DECISIONS}/{unit}.parquet", decisions.of(unit))
         return decisions
@@ -213,10 +215,6 @@ def _cut(texts: pa.Table, decisions: pa.Table, cutter: Cutter) -> tuple[pa.Table
     column = texts.column_names.index("text")
     changed = texts.set_column(column, DOCUMENT_SCHEMA.field("text"), pa.array(rows, pa.large_string()))
     return changed, pa.Table.from_pylist(fates, DECISION_SCHEMA)
-
-
-def stem(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".parquet")
 
 
 def _seconds(measured: list[dict[str, Any]]) -> dict[str, float]:

@@ -8,11 +8,10 @@ Until the manifest is written again, the folder is not a finished corpus.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +34,6 @@ from headwater.data_pipeline.clean.stage import (
     MeasureWorker,
     WriteWorker,
     report,
-    stem,
     whole_funnel,
 )
 from headwater.data_pipeline.clean.steps import CleanConfig
@@ -169,7 +167,7 @@ def _measure(
     assert manifest is not None
     work = []
     for part in acquired.files(DOCUMENTS, ".parquet"):
-        number, _, rest = stem(part).partition("-")
+        number, _, rest = PurePosixPath(part).stem.partition("-")
         work.append({"unit": f"{int(number) + units:05d}-{rest}", "part": part})
     map_units(
         session, corpus, "measure", work, MeasureWorker,
@@ -206,8 +204,7 @@ def _decide(corpus: Artifact, units: list[str], config: CleanConfig, forgotten: 
             return table
         return table.filter(pa.array(~matches(_urls(corpus, unit), forgotten)))
 
-    with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
-        return Decisions(read, units, config, Path(scratch))
+    return Decisions(read, units, config)
 
 
 def _urls(corpus: Artifact, unit: str) -> list[str]:

@@ -165,6 +165,7 @@ class Unpacked:
 def download(url: str, file: IO[bytes], max_bytes: int) -> None:
     """Download a URL to a file. Resumes after a broken connection."""
     import requests
+    import urllib3
 
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
@@ -179,18 +180,12 @@ def download(url: str, file: IO[bytes], max_bytes: int) -> None:
             raise UnreadableFile("unreachable", f"invalid URL or redirect: {error}") from error
         except (requests.RequestException, OSError) as error:
             problem = UnreadableFile("unreachable", f"after {attempt} attempts: {error}")
-        except _transport_errors() as error:
+        except urllib3.exceptions.HTTPError as error:
             problem = UnreadableFile("unreachable", f"the connection broke {attempt} times: {error}")
         if attempt < ATTEMPTS:
             time.sleep(pause)
             pause *= 2
     raise problem
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    import urllib3
-
-    return (urllib3.exceptions.HTTPError,)
 
 
 def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:

@@ -90,7 +90,7 @@ def _read_record(record: Any, source: WarcSource, path: str, place: str) -> Docu
     if len(block) < record.content_length:
         return Unread(path, place, "truncated", f"{len(block):,} of {record.content_length:,} bytes; {url}")
     if record.record_type == WarcRecordType.response:
-        page = _page_of_response(block, url, limit)
+        page = _page_of_response(block, limit)
     else:
         page = _text_or_problem(block, "utf-8")
     if isinstance(page, _Problem):
@@ -105,7 +105,7 @@ class _Problem(NamedTuple):
     detail: str
 
 
-def _page_of_response(block: bytes, url: str, limit: int) -> tuple[bytes | None, str] | _Problem:
+def _page_of_response(block: bytes, limit: int) -> tuple[bytes | None, str] | _Problem:
     """HTML bytes or plain text of an HTTP response, or the reason why it is not a page."""
     status, headers, body = split_http(block)
     media_type, _, parameters = headers.get("content-type", "").partition(";")

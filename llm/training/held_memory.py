@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +38,14 @@ def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
     """Bytes held by a DeepSpeed engine, each memory block counted once; and the blocks' addresses."""
     seen: set[int] = set()
     parameters, gradients, held = (
-        _count(tensors, seen)
+        count_bytes(tensors, seen)
         for tensors in (_parameters(engine), _gradients(engine), _optimizer_tensors(engine))
     )
     return StateBytes(parameters, gradients, held), seen
 
 
-def other_bytes(seen: set[int]) -> int:
-    """Bytes of all live tensors whose blocks are not in `seen`: what `state_bytes` missed."""
-    import torch
-
-    return _count((found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)), seen)
-
-
-def _count(tensors: Iterable[Any], seen: set[int]) -> int:
+def count_bytes(tensors: Iterable[Any], seen: set[int]) -> int:
+    """Bytes of the tensors' memory blocks that are not in `seen`, to which they are added."""
     total = 0
     for tensor in tensors:
         if tensor is None or tensor.device.type == "meta":

@@ -36,7 +36,6 @@ log = logging.getLogger("headwater")
 CONSOLE = Path(__file__).parents[1] / "console"
 RETRY_SECONDS = 2
 """Retry-After of an overloaded server, in seconds: about the time of one short answer."""
-OVERLOADED = "The request queue is full. Try again shortly."
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -148,7 +147,8 @@ class Ingress:
             finally:
                 call.cancel()  # no-op if the call has ended
         except BackPressureError as error:
-            raise _busy() from error
+            message = "The request queue is full. Try again shortly."
+            raise ApiError(503, message, code="overloaded", retry_after=RETRY_SECONDS) from error
         except (RayError, RayServeException) as error:
             log.exception("the model or the search failed")
             raise ApiError(
@@ -291,10 +291,6 @@ class Ingress:
         if name not in files:
             return _error_response(ApiError(404, "There is no such file.", code="not_found"))
         return FileResponse(files[name], headers={"cache-control": "no-cache"})
-
-
-def _busy() -> ApiError:
-    return ApiError(503, OVERLOADED, code="overloaded", retry_after=RETRY_SECONDS)
 
 
 def _error_response(error: ApiError) -> Response:

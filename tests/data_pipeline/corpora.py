@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from headwater.data_pipeline.clean.stage import (
     report,
     whole_funnel,
 )
+from headwater.data_pipeline.corpus import read_documents
 
 VOCABULARY = """
 river council bridge school market harbour teacher doctor festival garden window letter engine
@@ -34,6 +36,12 @@ never always perhaps somewhere
 """
 WORDS = VOCABULARY.split()
 LITTLE = ["the", "of", "and", "to", "that", "have", "with", "in", "for", "was"]
+
+
+def iter_texts(artifact: Artifact) -> Iterator[str]:
+    """The text of every kept document."""
+    for batch in read_documents(artifact, ["text"]):
+        yield from batch.column("text").to_pylist()
 
 
 def article(seed: int, sentences: int = 12) -> str:

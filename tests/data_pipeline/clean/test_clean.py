@@ -19,11 +19,11 @@ from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.clean.score_documents import Measurer
 from headwater.data_pipeline.clean.stage import Clean, CleanConfig, MeasureWorker
 from headwater.data_pipeline.clean.update import Change, update
-from headwater.data_pipeline.corpus import iter_texts, read_documents
+from headwater.data_pipeline.corpus import read_documents
 from headwater.data_pipeline.documents import SCHEMA, Document
 from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.verdict import Rejection
-from tests.data_pipeline.corpora import article, contents, rejected, run, write_corpus
+from tests.data_pipeline.corpora import article, contents, iter_texts, rejected, run, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from headwater.data_pipeline.clean import update as updating
 from headwater.data_pipeline.clean.stage import CleanConfig
 from headwater.data_pipeline.clean.standalone import CleanJob, clean
 from headwater.data_pipeline.clean.update import Change, matches, update
-from headwater.data_pipeline.corpus import iter_texts
-from tests.data_pipeline.corpora import article, rejected, write_corpus
+from tests.data_pipeline.corpora import article, iter_texts, rejected, write_corpus
 
 
 def second_crawl(path: Path) -> None:
