@@ -13,6 +13,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.clean.scores import SCORES, read_scores, schema
 from headwater.data_pipeline.clean.select_documents import Decisions
 from headwater.data_pipeline.clean.steps import CleanConfig
+from headwater.data_pipeline.filters.filter import FilterConfig
 
 RESULT = ("id", "url")
 """Columns of the scores that identify the document of a decision."""
@@ -58,7 +59,8 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
                     continue
                 problem = "enabled" if after.enabled else "disabled"
                 raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem} afterwards")
-            if setting not in getattr(type(before), "limits", ()):
+            fixed = before.measured_with if isinstance(before, FilterConfig) else None
+            if fixed is None or setting in fixed:
                 raise _not_from_scores(f"{name}.{setting}", "this setting changes the scores")
     missing = set(schema(wanted).names) - set(schema(made_with).names)
     if missing:

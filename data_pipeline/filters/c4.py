@@ -31,7 +31,9 @@ POLICY_PHRASES = (
 class C4Config(FilterConfig):
     """C4's line and document rules."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"min_sentences"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset(
+        {"min_words_per_line", "max_word_length", "terminal_punctuation"}
+    )
     rewrites: ClassVar[bool] = True
 
     terminal_punctuation: bool = False

@@ -24,7 +24,7 @@ from headwater.data_pipeline.verdict import Rule, Scores
 class DecontaminateConfig(FilterConfig):
     """Evaluation sets to remove from the corpus. Without sets the step is skipped."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"max_matches"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"sets", "ngram", "min_words"})
 
     sets: tuple[NonEmpty, ...] = ()
     """Files of evaluation text (paths, `s3://`). Every string in the objects of a `.jsonl` file and every

@@ -40,8 +40,9 @@ Measure = Callable[[Measured], Scores | Rejection]
 class FilterConfig(StageConfig):
     """Settings of a filter. The name of its field in `clean.steps.CleanConfig` is the name of the step."""
 
-    limits: ClassVar[frozenset[str]] = frozenset()
-    """Settings that only the rules read, so that they can be changed after cleaning."""
+    measured_with: ClassVar[frozenset[str] | None] = None
+    """Settings that the scores depend on; None: all. The others can be changed after cleaning, because only the
+    rules read them."""
     rewrites: ClassVar[bool] = False
     """Whether the filter changes the text."""
 

@@ -19,15 +19,7 @@ ENDS = tuple(TERMINAL_PUNCTUATION)
 class FineWebConfig(FilterConfig):
     """FineWeb's line rules. Fractions are between 0 and 1."""
 
-    limits: ClassVar[frozenset[str]] = frozenset(
-        {
-            "min_lines",
-            "min_lines_with_end",
-            "max_short_lines",
-            "max_duplicate_line_characters",
-            "max_newlines_per_word",
-        }
-    )
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"short_line"})
 
     min_lines: int = Field(1, ge=0)
     """Minimum number of lines for `min_lines_with_end` to apply. Set it to 2 if many texts are a single line,

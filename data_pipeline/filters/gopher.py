@@ -25,16 +25,7 @@ NgramLimit = tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0)]]
 class RepetitionConfig(FilterConfig):
     """Gopher's repetition rules. Fractions are between 0 and 1."""
 
-    limits: ClassVar[frozenset[str]] = frozenset(
-        {
-            "max_duplicate_paragraphs",
-            "max_duplicate_paragraph_characters",
-            "max_duplicate_lines",
-            "max_duplicate_line_characters",
-            "top_ngrams",
-            "duplicate_ngrams",
-        }
-    )
+    measured_with: ClassVar[frozenset[str] | None] = frozenset()
 
     max_duplicate_paragraphs: float = Field(0.3, ge=0)
     """Maximum fraction of repeated paragraphs."""
@@ -74,19 +65,7 @@ class RepetitionConfig(FilterConfig):
 class QualityConfig(FilterConfig):
     """Gopher's quality rules."""
 
-    limits: ClassVar[frozenset[str]] = frozenset(
-        {
-            "min_words",
-            "max_words",
-            "min_mean_word_length",
-            "max_mean_word_length",
-            "max_symbols_per_word",
-            "max_bullet_lines",
-            "max_ellipsis_lines",
-            "min_alphabetic_words",
-            "min_stop_words",
-        }
-    )
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"stop_words"})
 
     min_words: int = Field(50, ge=0)
     """Minimum number of words, not counting punctuation."""

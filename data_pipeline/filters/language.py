@@ -23,7 +23,7 @@ as with 20,000 characters, in a quarter of the time."""
 class LanguageConfig(FilterConfig):
     """Settings of language identification."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"languages", "min_score"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset()
 
     enabled: bool = True
     """Run this step. If off, texts in all languages are kept and no language is recorded."""

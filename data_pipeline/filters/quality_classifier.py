@@ -19,7 +19,7 @@ from headwater.data_pipeline.verdict import Rule
 class QualityClassifierConfig(FilterConfig):
     """Settings of the quality classifier. Without a model the step is skipped."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"min_score"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"model"})
 
     model: str = ""
     """Folder of a model trained by `headwater quality train` (a path or `s3://`)."""

@@ -35,7 +35,7 @@ Language = Literal[
 class ToxicityConfig(FilterConfig):
     """Settings of the toxicity filter. Without a list or a model the step is skipped."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"min_count", "max_share", "max_score"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"languages", "word_files", "model"})
 
     languages: tuple[Language, ...] = ()
     """Languages whose LDNOOBW word lists are used, for example `[en]`."""

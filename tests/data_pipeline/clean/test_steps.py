@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pyarrow as pa
+import pytest
 
 from headwater.data_pipeline.clean import rescore
 from headwater.data_pipeline.clean.funnel import StepCount
@@ -21,7 +22,7 @@ from tests.data_pipeline.corpora import article
 class CapitalsConfig(FilterConfig):
     """Cuts the text to `most_characters`, and rejects it if too many of them are capitals."""
 
-    limits: ClassVar[frozenset[str]] = frozenset({"max_capitals"})
+    measured_with: ClassVar[frozenset[str] | None] = frozenset({"most_characters"})
     rewrites: ClassVar[bool] = True
     max_capitals: float = 0.3
     most_characters: int = 400
@@ -63,3 +64,39 @@ def test_only_a_filter_that_leaves_the_text_alone_can_be_switched_off_afterwards
         "language", "gopher_repetition", "gopher_quality", "fineweb", "quality_classifier", "toxicity",
         "decontaminate", "exact_dedup", "minhash_dedup",
     }  # fmt: skip
+
+
+OTHER = {
+    "languages": ("de",),
+    "top_ngrams": ((2, 0.5), (3, 0.5), (4, 0.5)),
+    "duplicate_ngrams": tuple((n, 0.5) for n in range(5, 11)),
+}
+"""Other values for settings that are not numbers."""
+STARTED = {"toxicity": {"languages": ("en",)}, "decontaminate": {"sets": (__file__,), "min_words": 3}}
+
+
+def changes() -> list[tuple[str, str]]:
+    """Every setting that a filter says its scores do not depend on."""
+    pairs = []
+    for step, field in CleanConfig.model_fields.items():
+        known = getattr(field.annotation, "measured_with", None)
+        if known is not None and step != "quality_classifier":  # needs a trained model
+            pairs += [(step, s) for s in type(field.default).model_fields if s not in {*known, "enabled"}]
+    return pairs
+
+
+@pytest.mark.parametrize(("step", "setting"), changes())
+def test_scores_do_not_depend_on_settings_that_may_change_after_cleaning(step: str, setting: str) -> None:
+    before = CleanConfig.model_validate({step: STARTED.get(step, {})}).filter(step)
+    assert before is not None
+    value = OTHER.get(setting) or getattr(before, setting) * 2 + 1
+    after = before.model_copy(update={setting: value})
+    for text in (
+        article(1),
+        f"# {article(2)}...\n- Buy now buy now!\n\nBuy now buy now!",
+        "",
+        "Das ist ein Satz.",
+    ):
+        found = [step.measurer()(Measured(Document("1", "", "", text), {})) for step in (before, after)]
+        assert found[0] == found[1]
+    assert before.rules() != after.rules()

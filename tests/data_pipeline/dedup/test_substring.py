@@ -207,7 +207,7 @@ def test_removed_documents_are_ignored_in_substring_dedup(tmp_path: Path) -> Non
     WindowWorker(config, output)({"unit": "part"})
     find_spans(output, ["part"], config)
     cutter = Cutter(config, output, "part")
-    assert list(cutter([texts["b"], texts["c"]])) == [texts["b"], "head "]
+    assert list(cutter([texts["b"], texts["c"]])) == [texts["b"], "head"]
 
 
 def test_ranks_follow_ids_and_then_places() -> None:
