@@ -41,8 +41,8 @@ class FilterConfig(StageConfig):
     """Settings of a filter. The name of its field in `clean.steps.CleanConfig` is the name of the step."""
 
     measured_with: ClassVar[frozenset[str] | None] = None
-    """Settings that the scores depend on; None: all. The others can be changed after cleaning, because only the
-    rules read them."""
+    """Settings that the scores depend on; None: all. The others can be changed after cleaning, because
+    only the rules read them."""
     rewrites: ClassVar[bool] = False
     """Whether the filter changes the text."""
 
