@@ -20,8 +20,8 @@ import torch.distributed as dist
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.training import zero
+from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.state import elements
-from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
 
@@ -32,21 +32,9 @@ def measure(depth: int, folder: Path) -> None:
     for optimizer, stage in itertools.product(("adamw", "muon"), (2, 3)):
         model = initialise(hf_config(ModelConfig(depth=depth), 4096, chat_tokenizer()), 0)
         parameters = sum(p.numel() for p in model.parameters())
-        settings = zero.deepspeed_config(
-            ZeroConfig(stage=stage),  # type: ignore[arg-type]
-            "fp32",
-            micro_batch=1,
-            accumulation=1,
-            world_size=world_size,
-            clip=0.0,
-        )
-        engine = zero.initialise_engine(
-            model,
-            settings,
-            optimizer=optimizer,  # type: ignore[arg-type]
-            weight_decay=0.1,
-            betas=(0.9, 0.95),
-        )
+        settings = {"batch": world_size, "micro_batch": 1, "clip": 0.0, "zero": {"stage": stage}}
+        config = TrainConfig.model_validate(settings | {"optimizer": optimizer})
+        engine = zero.initialise_engine(model, zero.deepspeed_config(config, "fp32", world_size), config)
         own, theirs = folder / f"own-{optimizer}-{stage}", str(folder / f"theirs-{optimizer}-{stage}")
         own.mkdir(exist_ok=True)
         seconds = {

@@ -106,9 +106,7 @@ def trainers(depth: int, rows: int, steps: int) -> list[float]:
 
     zero.start()
     precision = resolve_precision("auto")
-    config = zero.deepspeed_config(
-        ZeroConfig(stage=0), precision, micro_batch=rows, accumulation=1, world_size=1, clip=1.0
-    )
+    config = zero.deepspeed_config(settings(rows), precision, 1)
     config["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}
     source = RandomRows(rows, LENGTH)
     examples = [

@@ -25,6 +25,7 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, Weight, hf_config, weights_of
 from headwater.llm.planning.memory import largest_state
 from headwater.llm.training import zero
+from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.held_memory import StateBytes, count_bytes, state_bytes
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -46,20 +47,10 @@ def held(model: torch.nn.Module, stage: int, precision: str, optimizer: str) -> 
     gc.collect()
     before = other_bytes({p.untyped_storage().data_ptr() for p in model.parameters()})
     world_size = dist.get_world_size()
-    engine = zero.initialise_engine(
-        model,
-        zero.deepspeed_config(
-            ZeroConfig(stage=stage, bucket_elements=10_000),  # type: ignore[arg-type]
-            precision,
-            micro_batch=1,
-            accumulation=2,
-            world_size=world_size,
-            clip=1.0 if optimizer == "adamw" else 0.0,
-        ),
-        optimizer=optimizer,  # type: ignore[arg-type]
-        weight_decay=0.1,
-        betas=(0.9, 0.95),
-    )
+    settings = {"batch": 2 * world_size, "micro_batch": 1, "optimizer": optimizer}
+    zero_config = {"stage": stage, "bucket_elements": 10_000}
+    config = TrainConfig.model_validate(settings | {"zero": zero_config})
+    engine = zero.initialise_engine(model, zero.deepspeed_config(config, precision, world_size), config)
     zero.set_learning_rate(engine, 1e-3, 0.02)
     ids = torch.arange(5, 21)[None]
     for micro_batch in range(5):

@@ -43,26 +43,8 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
     if sharing > 1:
         check_tensor_parallel(model)
         groups = tensors.form_groups(sharing)
-    engine = zero.initialise_engine(
-        model,
-        zero.deepspeed_config(
-            config.zero,
-            precision,
-            micro_batch=config.micro_batch,
-            accumulation=config.accumulation(world_size),
-            world_size=world_size // config.workers_per_row(),
-            clip=config.clip if config.optimizer == "adamw" else 0.0,
-            fp16=config.fp16,
-        )
-        | tensors.settings(sharing),
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-        muon_momentum=config.muon_momentum,
-        eager=not config.torch_compile,
-        groups=groups,
-        gpus=gpus,
-    )
+    settings = zero.deepspeed_config(config, precision, world_size) | tensors.settings(sharing)
+    engine = zero.initialise_engine(model, settings, config, groups)
     if config.torch_compile:
         engine.compile()
     if config.ema_decay is not None:

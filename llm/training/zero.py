@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.zero_config import Device, Fp16Config, Optimizer, ZeroConfig
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.zero_config import Device
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +20,10 @@ EMBEDDINGS = "embeddings"
 """Name of the optimizer group of the input embeddings."""
 
 
-def deepspeed_config(
-    zero: ZeroConfig,
-    precision: str,
-    *,
-    micro_batch: int,
-    accumulation: int,
-    world_size: int,
-    clip: float,
-    fp16: Fp16Config | None = None,
-) -> dict[str, Any]:
-    """The config for `deepspeed.initialize`. `world_size` counts groups of workers that share rows."""
+def deepspeed_config(config: TrainConfig, precision: str, world_size: int) -> dict[str, Any]:
+    """The config for `deepspeed.initialize`."""
+    zero, fp16, accumulation = config.zero, config.fp16, config.accumulation(world_size)
+    groups = world_size // config.workers_per_row()
     stage: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": zero.bucket_elements,
@@ -42,12 +36,11 @@ def deepspeed_config(
         stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
     if zero.offload_parameters != "none":
         stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
-    fp16 = fp16 or Fp16Config()
     return {
-        "train_micro_batch_size_per_gpu": micro_batch,
+        "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "train_batch_size": micro_batch * accumulation * world_size,
-        "gradient_clipping": clip,
+        "train_batch_size": config.micro_batch * accumulation * groups,
+        "gradient_clipping": config.clip if config.optimizer == "adamw" else 0.0,
         "zero_optimization": stage,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {
@@ -80,48 +73,39 @@ def start(gpus: float = 0.0) -> None:
 
 
 def initialise_engine(
-    model: torch.nn.Module,
-    config: dict[str, Any],
-    *,
-    optimizer: Optimizer,
-    weight_decay: float,
-    betas: tuple[float, float],
-    muon_momentum: float = 0.95,
-    eager: bool = True,
-    groups: Any = None,
-    gpus: float = 0.0,
+    model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, groups: Any = None
 ) -> Any:
     """Wrap a model whose weights are equal on every rank. Matrices have weight decay, vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings, head
-    and vectors to AdamW; DeepSpeed shards both. `groups` comes from `parallel.sequence` or `parallel.tensor`.
-    `gpus` is the number reserved per worker.
+    and vectors to AdamW; DeepSpeed shards both. `settings` comes from `deepspeed_config`, `groups` from
+    `parallel.sequence` or `parallel.tensor`.
     """
     import torch
 
-    start(gpus)
+    start(config.gpus_per_worker)
     import deepspeed
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     lookup = _input_embeddings(model)
+    decay, betas = config.weight_decay, config.betas
     decays = [
-        {"params": [p for p in parameters if p.ndim >= 2 and p is not lookup], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p is lookup], "weight_decay": weight_decay, "name": EMBEDDINGS},
+        {"params": [p for p in parameters if p.ndim >= 2 and p is not lookup], "weight_decay": decay},
+        {"params": [p for p in parameters if p is lookup], "weight_decay": decay, "name": EMBEDDINGS},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     decays = [group for group in decays if group["params"]]
-    if optimizer == "muon":
-        if eager and not gpus:
+    if config.optimizer == "muon":
+        if not config.torch_compile and not config.gpus_per_worker:
             torch.compiler.set_stance("force_eager")  # compiled kernels need a compiler at run time
-        settings = {"lr": 0.0, "momentum": muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
+        muon = {"lr": 0.0, "momentum": config.muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and rejects scattered ones.
-        zero = config["zero_optimization"]
-        zero = zero | {"reduce_scatter": zero["stage"] < 3}
-        config = config | {"optimizer": {"type": "Muon", "params": settings}, "zero_optimization": zero}
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=config, mpu=groups)
+        zero = settings["zero_optimization"] | {"reduce_scatter": config.zero.stage < 3}
+        settings = settings | {"optimizer": {"type": "Muon", "params": muon}, "zero_optimization": zero}
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=decays, config=settings, mpu=groups)
     else:
         adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8, fused=True)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, mpu=groups)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=settings, mpu=groups)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
 

@@ -11,8 +11,8 @@ from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.inference import Sampling, load_engine
 from headwater.llm.inference.pool import _Completer
 from headwater.llm.training import engine as training_engine
-from headwater.llm.training import zero
 from headwater.llm.training.state.manager import random_state
+from headwater.llm.training.zero_config import ZeroConfig
 from headwater.serving.batch.worker import BatchWorker
 from headwater.serving.replicas import EngineReplica
 from tests.llm.models import save_model
@@ -49,6 +49,6 @@ def test_training_without_gpus_uses_a_cpus_precision(gpus_in_sight: None) -> Non
     assert resolve_precision("auto") in ("fp32", "bf16")
     assert resolve_precision("auto", 1.0) == "fp16"
     with pytest.raises(HeadwaterError, match="fp16 needs GPUs"):
-        training_engine.check_means(zero.ZeroConfig(), "fp16")
-    training_engine.check_means(zero.ZeroConfig(), "fp16", 1.0)
+        training_engine.check_means(ZeroConfig(), "fp16")
+    training_engine.check_means(ZeroConfig(), "fp16", 1.0)
     assert random_state()["cuda"] == []
