@@ -69,7 +69,7 @@ def kill_in(stage: str, store: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("river") / "store"
+    return tmp_path_factory.mktemp("run") / "store"
 
 
 @pytest.fixture(scope="module")
