@@ -8,7 +8,6 @@ Columns: id, url, source; `characters.read` and `characters.<step>` for each ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,28 +51,20 @@ def schema(config: CleanConfig) -> pa.Schema:
     return pa.schema(fields)
 
 
-@dataclass
-class Signature:
-    """Keys by which documents are compared."""
-
-    digest: np.ndarray
-    """uint64 [2]"""
-    keys: np.ndarray
-    """uint64 [buckets]; all 0 for a text too short for a signature."""
-
-
 class Signer:
+    """Computes the keys by which documents are compared."""
+
     def __init__(self, config: CleanConfig) -> None:
         self._minhash = config.minhash_dedup
         self._hasher = MinHasher(config.minhash_dedup)
 
-    def __call__(self, text: str) -> Signature:
-        digest = np.frombuffer(text_digest(text), np.uint64)
+    def __call__(self, text: str) -> dict[str, np.ndarray]:
+        """`digest`, uint64 [2], and `keys`, uint64 [buckets]: all 0 for a text too short for a signature."""
         keys = self._hasher.buckets(text) if self._minhash.enabled else np.zeros(0, np.uint64)
-        return Signature(digest, keys)
+        return {"digest": np.frombuffer(text_digest(text), np.uint64), "keys": keys}
 
 
-def score_row(found: Measured, signature: Signature) -> dict[str, Any]:
+def score_row(found: Measured, signature: dict[str, np.ndarray]) -> dict[str, Any]:
     """The document's row of the score table."""
     document = found.document
     row: dict[str, Any] = {"id": document.id, "url": document.url, "source": document.source}
@@ -84,7 +75,7 @@ def score_row(found: Measured, signature: Signature) -> dict[str, Any]:
         step, rejection = found.stop
         row |= {"stopped_by": step, "reason": rejection.reason}
         row |= {"score": rejection.score, "threshold": rejection.threshold}
-    return row | {"digest": signature.digest, "keys": signature.keys}
+    return row | signature
 
 
 def read_scores(artifact: Artifact, unit: str, columns: Sequence[str] | None = None) -> pa.Table:

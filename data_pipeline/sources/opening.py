@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import re
 import tempfile
 import time
 import zlib
@@ -24,11 +25,16 @@ CODECS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
     b"\x28\xb5\x2f\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
+STATUS_REASONS = {404: "not_found", 410: "not_found", 401: "no_permission", 403: "no_permission"}
 FILE_BYTES = 1 << 16
 FEED_BYTES = 1 << 11
 """Compressed bytes unpacked at once. Bounds the memory for highly compressed files."""
 
-
+STORAGE_REASONS: dict[str, tuple[Any, str]] = {
+    "no_permission": (PermissionError, "ACCESS_?DENIED|HTTP STATUS 403|INVALID_ACCESS_KEY"),
+    "not_found": (FileNotFoundError, "NO_?SUCH_?BUCKET|NO_SUCH_KEY|PATH DOES NOT EXIST|HTTP STATUS 404"),
+    "unreachable": ((), "NETWORK_CONNECTION|CURLCODE|COULDN'T CONNECT"),
+}
 REMOTE = ("s3://", "hf://")
 """Prefixes of remote names that `cluster.storage.filesystem` opens."""
 
@@ -61,24 +67,9 @@ def open_input(path: str, max_download_bytes: int) -> Iterator[Any]:
 
 def storage_reason(error: OSError) -> str:
     """Reason code for an error of a file system or an object store (whose errors are only text)."""
-    text = str(error).upper()
-    if isinstance(error, PermissionError) or any(
-        mark in text for mark in ("ACCESS_DENIED", "ACCESSDENIED", "HTTP STATUS 403", "INVALID_ACCESS_KEY")
-    ):
-        return "no_permission"
-    if isinstance(error, FileNotFoundError) or any(
-        mark in text
-        for mark in (
-            "NO_SUCH_BUCKET",
-            "NO_SUCH_KEY",
-            "NOSUCHBUCKET",
-            "PATH DOES NOT EXIST",
-            "HTTP STATUS 404",
-        )
-    ):
-        return "not_found"
-    if any(mark in text for mark in ("NETWORK_CONNECTION", "CURLCODE", "COULDN'T CONNECT")):
-        return "unreachable"
+    for reason, (kind, marks) in STORAGE_REASONS.items():
+        if isinstance(error, kind) or re.search(marks, str(error), re.IGNORECASE):
+            return reason
     return "unreadable"
 
 
@@ -197,8 +188,11 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers=headers) as response:
-        _raise_for_status(response.status_code)
-        if response.status_code != 206:
+        if (status := response.status_code) >= 400:
+            retried = status >= 500 or status == 429
+            reason = STATUS_REASONS.get(status, "unreachable" if retried else "refused")
+            raise UnreadableFile(reason, f"HTTP status {status}")
+        if status != 206:
             file.seek(0)
             file.truncate()
             have = 0
@@ -207,15 +201,3 @@ def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:
             if have > max_bytes:
                 raise UnreadableFile("too_large", f"more than {max_bytes:,} bytes (`max_download_bytes`)")
             file.write(chunk)
-
-
-def _raise_for_status(status: int) -> None:
-    if status < 400:
-        return
-    if status in (404, 410):
-        reason = "not_found"
-    elif status in (401, 403):
-        reason = "no_permission"
-    else:  # retry 5xx and 429
-        reason = "unreachable" if status >= 500 or status == 429 else "refused"
-    raise UnreadableFile(reason, f"HTTP status {status}")

@@ -61,22 +61,18 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
     if report.metrics:
         parts += ["## Measures", _metrics_table(report.metrics)]
     if report.funnel:
-        parts += ["## Corpus", *_picture(plots, "funnel", "Documents left after each step of cleaning")]
+        parts.append("## Corpus")
+        if "funnel" in plots:
+            parts.append(f"![Documents left after each step of cleaning]({plots['funnel']})")
         parts.append(_funnel_table(report.funnel))
     if "losses" in plots:
-        parts += [
-            "## Training",
-            *_picture(
-                plots, "losses", "Losses of pretraining, fine-tuning and reward model; speed of pretraining"
-            ),
-        ]
+        what = "Losses of pretraining, fine-tuning and reward model; speed of pretraining"
+        parts += ["## Training", f"![{what}]({plots['losses']})"]
     if report.planned:
         parts += ["## Planned and actual", _planned_table(report.planned)]
     if "reward" in plots:
-        parts += [
-            "## Reinforcement learning",
-            *_picture(plots, "reward", "Reward and distance from the SFT model by iteration"),
-        ]
+        what = "Reward and distance from the SFT model by iteration"
+        parts += ["## Reinforcement learning", f"![{what}]({plots['reward']})"]
     if report.samples:
         parts += [
             "## Answers to held-out prompts",
@@ -167,10 +163,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _picture(plots: dict[str, str], name: str, description: str) -> list[str]:
-    return [f"![{description}]({plots[name]})"] if name in plots else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:

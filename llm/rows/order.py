@@ -107,11 +107,10 @@ class BatchOrder(Protocol):
 
 @dataclass(frozen=True)
 class ShuffledOrder(BatchOrder):
-    """The global batches of a run over `rows` shuffled rows; epochs follow each other without a gap."""
+    """Batches of `rows` shuffled rows. Each epoch visits every row once; epochs follow without a gap."""
 
     rows: int
     batch: int
-    """Rows in a global batch, over all workers and micro-batches."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -122,7 +121,6 @@ class ShuffledOrder(BatchOrder):
             )
 
     def indices(self, step: int) -> np.ndarray:
-        """The rows of a step's global batch, int64 [batch]. Each epoch visits every row once."""
         position = step * self.batch + np.arange(self.batch, dtype=np.int64)
         epochs, within = position // self.rows, position % self.rows
         chosen = np.empty_like(position)
@@ -132,7 +130,6 @@ class ShuffledOrder(BatchOrder):
         return chosen
 
     def visits(self, row: int, steps: int) -> list[Visit]:
-        """The first `steps` steps' visits to a row, in order."""
         found = []
         for epoch in range(-(-steps * self.batch // self.rows)):
             within = inverse_permutation(self.rows, self.seed, epoch, np.array([row]))

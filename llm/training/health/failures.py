@@ -92,7 +92,8 @@ def describe(failures: Mapping[int, BaseException], places: list[RankPlace], ali
     """
     own = [rank for rank, error in failures.items() if not _is_loss(error)]
     hosts = [rank for rank in failures if rank < len(places) and places[rank].node not in alive]
-    dead = [rank for rank, error in failures.items() if isinstance(_inner(error), RayActorError)]
+    found = {rank: getattr(error, "health_check_failure", error) for rank, error in failures.items()}
+    dead = [rank for rank, error in found.items() if isinstance(error, RayActorError)]
     silent = [rank for rank, error in failures.items() if isinstance(error, WorkerHealthCheckTimeoutError)]
     if own:
         error = failures[own[0]]
@@ -154,10 +155,6 @@ def _is_loss(error: BaseException) -> bool:
     if isinstance(error, (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayActorError)):
         return True
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _inner(error: BaseException) -> BaseException:
-    return error.health_check_failure if isinstance(error, WorkerHealthCheckFailedError) else error
 
 
 def _ranks(ranks: list[int], places: list[RankPlace]) -> str:

@@ -257,10 +257,7 @@ def runs(engine: Any) -> Iterator[Run]:
 
 def _place(engine: Any, parameter: Any, start: int) -> Place:
     """The place of the elements from `start` on in this worker's whole parameter or part of a matrix."""
-    dim, (rank, size) = (
-        tensor.dim_of(engine.param_names[parameter]),
-        tensor.rank_and_size(engine),
-    )
+    dim, (rank, size) = tensor.dim_of(engine.param_names[parameter]), tensor.rank_and_size(engine)
     if dim is None or size == 1:
         return Place(start)
     rows, columns = getattr(parameter, "ds_shape", parameter.shape)
