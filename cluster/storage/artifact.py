@@ -26,6 +26,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.cache import cached_file, cached_folder
 from headwater.cluster.storage.filesystem import (
     PARTIAL,
+    delete_local,
     filesystem,
     is_remote,
     join,
@@ -81,6 +82,12 @@ class Artifact:
         if not self.exists(MANIFEST):
             return None
         return Manifest.model_validate(self.read_json(MANIFEST))
+
+    def finished(self) -> Manifest:
+        """The manifest of an artifact that has been finished."""
+        manifest = self.manifest()
+        assert manifest is not None, f"{self.location} is not finished"
+        return manifest
 
     def exists(self, name: str) -> bool:
         fs, path = filesystem(self.path(name))
@@ -214,10 +221,7 @@ class Artifact:
         if is_remote(self.location):
             return
         for path in list(Path(filesystem(self.location)[1]).rglob(f"*{PARTIAL}")):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            delete_local(path)
 
 
 def create_file(location: str) -> AbstractContextManager[IO[bytes]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.filesystem import filesystem, list_files, partial_path
+from headwater.cluster.storage.filesystem import delete_local, filesystem, list_files, partial_path
 
 CHUNK = 8 << 20
 ATTEMPTS = 2
@@ -93,10 +93,7 @@ def _make_room(size: int) -> None:
     for used, path in sorted(copies):
         if shutil.disk_usage(folder).free >= size + SPARED_BYTES or time.time() - used < IN_USE_SECONDS:
             break
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        delete_local(path)
     free = shutil.disk_usage(folder).free
     if free < size:
         raise HeadwaterError(

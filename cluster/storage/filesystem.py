@@ -8,6 +8,7 @@ server other than Amazon's, as in boto3.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def join(location: str, *names: str) -> str:
 def partial_path(target: Path) -> Path:
     """Temporary path at which `target` is written before it is renamed."""
     return target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+
+
+def delete_local(path: Path) -> None:
+    """Delete a file or a folder, if it is still there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def list_files(location: str) -> list[pafs.FileInfo]:

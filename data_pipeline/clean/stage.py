@@ -41,8 +41,6 @@ from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
 from headwater.data_pipeline.verdict import Rejection
 
-__all__ = ["Clean", "CleanConfig"]
-
 REJECTED = "rejected"
 OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "text")
 

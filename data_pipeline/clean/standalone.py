@@ -59,9 +59,7 @@ def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[
         return manifest, True
     acquired, _ = execute(acquire, {}, session)
     execute(stage, {acquire.name: acquired}, session, output=output)
-    manifest = output.manifest()
-    assert manifest is not None
-    return manifest, False
+    return output.finished(), False
 
 
 def _claim(output: Artifact, *, overwrite: bool) -> Manifest | None:

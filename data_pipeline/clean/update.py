@@ -62,9 +62,7 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
     identity = _identity(change, session)
     base = _begin(corpus, identity)
     if base is None:
-        manifest = corpus.manifest()
-        assert manifest is not None
-        return manifest, True
+        return corpus.finished(), True
     started = time.time()
     config = CleanConfig.model_validate(base.config)
     added, unread, units = _measure(corpus, change, config, base, session)
@@ -92,9 +90,7 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
             }
         )
     )
-    manifest = corpus.manifest()
-    assert manifest is not None
-    return manifest, False
+    return corpus.finished(), False
 
 
 def matches(urls: Sequence[str], forgotten: Sequence[str]) -> np.ndarray:
@@ -163,8 +159,7 @@ def _measure(
     if change.acquire is None:
         return [], unread, units
     acquired, _ = execute(Acquire(change.acquire), {}, session)
-    manifest = acquired.manifest()
-    assert manifest is not None
+    manifest = acquired.finished()
     work = []
     for part in acquired.files(DOCUMENTS, ".parquet"):
         number, _, rest = PurePosixPath(part).stem.partition("-")

@@ -21,16 +21,6 @@ from headwater.data_pipeline.sources.spec import (
 from headwater.data_pipeline.sources.warc import read_warc
 from headwater.data_pipeline.sources.wheel import read_wheel
 
-__all__ = [
-    "FolderSource",
-    "JsonlSource",
-    "ParquetSource",
-    "Source",
-    "WarcSource",
-    "WheelSource",
-    "read_source",
-]
-
 
 def read_source(source: Source, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
     """Yield the documents and unreadable items of one input file. Raises UnreadableFile if reading must stop.

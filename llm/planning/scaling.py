@@ -76,8 +76,7 @@ class Scaling(Stage[ScalingConfig]):
             for steps in sorted(set(config.steps)):
                 small = config.small(depth, steps)
                 artifact, found = execute(Pretrain(small), inputs, session)
-                manifest = artifact.manifest()
-                assert manifest is not None, "execute returns finished artifacts"
+                manifest = artifact.finished()
                 tokens = steps * small.batch * row_length
                 loss = manifest.metrics["bits_per_byte"]
                 points.append(Point(manifest.metrics["parameters"], tokens, loss))

@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources import Source, read_source
+from headwater.data_pipeline.sources import read_source
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.spec import Source
 
 
 def source_of(kind: str, **settings: Any) -> Source:
