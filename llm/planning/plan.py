@@ -166,8 +166,7 @@ def plan_here(
         )
         for stage in range(4)
     ]
-    chosen = table[config.zero.stage]
-    gpus = config.gpus_per_worker
+    chosen, gpus = table[config.zero.stage], config.gpus_per_worker
     each = f"{gpus:g} GPUs" if gpus else f"{config.cpus_per_worker:g} CPUs"
     if measured and not work.validation_rows:
         notes.append("The corpus is not tokenized yet: the time excludes evaluations.")
@@ -177,10 +176,8 @@ def plan_here(
         target=f"{config.workers} workers with {each}",
         precision=precision,
         workers=config.workers,
-        zero=config.zero.stage,
-        micro_batch=config.micro_batch,
         memory=table,
-        state_bytes=chosen.parameters + chosen.optimizer,
+        chosen=chosen,
         peak_bytes=measured.peak_bytes if measured else chosen.total,
         step_seconds=measured.step_seconds if measured else None,
         seconds=measured.seconds(config, work.validation_rows) if measured else None,
@@ -239,10 +236,8 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         target=f"{machine.count}x{machine.name}",
         precision=precision,
         workers=machine.count,
-        zero=chosen.zero,
-        micro_batch=max(1, chosen.micro_batch),
         memory=table,
-        state_bytes=chosen.parameters + chosen.optimizer,
+        chosen=chosen,
         peak_bytes=chosen.total,
         step_seconds=share * row_flops / speed,
         seconds=usual,
@@ -317,8 +312,11 @@ class _Parts:
         return self.memory(zero, workers, rows, reserved, device)
 
 
-def _plan(work: Work, shape: Qwen3Config, *, law: FittedLaw | None, notes: list[str], **figures: Any) -> Plan:
-    parameters = parameter_count(shape)
+def _plan(
+    work: Work, shape: Qwen3Config, chosen: Memory, law: FittedLaw | None, notes: list[str], **figures: Any
+) -> Plan:
+    """The plan with the row `chosen` of its memory table."""
+    parameters, micro_batch = parameter_count(shape), max(1, chosen.micro_batch)
     loss = predicted(law, parameters, work.tokens)
     if loss is None:
         notes = [*notes, "No expected loss: run `headwater scaling RECIPE` to fit the law from small runs."]
@@ -335,7 +333,10 @@ def _plan(work: Work, shape: Qwen3Config, *, law: FittedLaw | None, notes: list[
         steps=work.config.steps,
         tokens=work.tokens,
         tokens_per_parameter=work.tokens / parameters,
-        accumulation=-(-largest_share // figures["micro_batch"]),
+        zero=chosen.zero,
+        micro_batch=micro_batch,
+        accumulation=-(-largest_share // micro_batch),
+        state_bytes=chosen.parameters + chosen.optimizer,
         loss=loss,
         notes=notes,
         **figures,

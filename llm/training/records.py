@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -165,7 +165,7 @@ class RunRecorder(Recorder):
         if not self._remote:
             self._file = Path(filesystem(self.output.path(HISTORY))[1]).open("a", encoding="utf-8")  # noqa: SIM115
         first = len(history)
-        self._trackers: list[_Tracker] = []
+        self._trackers: list[_TensorBoard | _Wandb | _Mlflow] = []
         if self.track.tensorboard:
             self._trackers.append(_TensorBoard(self.output, first))
         if self.track.wandb is not None:
@@ -210,12 +210,6 @@ class RunRecorder(Recorder):
         if self._upload is not None:
             self._upload.result()
         self.output.write_bytes(HISTORY, "".join(self._lines).encode())
-
-
-class _Tracker(Protocol):
-    def add(self, record: Record) -> None: ...
-
-    def close(self, failed: bool) -> None: ...
 
 
 class _TensorBoard:

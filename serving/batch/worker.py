@@ -53,13 +53,9 @@ class BatchWorker:
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         lines = [too_long(unit["line"])] if unit["too_long"] else self._read(unit)
         requests = [line for line in lines if isinstance(line, Request)]
-        refusals = [line for line in lines if isinstance(line, Refusal)]
-        answers = []
-        for result in complete(self._engine, requests, self._max_tokens, self._batch_size):
-            if isinstance(result, Refusal):
-                refusals.append(result)
-            else:
-                answers.append(result)
+        results = [*lines, *complete(self._engine, requests, self._max_tokens, self._batch_size)]
+        answers = [result for result in results if isinstance(result, dict)]
+        refusals = [result for result in results if isinstance(result, Refusal)]
         refusals.sort(key=lambda refusal: refusal.line)
         self._write(ANSWERS, unit, answers)
         self._write(ERRORS, unit, [error_record(refusal) for refusal in refusals])

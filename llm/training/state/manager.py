@@ -89,11 +89,14 @@ def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
 
 def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Stored]:
     """Checkpoints to delete: neither among the `newest` nor the best."""
-    kept = set(whole[-newest:])
-    scored = [stored for stored in whole if stored.score is not None]
-    if keep_best and scored:
-        kept.add(min(scored, key=lambda stored: (stored.score, stored.step)))
+    kept = {*whole[-newest:], best_of(whole) if keep_best else None}
     return [stored for stored in whole if stored not in kept]
+
+
+def best_of(whole: list[Stored]) -> Stored | None:
+    """The checkpoint with the best score; of equal ones the earliest."""
+    scored = [stored for stored in whole if stored.score is not None]
+    return min(scored, key=lambda stored: (stored.score, stored.step), default=None)
 
 
 class Checkpoints:
@@ -145,16 +148,15 @@ class Checkpoints:
 
     def newest(self) -> Stored | None:
         """The newest complete checkpoint, the same on all ranks. Waits for one that is being written."""
-        self.settle()
-        whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
-        return self.worker.agree(whole[-1] if whole else None)
+        return next(reversed(self._whole()), None)
 
     def best(self) -> Stored | None:
         """The checkpoint with the best score, the same on all ranks."""
+        return best_of(self._whole())
+
+    def _whole(self) -> list[Stored]:
         self.settle()
-        whole, _ = find(self.job.output) if self.worker.rank == 0 else ([], [])
-        scored = [stored for stored in whole if stored.score is not None]
-        return self.worker.agree(min(scored, key=lambda s: (s.score, s.step), default=None))
+        return self.worker.agree(find(self.job.output)[0] if self.worker.rank == 0 else [])
 
     def save(self, step: int, *, score: float | None = None) -> None:
         """Save the state after `step` steps. Waits for an earlier checkpoint that is still being written."""
@@ -203,13 +205,10 @@ class Checkpoints:
                 wait([self._written])
             told = 1.0 if self._written is None else self.landed()
             self.note_landed([rank for (rank,) in self.worker.gather([told])])
-            self._finish_committing()
+            if self._committed is not None:
+                self._raise(self._committed)
+                self._committed = None
             self.worker.total([0.0])
-
-    def _finish_committing(self) -> None:
-        if self._committed is not None:
-            self._raise(self._committed)
-            self._committed = None
 
     def _commit(self, stored: Stored) -> None:
         """Rank 0: complete the checkpoint once all ranks have written it, then delete superfluous ones."""
