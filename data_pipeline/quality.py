@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -75,14 +76,17 @@ def train_model(job: QualityJob, reading: Report, training: Callable[[int], Repo
                     where=" ".join(inputs),
                     fix="check --text-column",
                 )
-        trained = train(examples.table(), job.settings, training)
-    output = Artifact(job.output)
-    card = trained.card(
-        {name: {"inputs": list(getattr(job, name)), "texts": counts[name]} for name in counts}
+        weights, results = train(examples.table(), job.settings, training)
+    output, data = Artifact(job.output), linear.to_bytes(weights)
+    card = ModelCard(
+        buckets=len(weights),
+        weights_sha256=hashlib.sha256(data).hexdigest(),
+        training={name: {"inputs": list(getattr(job, name)), "texts": counts[name]} for name in counts}
         | {"unread": dict(sorted(unread.items())), "settings": asdict(job.settings)},
-        installed(VERSIONS),
+        versions=installed(VERSIONS),
+        **results,
     )
-    output.write_bytes(WEIGHTS, linear.to_bytes(trained.weights))
+    output.write_bytes(WEIGHTS, data)
     output.write_json(MODEL, card.model_dump())
     return card
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.filters import linear
-from headwater.data_pipeline.filters.linear import ModelCard
 from headwater.data_pipeline.text.compiled import compiled
 from headwater.data_pipeline.text.counting import BASE, mix
 
@@ -98,34 +97,13 @@ class Table:
     """uint64 [N], of text and seed"""
 
 
-@dataclass(frozen=True)
-class Trained:
-    weights: np.ndarray
-    """float32 [buckets]"""
-    bias: float
-    slope: float
-    offset: float
-    """Offset of the calibration."""
-    figures: dict[str, Any]
-    """Results on the held-out texts."""
-
-    def card(self, training: dict[str, Any], versions: dict[str, str]) -> ModelCard:
-        return ModelCard(
-            buckets=len(self.weights),
-            bias=self.bias,
-            slope=self.slope,
-            offset=self.offset,
-            weights_sha256=hashlib.sha256(linear.to_bytes(self.weights)).hexdigest(),
-            training=training,
-            held_out=self.figures,
-            versions=versions,
-        )
-
-
-def train(table: Table, settings: TrainSettings, reporting: Callable[[int], Report]) -> Trained:
+def train(
+    table: Table, settings: TrainSettings, reporting: Callable[[int], Report]
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Fit, calibrate and test a model. `reporting` receives the total number of text visits (each text counts
     `epochs` times) and returns the progress callback.
 
+    Returns the weights, float32 [buckets], and the results as fields of `linear.ModelCard`.
     Raises HeadwaterError if a class has too few texts for a held-out set.
     """
     held = table.hashes < np.uint64(min(settings.held_out * 2.0**64, 2.0**64 - 2**12))
@@ -144,7 +122,7 @@ def train(table: Table, settings: TrainSettings, reporting: Callable[[int], Repo
     good = table.good[tested]
     slope, offset = calibrate(logits, good)
     scores = 1 / (1 + np.exp(-np.clip(slope * logits + offset, -700, 700)))
-    return Trained(weights, bias, slope, offset, figures(scores, good))
+    return weights, {"bias": bias, "slope": slope, "offset": offset, "held_out": figures(scores, good)}
 
 
 def _fit(table: Table, rows: np.ndarray, settings: TrainSettings, report: Report) -> tuple[np.ndarray, float]:
