@@ -38,6 +38,11 @@ def _rebuild(kind: type[HeadwaterError], what: str, where: str, fix: str) -> Hea
     return kind(what, where=where, fix=fix)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of its message that is not blank; empty if there is none."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), "")
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The error to show the user: the first HeadwaterError in the chain, otherwise its first exception.
 

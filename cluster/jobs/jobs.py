@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.runtime.run_record import JOB_VARIABLE
 from headwater.cluster.versions import COMMIT_VARIABLE, commit
 
@@ -136,7 +136,6 @@ class Jobs:
             return _job(self._client.get_job_info(identifier))
 
     def logs(self, identifier: str) -> str:
-        """Output of the job so far."""
         with self._answering(identifier):
             return str(self._client.get_job_logs(identifier))
 
@@ -227,7 +226,8 @@ class Jobs:
                 raise HeadwaterError(
                     "no such job", where=identifier, fix="`headwater jobs list` shows all jobs"
                 ) from error
-            raise HeadwaterError(_first_line(error), where=identifier or self.address) from error
+            what = first_line(error)[:300] or type(error).__name__
+            raise HeadwaterError(what, where=identifier or self.address) from error
 
 
 def identity(run: str, work: dict[str, Any]) -> str:
@@ -295,8 +295,3 @@ def _no_address_from_environment() -> Iterator[None]:
         yield
     finally:
         os.environ.update({name: value for name, value in held.items() if value is not None})
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

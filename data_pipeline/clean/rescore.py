@@ -35,7 +35,6 @@ def units_of(corpus: Artifact) -> list[str]:
 
 
 def unread_of(corpus: Artifact) -> Mapping[str, int]:
-    """Number of unreadable inputs, by reason."""
     first: dict[str, int] = corpus.read_json("funnel.json")["steps"][0]["reasons"]
     return first
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.storage.filesystem import filesystem, join
 from headwater.data_pipeline.text.compiled import compiled
 from headwater.data_pipeline.text.counting import BASE, mix
@@ -59,7 +59,7 @@ class LinearModel:
             card = ModelCard.model_validate(json.loads(content))
         except (ValueError, ValidationError) as error:
             raise HeadwaterError(
-                f"not a model description: {_first_line(error)}",
+                f"not a model description: {_problem(error)}",
                 where=join(location, MODEL),
                 fix="train it again with `headwater quality train`",
             ) from error
@@ -143,8 +143,8 @@ def _read(location: str, name: str) -> bytes:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _problem(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0]
+    return first_line(error)

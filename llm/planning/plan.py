@@ -276,7 +276,6 @@ class _Parts:
     def memory(
         self, zero: ZeroConfig, workers: int, rows: int, reserved: float, device: float | None
     ) -> Memory:
-        """Memory with a micro-batch of `rows` rows."""
         workers = max(1, workers // self.config.tensor_parallel)  # that shard the same state
         state = largest_state(
             self.weights,

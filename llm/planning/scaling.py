@@ -51,7 +51,6 @@ class ScalingConfig(StageConfig):
         return self
 
     def small(self, depth: int, steps: int) -> PretrainConfig:
-        """The settings of one small run."""
         whole = self.pretrain
         width = None if whole.model.width is None else HEAD_WIDTH * depth
         return whole.model_copy(

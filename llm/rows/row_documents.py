@@ -44,7 +44,8 @@ def row_documents(rows: TokenRows, plan: BatchOrder, step: int) -> list[RowDocum
     for place, index in enumerate(plan.indices(step).tolist()):
         shard, row = rows.place(index)
         documents = rows.documents(index)
-        ends = [*(start for start, _ in documents[1:]), _filled(rows[index], rows.pad_id)]
+        filled = int(np.flatnonzero(rows[index] != rows.pad_id)[-1]) + 1  # ids before the padding
+        ends = [*(start for start, _ in documents[1:]), filled]
         for (start, name), end in zip(documents, ends, strict=True):
             found.append(RowDocument(place, name, shard, row, start, end))
     return found
@@ -55,8 +56,3 @@ def visits(rows: TokenRows, plan: BatchOrder, places: Iterable[TokenPlace], step
     mine = [place for place in places if place.split == rows.split]
     indices = [rows.index(place.shard, row) for place in mine for row in place.rows]
     return sorted(visit for index in indices for visit in plan.visits(index, steps))
-
-
-def _filled(ids: np.ndarray, pad_id: int) -> int:
-    """Number of ids in a row before its padding."""
-    return int(np.flatnonzero(ids != pad_id)[-1]) + 1

@@ -127,7 +127,6 @@ def _gradient_divisor(engine: Any, groups: Any) -> int:
 
 
 def _input_embeddings(model: Any) -> Any:
-    """The input embedding weights."""
     layer = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return getattr(layer, "weight", None)
 

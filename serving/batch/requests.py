@@ -134,7 +134,6 @@ def answer_record(
 
 
 def error_record(refusal: Refusal) -> dict[str, Any]:
-    """The error record of a refused line."""
     error = refusal.error
     response = {"status_code": error.status, "body": error.body()} if refusal.in_body else None
     details = {

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
-from headwater.cluster.errors import HeadwaterError, root_cause
+from headwater.cluster.errors import HeadwaterError, first_line, root_cause
 from headwater.llm.training.config import TrainConfig
 
 CAUSE_SECONDS = 10.0
@@ -97,9 +97,7 @@ def describe(failures: Mapping[int, BaseException], places: list[RankPlace], ali
     silent = [rank for rank, error in failures.items() if isinstance(error, WorkerHealthCheckTimeoutError)]
     if own:
         error = failures[own[0]]
-        words = (
-            error if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {_first_line(error)}"
-        )
+        words = error if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {first_line(error)}"
         return f"{_ranks(own[:1], places)} failed: {words}"
     if hosts:
         return f"lost the host of {_ranks(hosts, places)}"
@@ -108,7 +106,7 @@ def describe(failures: Mapping[int, BaseException], places: list[RankPlace], ali
     if silent:
         return f"{_ranks(silent, places)} does not respond"
     rank = next(iter(failures))
-    return f"{_ranks([rank], places)} lost its connection to the others: {_first_line(failures[rank])}"
+    return f"{_ranks([rank], places)} lost its connection to the others: {first_line(failures[rank])}"
 
 
 def room_for(config: TrainConfig, nodes: Iterable[Mapping[str, Any]]) -> int:
@@ -162,7 +160,3 @@ def _ranks(ranks: list[int], places: list[RankPlace]) -> str:
     hosts = sorted({places[rank].host for rank in ranks if rank < len(places)})
     where = f" ({', '.join(hosts)})" if hosts else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}{where}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")

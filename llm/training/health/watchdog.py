@@ -79,7 +79,6 @@ class Watchdog:
 
 
 def stack_dump() -> str:
-    """The stacks of all threads of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

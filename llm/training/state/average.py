@@ -36,7 +36,6 @@ class Average:
         engine.average = self
 
     def update(self, step: int) -> None:
-        """Add the weights after a step to the average."""
         share = 1 - decay_at(step, self.decay)
         for run in elements.runs(self.engine):
             if elements.AVERAGE in run.values:
