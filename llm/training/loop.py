@@ -38,7 +38,7 @@ from headwater.llm.training.objectives import Batch
 from headwater.llm.training.parallel import tensor
 from headwater.llm.training.records import Recorder, RunRecorder, batch_flops, read_history, resident_mb
 from headwater.llm.training.records import summary as summary
-from headwater.llm.training.schedule import learning_rate
+from headwater.llm.training.schedule import share_of_peak
 from headwater.llm.training.state.manager import Checkpoints, due, score_of
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ def run_steps(
     trouble, notice, pace = NotFinite(job, worker), Notice(), Pace()
     worker.tell = lambda: (notice.told(), checkpoints.landed())
     step = start
-    with recording(job, worker) as recorder:
+    recorder = Recorder()  # discards records
+    if worker.rank == 0:
+        recorder = RunRecorder(job.output, config.track, job.label, worker.history, job.board)
+    with recorder:
         watchdog.beat(step)
         while step < config.steps:
             warning = ""
@@ -245,13 +248,6 @@ def evaluate(function: Callable[[Worker], dict[str, float]], worker: Worker) -> 
     return figures
 
 
-def recording(job: TrainJob, worker: Worker) -> Recorder:
-    """The recorder: rank 0 writes records, other ranks discard them."""
-    if worker.rank:
-        return Recorder()
-    return RunRecorder(job.output, job.config.track, job.label, worker.history, job.board)
-
-
 def name_slow(worker: Worker, slow: list[tuple[int, float]]) -> None:
     """Each rank that became slow reports it, with its own host name."""
     import ray
@@ -274,15 +270,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         raise StopTraining(
             "every label in this batch is masked: the loss has no tokens or pairs", where=f"step {step}"
         )
-    share = learning_rate(
-        step,
-        config.steps,
-        1.0,
-        warmup_share=config.warmup_share,
-        decay_share=config.decay_share,
-        shape=config.schedule,
-        floor=config.final_share,
-    )
+    share = share_of_peak(config, step)
     lookup = config.embedding_learning_rate
     zero.set_learning_rate(
         engine,

@@ -15,8 +15,9 @@ from headwater.llm.model.shape import flops_per_token, hf_config, parameter_coun
 from headwater.llm.rl.advantages import grpo, rloo
 from headwater.llm.rl.losses import clipped_surrogate, kl_k3
 from headwater.llm.rl.verifiers import headline
+from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.objectives import NextToken, bradley_terry
-from headwater.llm.training.schedule import learning_rate
+from headwater.llm.training.schedule import share_of_peak
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model
 
@@ -114,7 +115,8 @@ def test_the_headline_verifier_rewards_what_a_headline_must_be() -> None:
 
 def test_the_schedule_warms_up_stays_and_decays() -> None:
     def rate(step: int, shape: str) -> float:
-        return learning_rate(step, 100, 1.0, warmup_share=0.1, decay_share=0.2, shape=shape)  # type: ignore[arg-type]
+        settings = {"steps": 100, "warmup_share": 0.1, "decay_share": 0.2, "final_share": 0.1}
+        return share_of_peak(TrainConfig.model_validate(settings | {"schedule": shape}), step)
 
     assert [rate(s, "wsd") for s in (0, 9, 10, 79)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
     assert rate(90, "wsd") == pytest.approx(0.5) and rate(99, "wsd") == pytest.approx(0.1)
