@@ -149,19 +149,21 @@ def measure_repetition(text: Text, config: RepetitionConfig) -> Scores:
         count, characters = duplicates(split)
         scores[f"dup_{kind}_frac"] = count / len(split)
         scores[f"dup_{kind}_char_frac"] = characters / len(content)
-    words, size = text.words, len(content)
+    ids, table, size = text.words.ids, text.words.vocabulary, len(content)
+    lengths = table.lengths.values
     for n, _ in config.top_ngrams:
-        scores[f"top_{n}_gram"] = counting.top_ngram_characters(words.ids, words.lengths, n) / size
-    tables = words.lengths, words.hashes, words.powers
+        scores[f"top_{n}_gram"] = counting.top_ngram_characters(ids, lengths, n) / size
+    tables = lengths, table.hashes.values, table.powers.values
     for n, _ in config.duplicate_ngrams:
-        repeated = counting.duplicate_ngram_characters(words.ids, *tables, n)
+        repeated = counting.duplicate_ngram_characters(ids, *tables, n)
         scores[f"duplicated_{n}_n_grams"] = repeated / size
     return scores
 
 
 def measure_quality(text: Text, config: QualityConfig) -> Scores:
     words, content = text.words, text.text
-    solid, characters, letters = counting.solid_and_letters(words.ids, words.lengths, words.flags)
+    lengths, flags = words.vocabulary.lengths.values, words.vocabulary.flags.values
+    solid, characters, letters = counting.solid_and_letters(words.ids, lengths, flags)
     every, lines = max(1, len(words)), content.splitlines()
     return {
         "words": solid,

@@ -56,26 +56,6 @@ class WordIds:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """int32 [V], length of each word of the vocabulary in characters."""
-        return self.vocabulary.lengths.values
-
-    @property
-    def flags(self) -> np.ndarray:
-        """uint8 [V], flags such as `counting.SOLID`."""
-        return self.vocabulary.flags.values
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """uint64 [V], hash of each word's characters."""
-        return self.vocabulary.hashes.values
-
-    @property
-    def powers(self) -> np.ndarray:
-        """uint64 [V], counting.BASE to the power of each word's length."""
-        return self.vocabulary.powers.values
-
     def strings(self) -> list[str]:
         names = self.vocabulary.names
         return [names[word] for word in self.ids.tolist()]
@@ -138,7 +118,9 @@ class Vocabulary:
         self._offsets.append(0)
         self._chunk_flags, self._burdens = _Growing(np.uint8), _Growing(np.int64)
         self.lengths, self.flags = _Growing(np.int32), _Growing(np.uint8)
+        """Of each word: its characters, and flags such as `counting.SOLID`."""
         self.hashes, self.powers = _Growing(np.uint64), _Growing(np.uint64)
+        """Of each word: the hash of its characters, and counting.BASE to the power of their number."""
         self._bytes, self._byte_offsets = _Growing(np.uint8), _Growing(np.int64)
         self._byte_offsets.append(0)
 

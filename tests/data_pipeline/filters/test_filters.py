@@ -47,10 +47,11 @@ def prose(words: int, seed: int = 1) -> str:
 @given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=60), st.integers(1, 10))
 def test_ngram_counts_equal_the_naive_definition(pieces: list[str], n: int) -> None:
     found = Text(" ".join(pieces)).words
+    table = found.vocabulary
     strings = found.strings()
     spaced = [" ".join(strings[i : i + n]) for i in range(len(strings) - n + 1)]
     top, count = collections.Counter(spaced).most_common(1)[0] if spaced else ("", 0)
-    assert counting.top_ngram_characters(found.ids, found.lengths, n) == len(top) * count
+    assert counting.top_ngram_characters(found.ids, table.lengths.values, n) == len(top) * count
     seen: set[str] = set()
     repeated = index = 0
     while index < len(strings) - n + 1:
@@ -61,7 +62,7 @@ def test_ngram_counts_equal_the_naive_definition(pieces: list[str], n: int) -> N
         else:
             seen.add(joined)
             index += 1
-    tables = found.lengths, found.hashes, found.powers
+    tables = table.lengths.values, table.hashes.values, table.powers.values
     assert counting.duplicate_ngram_characters(found.ids, *tables, n) == repeated
 
 
