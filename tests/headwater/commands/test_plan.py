@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_prices_of_the_users_own_change_the_price_and_nothing_else(tmp_path: Pat
 
 
 def test_the_text_names_tokens_memory_time_price_and_the_loss_of_a_law(tmp_path: Path) -> None:
-    Store(str(tmp_path)).folder("runs/quickstart").write_json("scaling.json", FITTED.to_json())
+    Store(str(tmp_path)).folder("runs/quickstart").write_json("scaling.json", asdict(FITTED))
     text = " ".join(plan("--gpus", "2xA100", "--set", f"store={tmp_path}").split())
     for expected in ("655,360 in 80 steps", "per worker, ", "price $", "time ", "bits per byte", "ZeRO rows"):
         assert expected in text, expected
