@@ -35,7 +35,6 @@ from headwater.data_pipeline.clean.stage import (
     CleanConfig,
     MeasureWorker,
     WriteWorker,
-    stem,
 )
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.parts import DOCUMENTS
@@ -56,7 +55,7 @@ def write_copies(pages: Sequence[Document], copies: int, path: Path) -> int:
 def plain_loop(acquired: Artifact, folder: Path) -> Artifact:
     """Run the passes of the stage on one core."""
     output = Artifact(str(folder), "clean")
-    units = [{"unit": stem(name), "part": name} for name in acquired.files(DOCUMENTS, ".parquet")]
+    units = [{"unit": Path(name).stem, "part": name} for name in acquired.files(DOCUMENTS, ".parquet")]
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
