@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.inference.base import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class TorchEngine:
             model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             raise HeadwaterError(
-                f"not a model folder ({str(error).splitlines()[0]})",
+                f"not a model folder ({first_line(error)})",
                 where=str(folder),
                 fix="give a folder with config.json, model.safetensors and tokenizer.json",
             ) from error

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 
 PLAIN_RULES = ("default", "gpt-2", "gpt2")
@@ -44,7 +44,7 @@ def read_gguf(path: Path, folder: Path) -> None:
         )
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         raise HeadwaterError(
-            f"transformers cannot read this GGUF file ({str(error).splitlines()[0]})",
+            f"transformers cannot read this GGUF file ({first_line(error)})",
             where=str(path),
             fix="use the model's Hugging Face folder",
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.cluster.storage.hub import SCHEME, commit
 from headwater.data_pipeline.sources.opening import storage_reason
@@ -190,7 +190,7 @@ def _listed(location: str) -> ModelFolder:
     except (OSError, LookupError) as error:
         reason = storage_reason(error) if isinstance(error, OSError) else "not_found"
         raise HeadwaterError(
-            f"the model cannot be read: {reason} ({str(error).splitlines()[0]})",
+            f"the model cannot be read: {reason} ({first_line(error)})",
             where=location,
             fix=f"correct `{SETTING}`, or the credentials",
         ) from error

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
@@ -204,7 +204,7 @@ def describe(folder: Path, where: str) -> dict[str, Any]:
             model: Any = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, ImportError, OSError) as error:
         raise HeadwaterError(
-            f"transformers cannot open this model ({str(error).splitlines()[0]})",
+            f"transformers cannot open this model ({first_line(error)})",
             where=where,
             fix="choose a model that AutoModelForCausalLM opens without code of its own",
         ) from error
@@ -274,7 +274,7 @@ def _read_template(setting: str | None) -> str | None:
             return str(stream.read().decode())
     except (OSError, UnicodeDecodeError) as error:
         raise HeadwaterError(
-            f"the chat template cannot be read ({str(error).splitlines()[0]})",
+            f"the chat template cannot be read ({first_line(error)})",
             where=f"base.chat_template: {setting}",
             fix="give the path of a Jinja file, or `chatml`",
         ) from error
@@ -307,7 +307,7 @@ def _add_fast_tokenizer(folder: Path, where: str) -> None:
         opened.save_pretrained(folder)
     except (ValueError, KeyError, ImportError, OSError) as error:
         raise HeadwaterError(
-            f"the tokenizer cannot be converted ({str(error).splitlines()[0]})",
+            f"the tokenizer cannot be converted ({first_line(error)})",
             where=where,
             fix="add its tokenizer.json",
         ) from error
