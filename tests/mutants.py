@@ -136,8 +136,8 @@ MUTANTS = [
     ),
     mutant(
         "end-of-turn-not-learnt",
-        "len(turn.content) + 1 if turn.trained",
-        "len(turn.content) if turn.trained",
+        'len(content) + 1 if role == "assistant"',
+        'len(content) if role == "assistant"',
         CHAT,
     ),
     mutant("top-p-one-token-more", "(before_BV < sampling.top_p)", "(before_BV <= 1.0)", ENGINE),
