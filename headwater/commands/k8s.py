@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +15,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.options import RecipeArgument, SetOption, console, open_recipe
 
 if TYPE_CHECKING:
+    from headwater.kubernetes.kustomize import Manifest
     from headwater.recipe import Recipe
 
 SCREEN = Path("-")
@@ -35,8 +39,12 @@ def render(
     set_: SetOption = None,
     kind: Annotated[Kind, typer.Option(help="Run the recipe, or serve the result of its run.")] = Kind.job,
     overlay: Annotated[
-        str, typer.Option(help="Shape of the cluster: a name in k8s/overlays, or your own folder.")
-    ] = "cpu-small",
+        str,
+        typer.Option(
+            help="Shape of the cluster: a name in k8s/overlays, or your own folder; "
+            "default: the smallest that holds the recipe."
+        ),
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the object; default: the recipe's.")] = "",
     namespace: Annotated[str, typer.Option(help="Namespace; default: the overlay's.")] = "",
     image: Annotated[str, typer.Option(help="Image of the pods; default: the overlay's.")] = "",
@@ -56,7 +64,8 @@ def render(
     ),
 ) -> None:
     """Write the RayJob or RayService of a recipe, for `kubectl apply -f`."""
-    from headwater.kubernetes import kustomize, render
+    from headwater.kubernetes import render
+    from headwater.kubernetes.kustomize import dump
 
     opened = open_recipe(recipe, set_)
     target = render.Target(
@@ -71,21 +80,35 @@ def render(
     render.check_reachable(opened, target)
     if kind is Kind.job:
         components = ["job", "queue"] if queue else ["job"]
-        built = kustomize.build(kustomize.find_overlay(overlay), components)
-        objects = render.render_job(opened, built, target)
+        fill = functools.partial(render.render_job, opened, target=target)
     else:
         if queue:
             raise HeadwaterError("only jobs can wait in a queue", where="--queue", fix="remove it")
-        built = kustomize.build(kustomize.find_overlay(overlay), ["service"])
+        components = ["service"]
         model, index = _made(opened)
-        objects = render.render_service(opened, built, target, model=model, index=index)
-    text = kustomize.dump(objects)
+        fill = functools.partial(render.render_service, opened, target=target, model=model, index=index)
+    objects = _on_overlay(overlay, components, fill)
+    text = dump(objects)
     if output == SCREEN:
         typer.echo(text, nl=False)
         return
     output.write_text(text, encoding="utf-8")
     names = ", ".join(f"{item['kind']} {item['metadata']['name']}" for item in objects)
     console.print(f"{output}: {names}", highlight=False, soft_wrap=True)
+
+
+def _on_overlay(
+    name: str, components: list[str], fill: Callable[[list[Manifest]], list[Manifest]]
+) -> list[Manifest]:
+    """The objects on the named overlay, or without a name on the smallest that has the pods."""
+    from headwater.kubernetes import kustomize
+    from headwater.kubernetes.pods import TooSmall
+
+    *smaller, largest = [name] if name else kustomize.OVERLAYS
+    for overlay in smaller:
+        with contextlib.suppress(TooSmall):
+            return fill(kustomize.build(kustomize.find_overlay(overlay), components))
+    return fill(kustomize.build(kustomize.find_overlay(largest), components))
 
 
 def _made(recipe: Recipe) -> tuple[str, str]:

@@ -50,13 +50,12 @@ def plan(
 ) -> None:
     """Estimate memory, time, tokens, cost and loss of a recipe's pretraining before it runs."""
     from headwater.cluster.errors import HeadwaterError
-    from headwater.cluster.storage.store import Store
     from headwater.llm.hardware.machines import parse_machine, read_table
     from headwater.llm.planning.budget import afford
     from headwater.llm.planning.plan import plan_gpus
 
     opened = open_recipe(recipe, set_)
-    work, law = work_of(opened, Store(opened.store)), law_of(opened, Store(opened.store))
+    work, law, lacking = _known(opened)
     table = read_table(prices)
     bought: Budget | None = None
     if gpus is not None:
@@ -70,6 +69,7 @@ def plan(
         raise HeadwaterError("--budget and --mfu need --gpus", where="--budget", fix="give --gpus")
     else:
         made = _on_this_machine(opened, work, law, address, measure, quiet=json_)
+    made = made.model_copy(update={"notes": [*lacking, *made.notes]})
     if json_:
         whole = made.model_dump() | ({"budget": bought.model_dump()} if bought else {})
         console.print_json(data=whole)
@@ -95,14 +95,29 @@ def plan(
         console.print(f"  [cyan]{chosen}[/]", highlight=False, soft_wrap=True)
 
 
-def work_of(recipe: Recipe, store: Store) -> Work:
-    """The recipe's pretraining work. Vocabulary size and validation rows are exact if it is tokenized."""
+def _known(recipe: Recipe) -> tuple[Work, FittedLaw | None, list[str]]:
+    """The recipe's work and scaling law. A bucket that does not answer is a note: a plan needs no store."""
+    from headwater.cluster.storage.store import Store
+
+    store = Store(recipe.store)
+    try:
+        return work_of(recipe, store), law_of(recipe, store), []
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        note = f"{recipe.store} cannot be read: planned from the recipe's settings alone ({reason})"
+        return work_of(recipe, None), None, [note]
+
+
+def work_of(recipe: Recipe, store: Store | None) -> Work:
+    """The recipe's pretraining work. Vocabulary size and validation rows are exact if it is tokenized in
+    `store`."""
     from headwater.llm.planning.plan import Work
     from headwater.recipe import pretraining, required
 
     planned = pretraining(recipe)
     settings = required(recipe.tokenize, "tokenize").model_dump(mode="json")
-    made = [m for m in store.manifests() if m.stage == "tokenize" and m.config == settings]
+    manifests = store.manifests() if store else []
+    made = [m for m in manifests if m.stage == "tokenize" and m.config == settings]
     metrics: dict[str, Any] = made[-1].metrics if made else {}
     return Work(
         recipe.name,

@@ -14,6 +14,8 @@ import yaml
 
 from headwater.cluster.errors import HeadwaterError
 
+OVERLAYS = ("cpu-small", "gpu-8xh100", "gpu-64")
+"""The overlays that come with the package, smallest first."""
 MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "k8s"
 
 Manifest = dict[str, Any]

@@ -12,6 +12,10 @@ from headwater.recipe import Recipe
 from headwater.serving.config import ReplicaRange
 
 
+class TooSmall(HeadwaterError):
+    """The overlay's pods or pools cannot hold the recipe."""
+
+
 def stage_needs(recipe: Recipe) -> dict[str, list[list[Need]]]:
     """What each stage runs at most: lists that follow each other, each of actors that run at once."""
     chain = list(stages(recipe))
@@ -40,7 +44,7 @@ def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:
     free, outside = first_fit(needs, [], pod)
     if outside:
         need = outside[0]
-        raise HeadwaterError(
+        raise TooSmall(
             f"an actor of {need.cpus:g} CPUs and {need.gpus:g} GPUs does not fit into a pod of "
             f"{pod.cpus:g} CPUs and {pod.gpus:g} GPUs",
             where=what,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ import yaml
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Need
-from headwater.data_pipeline.sources.spec import FileSource
 from headwater.kubernetes.kustomize import Manifest
-from headwater.kubernetes.pods import cores, pods_for, serving_needs, stage_needs
+from headwater.kubernetes.pods import TooSmall, cores, pods_for, serving_needs, stage_needs
+from headwater.llm.stages.base import CHATML
+from headwater.pipeline import stages
 from headwater.recipe import Recipe
 from headwater.serving.app import APPLICATION
 from headwater.serving.config import AppConfig
@@ -77,15 +78,25 @@ def check_reachable(recipe: Recipe, target: Target) -> None:
         raise HeadwaterError(
             "this store is in a bucket, not on a volume", where=recipe.store, fix="remove --store-claim"
         )
-    sources = recipe.acquire.sources if recipe.acquire else ()
-    files = [path for source in sources if isinstance(source, FileSource) for path in source.paths]
-    for path in [*files, *(recipe.sft.files if recipe.sft else ())]:
-        if not path.startswith(("s3://", "https://", "http://", f"{recipe.store.rstrip('/')}/")):
+    reached = ("s3://", "hf://", "https://", "http://", f"{recipe.store.rstrip('/')}/")
+    for path in _inputs(recipe):
+        if not path.startswith(reached):
             raise HeadwaterError(
                 "the file is on this machine, which pods cannot reach",
                 where=path,
                 fix="move it to a bucket (s3://…), an https:// server, or into a store on shared storage",
             )
+
+
+def _inputs(recipe: Recipe) -> Iterator[str]:
+    """The files and folders outside the store that the recipe's stages read."""
+    for stage in stages(recipe):
+        yield from (location for _, location in stage.files())
+        for data in (getattr(stage.config, key, None) for key in ("data", "prompts")):
+            yield from (file for source in data or () for file in source.files)
+    if recipe.base is not None:
+        template = recipe.base.chat_template
+        yield from filter(None, (recipe.base.model, template if template != CHATML else None))
 
 
 def object_name(name: str) -> str:
@@ -258,7 +269,7 @@ def _pods(cluster: Manifest, pool: str, needs: Sequence[Need], what: str) -> int
     """Number of pods that hold these actors. Raises HeadwaterError if the overlay allows fewer."""
     group = next((group for group in cluster["workerGroupSpecs"] if group["groupName"] == pool), None)
     if group is None:
-        raise HeadwaterError(
+        raise TooSmall(
             f"needs the {pool} pool, which the overlay does not have",
             where=what,
             fix="choose another --overlay, or set no GPUs in the recipe",
@@ -266,7 +277,7 @@ def _pods(cluster: Manifest, pool: str, needs: Sequence[Need], what: str) -> int
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     pods = pods_for(needs, Need(cores(limits["cpu"]), float(limits.get(GPU, 0))), what)
     if pods > group["maxReplicas"]:
-        raise HeadwaterError(
+        raise TooSmall(
             f"needs {pods} pods of the {pool} pool, and the overlay has at most {group['maxReplicas']}",
             where=what,
             fix="choose a larger --overlay, or reserve less in the recipe",

@@ -37,6 +37,8 @@ from headwater.llm.model.source import CONFIG, TOKENIZER_FILES, ModelFolder, che
 
 MODEL = "model"
 CARD = "card.md"
+CHATML = "chatml"
+"""Value of `base.chat_template` that is no file."""
 TEMPLATE_FILE = "chat_template.jinja"
 NEEDED = ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 """Arguments of a model's forward pass that training, rollouts and serving use."""
@@ -266,7 +268,7 @@ def _read_template(setting: str | None) -> str | None:
     """The Jinja text that `base.chat_template` names."""
     if setting is None:
         return None
-    if setting == "chatml":
+    if setting == CHATML:
         return CHAT_TEMPLATE
     fs, path = filesystem(setting)
     try:
