@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,18 +54,24 @@ def run_job(
     world_size = dist.get_world_size()
     defaults = {"steps": 6, "batch": 8, "micro_batch": 2, "precision": "fp32", "checkpoint_every": 2}
     config = TrainConfig(**(defaults | {"learning_rate": 3e-3, "workers": world_size} | settings))
-    engine = training_engine.build(copy.deepcopy(model()), config, world_size)
     output = Artifact(str(folder), "train", "key")
-    board = Screen(screen)
-    job = TrainJob("test", config, objective or NextToken(), source, model, tokenizer or NOWHERE, output)
-    job.evaluate, job.judged_by, job.board = evaluate, judged_by, board
-    worker = Worker(dist.get_rank(), world_size, engine, engine.device, peak=1e12, say=board.say)
+    own = functools.partial(copy.deepcopy, model())
+    job = TrainJob("test", config, objective or NextToken(), source, own, tokenizer or NOWHERE, output)
+    job.evaluate, job.judged_by, job.board = evaluate, judged_by, Screen(screen)
+    return work(job)
+
+
+def work(job: TrainJob) -> Worker:
+    """This rank's part of a job, whose board is a `Screen`; the model is exported if there is a tokenizer."""
+    config, world_size = job.config, dist.get_world_size()
+    engine = training_engine.build(job.load_model(), config, world_size)
+    worker = Worker(dist.get_rank(), world_size, engine, engine.device, peak=1e12, say=job.board.say)
     checkpoints = Checkpoints(job, worker)
     start = checkpoints.restore()
-    source.open(worker)
-    with Watchdog(worker, output, SHARE_OF_TIMEOUT * config.collective_timeout_s) as watchdog:
+    job.source.open(worker)
+    with Watchdog(worker, job.output, SHARE_OF_TIMEOUT * config.collective_timeout_s) as watchdog:
         run_steps(job, worker, checkpoints, start, watchdog)
-    if tokenizer:
+    if job.tokenizer is not NOWHERE:
         export(job, worker, checkpoints, dist.barrier)
     checkpoints.close()
     return worker
