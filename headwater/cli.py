@@ -19,6 +19,7 @@ from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
 from headwater.commands.dial import dial
 from headwater.commands.export import export
+from headwater.commands.init import init
 from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
 from headwater.commands.packaged import constraints, recipes
@@ -185,6 +186,7 @@ app.command(context_settings=OLD_SPELLING)(status)
 app.add_typer(runs_app, name="runs")
 app.command()(show)
 app.command()(doctor)
+app.command()(init)
 app.command()(recipes)
 app.command()(constraints)
 
