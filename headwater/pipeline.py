@@ -77,7 +77,9 @@ def stages(recipe: Recipe) -> list[Stage[Any]]:
             made.append(stage)
     if not made:
         raise HeadwaterError(
-            "the recipe has no stage to run", where=recipe.name, fix=f"add a section: {', '.join(NAMES)}"
+            "the recipe has no stage to run",
+            where=recipe.name,
+            fix=f"add a section: {', '.join(NAMES)}; `headwater init` writes a recipe",
         )
     return made
 
@@ -163,7 +165,11 @@ def newest_finished(recipe: Recipe, session: Session) -> Artifact:
                     f"stage {models[-1]} has not finished: this is the model of {name}, {model.location}"
                 )
             return model
-    finished(recipe, session)
+    try:
+        finished(recipe, session)
+    except Unfinished as error:
+        what = f"no model has finished yet: {error.what}"
+        raise Unfinished(what, where=error.where, fix=error.fix) from error
     raise AssertionError("unreachable: a model has not finished, so `finished` raised")
 
 

@@ -12,7 +12,9 @@ import pytest
 import typer.main
 
 from headwater import cli
+from headwater.pipeline import stages
 from headwater.recipe import load
+from tests.headwater.command import headwater
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,12 +78,29 @@ def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(code, "docs/extending.md", "exec"), {"__name__": "example"})
 
 
-def test_the_tutorials_recipe_is_valid(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^    name: mine\n(?:    .*\n)+", (DOCS / "tutorial.md").read_text(), re.MULTILINE)
-    (tmp_path / "mine.yaml").write_text(textwrap.dedent(block))
-    recipe = load(tmp_path / "mine.yaml")
-    assert recipe.sft.data is not None and recipe.sft.data[0].files == ("chats.jsonl",)
-    assert recipe.rl.batch % (recipe.rl.group * recipe.rl.workers) == 0
+def test_the_tutorials_recipe_is_what_its_command_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "tutorial.md").read_text()
+    (block,) = re.findall(r"^    name: mine .*\n(?:    .*\n)+", page, re.MULTILINE)
+    (talk,) = re.findall(r'^    (\{"messages".*)$', page, re.MULTILINE)
+    commands = re.findall(r"^    headwater (init .*)$", page, re.MULTILINE)
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "a.html").write_text("<p>It rained.</p>")
+    (tmp_path / "chats.jsonl").write_text(talk + "\n")
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        code, told = headwater(*command.split())
+        assert code == 0, told
+    assert Path("mine.yaml").read_text() == textwrap.dedent(block)
+    assert len(block.splitlines()) <= 15
+    assert [stage.name for stage in stages(load("mine.yaml"))] == ["acquire", "clean", "index", "base", "sft"]
+    assert load("scratch.yaml").pretrain is not None
+
+
+def test_the_tutorial_takes_at_most_ten_commands() -> None:
+    steps = re.findall(r"^\*\*(\d+)\. ", (DOCS / "tutorial.md").read_text(), re.MULTILINE)
+    assert [int(number) for number in steps] == list(range(1, len(steps) + 1)) and len(steps) <= 10
 
 
 def test_every_extension_has_an_example() -> None:

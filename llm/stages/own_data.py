@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,11 +15,14 @@ from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, UNREAD_ROWS
 from headwater.data_pipeline.sources.items import UNREAD_SCHEMA, Unread
 from headwater.data_pipeline.tables import write_table
 from headwater.llm.examples.encoded import EncodedExamples
-from headwater.llm.examples.own_data.source import DataSource
+from headwater.llm.examples.own_data.reading import OwnFile
+from headwater.llm.examples.own_data.source import DataSource, list_files
 from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 
 SOURCE_DIGITS = 3
+FILES_CHECKED = 100
+"""Files of a setting whose first records are looked at before a run."""
 
 
 class Skipped:
@@ -66,6 +69,19 @@ def report(session: Session, label: str, units: Sequence[Mapping[str, Any]]) -> 
         for problem in problems:
             session.say("  {file}, {position}: {reason}, {detail}".format(**problem))
     return {"skipped": dict(sorted(reasons.items())), "problems": problems}
+
+
+def check_files(
+    sources: Sequence[DataSource] | None, setting: str, read: Callable[[OwnFile], Iterator[Any]]
+) -> None:
+    """Look at the first records of the files on a disk, before anything runs. `read`: a method of `OwnFile`.
+
+    Raises HeadwaterError for files that do not exist, and as `reading.conversations` for what the first
+    records show. Remote files are reported when they are read.
+    """
+    local = [file for file in list_files(sources or (), setting) if "://" not in file.path]
+    for file in local[:FILES_CHECKED]:
+        next(read(OwnFile(file.source, file.path)), None)
 
 
 def file_prefix(number: int) -> str:

@@ -30,7 +30,7 @@ from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.stages.models import FINE_TUNED, check_base, newest_model
-from headwater.llm.stages.own_data import Skipped, file_prefix, report
+from headwater.llm.stages.own_data import Skipped, check_files, file_prefix, report
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
@@ -93,7 +93,7 @@ class PairStage(Stage[P]):
             check_titles(inputs["clean"], self.name)
 
     def check(self) -> None:
-        list_files(self.config.data or (), f"{self.name}.data")
+        check_files(self.config.data, f"{self.name}.data", OwnFile.preferences)
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         share = Need(1, min(1.0, self.config.gpus_per_worker))

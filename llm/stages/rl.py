@@ -34,7 +34,7 @@ from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, lear
 from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
-from headwater.llm.stages.own_data import Skipped, report
+from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -217,7 +217,7 @@ class Rl(Stage[RlConfig]):
             check_titles(inputs["clean"], self.name)
 
     def check(self) -> None:
-        list_files(self.config.prompts or (), "rl.prompts")
+        check_files(self.config.prompts, "rl.prompts", OwnFile.prompts)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return {"prompts": fingerprint(self.config.prompts, "rl.prompts")} if self.config.prompts else {}

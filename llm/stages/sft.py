@@ -29,7 +29,7 @@ from headwater.llm.examples.tasks import check_titles
 from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import PRETRAINED, check_base, newest_model
-from headwater.llm.stages.own_data import Skipped, example_order, file_prefix, report
+from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -207,7 +207,7 @@ class Sft(Stage[SftConfig]):
         return [pool(), [self.config.learners()]]
 
     def check(self) -> None:
-        list_files(self.config.data or (), "sft.data")
+        check_files(self.config.data, "sft.data", OwnFile.conversations)
 
     def files(self) -> Iterable[tuple[str, str]]:
         return (("files", location) for location in self.config.files)

@@ -191,3 +191,10 @@ def test_starting_at_a_stage_needs_the_earlier_ones(tmp_path: Path) -> None:
     code, output = headwater("run", QUICKSTART, "--set", f"store={tmp_path / 'empty'}", "--from", "sft")
     assert code == 1
     assert "stage acquire has not finished" in output
+
+
+def test_serving_before_a_model_has_finished_says_so(tmp_path: Path) -> None:
+    code, output = headwater("serve", QUICKSTART, "--set", f"store={tmp_path / 'empty'}")
+    assert code == 1
+    assert "no model has finished yet: stage acquire has not finished" in output
+    assert "run `headwater run` first" in output

@@ -159,7 +159,7 @@ class OwnFile:
                 raise HeadwaterError(
                     f"no column `{name}` (`columns.{part}`) in the first {len(looked)} records",
                     where=self.path,
-                    fix=f"the columns are {', '.join(there)}",
+                    fix=f"name one of its columns: {', '.join(there)}",
                 )
 
     def _guessed(self, looked: list[tuple[str, Fields]]) -> str:

@@ -25,6 +25,7 @@ from headwater.llm.stages.dpo import AnswerBatches, Dpo, DpoConfig, encode_answe
 from headwater.llm.stages.own_data import example_order, report
 from headwater.llm.stages.preference_pairs import prepare_pairs
 from headwater.llm.stages.reward import COLUMNS, PairBatches, Reward, RewardConfig, encode_pair
+from headwater.llm.stages.rl import Rl, RlConfig
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, Sft, SftConfig
 from headwater.llm.stages.trace import is_held_out, reading
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -42,6 +43,32 @@ def talks(path: Path, count: int, answer: str = "Well") -> Path:
 def pairs(path: Path, count: int, better: str = "Well") -> Path:
     rows = [{"prompt": f"Question {n}?", "chosen": f"{better} {n}.", "rejected": "No."} for n in range(count)]
     return json_lines(path, rows)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rl"])
+def test_files_without_a_usable_format_are_refused_before_anything_runs(stage: str, tmp_path: Path) -> None:
+    kinds: dict[str, Any] = {
+        "sft": (Sft, SftConfig, "data"),
+        "dpo": (Dpo, DpoConfig, "data"),
+        "reward": (Reward, RewardConfig, "data"),
+        "rl": (Rl, RlConfig, "prompts"),
+    }
+    kind, config, key = kinds[stage]
+
+    def check(**source: Any) -> None:
+        kind(config.model_validate({key: [{"files": [str(tmp_path / "own.jsonl")]} | source]})).check()
+
+    pairs(tmp_path / "own.jsonl", 3)
+    check()
+    with pytest.raises(HeadwaterError, match=r"own\.jsonl: no column `question`"):
+        check(columns={"prompt": "question"})
+    (tmp_path / "own.jsonl").write_text('{"title": "a"}\n')
+    with pytest.raises(HeadwaterError, match=r"own\.jsonl: no known format has these columns: title"):
+        check()
+    rows = [{"instruction": "Why?", "output": "So."}, {"prompt": "Why?", "completion": "So."}]
+    json_lines(tmp_path / "own.jsonl", rows)
+    with pytest.raises(HeadwaterError, match=r"own\.jsonl: the file mixes 2 formats"):
+        check()
 
 
 def encoded(

@@ -138,7 +138,7 @@ def test_a_missing_column_is_one_error_with_the_columns_that_are_there(tmp_path:
     rows = [{"question": "Hm?", "answer": "Yes."}]
     for path in (json_lines(tmp_path / "a.jsonl", rows), parquet(tmp_path / "a.parquet", rows)):
         told = error(path, columns={"prompt": "question", "completion": "reply"})
-        assert "no column `reply`" in told and "the columns are question, answer" in told
+        assert "no column `reply`" in told and "name one of its columns: question, answer" in told
         told = error(path, format="prompt_completion")
         assert "no `prompt` among question, answer" in told and "columns: {prompt: NAME" in told
         assert "no known format has these columns: question, answer" in error(path)
