@@ -24,6 +24,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, locate
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
+from headwater.llm.stages.base import Base
+from headwater.llm.stages.models import TALKING, refuse_untemplated
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.records import check_packages
 from headwater.recipe import Recipe
@@ -39,9 +41,17 @@ def check(recipe: Recipe, chain: Sequence[Stage[Any]], session: Session, *, redo
     _check_files(recipe, chain)
     for stage in chain:
         stage.check()
+        _check_template(stage, chain)
         if isinstance(stage.config, TrainConfig):
             check_packages(stage.config.track)
     _check_room(chain, session, redo)
+
+
+def _check_template(base: Stage[Any], chain: Sequence[Stage[Any]]) -> None:
+    """A base without a usable chat template is refused if a stage of conversations would start from it."""
+    talking = next((stage.name for stage in chain if stage.name in TALKING), None)
+    if isinstance(base, Base) and talking is not None:
+        refuse_untemplated(base.fine_tuning(), base.config.source, talking)
 
 
 def _check_files(recipe: Recipe, chain: Sequence[Stage[Any]]) -> None:

@@ -173,9 +173,9 @@ def check(given: Given) -> dict[str, str]:
     for path in given.pages:
         files_at([path], ("",), "correct --pages")
     if given.model and given.model != SMOLLM2:
-        from headwater.llm.stages.base import Base, BaseConfig
+        from headwater.llm.model.source import find_model
 
-        Base(BaseConfig(model=given.model)).check()
+        find_model(given.model)
     chats = {path: _format(path, "--chats", "conversations") for path in given.chats}
     return chats | {path: _format(path, "--preferences", "preferences") for path in given.preferences}
 

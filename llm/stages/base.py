@@ -85,8 +85,27 @@ class Base(Stage[BaseConfig]):
 
     def check(self) -> None:
         """Raises HeadwaterError for what can be found without weights: a missing folder, `config.json` or
-        template, a model that is not causal, missing or pickled weights."""
+        template, a model that is not causal, missing or pickled weights, a template of the recipe that cannot
+        be used."""
         self.fingerprint_of_source()
+        if self.config.chat_template is not None:
+            self.fine_tuning()
+
+    def fine_tuning(self) -> str:
+        """Whether the model can be fine-tuned with its chat template: `yes`, or `no: ` and the reason.
+
+        Empty if that is not known before the stage has run: only a folder on a disk is looked at.
+        """
+        model = self.config.model
+        if model is None or "://" in model or (found := find_model(model)).gguf:
+            return ""
+        names = [file.name for file in found.files if file.name in TOKENIZER_FILES]
+        if "tokenizer.json" not in names:
+            return ""
+        with tempfile.TemporaryDirectory(prefix="headwater-base-") as scratch:
+            for name in names:
+                found.copy(name, Path(scratch) / name)
+            return str(self._choose_template(Path(scratch))["fine_tuning"])
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         return self.fingerprint_of_source()

@@ -10,6 +10,8 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 
 MODELS = ("base", "pretrain", "sft", "dpo", "rl")
 """Stages that make a language model, each from the one before that the recipe has."""
+TALKING = ("sft", "dpo", "reward", "rl")
+"""Stages that learn from conversations, and need a chat template."""
 FOLDER = "model"
 PRETRAINED = Input(("pretrain", "base"), what="a model to fine-tune")
 """Input of fine-tuning."""
@@ -20,11 +22,16 @@ FINE_TUNED = Input(("sft", "pretrain", "base"), what="a model")
 def check_base(inputs: Mapping[str, Artifact], stage: str) -> None:
     """Raises HeadwaterError if a finished base among the inputs cannot be fine-tuned with conversations."""
     manifest = inputs["base"].manifest() if "base" in inputs else None
-    told = manifest.metrics.get("fine_tuning", "yes") if manifest else "yes"
-    if told != "yes":
+    if manifest:
+        refuse_untemplated(manifest.metrics.get("fine_tuning", ""), inputs["base"].location, stage)
+
+
+def refuse_untemplated(told: str, where: str, stage: str) -> None:
+    """Raises HeadwaterError if `told`, what `Base.fine_tuning` says of a model, is not `yes` or empty."""
+    if told not in ("yes", ""):
         raise HeadwaterError(
             f"{stage} needs a chat template, and the base has none of use: {told.removeprefix('no: ')}",
-            where=inputs["base"].location,
+            where=where,
             fix="set `base.chat_template`, or choose another model",
         )
 

@@ -22,6 +22,7 @@ from headwater.cluster.storage.store import Store
 from headwater.recipe import Recipe, load, parse
 from tests.headwater.command import in_a_process
 from tests.headwater.sections import CHAIN
+from tests.llm.models import foreign_model
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 
@@ -60,6 +61,25 @@ def test_learners_and_rollout_workers_that_do_not_fit_together_are_refused(
         "3 CPUs do not fit into 2 CPUs (lower `rl.workers` or `rl.cpus_per_worker` or `rl.rollout_workers` "
         "or `rl.cpus_per_rollout_worker`, or join a larger cluster with --address)"
     )
+
+
+def test_a_base_without_a_usable_template_is_refused_before_acquire(
+    tmp_path: Path, pages: Path, two_cores: Session
+) -> None:
+    folder = foreign_model(tmp_path / "llama", "llama").local("model")
+    base = {"base": {"model": str(folder)}, "tokenizer": None, "pretrain": None}
+    check(own(pages, **base), two_cores)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(HeadwaterError, match=f"{folder}: sft needs a chat template, and the base has none"):
+        check(own(pages, **base), two_cores)
+    silent = dict.fromkeys(("sft", "reward", "rl"))
+    check(own(pages, **base, **silent), two_cores)
+    template = base | silent | {"base": {"model": str(folder), "chat_template": "chatml"}}
+    check(own(pages, **template), two_cores)
+    (tmp_path / "bad.jinja").write_text("{{ messages[0].content }}")
+    template["base"]["chat_template"] = str(tmp_path / "bad.jinja")
+    with pytest.raises(HeadwaterError, match=r"base\.chat_template: "):
+        check(own(pages, **template), two_cores)
 
 
 def test_every_default_and_the_quickstart_fit_on_two_cores(pages: Path, two_cores: Session) -> None:
