@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.grounding.passages import Passage
 from headwater.llm.inference import device_of, load_engine
 from headwater.serving.answers.answer import AnswerJob, Event, answer
 from headwater.serving.errors import ApiError
-from headwater.serving.retrieval.passages import Passage
 from headwater.serving.retrieval.search import PassageIndex
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from headwater.serving.sentences import FUNCTION_WORDS, stem
+from headwater.llm.grounding.sentences import FUNCTION_WORDS, stem
 
 _TOKEN = re.compile(r"\d[\d.,]*\d|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
 _NEGATOR_WORDS = """
@@ -38,6 +38,8 @@ _NUMBERS = {
     **{word: word for word in _LARGE.split()},
 }
 del _NUMBERS["one"]  # mostly no number: "one of them", "no one"
+_OPENERS = ".!?\"'“‘"
+"""Tokens after which a sentence may begin."""
 _GOVERNED = 2
 """Number of content words after a negation, within its clause, that it negates."""
 _NEAR = 1
@@ -58,6 +60,33 @@ def agrees(sentence: str, source: Sequence[str], passage: str) -> bool:
         and _numbers_agree(said, held)
         and _subject_is_known(said, {stem(token) for token in whole})
     )
+
+
+def fabricated(text: str, known: Iterable[str]) -> list[str]:
+    """The numbers and names of a text that are in none of the known texts, in order.
+
+    A number counts as known in digits or in words. A single capitalised word that opens a sentence is
+    taken for a common word.
+    """
+    tokens = _tokens(text)
+    theirs = [token for other in known for token in _tokens(other)]
+    numbers = {number for token in theirs if (number := _number(token)) is not None}
+    words = {stem(token) for token in theirs}
+    opening = {i for i in range(len(tokens)) if i == 0 or tokens[i - 1] in _OPENERS}
+    found = []
+    for i, token in enumerate(tokens):
+        if (number := _number(token)) is not None:
+            if number not in numbers and stem(token) not in words:
+                found.append(token)
+        elif _is_name(token) and stem(token) not in words:
+            followed = i + 1 < len(tokens) and _is_name(tokens[i + 1])
+            if i not in opening or followed:
+                found.append(token)
+    return found
+
+
+def _is_name(token: str) -> bool:
+    return token[0].isupper() and token.lower() not in FUNCTION_WORDS and not _is_negator(token)
 
 
 def _tokens(text: str) -> list[str]:
@@ -112,8 +141,8 @@ def _names(tokens: Sequence[str]) -> list[tuple[list[str], bool]]:
     """Runs of capitalised words; for each, whether a preposition precedes it."""
     found: list[tuple[list[str], bool]] = []
     for i, token in enumerate(tokens):
-        opens = i == 0 or tokens[i - 1] in ".!?\"'“‘"
-        if not token[0].isupper() or token.lower() in FUNCTION_WORDS or _is_negator(token):
+        opens = i == 0 or tokens[i - 1] in _OPENERS
+        if not _is_name(token):
             continue
         if found and not opens and tokens[i - 1] == found[-1][0][-1]:
             found[-1][0].append(token)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headwater.serving.answers.agreement import agrees
-from headwater.serving.retrieval.passages import Passage
-from headwater.serving.sentences import content_words, sentence_spans, stem
+from headwater.llm.grounding.agreement import agrees
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.sentences import content_words, sentence_spans, stem
 
 CANDIDATE_WORDS = (5, 60)
 """Minimum and maximum words: shorter sentences lack content ("He agreed."), longer ones are noise."""

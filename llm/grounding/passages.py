@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from headwater.serving.sentences import sentence_spans
+from headwater.llm.grounding.sentences import sentence_spans
 
 _TOKEN = re.compile(r"\S+")
 

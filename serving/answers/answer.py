@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import encode_prompt, stop_ids
-from headwater.llm.inference.base import Engine, Sampling
-from headwater.serving.answers.cite import (
+from headwater.llm.grounding.cite import (
     Candidate,
     Citation,
     CitedText,
@@ -24,14 +23,14 @@ from headwater.serving.answers.cite import (
     support,
     without_markers,
 )
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.prompt import NOTHING_FOUND, with_sources
+from headwater.llm.grounding.sentences import sentence_spans
+from headwater.llm.inference.base import Engine, Sampling
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.errors import ApiError
-from headwater.serving.retrieval.passages import Passage
-from headwater.serving.sentences import sentence_spans
 
 Message = dict[str, str]
-NOTHING_FOUND = "I found nothing about this in my sources."
-WRITE_INSTRUCTION = "Answer the question from these sources."
 MIN_ANSWER = 16
 """Minimum tokens of the context reserved for the answer."""
 
@@ -207,7 +206,7 @@ def write_prompt(
     bare = checked_prompt(engine, messages, MIN_ANSWER)
     fitting = list(passages)
     while fitting:
-        ids = encode_prompt(engine.tokenizer, _with_sources(messages, fitting))
+        ids = encode_prompt(engine.tokenizer, with_sources(messages, fitting))
         if len(ids) + room <= engine.context:
             return ids, fitting
         spans = sentence_spans(fitting[0].text)
@@ -218,13 +217,6 @@ def write_prompt(
             first = fitting[0]
             fitting = [replace(first, text=first.text[:end], end=first.start + end)]
     return bare, []
-
-
-def _with_sources(messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
-    sources = "\n\n".join(f"[{n}] {p.title}\n{p.text}" for n, p in enumerate(passages, start=1))
-    *before, last = messages
-    content = f"{WRITE_INSTRUCTION}\n\n{sources}\n\n{last['content']}"
-    return [*before, {"role": last["role"], "content": content}]
 
 
 def _generate(

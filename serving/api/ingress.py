@@ -22,8 +22,8 @@ from starlette.exceptions import HTTPException
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.preferences import save_ranking
+from headwater.llm.grounding.cite import Citation, without_markers
 from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started
-from headwater.serving.answers.cite import Citation, without_markers
 from headwater.serving.api import openai_types as api
 from headwater.serving.api.auth import check_key, read_keys
 from headwater.serving.api.limits import SecurityHeaders, read_json_body

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from headwater.serving.answers.cite import Citation
+from headwater.llm.grounding.cite import Citation
 from headwater.serving.errors import ApiError
 
 MAX_CHOICES = 8

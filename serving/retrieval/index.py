@@ -22,8 +22,8 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import kept_files, read_documents
 from headwater.data_pipeline.split import document_fraction
 from headwater.llm.examples.conversations import clean_title, question_about
+from headwater.llm.grounding.passages import passage_spans
 from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
-from headwater.serving.retrieval.passages import passage_spans
 from headwater.serving.retrieval.search import DESCRIPTION, FOLDER, TABLE, PassageIndex, connect
 
 PARTS = f"{SCRATCH}/parts"

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.sentences import content_words, stem
 from headwater.serving.retrieval.embed import load_embedder
-from headwater.serving.retrieval.passages import Passage
-from headwater.serving.sentences import content_words, stem
 
 FOLDER = "lancedb"
 TABLE = "passages"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.serving.answers.cite import (
+from headwater.llm.grounding.cite import (
     CitedText,
     candidates,
     choose,
@@ -17,8 +17,8 @@ from headwater.serving.answers.cite import (
     support,
     without_markers,
 )
-from headwater.serving.retrieval.passages import Passage
-from headwater.serving.sentences import sentence_spans
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.sentences import sentence_spans
 
 BRIDGE = Passage(
     "d1",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from headwater.llm.grounding.cite import candidates
+from headwater.llm.grounding.passages import Passage
 from headwater.llm.inference import Engine, load_engine
 from headwater.serving.answers.answer import (
     AnswerJob,
@@ -19,10 +21,8 @@ from headwater.serving.answers.answer import (
     checked_prompt,
     write_prompt,
 )
-from headwater.serving.answers.cite import candidates
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.errors import ApiError
-from headwater.serving.retrieval.passages import Passage
 from tests.llm.examples.template_tokenizers import family
 from tests.serving.conftest import ARTICLES, BRIDGE
 

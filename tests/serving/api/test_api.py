@@ -11,8 +11,8 @@ import pytest
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.conversations import question_about
 from headwater.llm.examples.preferences import read_rankings
+from headwater.llm.grounding.prompt import NOTHING_FOUND
 from headwater.serving import app
-from headwater.serving.answers.answer import NOTHING_FOUND
 from headwater.serving.api.client import ask
 from tests.serving.conftest import ARTICLES, BRIDGE, Endpoint
 
