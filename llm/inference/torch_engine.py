@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SCORE_TOKENS = 16_384
-"""Tokens (including padding) per scoring pass: limits the memory of the logits."""
+"""Maximum tokens (including padding) per scoring pass."""
+SCORE_LOGITS = 1 << 27
+"""Maximum logits per scoring pass: half a gigabyte in fp32."""
 
 
 @dataclass
@@ -32,6 +34,18 @@ class _Step:
     rows: list[int]
     ids: list[int]
     logprobs: list[float]
+
+
+@dataclass
+class _Read:
+    """Prompts that the model has read."""
+
+    logits_BV: torch.Tensor
+    """Of the next token."""
+    mask: torch.Tensor
+    positions: torch.Tensor
+    """[B, 1] of the last token."""
+    cache: Any
 
 
 class TorchEngine:
@@ -92,20 +106,59 @@ class TorchEngine:
     ) -> list[list[float]]:
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         self._check_lengths(lengths, 0)
-        order = sorted(range(len(prompts)), key=lambda i: lengths[i])  # similar lengths: little padding
+        # Similar lengths need little padding; equal prompts are next to each other.
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], lengths[i]))
+        limit = min(SCORE_TOKENS, SCORE_LOGITS // int(self.model.config.vocab_size))
         results: list[list[float]] = [[] for _ in prompts]
-        for batch in _batches(order, lengths, SCORE_TOKENS):
-            width = lengths[batch[-1]]
-            ids = torch.zeros(len(batch), width, dtype=torch.long, device=self.device)
+        for batch in _batches(order, lengths, limit):
+            ids_BC = _right_pad([completions[i] for i in batch], self.device)
+            logits_BCV = self._completion_logits([prompts[i] for i in batch], ids_BC).float()
+            if temperature != 1.0:
+                logits_BCV.div_(temperature)
+            picked_BC = _log_probability(logits_BCV, ids_BC)
             for position, i in enumerate(batch):
-                ids[position, : lengths[i]] = torch.tensor(prompts[i] + completions[i])
-            # Padding on the right is invisible to a causal model: no mask is needed.
-            logits_BLV = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            picked_BL = _log_probability(logits_BLV / temperature, ids[:, 1:])
-            for position, i in enumerate(batch):
-                start = len(prompts[i]) - 1
-                results[i] = picked_BL[position, start : lengths[i] - 1].tolist()
+                results[i] = picked_BC[position, : len(completions[i])].tolist()
         return results
+
+    def _completion_logits(self, prompts: list[list[int]], ids_BC: torch.Tensor) -> torch.Tensor:
+        """[B, C, V] logits of each completion token. A prompt that several completions share is read once."""
+        read = self._read(prompts)
+        if ids_BC.shape[1] < 2:
+            return read.logits_BV[:, None]
+        ones = read.mask.new_ones(ids_BC.shape[0], ids_BC.shape[1] - 1)
+        rest: torch.Tensor = self.model(
+            input_ids=ids_BC[:, :-1],
+            # Padding on the right is invisible to a causal model: no mask is needed for it.
+            attention_mask=torch.cat([read.mask, ones], dim=1),
+            position_ids=read.positions + ones.cumsum(-1),
+            past_key_values=read.cache,
+            use_cache=True,
+        ).logits
+        return torch.cat([read.logits_BV[:, None], rest], dim=1)
+
+    def _read(self, prompts: list[list[int]]) -> _Read:
+        """Run the model over prompts, each different one once."""
+        from transformers import DynamicCache
+
+        places: dict[tuple[int, ...], int] = {}
+        rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+        ids, mask = _left_pad([list(prompt) for prompt in places], self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        logits_BV = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        last = positions[:, -1:]
+        if len(places) < len(prompts):
+            index = torch.tensor(rows, device=self.device)
+            cache.batch_select_indices(index)
+            logits_BV, mask, last = logits_BV[index], mask[index], last[index]
+        return _Read(logits_BV, mask, last, cache)
 
     def _stop_ids(self, sampling: Sampling) -> frozenset[int]:
         own = self.tokenizer.eos_token_id
@@ -127,27 +180,17 @@ class TorchEngine:
         seeds: Sequence[int] | None = None,
     ) -> Iterator[_Step]:
         """Yield steps until every sequence has stopped or has `max_tokens`."""
-        from transformers import DynamicCache
-
         if not prompts or sampling.max_tokens < 1:
             return
         self._check_lengths([len(prompt) for prompt in prompts], sampling.max_tokens)
         uniforms = _uniforms(sampling, len(prompts), seeds)
-        ids, mask = _left_pad(prompts, self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
         rows = list(range(len(prompts)))  # batch row → prompt
         running = [True] * len(rows)
+        with torch.inference_mode():
+            read = self._read(prompts)
+        logits_BV, mask, positions, cache = read.logits_BV, read.mask, read.positions, read.cache
         for step in range(sampling.max_tokens):
             with torch.inference_mode():
-                logits_BV = self.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
                 draws = None if uniforms is None else torch.from_numpy(uniforms[rows, step]).to(self.device)
                 tokens_B, logprobs_B = sample(logits_BV.float(), sampling, draws)
             tokens, logprobs = tokens_B.tolist(), logprobs_B.tolist()
@@ -155,16 +198,24 @@ class TorchEngine:
             yield _Step([rows[i] for i in live], [tokens[i] for i in live], [logprobs[i] for i in live])
             running = [alive and token not in stop for alive, token in zip(running, tokens, strict=True)]
             keep = [i for i, alive in enumerate(running) if alive]
-            if not keep:
+            if not keep or step + 1 == sampling.max_tokens:
                 return
             if len(keep) <= len(rows) // 2:
                 index = torch.tensor(keep, device=self.device)
                 cache.batch_select_indices(index)
                 tokens_B, mask, positions = tokens_B[index], mask[index], positions[index]
                 rows, running = [rows[i] for i in keep], [True] * len(keep)
-            ids = tokens_B[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            positions = positions[:, -1:] + 1
+            positions = positions + 1
+            with torch.inference_mode():
+                logits_BV = self.model(
+                    input_ids=tokens_B[:, None],
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
 
 
 def sample(
@@ -222,13 +273,23 @@ def _left_pad(prompts: list[list[int]], device: torch.device) -> tuple[torch.Ten
     return ids.to(device), mask.to(device)
 
 
+def _right_pad(sequences: list[list[int]], device: torch.device) -> torch.Tensor:
+    """Ids [B, longest], padded on the right."""
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids.to(device)
+
+
 def _batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
-    """Split a length-sorted order into batches of at most `tokens` padded tokens."""
+    """Split an order into batches of at most `tokens` tokens, padded to their longest; of one at least."""
     batch: list[int] = []
+    widest = 0
     for i in order:
-        if batch and lengths[i] * (len(batch) + 1) > tokens:
+        widest = max(widest, lengths[i])
+        if batch and widest * (len(batch) + 1) > tokens:
             yield batch
-            batch = []
+            batch, widest = [], lengths[i]
         batch.append(i)
     if batch:
         yield batch

@@ -38,6 +38,36 @@ def test_generated_log_probabilities_equal_those_of_scoring() -> None:
         np.testing.assert_allclose(completion.logprobs, logprobs, atol=2e-4)
 
 
+def test_scores_equal_one_plain_pass_and_do_not_depend_on_the_batch() -> None:
+    engine = small_engine()
+    prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[1]]
+    completions = [[5, 6, 7, 8], [9], [10, 11], [], [12, 13, 14]]
+    scored = engine.score(prompts, completions, temperature=0.7)
+    for prompt, completion, logprobs in zip(prompts, completions, scored, strict=True):
+        with torch.no_grad():
+            logits = engine.model(input_ids=torch.tensor([prompt + completion])).logits[0] / 0.7
+        places = torch.arange(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        plain = logits.log_softmax(-1)[places, torch.tensor(completion, dtype=torch.long)]
+        np.testing.assert_allclose(logprobs, plain.numpy(), atol=2e-5)
+
+
+def test_a_prompt_that_several_completions_share_is_read_once() -> None:
+    engine = small_engine()
+    read: list[tuple[int, ...]] = []
+    engine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    group = engine.generate([PROMPTS[1]] * 3 + [PROMPTS[0]], Sampling(max_tokens=4, seed=5))
+    assert read[:2] == [(2, 7), (4, 1)]
+    read.clear()
+    engine.score([PROMPTS[1]] * 3, [[5, 6, 7]] * 3)
+    assert read == [(1, 7), (3, 2)]
+    alone = [engine.generate([PROMPTS[1]], Sampling(max_tokens=4), seeds=[seed])[0] for seed in (1, 2)]
+    both = engine.generate([PROMPTS[1]] * 2, Sampling(max_tokens=4), seeds=[1, 2])
+    assert [one.ids for one in both] == [one.ids for one in alone]
+    assert len({tuple(one.ids) for one in group}) > 1
+
+
 def test_sampling_does_not_depend_on_what_else_is_in_the_batch() -> None:
     engine = small_engine()
     alone = engine.generate(PROMPTS[:1], Sampling(max_tokens=16, seed=5))[0]
