@@ -16,7 +16,7 @@ import numpy as np
 
 from headwater.llm.grounding.agreement import agrees
 from headwater.llm.grounding.passages import Passage
-from headwater.llm.grounding.sentences import content_words, sentence_spans, stem
+from headwater.llm.grounding.sentences import content_stems, content_words, sentence_spans
 
 CANDIDATE_WORDS = (5, 60)
 """Minimum and maximum words: shorter sentences lack content ("He agreed."), longer ones are noise."""
@@ -161,13 +161,13 @@ def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     that contain them agree with it (`agreement.py`). Among several, the passage with the largest share wins,
     then the better ranked.
     """
-    words = {stem(word) for word in content_words(sentence)}
+    words = content_stems(sentence)
     if len(words) < SUPPORT_WORDS:
         return None
     best: tuple[float, Candidate] | None = None
     for rank, passage in enumerate(passages, start=1):
         text = f"{passage.title}\n{passage.text}"
-        share = len(words & _stems(text)) / len(words)
+        share = len(words & content_stems(text)) / len(words)
         if share < SUPPORT or (best is not None and share <= best[0]):
             continue
         spans = _holding(words, passage.text)
@@ -181,18 +181,14 @@ def _holding(words: set[str], text: str) -> list[tuple[int, int]]:
     left, found = set(words), []
     spans = sentence_spans(text)
     while spans:
-        span = max(spans, key=lambda s: len(left & _stems(text[s[0] : s[1]])))
-        held = left & _stems(text[span[0] : span[1]])
+        span = max(spans, key=lambda s: len(left & content_stems(text[s[0] : s[1]])))
+        held = left & content_stems(text[span[0] : span[1]])
         if not held:
             break
         found.append(span)
         left -= held
         spans.remove(span)
     return found
-
-
-def _stems(text: str) -> set[str]:
-    return {stem(word) for word in content_words(text)}
 
 
 def without_markers(text: str) -> str:

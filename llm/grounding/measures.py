@@ -77,6 +77,11 @@ def is_refusal(answer: str) -> bool:
     return bool(spans) and _REFUSAL.match(text[slice(*spans[0])].replace("’", "'")) is not None
 
 
+def cites(answer: str) -> bool:
+    """Whether an answer has a `[n]` marker."""
+    return _MARKER.search(answer) is not None
+
+
 def supported(statement: str, passages: Sequence[Passage]) -> bool:
     """Whether the passages, read as one text, support a statement."""
     if not passages:

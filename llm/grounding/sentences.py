@@ -54,6 +54,11 @@ def content_words(text: str) -> list[str]:
     return [word for word in _WORD.findall(text.lower()) if word not in FUNCTION_WORDS]
 
 
+def content_stems(text: str) -> set[str]:
+    """The stems of a text's content words."""
+    return {stem(word) for word in content_words(text)}
+
+
 def stem(word: str) -> str:
     """A word in lower case without its English ending: `votes`, `voted` and `voting` are one."""
     word = word.lower().replace("’", "'").removesuffix("'s")

@@ -14,7 +14,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.llm.grounding.passages import Passage
-from headwater.llm.grounding.sentences import content_words, stem
+from headwater.llm.grounding.sentences import content_stems
 from headwater.serving.retrieval.embed import load_embedder
 
 FOLDER = "lancedb"
@@ -88,7 +88,7 @@ class PassageIndex:
         vector = self._embed([query])[0]
         ranked = (self._by_words(query), self._by_vector(vector))
         rows = {row["id"]: row for found in ranked for row in found}
-        asked = _stems(query) - _REQUESTS
+        asked = content_stems(query) - _REQUESTS
         fused = reciprocal_rank_fusion([[row["id"] for row in found] for found in ranked])
         passages = (
             _passage(rows[key], score)
@@ -112,15 +112,11 @@ class PassageIndex:
         return sorted(found, key=lambda row: (-row["_score"], row["id"]))
 
 
-def _stems(text: str) -> set[str]:
-    return {stem(word) for word in content_words(text)}
-
-
-_REQUESTS = _stems(REQUEST_WORDS)
+_REQUESTS = content_stems(REQUEST_WORDS)
 
 
 def _relevance(asked: set[str], cosine: float, row: dict[str, Any]) -> float:
-    held = len(asked & _stems(f"{row['title']} {row['text']}")) / max(1, len(asked))
+    held = len(asked & content_stems(f"{row['title']} {row['text']}")) / max(1, len(asked))
     return COSINE_WEIGHT * cosine + (1 - COSINE_WEIGHT) * held
 
 
