@@ -1,0 +1,98 @@
+"""Questions that a claim answers, and claims in other words: by rules, or by a model and checked.
+
+The prompts are few-shot conversations: a base model of a hundred million parameters follows examples better
+than instructions.
+"""
+
+from __future__ import annotations
+
+import re
+
+from headwater.llm.grounding.agreement import fabricated
+from headwater.llm.grounding.cite import support
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.sentences import content_stems
+
+Messages = list[dict[str, str]]
+
+QUESTION_WORDS = (5, 18)
+IN_PASSAGE = 0.7
+"""Minimum share of a question's content words that its passage or title has."""
+SHARED = 2
+"""Minimum number of content words that question and claim share, and that the claim adds to the question."""
+_ASKS = re.compile(
+    r"^(?:(?:in|at|on|for|from|to|by|with) )?(?:what|who|whom|whose|when|where|which|why|how)\b",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"^(?:The )?((?:[A-Z][\w-]+ ){1,3}[A-Z][\w-]+)(?![\w'’-])")
+_ASK = "Write a short question that the sentence answers."
+_REPHRASE = "Say the sentence in other words. Keep its names and numbers."
+_BRIDGE = "The council voted on Tuesday to rebuild the old bridge near Leeds."
+_SHELL = "Profits at Shell fell by 40 percent to 3.8 billion dollars in 2015."
+_NURSE = "Maria Lopez, a nurse from Texas, was the first patient to receive the new vaccine."
+_QUESTIONS = (
+    (_BRIDGE, "What did the council vote to rebuild?"),
+    (_SHELL, "How much did the profits at Shell fall in 2015?"),
+    (_NURSE, "Who was the first patient to receive the new vaccine?"),
+)
+_REPHRASED = (
+    (_BRIDGE, "The old bridge near Leeds will be rebuilt, the council decided on Tuesday."),
+    (_SHELL, "In 2015, Shell's profits dropped 40 percent to 3.8 billion dollars."),
+)
+
+
+def question_prompt(claim: str) -> Messages:
+    """A conversation whose next answer is a question that the claim answers."""
+    return _few_shot(_ASK, _QUESTIONS, claim)
+
+
+def rephrase_prompt(claim: str) -> Messages:
+    """A conversation whose next answer is the claim in other words."""
+    return _few_shot(_REPHRASE, _REPHRASED, claim)
+
+
+def _few_shot(task: str, examples: tuple[tuple[str, str], ...], claim: str) -> Messages:
+    messages = []
+    for sentence, answer in examples:
+        messages.append({"role": "user", "content": f"{task}\nSentence: {sentence}"})
+        messages.append({"role": "assistant", "content": answer})
+    return [*messages, {"role": "user", "content": f"{task}\nSentence: {claim}"}]
+
+
+def is_good_question(question: str, passage: Passage, claim: str) -> bool:
+    """Whether a written question is one, is about the passage, names something, and is left open without the
+    claim."""
+    low, high = QUESTION_WORDS
+    words = content_stems(question)
+    own, known = content_stems(claim), content_stems(f"{passage.title} {passage.text}")
+    return (
+        question.endswith("?")
+        and question.count("?") == 1
+        and "\n" not in question
+        and _ASKS.match(question) is not None
+        and low <= len(question.split()) <= high
+        and any(word[0].isupper() for word in question.split()[1:])
+        and not fabricated(question, [passage.title, passage.text])
+        and len(words & known) >= IN_PASSAGE * len(words)
+        and len(words & own) >= SHARED
+        and len(own - words) >= SHARED
+    )
+
+
+def is_good_rephrasing(text: str, passage: Passage, claim: str) -> bool:
+    """Whether another wording of a claim is one sentence that its passage supports, with no name or number of
+    its own."""
+    return (
+        text != claim
+        and text.endswith(".")
+        and "\n" not in text
+        and len(text.split()) <= len(claim.split()) + 4
+        and support(text, [passage]) is not None
+        and not fabricated(text, [passage.title, passage.text])
+    )
+
+
+def opening_name(claim: str) -> str:
+    """The name of two to four words that a claim begins with; empty if there is none."""
+    found = _NAME.match(claim)
+    return found.group(1) if found else ""
