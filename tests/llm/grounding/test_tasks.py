@@ -1,0 +1,88 @@
+"""Grounded tasks made from claims and found passages."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from headwater.llm.grounding.measures import measure
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.prompt import NOTHING_FOUND
+from headwater.llm.grounding.tasks import (
+    Claim,
+    GroundedTask,
+    answerable_task,
+    claims_of,
+    unanswerable_task,
+)
+
+TEXT = (
+    "The council of Leeds voted on Tuesday to rebuild the old bridge over the river Aire. "
+    "He was glad, and so was everyone in the town hall that night, after years of talks. "
+    "Work on the bridge costs 12 million pounds and takes two years."
+)
+DOCUMENT = {"id": "bridge", "url": "https://news.example/bridge", "text": TEXT}
+QUESTION = "What did the council of Leeds vote to rebuild?"
+
+
+def passage(name: str, text: str) -> Passage:
+    return Passage(name, f"https://news.example/{name}", name.title(), text, 0, len(text))
+
+
+FOUND = [
+    passage("bridge", TEXT),
+    passage("rain", "Farmers fear for their wheat after weeks of rain in Kent."),
+    passage("chess", "The chess final in Oslo ended in a draw after seven hours."),
+    passage("budget", "The council of Leeds has no money left this year."),
+]
+
+
+@pytest.fixture
+def claims() -> list[Claim]:
+    return claims_of(DOCUMENT, "Bridge", 40, 20)
+
+
+def test_claims_are_found_once_each_with_a_passage_of_the_document(claims: list[Claim]) -> None:
+    assert [claim.text for claim in claims] == [
+        "The council of Leeds voted on Tuesday to rebuild the old bridge over the river Aire.",
+        "Work on the bridge costs 12 million pounds and takes two years.",
+    ]
+    assert all(TEXT[c.passage.start : c.passage.end] == c.passage.text for c in claims)
+    assert len({claim.passage for claim in claims}) == 2
+
+
+def test_an_answerable_task_cites_its_passage_wherever_that_lies(claims: list[Claim]) -> None:
+    places = set()
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        task = answerable_task(claims[0], QUESTION, "written", FOUND, 3, random)
+        found = measure(task.question, task.answer, task.passages)
+        assert (found.recall, found.precision, found.fabricated) == (1, 1, False)
+        assert len(task.passages) == 3 and task.answerable
+        places.add(task.passages.index(claims[0].passage))
+    assert places == {0, 1, 2}
+
+
+def test_an_unanswerable_task_has_passages_of_other_documents(claims: list[Claim]) -> None:
+    task = unanswerable_task(claims[0], QUESTION, "written", FOUND, 2)
+    assert task is not None and task.answer == NOTHING_FOUND and not task.answerable
+    assert [p.document_id for p in task.passages] == ["rain", "chess"]
+
+
+def test_no_task_is_unanswerable_if_its_passages_may_answer_it_or_are_too_few(claims: list[Claim]) -> None:
+    assert unanswerable_task(claims[0], QUESTION, "written", FOUND, 4) is None
+    copy = passage("copy", "The council of Leeds will rebuild the old bridge over the Aire, it voted.")
+    assert unanswerable_task(claims[0], QUESTION, "written", [copy, *FOUND[1:2]], 2) is None
+    near = passage("near", "The vote of the council of Leeds on what to rebuild comes on Friday.")
+    assert unanswerable_task(claims[0], QUESTION, "written", [near, FOUND[1]], 2) is None
+
+
+def test_a_task_is_read_back_from_its_record(claims: list[Claim]) -> None:
+    task = answerable_task(claims[0], QUESTION, "written", FOUND, 3, np.random.default_rng(0))
+    record = json.loads(json.dumps(task.record()))
+    assert GroundedTask.read(record) == task
+    assert record["messages"][-1] == {"role": "assistant", "content": task.answer}
+    content = record["messages"][0]["content"]
+    assert content.endswith(QUESTION) and all(p.text in content for p in task.passages)
