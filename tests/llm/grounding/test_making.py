@@ -1,0 +1,92 @@
+"""Making tasks from documents with a search over them and a writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headwater.llm.grounding.making import Wanted, make_tasks
+from headwater.llm.grounding.measures import measure
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.questions import Messages
+from headwater.llm.grounding.sentences import content_stems
+
+TOWNS = [
+    "Leeds",
+    "Bergen",
+    "Turin",
+    "Porto",
+    "Ghent",
+    "Lyon",
+    "Cork",
+    "Graz",
+    "Brno",
+    "Vaasa",
+    "Malmo",
+    "Bath",
+]
+DOCUMENTS: list[dict[str, Any]] = [
+    {
+        "id": town,
+        "url": f"https://news.example/{town}",
+        "title": f"Mayor of {town} rebuilds bridge",
+        "text": f"The council of {town} voted to rebuild the old bridge for {number} million pounds.",
+    }
+    for number, town in enumerate(TOWNS, start=10)
+]
+WANTED = Wanted(tasks=8, unanswerable=0.25, passages=3, passage_words=40, overlap_words=10)
+
+
+def search(question: str) -> Sequence[Passage]:
+    asked = content_stems(question)
+    found = [Passage(d["id"], d["url"], d["title"], d["text"], 0, len(d["text"])) for d in DOCUMENTS]
+    return sorted(found, key=lambda p: -len(asked & content_stems(p.text)))
+
+
+def write(prompts: list[Messages]) -> list[str]:
+    """Good questions, except about Turin; rephrasings that are wrong about Porto."""
+    answers = []
+    for messages in prompts:
+        claim = messages[-1]["content"].split("Sentence: ")[1]
+        town = claim.split("council of ")[1].split()[0]
+        if "question" in messages[-1]["content"]:
+            question = f"What did the council of {town} vote to rebuild?"
+            answers.append("What?" if town == "Turin" else f"{question}\nAnd more text.")
+        else:
+            amount = "99" if town == "Porto" else claim.split()[-3]
+            answers.append(f"For {amount} million pounds, {town} is to rebuild the old bridge.")
+    return answers
+
+
+@pytest.mark.parametrize("rephrase", [False, True])
+def test_tasks_have_the_wanted_shares_and_answers_that_their_passages_support(rephrase: bool) -> None:
+    tasks, counts = make_tasks(DOCUMENTS, search, write, replace(WANTED, rephrase=rephrase))
+    assert len(tasks) == counts["tasks"] == 8 and counts["unanswerable"] == 2
+    assert sum(not task.answerable for task in tasks) == 2
+    assert {task.kind for task in tasks} == {"written", "headline"}
+    for task in tasks:
+        found = measure(task.question, task.answer, task.passages)
+        own = [task.document_id in (p.document_id for p in task.passages)]
+        assert own == [task.answerable]
+        assert not task.answerable or (found.recall, found.precision, found.fabricated) == (1, 1, False)
+        assert task.answer.startswith("For ") == (
+            rephrase and task.answerable and task.document_id != "Porto"
+        )
+    assert make_tasks(DOCUMENTS, search, write, replace(WANTED, rephrase=rephrase)) == (tasks, counts)
+
+
+def test_what_the_model_writes_is_refused_and_counted() -> None:
+    _, counts = make_tasks(DOCUMENTS, search, write, WANTED)
+    assert counts["claims"] == 12 and counts["questions_refused"] == 1 and counts["rephrased"] == 11
+
+
+def test_the_number_of_passages_varies_only_if_wanted() -> None:
+    many = replace(WANTED, tasks=11, unanswerable=0.0)
+    varied, _ = make_tasks(DOCUMENTS, search, write, many)
+    fixed, _ = make_tasks(DOCUMENTS, search, write, replace(many, vary=False))
+    assert (
+        {len(task.passages) for task in fixed} == {3} < {len(task.passages) for task in varied} <= {1, 2, 3}
+    )
