@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.objectives import Batch, token_losses
+from headwater.llm.training.objectives import Batch
+from headwater.llm.training.shared_prompts import answer_losses
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,8 @@ class ClippedPolicy:
 
     Batch (all [B, L+1] except `advantages` [B]): `ids`; `mask`, 1 on generated tokens; `old_logprobs` and
     `reference_logprobs` of each token, in nats. Averaged over the tokens of the whole global batch (Yu et al.
-    2025, DAPO): each token counts the same in long and short answers.
+    2025, DAPO): each token counts the same in long and short answers. Answers of a micro-batch
+    that share their prompt are read with it once: with `micro_batch` equal to `group` that is every group.
     """
 
     def __init__(self, clip: float, kl: float, temperature: float) -> None:
@@ -26,7 +28,7 @@ class ClippedPolicy:
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         mask = batch["mask"][:, 1:]
-        logprobs = -token_losses(model, batch["ids"], temperature=self.temperature)
+        logprobs = -answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
         log_ratio = (logprobs - batch["old_logprobs"][:, 1:]) * mask
         surrogate = clipped_surrogate(log_ratio, batch["advantages"][:, None], self.clip)
         penalty = kl_k3(logprobs, batch["reference_logprobs"][:, 1:])

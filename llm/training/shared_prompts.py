@@ -1,0 +1,81 @@
+"""Losses of several answers to one prompt, which the model reads once.
+
+The prompt and all answers are one sequence: every answer continues the prompt's positions and attends to the
+prompt and itself. A group of 8 answers of 40 tokens to a prompt of 300 has 620 tokens in the place of 2,720.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training.objectives import token_losses
+
+if TYPE_CHECKING:
+    import torch
+
+
+def answer_losses(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
+
+    `mask` [B, L+1] is 1 on the answers' tokens; elsewhere the result is unspecified. Equals `token_losses`
+    there, and is it where the rows do not begin with the same prompt.
+    """
+    import torch
+
+    from headwater.llm.model import cpu_kernels
+
+    shared = _shared(ids, mask)
+    if ids.shape[0] == 1 or shared < 2:
+        return token_losses(model, ids, temperature=temperature)
+    tails_BT = ids[:, shared:]
+    B, T = tails_BT.shape
+    row = torch.cat([ids[0, :shared], tails_BT[:, :-1].flatten()])
+    logits_SV = model(
+        input_ids=row[None],
+        position_ids=_positions(shared, B, T - 1, ids.device)[None],
+        attention_mask=_attention(shared, B, T - 1, ids.device, next(model.parameters()).dtype),
+        use_cache=False,
+    ).logits[0]
+    before_BT = torch.cat(
+        [
+            torch.full((B, 1), shared - 1, device=ids.device),
+            shared + torch.arange(B * (T - 1), device=ids.device).view(B, T - 1),
+        ],
+        dim=1,
+    )
+    logits_NV = logits_SV[before_BT.flatten()]
+    if temperature != 1.0:
+        logits_NV = logits_NV.float() / temperature
+    losses_BT = cpu_kernels.cross_entropy(logits_NV, tails_BT.flatten()).view(B, T)
+    return torch.cat([losses_BT.new_zeros(B, shared - 1), losses_BT], dim=1)
+
+
+def _shared(ids: torch.Tensor, mask: torch.Tensor) -> int:
+    """Number of first columns that are the same prompt in every row."""
+    differs = ((ids != ids[:1]) | (mask != 0)).any(0)
+    return int(differs.int().argmax()) if bool(differs.any()) else ids.shape[1] - 1
+
+
+def _positions(shared: int, answers: int, length: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    own = torch.arange(shared, shared + length, device=device).repeat(answers)
+    return torch.cat([torch.arange(shared, device=device), own])
+
+
+def _attention(
+    shared: int, answers: int, length: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """[1, 1, S, S] added to the scores: 0 where a token may attend, else the lowest number."""
+    import torch
+
+    size = shared + answers * length
+    group = torch.cat([torch.zeros(shared), torch.arange(1, answers + 1).repeat_interleave(length)]).to(
+        device
+    )
+    seen = (group[:, None] == group[None]) | (group[None] == 0)
+    seen &= torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    added = torch.zeros(size, size, dtype=dtype, device=device)
+    return added.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]

@@ -1,0 +1,66 @@
+"""Several answers to one prompt are read with it once, with the losses and gradients of each row alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from headwater.llm.training.objectives import token_losses
+from headwater.llm.training.shared_prompts import answer_losses
+from tests.llm.models import small_model
+
+PROMPT = [11, 12, 13, 14, 15]
+PAD = 1
+
+
+def rows(*answers: list[int], prompts: list[list[int]] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and mask [B, longest], padded on the right."""
+    given = prompts or [PROMPT] * len(answers)
+    width = max(len(p) + len(a) for p, a in zip(given, answers, strict=True))
+    ids, mask = torch.full((len(answers), width), PAD), torch.zeros(len(answers), width)
+    for row, (prompt, answer) in enumerate(zip(given, answers, strict=True)):
+        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        mask[row, len(prompt) : len(prompt) + len(answer)] = 1
+    return ids, mask
+
+
+CASES = {
+    "group": rows([20, 21, 22], [20, 30], [40], [20, 21, 22]),
+    "one token each": rows([20], [21]),
+    "same beginning": rows([20, 21], [20, 22]),
+    "one row": rows([20, 21]),
+    "other prompts": rows([20, 21], [22], prompts=[PROMPT, [9, 8]]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_losses_and_gradients_are_those_of_the_rows_alone(case: str, temperature: float) -> None:
+    ids, mask = CASES[case]
+    found = []
+    for function in (plain, answer_losses):
+        model: Any = copy.deepcopy(small_model())
+        losses = function(model, ids, mask, temperature=temperature) * mask[:, 1:]
+        (losses * torch.linspace(-1, 2, losses.numel()).view_as(losses)).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((losses.detach(), gradient))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=2e-3, rtol=1e-3)
+
+
+def plain(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    return torch.cat([token_losses(model, row[None], temperature=temperature) for row in ids])
+
+
+def test_the_prompt_is_read_once() -> None:
+    model: Any = copy.deepcopy(small_model())
+    read: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    ids, mask = CASES["group"]
+    answer_losses(model, ids, mask)
+    assert read == [len(PROMPT) + 4 * 2]
