@@ -28,7 +28,7 @@ SUPPORT = 0.6
 """Minimum share of a generated sentence's distinct content words that its passage must contain."""
 SUPPORT_WORDS = 3
 """Sentences with fewer content words ("It is so.") are not cited: they would match any passage."""
-_MARKER = re.compile(r"\s*\[\d{1,3}\]")
+_MARKER = re.compile(r"\s*\[(\d{1,3})\]")
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,17 @@ def _holding(words: set[str], text: str) -> list[tuple[int, int]]:
 def without_markers(text: str) -> str:
     """Remove the unverified `[n]` markers that the model itself wrote."""
     return _MARKER.sub("", text)
+
+
+def cited_source(sentence: str, passages: Sequence[Passage]) -> tuple[str, Candidate | None]:
+    """A generated sentence without its markers, and what supports it.
+
+    A passage that the sentence cites goes before a closer one that it does not cite.
+    """
+    bare = without_markers(sentence)
+    numbers = [int(number) for number in _MARKER.findall(sentence)]
+    cited = [passages[number - 1] for number in numbers if 1 <= number <= len(passages)]
+    return bare, support(bare, cited) or support(bare, passages)
 
 
 @dataclass

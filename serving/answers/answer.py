@@ -19,9 +19,8 @@ from headwater.llm.grounding.cite import (
     CitedText,
     candidates,
     choose,
+    cited_source,
     quote_scores,
-    support,
-    without_markers,
 )
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.prompt import NOTHING_FOUND, with_sources
@@ -254,5 +253,4 @@ def _generate(
 
 
 def _cited(text: CitedText, sentence: str, passages: list[Passage]) -> str:
-    sentence = without_markers(sentence)
-    return text.add(sentence, support(sentence, passages))
+    return text.add(*cited_source(sentence, passages))

@@ -13,6 +13,7 @@ from headwater.llm.grounding.cite import (
     CitedText,
     candidates,
     choose,
+    cited_source,
     quote_scores,
     support,
     without_markers,
@@ -200,6 +201,16 @@ def test_sources_are_numbered_in_order_of_first_use_and_spans_fit_the_text() -> 
         assert answer.text[cited.marker_start : cited.marker_end] == f"[{cited.index}]"
         inside = cited.source_start - cited.quote_start
         assert cited.quote[inside : inside + cited.source_end - cited.source_start] == source.text
+
+
+def test_a_passage_that_a_written_sentence_cites_goes_first_if_it_supports_it() -> None:
+    again = Passage("d3", "https://news.example/3", "Bridge", f"Old news. {BRIDGE.text}", 0, 111)
+    sources = [BRIDGE, RAIN, again]
+    said = "The council voted on Tuesday to rebuild the bridge"
+    for marked, source in ((" [3]", again), ("", BRIDGE), (" [2]", BRIDGE), (" [9]", BRIDGE)):
+        sentence, found = cited_source(f"{said}{marked}.", sources)
+        assert sentence == f"{said}." and found is not None and found.passage is source
+    assert cited_source("The mayor flew to Bergen [1].", sources) == ("The mayor flew to Bergen.", None)
 
 
 def test_markers_written_by_the_model_are_removed() -> None:
