@@ -26,6 +26,9 @@ SCORE_TOKENS = 16_384
 SCORE_LOGITS = 1 << 27
 """Maximum logits per scoring pass: half a gigabyte in fp32."""
 
+SHARED_TOKENS = 16
+"""A beginning that all prompts of a batch share is read apart from this length on."""
+
 
 @dataclass
 class _Step:
@@ -137,24 +140,31 @@ class TorchEngine:
         return torch.cat([read.logits_BV[:, None], rest], dim=1)
 
     def _read(self, prompts: list[list[int]]) -> _Read:
-        """Run the model over prompts, each different one once."""
+        """Run the model over prompts: each different one once, and what all of them begin with once."""
         from transformers import DynamicCache
 
         places: dict[tuple[int, ...], int] = {}
         rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
-        ids, mask = _left_pad([list(prompt) for prompt in places], self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        distinct = [list(prompt) for prompt in places]
+        common = _common_prefix(distinct)
         cache = DynamicCache(config=self.model.config)
+        ids, mask = _left_pad([prompt[common:] for prompt in distinct], self.device)
+        if common:
+            beginning = torch.tensor([distinct[0][:common]], device=self.device)
+            self.model(input_ids=beginning, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_select_indices(torch.zeros(len(distinct), dtype=torch.long, device=self.device))
+            mask = torch.cat([mask.new_ones(len(distinct), common), mask], dim=1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits_BV = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=positions[:, common:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
         last = positions[:, -1:]
-        if len(places) < len(prompts):
+        if len(distinct) < len(prompts):
             index = torch.tensor(rows, device=self.device)
             cache.batch_select_indices(index)
             logits_BV, mask, last = logits_BV[index], mask[index], last[index]
@@ -258,6 +268,16 @@ def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None)
         children = [np.random.SeedSequence(seed).spawn(1)[0] for seed in seeds]
     streams = [np.random.Generator(np.random.Philox(child)) for child in children]
     return np.stack([stream.random(sampling.max_tokens, dtype=np.float32) for stream in streams])
+
+
+def _common_prefix(prompts: list[list[int]]) -> int:
+    """Number of first ids that different prompts share; 0 where reading them apart saves little."""
+    if len(prompts) < 2 or not all(prompts):
+        return 0
+    first, last = min(prompts), max(prompts)  # in their order the most different ones
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = min(shared, *(len(prompt) - 1 for prompt in prompts))
+    return shared if shared >= SHARED_TOKENS else 0
 
 
 def _left_pad(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

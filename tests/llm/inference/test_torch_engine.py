@@ -10,7 +10,7 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference import Sampling, load_engine
-from headwater.llm.inference.torch_engine import sample
+from headwater.llm.inference.torch_engine import SHARED_TOKENS, sample
 from tests.llm.models import save_model, small_engine
 
 PROMPTS = [[7, 8, 9], [20, 21, 22, 23, 24, 25, 26], [50], [60, 61]]
@@ -66,6 +66,27 @@ def test_a_prompt_that_several_completions_share_is_read_once() -> None:
     both = engine.generate([PROMPTS[1]] * 2, Sampling(max_tokens=4), seeds=[1, 2])
     assert [one.ids for one in both] == [one.ids for one in alone]
     assert len({tuple(one.ids) for one in group}) > 1
+
+
+def test_a_beginning_that_all_prompts_share_is_read_once() -> None:
+    engine = small_engine()
+    beginning = list(range(5, 5 + SHARED_TOKENS))
+    prompts = [beginning + rest for rest in ([30], [40, 41, 42], [40, 50])]
+    alone = [engine.generate([prompt], Sampling(max_tokens=6, temperature=0))[0] for prompt in prompts]
+    read: list[tuple[int, ...]] = []
+    hook = engine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    together = engine.generate(prompts, Sampling(max_tokens=6, temperature=0))
+    hook.remove()
+    assert read[:2] == [(1, SHARED_TOKENS), (3, 3)]
+    for one, other in zip(together, alone, strict=True):
+        assert one.ids == other.ids
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-4)
+    longer = [beginning, [*beginning, 30]]  # one prompt is the beginning of another
+    assert [c.ids for c in engine.generate(longer, Sampling(max_tokens=4, temperature=0))] == [
+        engine.generate([prompt], Sampling(max_tokens=4, temperature=0))[0].ids for prompt in longer
+    ]
 
 
 def test_sampling_does_not_depend_on_what_else_is_in_the_batch() -> None:
