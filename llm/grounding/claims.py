@@ -24,7 +24,7 @@ _NOT_ALONE = re.compile(
     re.IGNORECASE,
 )
 _UNFIT = re.compile(
-    r"[\"“”|@#{}<>\[\]*_~=…?!]|https?:|www\.|\.\.|\b(?:I|we|my|our|you|your|us)\b|^[A-Z ,.'-]{12,}"
+    r"[\"“”|@#{}<>\[\]*_~=…?!\ufffd]|https?:|www\.|\.\.|\b(?:I|we|my|our|you|your|us)\b|^[A-Z ,.'-]{12,}"
 )
 _HEADS = (
     re.compile(r"^[A-Z][A-Z .,/'-]{2,30}(?:\([^)]{2,30}\))?\s*[-–—:]+\s+"),  # LONDON (Reuters) -

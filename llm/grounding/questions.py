@@ -11,7 +11,7 @@ import re
 from headwater.llm.grounding.agreement import fabricated
 from headwater.llm.grounding.cite import support
 from headwater.llm.grounding.passages import Passage
-from headwater.llm.grounding.sentences import content_stems
+from headwater.llm.grounding.sentences import FUNCTION_WORDS, content_stems
 
 Messages = list[dict[str, str]]
 
@@ -24,7 +24,10 @@ _ASKS = re.compile(
     r"^(?:(?:in|at|on|for|from|to|by|with) )?(?:what|who|whom|whose|when|where|which|why|how)\b",
     re.IGNORECASE,
 )
-_NAME = re.compile(r"^(?:The )?((?:[A-Z][\w-]+ ){1,3}[A-Z][\w-]+)(?![\w'’-])")
+_NAME = re.compile(
+    r"^(?:The )?((?:[A-Z][\w-]+ ){1,3}[A-Z][\w-]+)"
+    r" (?:has|have|had|is|are|was|were|will|would|can|could|may|must|said|says|told|also|[a-z]+ed)\b"
+)
 _ASK = "Write a short question that the sentence answers."
 _REPHRASE = "Say the sentence in other words. Keep its names and numbers."
 _BRIDGE = "The council voted on Tuesday to rebuild the old bridge near Leeds."
@@ -93,6 +96,8 @@ def is_good_rephrasing(text: str, passage: Passage, claim: str) -> bool:
 
 
 def opening_name(claim: str) -> str:
-    """The name of two to four words that a claim begins with; empty if there is none."""
+    """The name of two to four words before the verb that a claim begins with; empty if there is none."""
     found = _NAME.match(claim)
-    return found.group(1) if found else ""
+    if found is None or any(word.lower() in FUNCTION_WORDS for word in found.group(1).split()):
+        return ""
+    return found.group(1)
