@@ -12,6 +12,12 @@ from headwater.llm.grounding.passages import Passage
 
 NOTHING_FOUND = "I found nothing about this in my sources."
 INSTRUCTION = "Answer the question from these sources."
+FULL_INSTRUCTION = (
+    "Answer the question in one short sentence, only from the numbered sources. End the sentence with the "
+    "number of its source in brackets, such as [1]. If the sources do not answer the question, say only: "
+    + NOTHING_FOUND
+)
+"""For a model that was not trained on the format."""
 _HEAD = re.compile(r"(?:^|\n\n)\[(\d+)\] (.*)\n")
 
 
@@ -36,8 +42,10 @@ def read_numbered(text: str) -> list[Passage]:
     ]
 
 
-def with_sources(messages: Sequence[Mapping[str, str]], passages: Sequence[Passage]) -> list[dict[str, str]]:
+def with_sources(
+    messages: Sequence[Mapping[str, str]], passages: Sequence[Passage], instruction: str = INSTRUCTION
+) -> list[dict[str, str]]:
     """The messages, with the passages, numbered from 1, put before the last one's text."""
     *before, last = messages
-    content = f"{INSTRUCTION}\n\n{numbered(passages)}\n\n{last['content']}"
+    content = f"{instruction}\n\n{numbered(passages)}\n\n{last['content']}"
     return [*map(dict, before), {"role": last["role"], "content": content}]

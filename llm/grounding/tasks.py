@@ -14,9 +14,9 @@ import numpy as np
 
 from headwater.llm.grounding.cite import support
 from headwater.llm.grounding.claims import claim_spans, shortened
-from headwater.llm.grounding.measures import is_refusal
+from headwater.llm.grounding.measures import Interval, is_refusal, measure, summary
 from headwater.llm.grounding.passages import Passage, passage_spans
-from headwater.llm.grounding.prompt import NOTHING_FOUND, with_sources
+from headwater.llm.grounding.prompt import INSTRUCTION, NOTHING_FOUND, with_sources
 from headwater.llm.grounding.sentences import content_stems
 
 KNOWN_WORDS = 0.75
@@ -46,8 +46,8 @@ class GroundedTask:
     def answerable(self) -> bool:
         return not is_refusal(self.answer)
 
-    def prompt(self) -> list[dict[str, str]]:
-        return with_sources([{"role": "user", "content": self.question}], self.passages)
+    def prompt(self, instruction: str = INSTRUCTION) -> list[dict[str, str]]:
+        return with_sources([{"role": "user", "content": self.question}], self.passages, instruction)
 
     def record(self) -> dict[str, Any]:
         """As a JSON object: `messages` (prompt and answer), and the task's own fields."""
@@ -103,3 +103,9 @@ def unanswerable_task(
     if len(others) < count or len(asked & known) > KNOWN_WORDS * len(asked):
         return None
     return GroundedTask(question, tuple(others), NOTHING_FOUND, own.document_id, kind)
+
+
+def measure_answers(tasks: Sequence[GroundedTask], answers: Sequence[str]) -> dict[str, Interval]:
+    """The measures of `measures.summary` for one answer to each task."""
+    measured = [measure(t.question, a, t.passages) for t, a in zip(tasks, answers, strict=True)]
+    return summary(measured, [task.answerable for task in tasks])

@@ -15,6 +15,7 @@ from headwater.llm.grounding.tasks import (
     GroundedTask,
     answerable_task,
     claims_of,
+    measure_answers,
     unanswerable_task,
 )
 
@@ -86,3 +87,22 @@ def test_a_task_is_read_back_from_its_record(claims: list[Claim]) -> None:
     assert record["messages"][-1] == {"role": "assistant", "content": task.answer}
     content = record["messages"][0]["content"]
     assert content.endswith(QUESTION) and all(p.text in content for p in task.passages)
+
+
+def test_reference_answers_have_perfect_measures_and_other_answers_have_not(claims: list[Claim]) -> None:
+    first = answerable_task(claims[0], QUESTION, "written", FOUND, 3, np.random.default_rng(0))
+    silent = unanswerable_task(claims[0], QUESTION, "written", FOUND, 2)
+    assert silent is not None
+    own = {
+        name: i.value for name, i in measure_answers([first, silent], [first.answer, silent.answer]).items()
+    }
+    assert own.pop("words") == len(first.answer.split()) - 1
+    assert own == {
+        "citation_recall": 1,
+        "citation_precision": 1,
+        "fabricated": 0,
+        "refused_unanswerable": 1,
+        "refused_answerable": 0,
+    }
+    wrong = measure_answers([first, silent], [silent.answer, first.answer])
+    assert (wrong["refused_unanswerable"].value, wrong["refused_answerable"].value) == (0, 1)
