@@ -8,6 +8,7 @@ paraphrase can count as unsupported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,20 +126,23 @@ class Interval:
     count: int
 
 
+NO_ANSWERS = Interval(math.nan, math.nan, math.nan, 0)
+
+
 def wilson(hits: int, count: int) -> Interval:
     """A share with Wilson's score interval (Wilson 1927)."""
     if count == 0:
-        return Interval(*[float("nan")] * 3, 0)
+        return NO_ANSWERS
     share, square = hits / count, Z * Z / count
     middle = (share + square / 2) / (1 + square)
     half = Z / (1 + square) * (share * (1 - share) / count + square / (4 * count)) ** 0.5
-    return Interval(share, middle - half, middle + half, count)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), count)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
     """A mean with its percentile bootstrap interval over `RESAMPLES` resamples."""
     if not values:
-        return Interval(*[float("nan")] * 3, 0)
+        return NO_ANSWERS
     data = np.asarray(values, float)
     drawn = np.random.default_rng(seed).integers(len(data), size=(RESAMPLES, len(data)))
     low, high = np.percentile(data[drawn].mean(axis=1), (2.5, 97.5))
