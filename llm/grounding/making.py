@@ -15,9 +15,9 @@ from headwater.llm.grounding.questions import (
     Messages,
     is_good_question,
     is_good_rephrasing,
-    opening_name,
     question_prompt,
     rephrase_prompt,
+    rule_question,
 )
 from headwater.llm.grounding.sentences import content_stems
 from headwater.llm.grounding.tasks import (
@@ -28,8 +28,8 @@ from headwater.llm.grounding.tasks import (
     unanswerable_task,
 )
 
-KINDS = {"written": 0.6, "headline": 0.25, "name": 0.15}
-"""Wanted shares of the kinds of questions: written by the model, about the headline, about a name."""
+KINDS = {"written": 0.4, "headline": 0.3, "rule": 0.3}
+"""Wanted shares of the kinds of questions: written by the model, about the headline, made by a rule."""
 CLAIMS_PER_DOCUMENT = 2
 SPARE = 1.7
 """Claims per wanted task: some get no question, and some no passages without an answer."""
@@ -67,8 +67,10 @@ def make_tasks(
     claims = _choose_claims(documents, wanted, random)
     counts: Counter[str] = Counter(claims=len(claims))
     written = [_first_line(text) for text in write([question_prompt(claim.text) for claim in claims])]
-    asked = [_questions(claim, text) for claim, text in zip(claims, written, strict=True)]
-    counts["questions_refused"] = sum("written" not in questions for questions in asked)
+    both = [(claim, _questions(claim, text)) for claim, text in zip(claims, written, strict=True)]
+    counts["questions_refused"] = sum("written" not in questions for _, questions in both)
+    both = [(claim, questions) for claim, questions in both if questions]
+    claims, asked = [claim for claim, _ in both], [questions for _, questions in both]
     if wanted.rephrase:
         claims = _rephrased(claims, write, counts)
     tasks: list[GroundedTask] = []
@@ -76,8 +78,6 @@ def make_tasks(
     for claim, questions in zip(claims, asked, strict=True):
         if len(tasks) == wanted.tasks:
             break
-        if not questions:
-            continue
         kind = min(questions, key=lambda name: made[name] / KINDS[name])
         silent = made["unanswerable"] < round(wanted.unanswerable * (len(tasks) + 1))
         task = _task(claim, questions[kind], kind, search, silent, wanted, random)
@@ -115,8 +115,8 @@ def _questions(claim: Claim, written: str) -> dict[str, str]:
     title = claim.passage.title
     if len(content_stems(title) & content_stems(claim.text)) >= IN_HEADLINE:
         found["headline"] = question_about(title)
-    if name := opening_name(claim.text):
-        found["name"] = question_about(name)
+    if question := rule_question(claim.text):
+        found["rule"] = question
     return found
 
 

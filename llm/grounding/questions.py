@@ -25,9 +25,19 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(
-    r"^(?:The )?((?:[A-Z][\w-]+ ){1,3}[A-Z][\w-]+)"
-    r" (?:has|have|had|is|are|was|were|will|would|can|could|may|must|said|says|told|also|[a-z]+ed)\b"
+    r"^(The )?((?:[A-Z][\w-]+ ){1,3}[A-Z][\w-]+) (?:also )?"
+    r"(has|have|had|is|are|was|were|will|would|can|could|may|must|said|says|told|[a-z]+ed)\b"
 )
+_COUNT = re.compile(
+    r"^(?:about |at least |more than |nearly |almost |some |up to |around )?"
+    r"(?:\d[\d,.]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:dozen|hundred|thousand)s of)"
+    r"(?: (?:million|billion|hundred|thousand|percent of))? "
+    r"((?:[a-z-]+ ){0,2}(?:[a-z]+s|people|men|women|children) (?:were|are|have|had|will)\b[^,]{8,70}?)"
+    r"(?: when| after| as| while| since| according|,|\.)",
+    re.IGNORECASE,
+)
+_SAYING = frozenset({"said", "says", "told"})
+_BEING = frozenset({"has", "have", "had", "is", "are", "was", "were"})
 _ASK = "Write a short question that the sentence answers."
 _REPHRASE = "Say the sentence in other words. Keep its names and numbers."
 _BRIDGE = "The council voted on Tuesday to rebuild the old bridge near Leeds."
@@ -95,9 +105,18 @@ def is_good_rephrasing(text: str, passage: Passage, claim: str) -> bool:
     )
 
 
-def opening_name(claim: str) -> str:
-    """The name of two to four words before the verb that a claim begins with; empty if there is none."""
+def rule_question(claim: str) -> str:
+    """A question about the number or the name that a claim begins with; empty if there is none.
+
+    A name has two to four words and stands before the verb.
+    """
+    if counted := _COUNT.match(claim):
+        return f"How many {counted.group(1)}?"
     found = _NAME.match(claim)
-    if found is None or any(word.lower() in FUNCTION_WORDS for word in found.group(1).split()):
+    if found is None or any(word.lower() in FUNCTION_WORDS for word in found.group(2).split()):
         return ""
-    return found.group(1)
+    article, name, verb = found.groups(default="")
+    name = article.lower() + name
+    if verb in _SAYING:
+        return f"What did {name} say?"
+    return f"What is known about {name}?" if verb in _BEING else f"What is the news about {name}?"

@@ -8,9 +8,9 @@ from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.questions import (
     is_good_question,
     is_good_rephrasing,
-    opening_name,
     question_prompt,
     rephrase_prompt,
+    rule_question,
 )
 
 TEXT = "Lisa Brown, the mayor of Leeds, promised 12 new buses for the city by March. It rained on Monday."
@@ -64,16 +64,25 @@ def test_rephrasings_are_kept_only_if_the_passage_supports_them(text: str, good:
 
 
 @pytest.mark.parametrize(
-    ("claim", "name"),
+    ("claim", "question"),
     [
-        (CLAIM, "Lisa Brown"),
-        ("The White House said on Monday that it would reply.", "White House"),
+        (CLAIM, "What is the news about Lisa Brown?"),
+        ("The White House said on Monday that it would reply.", "What did the White House say?"),
+        ("Anna Maria Lopez was the first nurse in Leeds.", "What is known about Anna Maria Lopez?"),
         ("Leeds has 12 new buses.", ""),
         ("Lisa Brown's buses run in Leeds.", ""),
         ("While President Brown was away, the city bought buses.", ""),
         ("South Asian governments have bought buses.", ""),
-        ("Anna Maria Lopez visited Leeds.", "Anna Maria Lopez"),
+        (
+            "Seven people were arrested outside the office when a van was blocked.",
+            "How many people were arrested outside the office?",
+        ),
+        (
+            "At least 500 million old accounts have been opened by the bank, police said.",
+            "How many old accounts have been opened by the bank?",
+        ),
+        ("Seven is a number that people like.", ""),
     ],
 )
-def test_the_opening_name_has_at_least_two_words(claim: str, name: str) -> None:
-    assert opening_name(claim) == name
+def test_rules_ask_for_the_number_or_name_at_the_beginning(claim: str, question: str) -> None:
+    assert rule_question(claim) == question
