@@ -13,10 +13,10 @@ from headwater.llm.examples.conversations import clean_title, question_about
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.questions import (
     Messages,
-    is_good_question,
-    is_good_rephrasing,
+    question_fault,
     question_prompt,
     rephrase_prompt,
+    rephrasing_fault,
     rule_question,
 )
 from headwater.llm.grounding.sentences import content_stems
@@ -62,13 +62,16 @@ class Wanted:
 def make_tasks(
     documents: Iterable[Mapping[str, Any]], search: Search, write: Write, wanted: Wanted
 ) -> tuple[list[GroundedTask], dict[str, int]]:
-    """The tasks, and counts of what was made and refused. Deterministic for equal arguments."""
+    """The tasks, and counts of what was made, by kind, and refused, by reason.
+
+    Deterministic for equal arguments.
+    """
     random = np.random.default_rng(wanted.seed)
     claims = _choose_claims(documents, wanted, random)
     counts: Counter[str] = Counter(claims=len(claims))
     written = [_first_line(text) for text in write([question_prompt(claim.text) for claim in claims])]
-    both = [(claim, _questions(claim, text)) for claim, text in zip(claims, written, strict=True)]
-    counts["questions_refused"] = sum("written" not in questions for _, questions in both)
+    both = [(claim, _questions(claim, text, counts)) for claim, text in zip(claims, written, strict=True)]
+    counts["without_question"] = sum(not questions for _, questions in both)
     both = [(claim, questions) for claim, questions in both if questions]
     claims, asked = [claim for claim, _ in both], [questions for _, questions in both]
     if wanted.rephrase:
@@ -82,7 +85,7 @@ def make_tasks(
         silent = made["unanswerable"] < round(wanted.unanswerable * (len(tasks) + 1))
         task = _task(claim, questions[kind], kind, search, silent, wanted, random)
         if task is None:
-            counts["unanswerable_refused"] += 1
+            counts["unanswerable refused"] += 1
             continue
         made.update([kind, *([] if task.answerable else ["unanswerable"])])
         tasks.append(task)
@@ -94,8 +97,7 @@ def _choose_claims(
 ) -> list[Claim]:
     claims: list[Claim] = []
     for document in documents:
-        title = clean_title(document["title"] or "", document["url"] or "")
-        found = claims_of(document, title, wanted.passage_words, wanted.overlap_words)
+        found = claims_of(document, wanted.passage_words, wanted.overlap_words)
         order = random.permutation(len(found))[:CLAIMS_PER_DOCUMENT]
         claims += [found[i] for i in sorted(order)]
         if len(claims) >= SPARE * wanted.tasks:
@@ -107,12 +109,14 @@ def _first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def _questions(claim: Claim, written: str) -> dict[str, str]:
+def _questions(claim: Claim, written: str, counts: Counter[str]) -> dict[str, str]:
     """The questions that a claim answers, by kind."""
     found = {}
-    if is_good_question(written, claim.passage, claim.text):
+    if fault := question_fault(written, claim.passage, claim.text):
+        counts[f"question refused: {fault}"] += 1
+    else:
         found["written"] = written
-    title = claim.passage.title
+    title = clean_title(claim.passage.title, claim.passage.url)
     if len(content_stems(title) & content_stems(claim.text)) >= IN_HEADLINE:
         found["headline"] = question_about(title)
     if question := rule_question(claim.text):
@@ -125,9 +129,9 @@ def _rephrased(claims: list[Claim], write: Write, counts: Counter[str]) -> list[
     texts = [_first_line(text) for text in write([rephrase_prompt(claim.text) for claim in claims])]
     found = []
     for claim, text in zip(claims, texts, strict=True):
-        right = is_good_rephrasing(text, claim.passage, claim.text)
-        counts["rephrased"] += right
-        found.append(replace(claim, text=text) if right else claim)
+        fault = rephrasing_fault(text, claim.passage, claim.text)
+        counts[f"rephrasing refused: {fault}" if fault else "rephrased"] += 1
+        found.append(claim if fault else replace(claim, text=text))
     return found
 
 

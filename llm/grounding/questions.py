@@ -72,37 +72,35 @@ def _few_shot(task: str, examples: tuple[tuple[str, str], ...], claim: str) -> M
     return [*messages, {"role": "user", "content": f"{task}\nSentence: {claim}"}]
 
 
-def is_good_question(question: str, passage: Passage, claim: str) -> bool:
-    """Whether a written question is one, is about the passage, names something, and is left open without the
-    claim."""
+def question_fault(question: str, passage: Passage, claim: str) -> str:
+    """Why a written question is refused; empty if it is one, is about the passage, names something, and is
+    left open without the claim."""
     low, high = QUESTION_WORDS
     words = content_stems(question)
     own, known = content_stems(claim), content_stems(f"{passage.title} {passage.text}")
-    return (
-        question.endswith("?")
-        and question.count("?") == 1
-        and "\n" not in question
-        and _ASKS.match(question) is not None
-        and low <= len(question.split()) <= high
-        and any(word[0].isupper() for word in question.split()[1:])
-        and not fabricated(question, [passage.title, passage.text])
-        and len(words & known) >= IN_PASSAGE * len(words)
-        and len(words & own) >= SHARED
-        and len(own - words) >= SHARED
-    )
+    if not question.endswith("?") or question.count("?") > 1 or not _ASKS.match(question):
+        return "no question"
+    if not low <= len(question.split()) <= high:
+        return "length"
+    if not any(word[0].isupper() for word in question.split()[1:]):
+        return "names nothing"
+    if fabricated(question, [passage.title, passage.text]) or len(words & known) < IN_PASSAGE * len(words):
+        return "not of the passage"
+    if len(words & own) < SHARED:
+        return "not of the claim"
+    return "tells the claim" if len(own - words) < SHARED else ""
 
 
-def is_good_rephrasing(text: str, passage: Passage, claim: str) -> bool:
-    """Whether another wording of a claim is one sentence that its passage supports, with no name or number of
-    its own."""
-    return (
-        text != claim
-        and text.endswith(".")
-        and "\n" not in text
-        and len(text.split()) <= len(claim.split()) + 4
-        and support(text, [passage]) is not None
-        and not fabricated(text, [passage.title, passage.text])
-    )
+def rephrasing_fault(text: str, passage: Passage, claim: str) -> str:
+    """Why another wording of a claim is refused; empty if it is one sentence that its passage supports, with
+    no name or number of its own."""
+    if text == claim:
+        return "same words"
+    if not text.endswith(".") or len(text.split()) > len(claim.split()) + 4:
+        return "length"
+    if support(text, [passage]) is None:
+        return "unsupported"
+    return "fabricated" if fabricated(text, [passage.title, passage.text]) else ""
 
 
 def rule_question(claim: str) -> str:

@@ -6,17 +6,20 @@ unanswerable task those of the claim's document are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.examples.tasks import Task
 from headwater.llm.grounding.cite import support
 from headwater.llm.grounding.claims import claim_spans, shortened
 from headwater.llm.grounding.measures import Interval, is_refusal, measure, summary
 from headwater.llm.grounding.passages import Passage, passage_spans
-from headwater.llm.grounding.prompt import INSTRUCTION, NOTHING_FOUND, with_sources
+from headwater.llm.grounding.prompt import INSTRUCTION, NOTHING_FOUND, numbered, with_sources
 from headwater.llm.grounding.sentences import content_stems
 
 KNOWN_WORDS = 0.75
@@ -49,6 +52,10 @@ class GroundedTask:
     def prompt(self, instruction: str = INSTRUCTION) -> list[dict[str, str]]:
         return with_sources([{"role": "user", "content": self.question}], self.passages, instruction)
 
+    def as_prompt(self) -> Task:
+        """For reinforcement learning: the answer as its reference, the passages as its context."""
+        return Task(self.document_id, self.prompt(), self.answer, numbered(self.passages))
+
     def record(self) -> dict[str, Any]:
         """As a JSON object: `messages` (prompt and answer), and the task's own fields."""
         messages = [*self.prompt(), {"role": "assistant", "content": self.answer}]
@@ -61,12 +68,12 @@ class GroundedTask:
         return cls(passages=passages, **fields)
 
 
-def claims_of(document: Mapping[str, Any], title: str, words: int, overlap: int) -> list[Claim]:
+def claims_of(document: Mapping[str, Any], words: int, overlap: int) -> list[Claim]:
     """The claims of a document's passages, those of `passage_spans(text, words, overlap)`.
 
     A sentence in two passages is a claim of the first.
     """
-    text = document["text"] or ""
+    title, text = document["title"] or "", document["text"] or ""
     found, seen = [], set()
     for start, end in passage_spans(text, words, overlap):
         passage = Passage(document["id"], document["url"] or "", title, text[start:end], start, end)
@@ -95,7 +102,9 @@ def unanswerable_task(
 ) -> GroundedTask | None:
     """The best passages found in other documents; None if these are too few or may answer the question."""
     own = claim.passage
-    same = {p.document_id for p in found if p.title == own.title or (p.url and p.url == own.url)}
+    same = {
+        p.document_id for p in found if (own.title and p.title == own.title) or (own.url and p.url == own.url)
+    }
     others = [p for p in found if p.document_id not in same | {own.document_id}]
     others = [p for p in others if support(claim.text, [p]) is None][:count]
     asked = content_stems(question)
@@ -109,3 +118,17 @@ def measure_answers(tasks: Sequence[GroundedTask], answers: Sequence[str]) -> di
     """The measures of `measures.summary` for one answer to each task."""
     measured = [measure(t.question, a, t.passages) for t, a in zip(tasks, answers, strict=True)]
     return summary(measured, [task.answerable for task in tasks])
+
+
+def write_tasks(
+    artifact: Artifact, split: Literal["train", "heldout"], tasks: Iterable[GroundedTask]
+) -> None:
+    """Write `<split>.jsonl`: one `GroundedTask.record` a line."""
+    lines = [json.dumps(task.record(), ensure_ascii=False) for task in tasks]
+    artifact.write_bytes(f"{split}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_tasks(artifact: Artifact, split: Literal["train", "heldout"]) -> list[GroundedTask]:
+    """The tasks that `write_tasks` wrote, in order."""
+    lines = artifact.read_bytes(f"{split}.jsonl").decode().split("\n")
+    return [GroundedTask.read(json.loads(line)) for line in lines if line]

@@ -6,10 +6,10 @@ import pytest
 
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.questions import (
-    is_good_question,
-    is_good_rephrasing,
+    question_fault,
     question_prompt,
     rephrase_prompt,
+    rephrasing_fault,
     rule_question,
 )
 
@@ -25,42 +25,42 @@ def test_prompts_are_examples_and_end_with_the_claim(prompt: list[dict[str, str]
 
 
 @pytest.mark.parametrize(
-    ("question", "good"),
+    ("question", "fault"),
     [
-        ("How many new buses did Lisa Brown promise?", True),
-        ("By when did Lisa Brown promise the buses?", True),
-        ("Did Lisa Brown promise 12 new buses?", False),  # yes or no
-        ("How many new buses did Lisa Brown promise", False),
-        ("How many buses? By when did Lisa Brown promise?", False),
-        ("Who promised buses?", False),  # too short
-        ("How many new buses did she promise the city?", False),  # names nothing
-        ("How many new buses did Lisa Green promise?", False),  # another name
-        ("How many new trams did Lisa Brown buy in France?", False),
-        ("What was the weather in Leeds on Monday?", False),  # the claim does not answer it
-        ("Who said Lisa Brown promised 12 new buses for the city by March?", False),  # nothing left to say
+        ("How many new buses did Lisa Brown promise?", ""),
+        ("By when did Lisa Brown promise the buses?", ""),
+        ("Did Lisa Brown promise 12 new buses?", "no question"),
+        ("How many new buses did Lisa Brown promise", "no question"),
+        ("How many buses? By when did Lisa Brown promise?", "no question"),
+        ("Who promised buses?", "length"),
+        ("How many new buses did she promise the city?", "names nothing"),
+        ("How many new buses did Lisa Green promise?", "not of the passage"),
+        ("How many new trams did Lisa Brown buy in France?", "not of the passage"),
+        ("Where in Leeds has it rained on Monday?", "not of the claim"),
+        ("Who said Lisa Brown promised 12 new buses for the city by March?", "tells the claim"),
     ],
 )
-def test_written_questions_are_kept_only_if_the_claim_answers_them(question: str, good: bool) -> None:
-    assert is_good_question(question, PASSAGE, CLAIM) is good
+def test_written_questions_are_kept_only_if_the_claim_answers_them(question: str, fault: str) -> None:
+    assert question_fault(question, PASSAGE, CLAIM) == fault
 
 
 @pytest.mark.parametrize(
-    ("text", "good"),
+    ("text", "fault"),
     [
-        ("The city was promised 12 new buses by March, by Lisa Brown.", True),
-        (CLAIM, False),
-        ("Lisa Brown promised 14 new buses for the city by March", False),
-        ("Lisa Brown promised 14 new buses for the city by March.", False),
-        ("Lisa Brown did not promise 12 new buses for the city by March.", False),
-        ("Anna Brown promised 12 new buses for the city by March.", False),
+        ("The city was promised 12 new buses by March, by Lisa Brown.", ""),
+        (CLAIM, "same words"),
+        ("Lisa Brown promised 14 new buses for the city by March", "length"),
+        ("Lisa Brown promised 14 new buses for the city by March.", "unsupported"),
+        ("Lisa Brown did not promise 12 new buses for the city by March.", "unsupported"),
+        ("Anna Brown promised 12 new buses for the city by March.", "unsupported"),
         (
             "Buses were promised, and then a great many other things happened in the city of Leeds by March.",
-            False,
+            "length",
         ),
     ],
 )
-def test_rephrasings_are_kept_only_if_the_passage_supports_them(text: str, good: bool) -> None:
-    assert is_good_rephrasing(text, PASSAGE, CLAIM) is good
+def test_rephrasings_are_kept_only_if_the_passage_supports_them(text: str, fault: str) -> None:
+    assert rephrasing_fault(text, PASSAGE, CLAIM) == fault
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.grounding.measures import measure
 from headwater.llm.grounding.passages import Passage
-from headwater.llm.grounding.prompt import NOTHING_FOUND
+from headwater.llm.grounding.prompt import NOTHING_FOUND, read_numbered
 from headwater.llm.grounding.tasks import (
     Claim,
     GroundedTask,
     answerable_task,
     claims_of,
     measure_answers,
+    read_tasks,
     unanswerable_task,
+    write_tasks,
 )
 
 TEXT = (
@@ -24,7 +28,7 @@ TEXT = (
     "He was glad, and so was everyone in the town hall that night, after years of talks. "
     "Work on the bridge costs 12 million pounds and takes two years."
 )
-DOCUMENT = {"id": "bridge", "url": "https://news.example/bridge", "text": TEXT}
+DOCUMENT = {"id": "bridge", "url": "https://news.example/bridge", "title": "Bridge", "text": TEXT}
 QUESTION = "What did the council of Leeds vote to rebuild?"
 
 
@@ -42,7 +46,7 @@ FOUND = [
 
 @pytest.fixture
 def claims() -> list[Claim]:
-    return claims_of(DOCUMENT, "Bridge", 40, 20)
+    return claims_of(DOCUMENT, 40, 20)
 
 
 def test_claims_are_found_once_each_with_a_passage_of_the_document(claims: list[Claim]) -> None:
@@ -78,6 +82,25 @@ def test_no_task_is_unanswerable_if_its_passages_may_answer_it_or_are_too_few(cl
     assert unanswerable_task(claims[0], QUESTION, "written", [copy, *FOUND[1:2]], 2) is None
     near = passage("near", "The vote of the council of Leeds on what to rebuild comes on Friday.")
     assert unanswerable_task(claims[0], QUESTION, "written", [near, FOUND[1]], 2) is None
+
+
+def test_documents_without_titles_are_not_taken_for_one_document() -> None:
+    (claim, *_) = claims_of(DOCUMENT | {"title": "", "url": ""}, 40, 20)
+    others = [Passage(p.document_id, "", "", p.text, 0, len(p.text)) for p in FOUND[1:3]]
+    task = unanswerable_task(claim, QUESTION, "written", others, 2)
+    assert task is not None and task.passages == tuple(others)
+
+
+def test_tasks_of_a_split_are_read_back_from_their_file(claims: list[Claim], tmp_path: Path) -> None:
+    odd = Passage("odd", "", "Two\u2028lines", "It is\na [1] text \u2013 with\x85signs.", 0, 30)
+    tasks = [answerable_task(claims[0], QUESTION, "rule", [odd], 2, np.random.default_rng(0))]
+    artifact = Artifact(str(tmp_path))
+    write_tasks(artifact, "train", tasks)
+    write_tasks(artifact, "heldout", [])
+    assert read_tasks(artifact, "train") == tasks and read_tasks(artifact, "heldout") == []
+    prompt = tasks[0].as_prompt()
+    assert [p.text for p in read_numbered(prompt.context)] == [p.text for p in tasks[0].passages]
+    assert prompt.reference == tasks[0].answer and prompt.prompt[-1]["content"].endswith(QUESTION)
 
 
 def test_a_task_is_read_back_from_its_record(claims: list[Claim]) -> None:
