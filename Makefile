@@ -11,7 +11,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 export DS_BUILD_OPS = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test test-rest test-all quick mutants lint docs docs-recipes format bench clean
+.PHONY: help install run assistant serve test test-rest test-all quick mutants lint docs docs-recipes format bench clean
 
 help:  ## List all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ install: $(VENV)/.installed  ## Create the virtual environment and install the p
 
 run: $(VENV)/.installed  ## Run the quickstart: from raw news pages to a cited answer
 	@$(BIN)/headwater run $(RECIPE)
+
+assistant: $(VENV)/.installed  ## Run the assistant: a small chat model learns to answer from sources
+	@$(BIN)/headwater run recipes/assistant.yaml
 
 serve: $(VENV)/.installed  ## Serve the model of `make run`, with a chat page
 	@$(BIN)/headwater serve $(RECIPE)

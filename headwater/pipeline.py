@@ -30,6 +30,7 @@ from headwater.llm.stages.reward import Reward
 from headwater.llm.stages.rl import Rl
 from headwater.llm.stages.sft import Sft
 from headwater.recipe import Recipe
+from headwater.serving.grounded import Grounded
 from headwater.serving.retrieval.index import Index
 
 STAGES: tuple[type[Stage[Any]], ...] = (
@@ -40,6 +41,7 @@ STAGES: tuple[type[Stage[Any]], ...] = (
     TrainTokenizer,
     Tokenize,
     Pretrain,
+    Grounded,
     Sft,
     Dpo,
     Reward,

@@ -32,6 +32,7 @@ from headwater.llm.model.dial import (
     learning_rate,
 )
 from headwater.llm.model.shape import ModelConfig
+from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
 from headwater.llm.stages.evaluate import EvaluateConfig
@@ -41,6 +42,7 @@ from headwater.llm.stages.rl import RlConfig
 from headwater.llm.stages.sft import SftConfig
 from headwater.sections import contradictions
 from headwater.serving.config import ServeConfig
+from headwater.serving.grounded import GroundedConfig
 from headwater.serving.retrieval.index import IndexConfig
 
 RECIPES = Path(__file__).resolve().parent / "data" / "recipes"
@@ -75,6 +77,8 @@ class Recipe(StageConfig):
     """Encode the documents for pretraining."""
     pretrain: PretrainConfig | None = None
     """Train a model on the documents: a new one, or the base."""
+    grounded: GroundedConfig | None = None
+    """Make questions with passages and cited answers from the documents, for sft, rl and evaluate."""
     sft: SftConfig | None = None
     """Fine-tune on conversations."""
     dpo: DpoConfig | None = None
@@ -219,7 +223,10 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
-    """A recipe in which a stage with data of one's own makes none from the corpus, unless asked for."""
+    """A recipe in which a stage with data of one's own makes none from the corpus, unless asked for.
+
+    With `grounded`, sft makes none from titles, and rl's tasks are scored by their citations.
+    """
     no_pairs = {"corpus_pairs": 0, "model_pairs": 0}
     made: dict[str, dict[str, Any]] = {"sft": {"make": []}, "dpo": no_pairs, "reward": no_pairs}
     changed = dict(raw)
@@ -227,6 +234,11 @@ def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
         section = raw.get(name)
         if isinstance(section, dict) and section.get("data"):
             changed[name] = nothing | section
+    if raw.get("grounded") is not None:
+        if isinstance(sft := raw.get("sft"), dict):
+            changed["sft"] = made["sft"] | sft
+        if isinstance(rl := raw.get("rl"), dict) and not rl.get("prompts"):
+            changed["rl"] = {"verifier": CITATIONS} | rl
     return changed
 
 

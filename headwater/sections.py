@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.pretrain import check_sharing
 
 
@@ -16,6 +17,9 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
     rl = sections.get("rl")
     if rl is not None and rl.verifier_name() is None and sections.get("reward") is None:
         return ["rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"]
+    if rl is not None and rl.verifier_name() == CITATIONS and (rl.prompts or not sections.get("grounded")):
+        fix = "add a section `grounded`, without `rl.prompts`, or choose another verifier"
+        return [f"`rl.verifier: {CITATIONS}` scores tasks with passages alone: {fix}"]
     tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
     if pretrain is None or sections.get("base") is not None:  # a base model has limits of its own
         return []

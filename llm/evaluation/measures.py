@@ -47,6 +47,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class GroundedTable:
+    """Measures of models on held-out tasks with passages."""
+
+    models: list[str]
+    rows: dict[str, list[str]]
+    """Measure → the value with its interval of each model."""
+    answerable: int
+    unanswerable: int
+    """Number of tasks of each kind."""
+
+
+@dataclass(frozen=True)
+class GroundedSample:
+    """One held-out question with its passages and each model's answer."""
+
+    question: str
+    passages: list[str]
+    answers: dict[str, str]
+    """Model → answer."""
+    reference: str
+
+
+@dataclass(frozen=True)
 class StageSummary:
     """One stage of the run, from its manifest."""
 
@@ -102,6 +125,8 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
     trained: str = "RL"
     """What lies between the two answers of a sample."""
+    grounded: GroundedTable | None = None
+    grounded_samples: list[GroundedSample] = field(default_factory=list)
     stages: list[StageSummary] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.llm.evaluation.measures import FunnelStep, Metric, Planned, Report, Sample, StageSummary
+from headwater.llm.evaluation.measures import (
+    FunnelStep,
+    GroundedSample,
+    GroundedTable,
+    Metric,
+    Planned,
+    Report,
+    Sample,
+    StageSummary,
+)
 
 MEANINGS = {
     "bits_per_byte": "Cross-entropy on the validation text in bits, per byte of UTF-8. Lower is better; "
@@ -34,6 +43,16 @@ MEANINGS = {
     "steps.",
     "documents_kept": "Documents left after cleaning.",
 }
+
+GROUNDED_METHOD = """\
+Held-out questions, each with numbered passages that a search found. Values are means or shares with 95 %
+intervals (bootstrap for means, Wilson's for shares of answers). Citation recall is the share of an answer's
+sentences that the passages cited in them support, citation precision the share of its citations that this
+support needs (ALCE, Gao et al. 2023). Both, and the words, are over the answers to answerable questions that
+do not refuse. Rules judge support, not a model: a passage must have 60 % of a sentence's content words, and
+agree with it in names, numbers, negations and subject. They know no synonyms, so a faithful paraphrase can
+count as unsupported. The reward and the check of training answers use the same rules. Fabricated is the share
+of answers that do not refuse and have a number or name that neither passages nor question have."""
 
 
 def write_report(folder: Path, report: Report) -> list[str]:
@@ -60,6 +79,9 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
         parts.append("\n".join(_inline(line) for line in report.summary))
     if report.metrics:
         parts += ["## Measures", _metrics_table(report.metrics)]
+    if report.grounded:
+        parts += ["## Answers from sources", GROUNDED_METHOD, _grounded_table(report.grounded)]
+        parts += [_grounded_sample(each) for each in report.grounded_samples]
     if report.funnel:
         parts.append("## Corpus")
         if "funnel" in plots:
@@ -95,6 +117,37 @@ def _metrics_table(metrics: Sequence[Metric]) -> str:
         meaning = metric.meaning or MEANINGS.get(metric.name, "")
         rows.append([metric.name.replace("_", " "), _figure(metric.value), against, meaning])
     return _table(["measure", "value", "against", "what it says"], rows, "lrll")
+
+
+def _grounded_table(table: GroundedTable) -> str:
+    counts = f"{table.answerable} answerable, {table.unanswerable} unanswerable questions"
+    rows = [[name, *values] for name, values in table.rows.items()]
+    return _table([counts, *table.models], rows, "l" + "r" * len(table.models))
+
+
+def _grounded_sample(sample: GroundedSample) -> str:
+    """A literal text block, as `_sample`."""
+    sources = [(f"[{number}]", text) for number, text in enumerate(sample.passages, start=1)]
+    return _literal(
+        [("question", sample.question), *sources, *sample.answers.items(), ("reference", sample.reference)]
+    )
+
+
+def _literal(lines: Sequence[tuple[str, str]]) -> str:
+    """(label, text) pairs as a fenced block that no text can leave; empty texts are left out."""
+    margin = max(len(label) for label, _ in lines) + 2
+    wrapped: list[str] = []
+    for label, text in lines:
+        if text:
+            shown = textwrap.shorten(text, 400, placeholder=" …")
+            wrapped += textwrap.wrap(
+                shown, 100, initial_indent=f"{label:<{margin}}", subsequent_indent=" " * margin
+            )
+    body = "\n".join(wrapped)
+    fence = "```"
+    while fence in body:
+        fence += "`"
+    return f"{fence}text\n{body}\n{fence}"
 
 
 def _funnel_table(funnel: Sequence[FunnelStep]) -> str:
@@ -140,19 +193,12 @@ def _sample(sample: Sample, trained: str) -> str:
         (f"after {trained}", sample.after, sample.after_reward),
         ("reference", sample.reference, None),
     ]
-    lines = []
-    margin = max(len(label) for label, _, _ in answers) + 2
-    for label, text, reward in answers:
-        if not text:
-            continue
-        heading = f"{label:<{margin}}" if reward is None else f"{label:<{margin}}(reward {reward:+.2f}) "
-        shown = textwrap.shorten(text, 400, placeholder=" …")
-        lines += textwrap.wrap(shown, 100, initial_indent=heading, subsequent_indent=" " * margin)
-    body = "\n".join(lines)
-    fence = "```"
-    while fence in body:
-        fence += "`"
-    return f"{fence}text\n{body}\n{fence}"
+    return _literal(
+        [
+            (label, text and (text if reward is None else f"(reward {reward:+.2f}) {text}"))
+            for label, text, reward in answers
+        ]
+    )
 
 
 def duration(seconds: float) -> str:

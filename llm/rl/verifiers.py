@@ -10,6 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 from headwater.llm.examples.tasks import Task
+from headwater.llm.grounding.prompt import read_numbered
+from headwater.llm.grounding.reward import reward
 from headwater.llm.inference.base import Completion
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -65,6 +67,24 @@ def exact(answer: str, completion: Completion, task: Task) -> float:
     return float(answer.casefold().split() == task.reference.casefold().split())
 
 
+def citations(answer: str, completion: Completion, task: Task) -> float:
+    """Score of an answer to a grounded task, 0 to 1, see `llm/grounding/reward.py`.
+
+    The task's context is its numbered passages, its prompt ends with the question after a blank line. An
+    answer that was cut off scores 0.
+    """
+    if completion.finish_reason != "stop":
+        return 0.0
+    question = task.prompt[-1]["content"].rpartition("\n\n")[2]
+    return reward(question, answer, read_numbered(task.context), task.reference)
+
+
 Verifier = Callable[[str, Completion, Task], float]
 HEADLINE = "headline"
-VERIFIERS: dict[str, Verifier] = {HEADLINE: headline, "number": number, "exact": exact}
+CITATIONS = "citations"
+VERIFIERS: dict[str, Verifier] = {
+    HEADLINE: headline,
+    "number": number,
+    "exact": exact,
+    CITATIONS: citations,
+}

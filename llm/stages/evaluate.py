@@ -16,13 +16,16 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.versions import recorded_versions
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
-from headwater.llm.evaluation import measures, report
+from headwater.llm.evaluation import grounded, measures, report
 from headwater.llm.examples.chat import decode_answer
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.tasks import Task
+from headwater.llm.grounding.prompt import FULL_INSTRUCTION
+from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.stages.metric_rows import metric_rows, metrics_of
 from headwater.llm.stages.models import MODELS, newest_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
@@ -41,6 +44,9 @@ SEED = 20_000_003
 SAMPLE_TOKENS = 128
 """Maximum tokens of an answer shown on the report card of a run without RL."""
 
+GROUNDED_SAMPLES = 10
+"""Questions with passages whose answers are on the report card."""
+
 
 class EvaluateConfig(StageConfig):
     """Settings of the final evaluation."""
@@ -53,6 +59,10 @@ class EvaluateConfig(StageConfig):
     """Held-out preference pairs of each kind for the reward model's accuracy."""
     samples: int = Field(8, ge=1)
     """Greedy answers shown on the report card."""
+    grounded_questions: int = Field(100, ge=0)
+    """Held-out tasks of the stage `grounded` that are measured and whose passages have an answer."""
+    unanswerable: int = Field(30, ge=0)
+    """The same, whose passages have none."""
 
 
 class Evaluate(Stage[EvaluateConfig]):
@@ -70,8 +80,10 @@ class Evaluate(Stage[EvaluateConfig]):
             "dpo",
             "reward",
             "rl",
+            "grounded",
         )
     )
+    off_fields = frozenset({"grounded_questions", "unanswerable"})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         rl = settings.get("rl")
@@ -94,7 +106,7 @@ class Evaluate(Stage[EvaluateConfig]):
         with session.progress("evaluate", 3 + len(bits_tasks), "measurements") as shown:
             measured: dict[str, Any] = {"bits_per_byte": {}}
             if "pretrain" in inputs:
-                measured["bits_per_byte"]["pretrain"] = _metrics(inputs["pretrain"])["bits_per_byte"]
+                measured["bits_per_byte"]["pretrain"] = metrics_of(inputs["pretrain"])["bits_per_byte"]
             for name, task in bits_tasks.items():
                 measured["bits_per_byte"][name] = ray.get(task)
                 shown.advance()
@@ -103,9 +115,12 @@ class Evaluate(Stage[EvaluateConfig]):
             answers = self._answers(inputs, session) if "rl" in inputs else {}
             samples = _samples(answers) if answers else self._fine_tuned_samples(inputs, session)
             shown.advance(2)
+        cited = self._grounded(inputs, session)
+        if cited:
+            measured["grounded"] = cited.metrics()
         measured |= {f"{when}_rl": answers[when]["means"] for when in answers}
         with output.create_folder("report") as folder:
-            report.write_report(folder, self._card(inputs, measured, samples))
+            report.write_report(folder, self._card(inputs, measured, samples, cited))
         if answers:
             means = [answers[when]["means"]["reward"] for when in ("before", "after")]
             session.say(f"reward on held-out prompts {means[0]:.3f} before RL, {means[1]:.3f} after")
@@ -146,6 +161,24 @@ class Evaluate(Stage[EvaluateConfig]):
             for when, (greedy, *sampled) in found.items()
         }
 
+    def _grounded(self, inputs: Mapping[str, Artifact], session: Session) -> grounded.Answered | None:
+        """Answers to held-out grounded tasks: by the first model with a full instruction and with that of
+        training, and by the newest one."""
+        if "grounded" not in inputs:
+            return None
+        tasks = read_tasks(inputs["grounded"], "heldout")
+        chosen = grounded.chosen(tasks, self.config.grounded_questions, self.config.unanswerable)
+        if not chosen:
+            return None
+        start = newest_model({name: inputs[name] for name in ("base", "pretrain") if name in inputs})
+        candidates = [
+            grounded.Candidate("good prompt", start, FULL_INSTRUCTION),
+            grounded.Candidate("before training", start),
+        ]
+        if (last := newest_model(inputs)) != start:
+            candidates.append(grounded.Candidate("after training", last))
+        return grounded.answer_tasks(session, chosen, candidates)
+
     def _fine_tuned_samples(self, inputs: Mapping[str, Artifact], session: Session) -> list[measures.Sample]:
         """Greedy answers to held-out prompts of fine-tuning, by the model it started from and the newest."""
         if "sft" not in inputs or not inputs["sft"].files("heldout", ".arrow"):
@@ -178,16 +211,20 @@ class Evaluate(Stage[EvaluateConfig]):
         ]
 
     def _card(
-        self, inputs: Mapping[str, Artifact], measured: dict[str, Any], samples: list[measures.Sample]
+        self,
+        inputs: Mapping[str, Artifact],
+        measured: dict[str, Any],
+        samples: list[measures.Sample],
+        cited: grounded.Answered | None,
     ) -> measures.Report:
         trained = ("pretrain", "sft", "reward", "rl")
         histories = {name: loop.read_history(inputs[name]) if name in inputs else [] for name in trained}
         manifests = [manifest for artifact in inputs.values() if (manifest := artifact.manifest())]
-        pretrain = _metrics(inputs["pretrain"]) if "pretrain" in inputs else {}
+        pretrain = metrics_of(inputs["pretrain"]) if "pretrain" in inputs else {}
         verifier = _rl_config(inputs["rl"]).verifier_name() if "rl" in inputs else None
         return measures.Report(
             title="Report card",
-            metrics=_metric_rows(inputs, measured),
+            metrics=metric_rows(inputs, measured, verified=verifier is not None),
             funnel=_funnel(inputs["clean"]) if "clean" in inputs else [],
             pretrain_loss=_points(histories["pretrain"], "loss"),
             pretrain_speed=_points(histories["pretrain"], "tokens_per_second"),
@@ -202,6 +239,8 @@ class Evaluate(Stage[EvaluateConfig]):
             rl_kl=_points(histories["rl"], "kl"),
             planned=[measures.Planned(**row) for row in pretrain.get("planned", [])],
             samples=samples,
+            grounded=cited.table() if cited else None,
+            grounded_samples=cited.samples(GROUNDED_SAMPLES) if cited else [],
             trained="RL" if "rl" in inputs else "fine-tuning",
             stages=[measures.StageSummary(m.stage, m.key, m.seconds, m.inputs) for m in manifests],
             machine={"system": platform.platform(), "processor": platform.machine()},
@@ -266,92 +305,6 @@ def _means(parts: list[Rollouts], rl: RlConfig) -> dict[str, float]:
     }
 
 
-def _metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> list[measures.Metric]:
-    found = {name: _metrics(artifact) for name, artifact in inputs.items()}
-    rows = []
-    if "clean" in found:
-        rows.append(measures.Metric("documents_kept", found["clean"].get("documents_kept")))
-    if "pretrain" in found:
-        rows += [
-            measures.Metric("parameters", found["pretrain"]["parameters"]),
-            measures.Metric("mfu", found["pretrain"].get("median_mfu")),
-        ]
-    elif "base" in found:
-        rows.append(measures.Metric("parameters", found["base"].get("parameters")))
-    rows += _bits_rows(found, measured["bits_per_byte"])
-    if "sft" in found:
-        rows.append(measures.Metric("heldout_loss", found["sft"].get("heldout_loss")))
-    rows += _dpo_rows(inputs)
-    rows += [
-        measures.Metric(
-            f"reward_accuracy ({kind})",
-            value,
-            meaning=report.MEANINGS["reward_accuracy"],
-            baseline=0.5,
-            baseline_name="a coin",
-        )
-        for kind, value in measured["reward_accuracy"].items()
-    ]
-    if "rl" in found:
-        rows += _rl_rows(_rl_config(inputs["rl"]), found, measured)
-    return rows
-
-
-def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
-    """Bits per byte of the first model that was measured, and of the last if it is another."""
-    rows = []
-    if "pretrain" in bits:
-        unigram = found["pretrain"]["unigram_bits_per_byte"]
-        against = (unigram, "unigram model") if "base" not in bits else (bits["base"], "base")
-        rows.append(measures.Metric("bits_per_byte", bits["pretrain"], "", *against))
-    elif "base" in bits:
-        rows.append(measures.Metric("bits_per_byte", bits["base"], baseline_name="base"))
-    if len(bits) > 1 and (last := [name for name in MODELS if name in bits][-1]) != "pretrain":
-        first = next(name for name in MODELS if name in bits and name != last)
-        rows.append(
-            measures.Metric(
-                f"bits_per_byte after {last}",
-                bits[last],
-                report.MEANINGS["bits_per_byte"],
-                bits[first],
-                first,
-            )
-        )
-    return rows
-
-
-def _rl_rows(
-    config: RlConfig, found: Mapping[str, dict[str, Any]], measured: dict[str, Any]
-) -> list[measures.Metric]:
-    kl = measures.Metric("kl", found["rl"]["kl"])
-    if "after_rl" not in measured:  # no prompt was held out
-        return [kl]
-    before, after = measured["before_rl"], measured["after_rl"]
-    shown = {"verifiable_reward": "verified"} if config.verifier_name() else {}
-    shown |= {"reward": "reward_model"} if "reward" in found else {}
-    rows = [
-        measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
-        for name, key in sorted(shown.items())
-    ]
-    rows.append(
-        measures.Metric(
-            "total reward",
-            after["reward"],
-            meaning="What RL maximises: the weighted sum of its rewards. The KL penalty is apart.",
-            baseline=before["reward"],
-            baseline_name="before RL",
-        )
-    )
-    return [*rows, kl]
-
-
-def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
-    if "dpo" not in inputs:
-        return []
-    accuracy = _metrics(inputs["dpo"]).get("heldout_accuracy")
-    return [measures.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
-
-
 def _funnel(clean: Artifact) -> list[measures.FunnelStep]:
     steps = clean.read_json("funnel.json")["steps"] if clean.exists("funnel.json") else []
     return [measures.FunnelStep(s["step"], s["documents_out"], s["reasons"]) for s in steps]
@@ -379,11 +332,6 @@ def _percentages(accuracies: dict[str, float]) -> str:
 
 def _points(history: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
     return [(record["step"], record[name]) for record in history if name in record]
-
-
-def _metrics(artifact: Artifact) -> dict[str, Any]:
-    manifest = artifact.manifest()
-    return manifest.metrics if manifest else {}
 
 
 def _rl_config(artifact: Artifact) -> RlConfig:

@@ -15,6 +15,8 @@ TALKING = ("sft", "dpo", "reward", "rl")
 FOLDER = "model"
 PRETRAINED = Input(("pretrain", "base"), what="a model to fine-tune")
 """Input of fine-tuning."""
+GROUNDED = Input(("grounded",), required=False)
+"""Input of stages that train on, or measure with, tasks made from passages."""
 FINE_TUNED = Input(("sft", "pretrain", "base"), what="a model")
 """Input of stages that learn from preferences."""
 

@@ -26,12 +26,13 @@ from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, 
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
+from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
 from headwater.llm.rl.advantages import ESTIMATORS
 from headwater.llm.rl.losses import ClippedPolicy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
+from headwater.llm.rl.verifiers import CITATIONS, HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
 from headwater.llm.stages.own_data import Skipped, check_files, report
@@ -40,6 +41,7 @@ from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneCo
 from headwater.llm.training.loop import TrainJob, Worker
 
 HELDOUT_SEED = 1 << 20
+SPLITS: tuple[Literal["train"], Literal["heldout"]] = ("train", "heldout")
 REWARD = Input(("reward",), required=False)
 
 
@@ -57,7 +59,7 @@ class RlConfig(FineTuneConfig):
     with `files`. A right answer beside a prompt is what a verifier compares with. A tenth is held out."""
     verifier: str | None = None
     """What scores an answer from 0 to 1, see `llm/rl/verifiers.py`. Default: `headline` for the headline
-    task, none for prompts of your own."""
+    task, `citations` for the tasks of a section `grounded`, none for prompts of your own."""
     batch: int = Field(64, ge=1)
     """Sampled answers per step: prompts × `group`."""
     group: int = Field(8, ge=2)
@@ -202,9 +204,9 @@ class Rl(Stage[RlConfig]):
 
     def needs(self) -> tuple[Input, ...]:
         what = "documents with titles: its task is to write their headlines"
-        documents = Input(("clean",), what=what, fix="give `rl.prompts`")
+        tasks = Input(("grounded", "clean"), what=what, fix="give `rl.prompts`")
         return (
-            *([] if self.config.prompts else [documents]),
+            *([] if self.config.prompts else [tasks]),
             TOKENIZER,
             FINE_TUNED,
             Input(("dpo",), required=False),
@@ -213,7 +215,7 @@ class Rl(Stage[RlConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and not self.config.prompts:
+        if "clean" in inputs and not self.config.prompts and self.config.verifier != CITATIONS:
             check_titles(inputs["clean"], self.name)
 
     def check(self) -> None:
@@ -285,8 +287,11 @@ def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list
     """The tasks of both splits, in a fixed order."""
     if config.prompts:
         return own_tasks(config.prompts)[0]
+    if "grounded" in inputs:
+        grounded = inputs["grounded"]
+        return {split: [t.as_prompt() for t in read_tasks(grounded, split)] for split in SPLITS}
     documents = list(iter_documents(inputs["clean"]))
-    return {split: list(headline_tasks(documents, split)) for split in ("train", "heldout")}
+    return {split: list(headline_tasks(documents, split)) for split in SPLITS}
 
 
 def own_tasks(sources: Sequence[DataSource]) -> tuple[dict[str, list[Task]], list[dict[str, Any]]]:

@@ -26,9 +26,10 @@ from headwater.llm.examples.encoded import EncodedExamples, Example, describe_ex
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
 from headwater.llm.examples.tasks import check_titles
+from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
-from headwater.llm.stages.models import PRETRAINED, check_base, newest_model
+from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_base, newest_model
 from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
@@ -55,7 +56,7 @@ class SftConfig(FineTuneConfig):
     """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
     """Kinds of conversations to make from the cleaned documents that are not held out. A recipe with `data`
-    makes none unless it asks for them."""
+    or a section `grounded` makes none unless it asks for them."""
     files: tuple[NonEmpty, ...] = ()
     """Additional files of `{"messages": […]}`: short for `data` with this format."""
     data: DataSources | None = None
@@ -66,17 +67,25 @@ class SftConfig(FineTuneConfig):
 
 
 class ConversationEncoder:
-    """Unit worker: encodes the conversations of one part of the corpus, or of one own file."""
+    """Unit worker: encodes the conversations of one part of the corpus, of one own file, or of the grounded
+    tasks of a split."""
 
     def __init__(
-        self, config: SftConfig, clean: Artifact | None, tokenizer: Folder, output: Artifact
+        self,
+        config: SftConfig,
+        clean: Artifact | None,
+        tokenizer: Folder,
+        output: Artifact,
+        grounded: Artifact | None = None,
     ) -> None:
-        self.config, self.clean, self.output = config, clean, output
+        self.config, self.clean, self.output, self.grounded = config, clean, output, grounded
         self.tokenizer = load_tokenizer(tokenizer.local())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         if "file" in unit:
             return self._own(unit)
+        if "grounded" in unit:
+            return self._grounded(unit["grounded"], unit["unit"])
         split: dict[str, list[Talk]] = {"train": [], "heldout": []}
         assert self.clean is not None, "only a corpus has parts"
         for document in iter_documents(self.clean, files=[unit["part"]]):
@@ -87,6 +96,14 @@ class ConversationEncoder:
             encoded = self._write(f"{name}/{unit['unit']}.arrow", talks)
             counts |= {name: len(encoded.kept), f"{name}_shortened": encoded.shortened}
         return counts
+
+    def _grounded(self, split: Literal["train", "heldout"], name: str) -> dict[str, Any]:
+        assert self.grounded is not None, "the unit is of this artifact"
+        tasks = read_tasks(self.grounded, split)
+        talks = [(task.document_id, task.record()["messages"]) for task in tasks]
+        encoded = self._write(f"{split}/{name}.arrow", talks)
+        counts = {"train": 0, "train_shortened": 0, "heldout": 0, "heldout_shortened": 0}
+        return counts | {split: len(encoded.kept), f"{split}_shortened": encoded.shortened}
 
     def _own(self, unit: dict[str, Any]) -> dict[str, Any]:
         """Encode one own file in chunks; what cannot be learnt from goes to `unread/`."""
@@ -191,7 +208,7 @@ class Sft(Stage[SftConfig]):
             what=f"documents to make conversations from (`sft.make: {list(self.config.make)}`)",
             fix="give conversations in `sft.data`",
         )
-        return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED)
+        return (*([documents] if self.config.make else []), TOKENIZER, PRETRAINED, GROUNDED)
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
@@ -219,13 +236,14 @@ class Sft(Stage[SftConfig]):
             session,
             output,
             "conversations",
-            list(_units(inputs.get("clean"), config)),
+            list(_units(inputs.get("clean"), config, inputs.get("grounded"))),
             ConversationEncoder,
             worker_args={
                 "config": config,
                 "clean": inputs.get("clean"),
                 "tokenizer": tokenizer,
                 "output": output,
+                "grounded": inputs.get("grounded"),
             },
         )
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
@@ -273,10 +291,14 @@ class Sft(Stage[SftConfig]):
         }
 
 
-def _units(clean: Artifact | None, config: SftConfig) -> Iterator[dict[str, Any]]:
+def _units(
+    clean: Artifact | None, config: SftConfig, grounded: Artifact | None = None
+) -> Iterator[dict[str, Any]]:
     if config.make and clean is not None:
         for part in kept_files(clean):
             yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
+    for split in ("train", "heldout") if grounded is not None else ():
+        yield {"unit": f"grounded-{split}", "grounded": split}
     for number, location in enumerate(config.files):
         yield {"unit": f"file-{number:05d}", "file": location}
     for number, file in enumerate(list_files(config.data or (), "sft.data")):

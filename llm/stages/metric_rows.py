@@ -1,0 +1,104 @@
+"""The report card's table of measures: what the stages of a run reported, and what evaluate measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.evaluation import measures, report
+from headwater.llm.stages.models import MODELS
+
+
+def metric_rows(
+    inputs: Mapping[str, Artifact], measured: dict[str, Any], *, verified: bool
+) -> list[measures.Metric]:
+    """`verified`: whether RL had a verifier."""
+    found = {name: metrics_of(artifact) for name, artifact in inputs.items()}
+    rows = []
+    if "clean" in found:
+        rows.append(measures.Metric("documents_kept", found["clean"].get("documents_kept")))
+    if "pretrain" in found:
+        rows += [
+            measures.Metric("parameters", found["pretrain"]["parameters"]),
+            measures.Metric("mfu", found["pretrain"].get("median_mfu")),
+        ]
+    elif "base" in found:
+        rows.append(measures.Metric("parameters", found["base"].get("parameters")))
+    rows += _bits_rows(found, measured["bits_per_byte"])
+    if "sft" in found:
+        rows.append(measures.Metric("heldout_loss", found["sft"].get("heldout_loss")))
+    rows += _dpo_rows(inputs)
+    rows += [
+        measures.Metric(
+            f"reward_accuracy ({kind})",
+            value,
+            meaning=report.MEANINGS["reward_accuracy"],
+            baseline=0.5,
+            baseline_name="a coin",
+        )
+        for kind, value in measured["reward_accuracy"].items()
+    ]
+    return rows + _rl_rows(found, measured, verified)
+
+
+def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
+    """Bits per byte of the first model that was measured, and of the last if it is another."""
+    rows = []
+    if "pretrain" in bits:
+        unigram = found["pretrain"]["unigram_bits_per_byte"]
+        against = (unigram, "unigram model") if "base" not in bits else (bits["base"], "base")
+        rows.append(measures.Metric("bits_per_byte", bits["pretrain"], "", *against))
+    elif "base" in bits:
+        rows.append(measures.Metric("bits_per_byte", bits["base"], baseline_name="base"))
+    if len(bits) > 1 and (last := [name for name in MODELS if name in bits][-1]) != "pretrain":
+        first = next(name for name in MODELS if name in bits and name != last)
+        rows.append(
+            measures.Metric(
+                f"bits_per_byte after {last}",
+                bits[last],
+                report.MEANINGS["bits_per_byte"],
+                bits[first],
+                first,
+            )
+        )
+    return rows
+
+
+def _rl_rows(
+    found: Mapping[str, dict[str, Any]], measured: dict[str, Any], verified: bool
+) -> list[measures.Metric]:
+    if "rl" not in found:
+        return []
+    kl = measures.Metric("kl", found["rl"]["kl"])
+    if "after_rl" not in measured:  # no prompt was held out
+        return [kl]
+    before, after = measured["before_rl"], measured["after_rl"]
+    shown = {"verifiable_reward": "verified"} if verified else {}
+    shown |= {"reward": "reward_model"} if "reward" in found else {}
+    rows = [
+        measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
+        for name, key in sorted(shown.items())
+    ]
+    rows.append(
+        measures.Metric(
+            "total reward",
+            after["reward"],
+            meaning="What RL maximises: the weighted sum of its rewards. The KL penalty is apart.",
+            baseline=before["reward"],
+            baseline_name="before RL",
+        )
+    )
+    return [*rows, kl]
+
+
+def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
+    if "dpo" not in inputs:
+        return []
+    accuracy = metrics_of(inputs["dpo"]).get("heldout_accuracy")
+    return [measures.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
+
+
+def metrics_of(artifact: Artifact) -> dict[str, Any]:
+    manifest = artifact.manifest()
+    return manifest.metrics if manifest else {}

@@ -1,0 +1,115 @@
+"""The recipe of the assistant with a tiny untrained base, and what its sections mean together."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.examples.conversations import split_of
+from headwater.llm.grounding.tasks import read_tasks
+from headwater.recipe import load, parse
+from tests.data_pipeline.corpora import article
+from tests.headwater.command import headwater
+from tests.llm.models import foreign_model
+
+STAGES = ["acquire", "clean", "index", "base", "grounded", "sft", "rl", "evaluate"]
+SMALL = {
+    "index.passage_words": 20,
+    "index.overlap_words": 2,
+    "grounded.tasks": 12,
+    "grounded.heldout_tasks": 4,
+    "grounded.max_new_tokens": 4,
+    "sft.steps": 2,
+    "sft.workers": 1,
+    "sft.max_length": 256,
+    "sft.precision": "fp32",
+    "rl.steps": 1,
+    "rl.batch": 8,
+    "rl.group": 4,
+    "rl.workers": 1,
+    "rl.rollout_workers": 1,
+    "rl.max_new_tokens": 4,
+    "rl.heldout_prompts": 2,
+    "rl.precision": "fp32",
+    "evaluate.grounded_questions": 2,
+    "evaluate.unanswerable": 1,
+    "evaluate.heldout_prompts": 2,
+}
+BASE = {"clean": {}, "index": {}, "base": {"model": "m"}, "name": "own"}
+SOURCES = {"acquire": {"sources": [{"kind": "folder", "paths": ["pages"]}]}}
+
+
+def metrics(store: Path, stage: str) -> tuple[dict[str, Any], set[str]]:
+    """Metrics and inputs of a store's one artifact of a stage."""
+    (path,) = store.glob(f"{stage}/*/manifest.json")
+    manifest = json.loads(path.read_text())
+    return manifest["metrics"], set(manifest["inputs"])
+
+
+def test_the_recipe_runs_through_every_stage_with_a_tiny_base(ray_cluster: None, tmp_path: Path) -> None:
+    texts = [article(n, sentences=5) for n in range(120)]
+    rows = [
+        {"text": text, "url": f"https://example.org/{n}", "title": " ".join(text.split()[:26])}
+        for n, text in enumerate(texts)
+    ]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = tmp_path / "store"
+    base = foreign_model(tmp_path / "base", "llama").path("model")
+    settings = SMALL | {
+        "store": store,
+        "acquire": json.dumps({"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "pages.jsonl")]}]}),
+        "base": json.dumps({"model": base}),
+        "question": '""',
+    }
+    overrides = [f"--set={key}={value}" for key, value in settings.items()]
+    for state in (r"\d+ s", "found"):
+        code, shown = headwater("run", "assistant", *overrides)
+        assert code == 0, shown
+        assert all(re.search(rf"{name} +{state}", shown) for name in STAGES), shown
+
+    (folder,) = (path.parent for path in store.glob("grounded/*/manifest.json"))
+    tasks = {split: read_tasks(Artifact(str(folder)), split) for split in ("train", "heldout")}  # type: ignore[arg-type]
+    assert {split: len(found) for split, found in tasks.items()} == {"train": 12, "heldout": 4}
+    for split, found in tasks.items():
+        assert {split_of(task.document_id) for task in found} == {split}
+        assert {task.answerable for task in found} == {True, False}
+    trained, inputs = metrics(store, "sft")
+    assert inputs == {"base", "grounded"}
+    assert (trained["conversations"], trained["heldout_conversations"]) == (12, 4)
+    assert metrics(store, "rl")[1] == {"base", "grounded", "sft"}
+    measured, _ = metrics(store, "evaluate")
+    assert list(measured["grounded"]) == ["good prompt", "before training", "after training"]
+    assert measured["grounded"]["after training"]["refused_unanswerable"]["count"] == 1
+    (card,) = store.glob("evaluate/*/report/report.md")
+    assert "## Answers from sources" in card.read_text()
+    assert "| 2 answerable, 1 unanswerable questions | good prompt | before training |" in card.read_text()
+
+
+def test_with_grounded_tasks_the_later_stages_take_no_titles() -> None:
+    sections = SOURCES | BASE | {"sft": {}, "rl": {"batch": 64}}
+    titles, grounded = parse(sections, "own"), parse(sections | {"grounded": {}}, "own")
+    assert titles.sft and grounded.sft and titles.rl and grounded.rl
+    assert titles.sft.make == ("headline", "passage") and grounded.sft.make == ()
+    assert (titles.rl.verifier, grounded.rl.verifier) == (None, "citations")
+    asked = parse(sections | {"grounded": {}, "sft": {"make": ["passage"]}}, "own")
+    assert asked.sft and asked.sft.make == ("passage",)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"grounded": {}, "rl": {"verifier": "citations", "prompts": ["own.jsonl"]}}]
+)
+def test_citations_are_scored_only_for_tasks_with_passages(more: dict[str, Any]) -> None:
+    with pytest.raises(HeadwaterError, match="scores tasks with passages alone: add a section `grounded`"):
+        parse(SOURCES | BASE | {"rl": {"verifier": "citations"}} | more, "own")
+
+
+def test_the_quickstart_has_no_grounded_tasks() -> None:
+    recipe = load("quickstart")
+    assert recipe.grounded is None and recipe.sft and recipe.sft.make and recipe.rl
+    assert recipe.rl.verifier is None
