@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -69,7 +69,7 @@ class Grounded(Stage[GroundedConfig]):
         return (
             Input(("clean",), what="documents to ask about"),
             Input(("index",), what="an index to find passages in"),
-            PRETRAINED,
+            replace(PRETRAINED, what="a model that writes questions"),
         )
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:

@@ -57,6 +57,14 @@ class Answered:
             for label, measured in self.measures().items()
         }
 
+    def told(self) -> list[str]:
+        """A line per candidate."""
+        return [
+            f"{label}: "
+            + ", ".join(f"{MEASURES[name]} {each.value:.2f}" for name, each in found.items() if each.count)
+            for label, found in self.measures().items()
+        ]
+
     def table(self) -> GroundedTable:
         measured = self.measures()
         rows = {

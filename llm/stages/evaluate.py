@@ -118,6 +118,8 @@ class Evaluate(Stage[EvaluateConfig]):
         cited = self._grounded(inputs, session)
         if cited:
             measured["grounded"] = cited.metrics()
+            for line in cited.told():
+                session.say(line)
         measured |= {f"{when}_rl": answers[when]["means"] for when in answers}
         with output.create_folder("report") as folder:
             report.write_report(folder, self._card(inputs, measured, samples, cited))

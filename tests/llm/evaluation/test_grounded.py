@@ -56,6 +56,7 @@ def test_the_figures_of_a_model_are_those_of_its_answers() -> None:
     assert found["wrong"]["citation_recall"] == 0 and found["wrong"]["fabricated"] == 1
     assert found["wrong"]["refused_unanswerable"] == 0
     assert found["silent"] == {"refused_unanswerable": 1, "refused_answerable": 1}
+    assert answered.told()[2] == "silent: unanswerable refused 1.00, answerable refused 1.00"
     card = to_markdown(Report("t", grounded=answered.table(), grounded_samples=answered.samples(2)), {})
     assert "| 6 answerable, 2 unanswerable questions | right | wrong | silent |" in card
     assert "| fabricated | 0.00 (0.00 to 0.39) | 1.00 (0.68 to 1.00) | – |" in card  # Wilson: 0 of 6, 8 of 8
