@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from headwater.cluster.errors import first_line
 from headwater.options import AddressOption, RecipeArgument, SetOption, console, open_recipe, open_session
 from headwater.tables import show
 
@@ -103,7 +104,7 @@ def _known(recipe: Recipe) -> tuple[Work, FittedLaw | None, list[str]]:
     try:
         return work_of(recipe, store), law_of(recipe, store), []
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         note = f"{recipe.store} cannot be read: planned from the recipe's settings alone ({reason})"
         return work_of(recipe, None), None, [note]
 
