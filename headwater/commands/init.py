@@ -220,10 +220,10 @@ def _lines(given: Given, formats: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "pretrain: {steps: 80, optimizer: muon}", "`steps: auto` for as many as the depth is worth"
     if given.chats:
         yield "sft:", "fine-tuning on conversations"
-        yield from _tuning(given, given.chats, formats, "2.0e-4")
+        yield from _tuning(given, given.chats, formats, "1.0e-3")
     if given.preferences:
         yield "dpo:", "learning which answers are preferred"
-        yield from _tuning(given, given.preferences, formats, "5.0e-5")
+        yield from _tuning(given, given.preferences, formats, "1.0e-4")
     if given.model:
         yield "serve: {answer: write}", "`quote` answers with sentences of the pages alone"
 
@@ -254,7 +254,7 @@ def _tuning(
     yield "  steps: 25", "of 16 examples each"
     if given.model:
         yield "  lora: {rank: 16}", "trains adapters: less memory than all weights"
-        yield f"  learning_rate: {learning_rate}", "lower if answers get worse"
+        yield f"  learning_rate: {learning_rate}", "lower for larger models"
         yield "  micro_batch: 2", "examples in memory at once; more are faster"
 
 
