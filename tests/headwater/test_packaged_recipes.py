@@ -171,7 +171,7 @@ def test_what_trains_a_new_model_is_planned_and_fits(name: str, tmp_path: Path) 
     assert made["dollars"] == pytest.approx(dollars, rel=0.03)
 
 
-@pytest.mark.parametrize("name", sorted(set(packaged()) - {"assistant"}))
+@pytest.mark.parametrize("name", sorted(packaged()))
 def test_every_recipe_is_rendered_for_kubernetes_by_name(name: str, kubectl: Path) -> None:
     changed = ["store=s3://bucket/runs", *OWN_FILES.get(name, [])]
     code, shown = headwater("k8s", "render", name, *(f"--set={each}" for each in changed))
