@@ -25,7 +25,7 @@ from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
-from headwater.llm.stages.metric_rows import metric_rows, metrics_of
+from headwater.llm.stages.metric_rows import metric_rows, metrics_of, rl_config
 from headwater.llm.stages.models import MODELS, newest_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
@@ -134,7 +134,7 @@ class Evaluate(Stage[EvaluateConfig]):
         """Sampled and greedy answers to the same held-out prompts, before and after RL; empty without any."""
         import ray
 
-        config, rl = self.config, _rl_config(inputs["rl"])
+        config, rl = self.config, rl_config(inputs["rl"])
         tasks = tasks_of(rl, inputs)["heldout"][: config.heldout_prompts]
         if not tasks:
             return {}
@@ -223,10 +223,10 @@ class Evaluate(Stage[EvaluateConfig]):
         histories = {name: loop.read_history(inputs[name]) if name in inputs else [] for name in trained}
         manifests = [manifest for artifact in inputs.values() if (manifest := artifact.manifest())]
         pretrain = metrics_of(inputs["pretrain"]) if "pretrain" in inputs else {}
-        verifier = _rl_config(inputs["rl"]).verifier_name() if "rl" in inputs else None
+        verifier = rl_config(inputs["rl"]).verifier_name() if "rl" in inputs else None
         return measures.Report(
             title="Report card",
-            metrics=metric_rows(inputs, measured, verified=verifier is not None),
+            metrics=metric_rows(inputs, measured),
             funnel=_funnel(inputs["clean"]) if "clean" in inputs else [],
             pretrain_loss=_points(histories["pretrain"], "loss"),
             pretrain_speed=_points(histories["pretrain"], "tokens_per_second"),
@@ -334,9 +334,3 @@ def _percentages(accuracies: dict[str, float]) -> str:
 
 def _points(history: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
     return [(record["step"], record[name]) for record in history if name in record]
-
-
-def _rl_config(artifact: Artifact) -> RlConfig:
-    manifest = artifact.manifest()
-    assert manifest is not None, f"{artifact.location} is an input, so it has finished"
-    return RlConfig.model_validate(manifest.config)

@@ -8,12 +8,10 @@ from typing import Any
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.evaluation import measures, report
 from headwater.llm.stages.models import MODELS
+from headwater.llm.stages.rl import RlConfig
 
 
-def metric_rows(
-    inputs: Mapping[str, Artifact], measured: dict[str, Any], *, verified: bool
-) -> list[measures.Metric]:
-    """`verified`: whether RL had a verifier."""
+def metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> list[measures.Metric]:
     found = {name: metrics_of(artifact) for name, artifact in inputs.items()}
     rows = []
     if "clean" in found:
@@ -39,7 +37,9 @@ def metric_rows(
         )
         for kind, value in measured["reward_accuracy"].items()
     ]
-    return rows + _rl_rows(found, measured, verified)
+    if "rl" in found:
+        rows += _rl_rows(rl_config(inputs["rl"]), found, measured)
+    return rows
 
 
 def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
@@ -66,15 +66,13 @@ def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -
 
 
 def _rl_rows(
-    found: Mapping[str, dict[str, Any]], measured: dict[str, Any], verified: bool
+    config: RlConfig, found: Mapping[str, dict[str, Any]], measured: dict[str, Any]
 ) -> list[measures.Metric]:
-    if "rl" not in found:
-        return []
     kl = measures.Metric("kl", found["rl"]["kl"])
     if "after_rl" not in measured:  # no prompt was held out
         return [kl]
     before, after = measured["before_rl"], measured["after_rl"]
-    shown = {"verifiable_reward": "verified"} if verified else {}
+    shown = {"verifiable_reward": "verified"} if config.verifier_name() else {}
     shown |= {"reward": "reward_model"} if "reward" in found else {}
     rows = [
         measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
@@ -102,3 +100,9 @@ def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
 def metrics_of(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest()
     return manifest.metrics if manifest else {}
+
+
+def rl_config(artifact: Artifact) -> RlConfig:
+    manifest = artifact.manifest()
+    assert manifest is not None, f"{artifact.location} is an input, so it has finished"
+    return RlConfig.model_validate(manifest.config)

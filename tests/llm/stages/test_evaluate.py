@@ -10,7 +10,8 @@ import pytest
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.llm.examples.own_data.reading import split_of_record
-from headwater.llm.stages.evaluate import Evaluate, EvaluateConfig, _metric_rows
+from headwater.llm.stages.evaluate import Evaluate, EvaluateConfig
+from headwater.llm.stages.metric_rows import metric_rows
 from tests.llm.examples.own_data.test_formats import json_lines
 
 
@@ -28,7 +29,7 @@ def test_without_a_held_out_prompt_there_is_nothing_to_compare(tmp_path: Path, h
     name = next(name for name in "abcdef" if split_of_record(f"{name}.jsonl:1") == "train")
     rl = finished_rl(tmp_path / "rl", json_lines(tmp_path / f"{name}.jsonl", [{"prompt": "Why?"}]))
     assert Evaluate(EvaluateConfig())._answers({"rl": rl}, here) == {}
-    rows = _metric_rows({"rl": rl}, {"bits_per_byte": {}, "reward_accuracy": {}})
+    rows = metric_rows({"rl": rl}, {"bits_per_byte": {}, "reward_accuracy": {}})
     assert [(row.name, row.value) for row in rows] == [("kl", 0.5)]
 
 
@@ -39,5 +40,5 @@ def test_a_verifiers_reward_is_shown_if_there_is_a_verifier(
     rl = finished_rl(tmp_path / "rl", tmp_path / "prompts.jsonl", verifier=verifier)
     means = {"reward": 0.1, "reward_model": 0.0, "verified": 0.0}
     measured = {"bits_per_byte": {}, "reward_accuracy": {}, "before_rl": means, "after_rl": means}
-    names = {row.name for row in _metric_rows({"rl": rl}, measured)}
+    names = {row.name for row in metric_rows({"rl": rl}, measured)}
     assert names == {"total reward", "kl"} | shown
