@@ -75,16 +75,20 @@ def test_the_recipe_runs_through_every_stage_with_a_tiny_base(ray_cluster: None,
 
     (folder,) = (path.parent for path in store.glob("grounded/*/manifest.json"))
     tasks = {split: read_tasks(Artifact(str(folder)), split) for split in ("train", "heldout")}  # type: ignore[arg-type]
-    assert {split: len(found) for split, found in tasks.items()} == {"train": 12, "heldout": 4}
+    made, inputs = metrics(store, "grounded")
+    assert inputs == {"clean", "index", "base"}
+    assert {split: len(found) for split, found in tasks.items()} == {
+        name: made[name]["tasks"] for name in made
+    }
     for split, found in tasks.items():
         assert {split_of(task.document_id) for task in found} == {split}
         assert {task.answerable for task in found} == {True, False}
     trained, inputs = metrics(store, "sft")
     assert inputs == {"base", "grounded"}
-    assert (trained["conversations"], trained["heldout_conversations"]) == (12, 4)
+    assert (trained["conversations"], trained["heldout_conversations"]) == tuple(map(len, tasks.values()))
     assert metrics(store, "rl")[1] == {"base", "grounded", "sft"}
     measured, _ = metrics(store, "evaluate")
-    assert list(measured["grounded"]) == ["good prompt", "before training", "after training"]
+    assert set(measured["grounded"]) == {"good prompt", "before training", "after training"}
     assert measured["grounded"]["after training"]["refused_unanswerable"]["count"] == 1
     (card,) = store.glob("evaluate/*/report/report.md")
     assert "## Answers from sources" in card.read_text()
