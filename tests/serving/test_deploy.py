@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
@@ -57,10 +58,15 @@ def test_no_endpoint_is_opened_without_keys(model_folder: Path) -> None:
         deploy.application({"model": str(model_folder)})
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "server.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "server.example"])
 def test_an_address_that_others_reach_is_refused_without_keys_before_anything_starts(host: str) -> None:
     with pytest.raises(HeadwaterError, match=r"serve\.host.*no API keys.*serve\.api_keys"):
         app.start(AppConfig(model="/nowhere", host=host))
+
+
+def test_no_address_at_all_would_be_every_address_and_is_refused() -> None:
+    with pytest.raises(ValidationError, match="host"):
+        AppConfig(model="/nowhere", host="")
 
 
 @pytest.mark.parametrize(

@@ -105,20 +105,20 @@ def test_the_key_follows_the_files(here: Session, llama: Path) -> None:
 
 def test_a_folder_in_s3_and_a_store_in_s3(s3_server: str, llama: Path, tmp_path: Path) -> None:
     client = boto3.client("s3", endpoint_url=s3_server)
-    client.create_bucket(Bucket="models")
+    client.create_bucket(Bucket="own-bases")
     for path in llama.iterdir():
-        client.upload_file(str(path), "models", f"tiny/{path.name}")
-    stage = Base(BaseConfig(model="s3://models/tiny"))
-    output = Artifact("s3://models/store/base/0123")
+        client.upload_file(str(path), "own-bases", f"tiny/{path.name}")
+    stage = Base(BaseConfig(model="s3://own-bases/tiny"))
+    output = Artifact("s3://own-bases/store/base/0123")
     with Session(None) as session:  # type: ignore[arg-type]  # run() asks it only to speak
         metrics = stage.run({}, output, session)
     same_model(output, llama)
     assert metrics["architecture"] == "LlamaForCausalLM"
     before = stage.fingerprint_of_source()
-    client.put_object(Bucket="models", Key="tiny/generation_config.json", Body=b"{ }")
+    client.put_object(Bucket="own-bases", Key="tiny/generation_config.json", Body=b"{ }")
     assert stage.fingerprint_of_source() != before
-    with pytest.raises(HeadwaterError, match=r"s3://models/other: there is no such folder.*`base.model`"):
-        Base(BaseConfig(model="s3://models/other")).check()
+    with pytest.raises(HeadwaterError, match=r"s3://own-bases/other: there is no such folder.*`base.model`"):
+        Base(BaseConfig(model="s3://own-bases/other")).check()
 
 
 def test_a_model_of_the_hub_is_named_by_its_commit(
