@@ -52,6 +52,7 @@ def metrics(store: Path, stage: str) -> tuple[dict[str, Any], set[str]]:
     return manifest["metrics"], set(manifest["inputs"])
 
 
+@pytest.mark.soak
 def test_the_recipe_runs_through_every_stage_with_a_tiny_base(ray_cluster: None, tmp_path: Path) -> None:
     texts = [article(n, sentences=5) for n in range(120)]
     rows = [
