@@ -86,7 +86,7 @@ def run(
 ) -> None:
     """Run the unfinished stages of a recipe, then ask one question over HTTP."""
     from headwater import pipeline
-    from headwater.llm.stages.models import MODELS
+    from headwater.llm.stages.models import MODELS, newest
 
     opened = open_recipe(recipe, set_)
     with open_session(opened.store, address, opened.name, driver=True, max_workers=max_workers) as session:
@@ -103,7 +103,7 @@ def run(
             return
         served = any(name in artifacts for name in MODELS)
         if opened.question and served:
-            _ask_once(opened, pipeline.servable(opened, session), session)
+            _ask_once(opened, pipeline.Servable(newest(artifacts), artifacts.get("index")), session)
         overrules = "".join(f" --set {value}" for value in set_ or [])
         chat = f"http://{opened.serve.host}:{opened.serve.port}/"
         steps = {f"headwater show --store {opened.store}": "artifacts, metrics, lineage"}

@@ -115,8 +115,9 @@ def run(
         redo = start is not None and number >= first
         artifact, found = execute(stage, artifacts, session, redo=redo)
         artifacts[stage.name] = artifact
-        for later in chain[number + 1 : last + 1]:
-            later.check_inputs({stage.name: artifact})
+        for place, later in enumerate(chain[number + 1 : last + 1], start=number + 1):
+            if stage.name in later.input_names(names[:place]):
+                later.check_inputs({stage.name: artifact})
         result = StageResult(stage.name, artifact, found, time.monotonic() - began)
         results.append(result)
         _tell(session, result, f"{number + 1:>2}/{len(names)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
@@ -31,7 +31,6 @@ from headwater.llm.model.dial import (
     derive,
     learning_rate,
 )
-from headwater.llm.model.shape import ModelConfig
 from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
@@ -97,26 +96,6 @@ class Recipe(StageConfig):
         """The recipe as a file with every setting, without the sections that it lacks."""
         sections = {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
         return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
-
-    @model_validator(mode="after")
-    def _mixture_names_corpora(self) -> Recipe:
-        if self.pretrain is None or self.tokenize is None:
-            return self
-        names = [corpus.name for corpus in self.tokenize.corpora]
-        if unknown := sorted(self.pretrain.mixture.keys() - set(names)):
-            raise ValueError(
-                f"pretrain.mixture has weights for {', '.join(unknown)}, "
-                f"but tokenize.corpora names {', '.join(names) or 'none'}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Recipe:
-        if self.base and self.tokenizer:
-            raise ValueError("base brings its own tokenizer: remove the section tokenizer")
-        if self.base and self.pretrain and self.pretrain.model != ModelConfig():
-            raise ValueError("base has its own shape: remove pretrain.model")
-        return self
 
 
 T = TypeVar("T")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headwater.llm.model.shape import ModelConfig
 from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.pretrain import check_sharing
 
@@ -14,29 +15,62 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
 
     Raises HeadwaterError for workers that cannot share rows or layers.
     """
+    found = [*_of_base(sections), *_of_rl(sections), *_of_mixture(sections)]
+    return found or list(_of_fresh_model(sections))
+
+
+def _of_base(sections: Mapping[str, Any]) -> Iterator[str]:
+    pretrain = sections.get("pretrain")
+    if sections.get("base") is None:
+        return
+    if sections.get("tokenizer") is not None:
+        yield "base brings its own tokenizer: remove the section tokenizer"
+    if pretrain is not None and pretrain.model != ModelConfig():
+        yield "base has its own shape: remove pretrain.model"
+
+
+def _of_rl(sections: Mapping[str, Any]) -> Iterator[str]:
     rl = sections.get("rl")
-    if rl is not None and rl.verifier_name() is None and sections.get("reward") is None:
-        return ["rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"]
-    if rl is not None and rl.verifier_name() == CITATIONS and (rl.prompts or not sections.get("grounded")):
+    if rl is None:
+        return
+    verifier = rl.verifier_name()
+    if verifier is None and sections.get("reward") is None:
+        yield "rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"
+    if verifier == CITATIONS and (rl.prompts or sections.get("grounded") is None):
         fix = "add a section `grounded`, without `rl.prompts`, or choose another verifier"
-        return [f"`rl.verifier: {CITATIONS}` scores tasks with passages alone: {fix}"]
+        yield f"`rl.verifier: {CITATIONS}` scores tasks with passages alone: {fix}"
+
+
+def _of_mixture(sections: Mapping[str, Any]) -> Iterator[str]:
     tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
-    if pretrain is None or sections.get("base") is not None:  # a base model has limits of its own
-        return []
-    found = []
+    if tokenize is None or pretrain is None:
+        return
+    names = [corpus.name for corpus in tokenize.corpora]
+    if unknown := sorted(pretrain.mixture.keys() - set(names)):
+        yield (
+            f"pretrain.mixture has weights for {', '.join(unknown)}, "
+            f"but tokenize.corpora names {', '.join(names) or 'none'}"
+        )
+
+
+def _of_fresh_model(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Settings against the context of the model that pretrain makes. A base model has limits of its own."""
+    tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
+    if pretrain is None or sections.get("base") is not None:
+        return
     context, where = pretrain.model.context, "`pretrain.model.context`"
     if tokenize is not None and tokenize.row_length > context:
-        found.append(f"`tokenize.row_length` ({tokenize.row_length}) is above {where} ({context})")
+        yield f"`tokenize.row_length` ({tokenize.row_length}) is above {where} ({context})"
     for name in ("sft", "dpo", "reward"):
         section = sections.get(name)
         if section is not None and section.max_length > context:
-            found.append(f"`{name}.max_length` ({section.max_length}) is above {where} ({context})")
+            yield f"`{name}.max_length` ({section.max_length}) is above {where} ({context})"
+    rl = sections.get("rl")
     if rl is not None and rl.max_new_tokens >= context:
-        found.append(
+        yield (
             f"`rl.max_new_tokens` ({rl.max_new_tokens}) leaves no room for a prompt: choose less than "
             f"{where} ({context})"
         )
     if tokenize is not None:
         vocab_size = getattr(sections.get("tokenizer"), "vocab_size", 1)
         check_sharing(pretrain, vocab_size=vocab_size, row_length=tokenize.row_length)
-    return found

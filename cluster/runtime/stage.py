@@ -140,7 +140,7 @@ class Stage(Generic[C]):
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         """Raise HeadwaterError as soon as an input shows that this stage could not run.
 
-        Called before hours of other stages: `inputs` may hold only some of the stage's inputs.
+        Called before hours of other stages, once for each input that is finished: `inputs` holds that one.
         """
 
 

@@ -62,7 +62,7 @@ class FilterConfig(StageConfig):
     def measurer(self) -> Measure:
         """Called once per worker, so that models and lists are loaded once. The function returns the scores
         that `rules` read, or a rejection that needs no score. It may replace `document`."""
-        raise NotImplementedError
+        raise TypeError(f"filter {type(self).__name__} does not define measurer()")
 
     def rules(self) -> list[Rule]:
         """Rules on the scores, in order: the first one that rejects decides."""

@@ -42,7 +42,7 @@ def read_gguf(path: Path, folder: Path) -> None:
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:  # transformers raises all of them
         raise HeadwaterError(
             f"transformers cannot read this GGUF file ({first_line(error)})",
             where=str(path),

@@ -89,7 +89,7 @@ class PairStage(Stage[P]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and self.from_corpus():
+        if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 
     def check(self) -> None:

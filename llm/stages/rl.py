@@ -32,7 +32,7 @@ from headwater.llm.model import build
 from headwater.llm.rl.advantages import ESTIMATORS
 from headwater.llm.rl.losses import ClippedPolicy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.rl.verifiers import CITATIONS, HEADLINE, VERIFIERS
+from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
 from headwater.llm.stages.own_data import Skipped, check_files, report
@@ -215,7 +215,7 @@ class Rl(Stage[RlConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and not self.config.prompts and self.config.verifier != CITATIONS:
+        if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 
     def check(self) -> None:

@@ -212,7 +212,7 @@ class Sft(Stage[SftConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and self.config.make and not (self.config.files or self.config.data):
+        if "clean" in inputs and not (self.config.files or self.config.data):
             check_titles(inputs["clean"], self.name)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:

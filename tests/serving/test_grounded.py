@@ -21,22 +21,9 @@ from headwater.llm.grounding.tasks import read_tasks
 from headwater.serving import grounded
 from headwater.serving.grounded import Grounded, GroundedConfig, PromptWriter
 from headwater.serving.retrieval.index import Index, IndexConfig
+from tests.llm.grounding.test_making import TOWNS
 from tests.serving.conftest import clean_artifact, tiny_model
 
-TOWNS = [
-    "Leeds",
-    "Bergen",
-    "Turin",
-    "Porto",
-    "Ghent",
-    "Lyon",
-    "Cork",
-    "Graz",
-    "Brno",
-    "Vaasa",
-    "Malmo",
-    "Bath",
-]
 THINGS = ["bridge", "library", "harbour", "theatre"]
 
 
