@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,7 @@ class Answered:
     tasks: list[GroundedTask]
     answers: dict[str, list[str]]
 
+    @functools.cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
         """Candidate → measure → value with its 95 % interval."""
         return {label: measure_answers(self.tasks, answers) for label, answers in self.answers.items()}
@@ -54,7 +56,7 @@ class Answered:
         """`measures` as plain values, without those of no answer."""
         return {
             label: {name: asdict(interval) for name, interval in measured.items() if interval.count}
-            for label, measured in self.measures().items()
+            for label, measured in self.measures.items()
         }
 
     def told(self) -> list[str]:
@@ -62,11 +64,11 @@ class Answered:
         return [
             f"{label}: "
             + ", ".join(f"{MEASURES[name]} {each.value:.2f}" for name, each in found.items() if each.count)
-            for label, found in self.measures().items()
+            for label, found in self.measures.items()
         ]
 
     def table(self) -> GroundedTable:
-        measured = self.measures()
+        measured = self.measures
         rows = {
             shown: [shown_interval(each[name]) for each in measured.values()]
             for name, shown in MEASURES.items()

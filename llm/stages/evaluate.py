@@ -26,7 +26,7 @@ from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
 from headwater.llm.stages.metric_rows import metric_rows, metrics_of, rl_config
-from headwater.llm.stages.models import MODELS, newest_model
+from headwater.llm.stages.models import MODELS, newest_model, starting_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
     RlConfig,
@@ -172,7 +172,7 @@ class Evaluate(Stage[EvaluateConfig]):
         chosen = grounded.chosen(tasks, self.config.grounded_questions, self.config.unanswerable)
         if not chosen:
             return None
-        start = newest_model({name: inputs[name] for name in ("base", "pretrain") if name in inputs})
+        start = starting_model(inputs)
         candidates = [
             grounded.Candidate("good prompt", start, FULL_INSTRUCTION),
             grounded.Candidate("before training", start),
@@ -192,13 +192,12 @@ class Evaluate(Stage[EvaluateConfig]):
         starts = [int(mask.argmax()) for mask in masks]
         ids = examples.gather("ids", rows)
         prompts = [row[:start].tolist() for row, start in zip(ids, starts, strict=True)]
-        earlier = {name: inputs[name] for name in ("base", "pretrain") if name in inputs}
         answers = [
             engines.generate(
                 session, label, model, prompts, Sampling(max_tokens=SAMPLE_TOKENS, temperature=0.0)
             )
             for label, model in (
-                ("answers before", newest_model(earlier)),
+                ("answers before", starting_model(inputs)),
                 ("answers after", newest_model(inputs)),
             )
         ]

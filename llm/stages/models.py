@@ -46,6 +46,13 @@ def newest(artifacts: Mapping[str, Artifact]) -> Artifact:
     raise KeyError(f"no model among {', '.join(artifacts)}")
 
 
+def starting_model(artifacts: Mapping[str, Artifact]) -> Folder:
+    """The folder of the model that fine-tuning starts from."""
+    name = PRETRAINED.choose(artifacts)
+    assert name is not None, "a required input of fine-tuning"
+    return Folder(artifacts[name], FOLDER)
+
+
 def newest_model(artifacts: Mapping[str, Artifact]) -> Folder:
     """The folder of the newest model."""
     return Folder(newest(artifacts), FOLDER)
