@@ -64,6 +64,7 @@ class Grounded(Stage[GroundedConfig]):
     """Cleaned documents, their index and a model → `train.jsonl`, `heldout.jsonl`."""
 
     name = "grounded"
+    version = 2
 
     def needs(self) -> tuple[Input, ...]:
         return (

@@ -117,7 +117,7 @@ def _questions(claim: Claim, written: str, counts: Counter[str]) -> dict[str, st
     else:
         found["written"] = written
     title = clean_title(claim.passage.title, claim.passage.url)
-    if len(content_stems(title) & content_stems(claim.text)) >= IN_HEADLINE:
+    if not title.endswith("?") and len(content_stems(title) & content_stems(claim.text)) >= IN_HEADLINE:
         found["headline"] = question_about(title)
     if question := rule_question(claim.text):
         found["rule"] = question

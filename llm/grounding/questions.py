@@ -43,10 +43,11 @@ _REPHRASE = "Say the sentence in other words. Keep its names and numbers."
 _BRIDGE = "The council voted on Tuesday to rebuild the old bridge near Leeds."
 _SHELL = "Profits at Shell fell by 40 percent to 3.8 billion dollars in 2015."
 _NURSE = "Maria Lopez, a nurse from Texas, was the first patient to receive the new vaccine."
+# Each question names something, so that a search finds its passage: the model's own questions then do so too.
 _QUESTIONS = (
-    (_BRIDGE, "What did the council vote to rebuild?"),
+    (_BRIDGE, "What did the council vote to rebuild near Leeds?"),
     (_SHELL, "How much did the profits at Shell fall in 2015?"),
-    (_NURSE, "Who was the first patient to receive the new vaccine?"),
+    (_NURSE, "Which nurse from Texas was the first patient to receive the new vaccine?"),
 )
 _REPHRASED = (
     (_BRIDGE, "The old bridge near Leeds will be rebuilt, the council decided on Tuesday."),

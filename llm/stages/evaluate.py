@@ -25,7 +25,7 @@ from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
-from headwater.llm.stages.metric_rows import metric_rows, metrics_of, rl_config
+from headwater.llm.stages.metric_rows import expectations, metric_rows, metrics_of, rl_config
 from headwater.llm.stages.models import MODELS, newest_model, starting_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
@@ -225,6 +225,7 @@ class Evaluate(Stage[EvaluateConfig]):
         verifier = rl_config(inputs["rl"]).verifier_name() if "rl" in inputs else None
         return measures.Report(
             title="Report card",
+            summary=expectations(inputs),
             metrics=metric_rows(inputs, measured),
             funnel=_funnel(inputs["clean"]) if "clean" in inputs else [],
             pretrain_loss=_points(histories["pretrain"], "loss"),

@@ -10,6 +10,10 @@ from headwater.llm.evaluation import measures, report
 from headwater.llm.stages.models import MODELS
 from headwater.llm.stages.rl import RlConfig
 
+SMALL = 100_000_000
+"""Parameters of the smallest model known to write sound prose on open subjects: GPT-2 has 124 million
+(Radford et al. 2019). Below 10 million it takes a child's vocabulary (Eldan and Li 2023, TinyStories)."""
+
 
 def metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> list[measures.Metric]:
     found = {name: metrics_of(artifact) for name, artifact in inputs.items()}
@@ -95,6 +99,22 @@ def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
         return []
     accuracy = metrics_of(inputs["dpo"]).get("heldout_accuracy")
     return [measures.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
+
+
+def expectations(inputs: Mapping[str, Artifact]) -> list[str]:
+    """What a reader can expect of a small model that was trained from scratch; empty for any other."""
+    pretrain = metrics_of(inputs["pretrain"]) if "pretrain" in inputs and "base" not in inputs else {}
+    if "tokens" not in pretrain or pretrain["parameters"] >= SMALL:
+        return []
+    parameters, tokens = pretrain["parameters"] / 1e6, pretrain["tokens"] / 1e6
+    return [
+        f"This model has {parameters:,.1f} million parameters and was trained from scratch on {tokens:,.1f} "
+        "million tokens. GPT-2's smallest model has 124 million parameters and was trained on 40 GB of text.",
+        "It can learn which words are frequent, what a headline looks like, and which words of a prompt to "
+        "repeat. It cannot learn facts. It invents names and words, and what it writes means nothing.",
+        "So compare the measures with their baselines. Answers that quote the corpus are true to it: the "
+        "model chooses their sentences and does not write them.",
+    ]
 
 
 def metrics_of(artifact: Artifact) -> dict[str, Any]:

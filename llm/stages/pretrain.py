@@ -216,6 +216,7 @@ class Pretrain(Stage[PretrainConfig]):
             "bits_per_byte": final,
             "unigram_bits_per_byte": unigram,
             "parameters": exported_parameters(output),
+            "tokens": config.steps * config.batch * rows.row_length,
             **epochs(plan, rows, config),
             **loop.summary(history),
             "planned": ahead.beside(history, seconds) if ahead else [],

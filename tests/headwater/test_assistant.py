@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.conversations import split_of
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.recipe import load, parse
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import headwater
+from tests.headwater.test_packaged_recipes import dry_run
+from tests.headwater.test_packaged_recipes import trains_here as trains_here  # the fixture
+from tests.llm.examples.own_data.test_formats import json_lines
 from tests.llm.models import foreign_model
 
 STAGES = ["acquire", "clean", "index", "base", "grounded", "sft", "rl", "evaluate"]
@@ -52,27 +54,20 @@ def metrics(store: Path, stage: str) -> tuple[dict[str, Any], set[str]]:
     return manifest["metrics"], set(manifest["inputs"])
 
 
-@pytest.mark.soak
-def test_the_recipe_runs_through_every_stage_with_a_tiny_base(ray_cluster: None, tmp_path: Path) -> None:
+def test_the_recipe_runs_through_every_stage_with_a_tiny_base(trains_here: Session, tmp_path: Path) -> None:
     texts = [article(n, sentences=5) for n in range(120)]
     rows = [
         {"text": text, "url": f"https://example.org/{n}", "title": " ".join(text.split()[:26])}
         for n, text in enumerate(texts)
     ]
-    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store = tmp_path / "store"
-    base = foreign_model(tmp_path / "base", "llama").path("model")
+    pages = json_lines(tmp_path / "pages.jsonl", rows)
     settings = SMALL | {
-        "store": store,
-        "acquire": json.dumps({"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "pages.jsonl")]}]}),
-        "base": json.dumps({"model": base}),
-        "question": '""',
+        "acquire": json.dumps({"sources": [{"kind": "jsonl", "paths": [str(pages)]}]}),
+        "base": json.dumps({"model": foreign_model(tmp_path / "base", "llama").path("model")}),
     }
-    overrides = [f"--set={key}={value}" for key, value in settings.items()]
-    for state in (r"\d+ s", "found"):
-        code, shown = headwater("run", "assistant", *overrides)
-        assert code == 0, shown
-        assert all(re.search(rf"{name} +{state}", shown) for name in STAGES), shown
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    store = Path(trains_here.store.location)
+    assert list(dry_run("assistant", trains_here, overrides)) == STAGES
 
     (folder,) = (path.parent for path in store.glob("grounded/*/manifest.json"))
     tasks = {split: read_tasks(Artifact(str(folder)), split) for split in ("train", "heldout")}  # type: ignore[arg-type]

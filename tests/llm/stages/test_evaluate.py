@@ -11,7 +11,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.llm.examples.own_data.reading import split_of_record
 from headwater.llm.stages.evaluate import Evaluate, EvaluateConfig
-from headwater.llm.stages.metric_rows import metric_rows
+from headwater.llm.stages.metric_rows import expectations, metric_rows
 from tests.llm.examples.own_data.test_formats import json_lines
 
 
@@ -42,3 +42,22 @@ def test_a_verifiers_reward_is_shown_if_there_is_a_verifier(
     measured = {"bits_per_byte": {}, "reward_accuracy": {}, "before_rl": means, "after_rl": means}
     names = {row.name for row in metric_rows({"rl": rl}, measured)}
     assert names == {"total reward", "kl"} | shown
+
+
+def finished_pretrain(folder: Path, parameters: int) -> Artifact:
+    artifact = Artifact(str(folder), "pretrain", "0")
+    metrics = {"parameters": parameters, "tokens": 655_360}
+    artifact.write_json("data.json", {})
+    artifact.finish(
+        Manifest(stage="pretrain", key="0", stage_version=1, config={}, inputs={}, metrics=metrics)
+    )
+    return artifact
+
+
+def test_the_card_says_what_a_small_model_from_scratch_cannot_do(tmp_path: Path) -> None:
+    small, large = (finished_pretrain(tmp_path / str(n), n) for n in (2_140_000, 124_000_000))
+    told = expectations({"pretrain": small})
+    assert "2.1 million parameters" in told[0] and "0.7 million tokens" in told[0]
+    assert expectations({"pretrain": large}) == []
+    assert expectations({"pretrain": small, "base": large}) == []
+    assert expectations({}) == []
