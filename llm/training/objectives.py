@@ -30,6 +30,8 @@ class NextToken:
     Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 on tokens to learn; optional `positions` [B, L], which
     separate documents (`token_logits`). Adds `z_loss` × log²Z per position (PaLM, Chowdhery et al. 2022,
     section 5, with 1e-4): keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
+    Logits are computed only where some row has a token to learn: with long prompts and a vocabulary of 49,152
+    they would take most of the memory.
     """
 
     def __init__(self, z_loss: float = 0.0) -> None:
@@ -41,10 +43,15 @@ class NextToken:
         return float(batch["ids"][:, 1:].numel())
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits_BLV = token_logits(model, batch["ids"], positions=batch.get("positions"))
-        losses_BL = cross_entropy(logits_BLV, batch["ids"])
-        mask_BL = batch["mask"][:, 1:] if "mask" in batch else 1
-        loss = (losses_BL * mask_BL).sum()
+        import torch
+
+        targets_BL = batch["ids"][:, 1:]
+        mask_BL = batch["mask"][:, 1:] if "mask" in batch else torch.ones_like(targets_BL)
+        columns = learnt_columns(mask_BL) if "mask" in batch else None
+        if columns is not None:
+            targets_BL, mask_BL = targets_BL[:, columns], mask_BL[:, columns]
+        logits_BLV = token_logits(model, batch["ids"], positions=batch.get("positions"), columns=columns)
+        loss = (cross_entropy(logits_BLV, targets_BL) * mask_BL).sum()
         if not self.z_loss:
             return loss, {}
         penalty = self.z_loss * (logits_BLV.float().logsumexp(dim=-1).square() * mask_BL).sum()
@@ -114,24 +121,41 @@ def token_losses(
     logits_BLV = token_logits(model, ids, positions=positions)
     if temperature != 1.0:
         logits_BLV = logits_BLV.float() / temperature
-    return cross_entropy(logits_BLV, ids)
+    return cross_entropy(logits_BLV, ids[:, 1:])
 
 
-def token_logits(model: Any, ids: torch.Tensor, *, positions: torch.Tensor | None = None) -> torch.Tensor:
+def learnt_columns(mask_BL: torch.Tensor) -> torch.Tensor | None:
+    """Indices of the columns in which any row is 1; None if these are most of them."""
+    columns = mask_BL.any(0).nonzero()[:, 0]
+    return columns if 0 < len(columns) < 0.75 * mask_BL.shape[1] else None
+
+
+def token_logits(
+    model: Any,
+    ids: torch.Tensor,
+    *,
+    positions: torch.Tensor | None = None,
+    columns: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Logits for each token after the first: ids [B, L+1] → [B, L, V], in the model's precision.
+
+    With `columns` [C], only of these tokens: [B, C, V]; 0 is the token after the first.
 
     `positions` [B, L] count within documents. transformers restarts the rotary positions with them, and
     blocks attention where they do not rise by one (with no attention mask and no cache).
     """
-    logits: torch.Tensor = model(input_ids=ids[:, :-1], position_ids=positions, use_cache=False).logits
+    kept = {} if columns is None else {"logits_to_keep": columns}
+    logits: torch.Tensor = model(
+        input_ids=ids[:, :-1], position_ids=positions, use_cache=False, **kept
+    ).logits
     return logits
 
 
-def cross_entropy(logits_BLV: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Loss (nats) of each token after the first: logits [B, L, V], ids [B, L+1] → [B, L], fp32."""
+def cross_entropy(logits_BLV: torch.Tensor, targets_BL: torch.Tensor) -> torch.Tensor:
+    """Loss (nats) of each target: logits [B, L, V], ids [B, L] → [B, L], fp32."""
     from headwater.llm.model import cpu_kernels
 
-    return cpu_kernels.cross_entropy(logits_BLV.flatten(0, 1), ids[:, 1:].flatten()).view(ids.shape[0], -1)
+    return cpu_kernels.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten()).view(targets_BL.shape)
 
 
 def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

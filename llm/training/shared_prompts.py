@@ -32,20 +32,16 @@ def answer_losses(
     tails_BT = ids[:, shared:]
     B, T = tails_BT.shape
     row = torch.cat([ids[0, :shared], tails_BT[:, :-1].flatten()])
-    logits_SV = model(
+    logits_KV = model(
         input_ids=row[None],
         position_ids=_positions(shared, B, T - 1, ids.device)[None],
         attention_mask=_attention(shared, B, T - 1, ids.device, next(model.parameters()).dtype),
         use_cache=False,
+        logits_to_keep=1 + B * (T - 1),  # of the prompt only the last token's
     ).logits[0]
-    before_BT = torch.cat(
-        [
-            torch.full((B, 1), shared - 1, device=ids.device),
-            shared + torch.arange(B * (T - 1), device=ids.device).view(B, T - 1),
-        ],
-        dim=1,
-    )
-    logits_NV = logits_SV[before_BT.flatten()]
+    rest_BT = 1 + torch.arange(B * (T - 1), device=ids.device).view(B, T - 1)
+    before_BT = torch.cat([rest_BT.new_zeros(B, 1), rest_BT], dim=1)
+    logits_NV = logits_KV[before_BT.flatten()]
     if temperature != 1.0:
         logits_NV = logits_NV.float() / temperature
     losses_BT = cpu_kernels.cross_entropy(logits_NV, tails_BT.flatten()).view(B, T)

@@ -53,6 +53,34 @@ def test_masked_positions_do_not_affect_the_loss() -> None:
     torch.testing.assert_close(before, after)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 1e-3])
+def test_logits_are_computed_only_where_a_row_has_a_token_to_learn(z_loss: float) -> None:
+    model, shapes = small_model(), []
+    model.lm_head.register_forward_hook(lambda module, given, logits: shapes.append(tuple(logits.shape)))
+    ids = torch.randint(5, 300, (2, 33), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros_like(ids)
+    mask[0, 20:25] = mask[1, 30:] = 1
+
+    def loss_and_gradient(given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        loss, _ = NextToken(z_loss).loss_sum(model, {"ids": ids, "mask": given})
+        loss.backward()
+        return loss.detach(), model.lm_head.weight.grad.clone()
+
+    few = loss_and_gradient(mask)
+    assert shapes[-1][:2] == (2, 5 + 3)
+    rows = [
+        NextToken(z_loss).loss_sum(model, {"ids": i[None], "mask": m[None]})
+        for i, m in zip(ids, mask, strict=True)
+    ]
+    torch.testing.assert_close(few[0], sum(loss for loss, _ in rows))
+    every = mask.float()
+    every[:, 1:] = torch.where(mask[:, 1:] == 1, 1.0, 1e-30)  # as good as 0, and no column is left out
+    whole = loss_and_gradient(every)
+    assert shapes[-1][:2] == (2, 32)
+    torch.testing.assert_close(few, whole)
+
+
 def test_the_z_loss_draws_the_normaliser_towards_one() -> None:
     ids = torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
