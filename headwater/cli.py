@@ -24,6 +24,7 @@ from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
 from headwater.commands.packaged import constraints, recipes
 from headwater.commands.plan import plan
+from headwater.commands.promote import promote, promoted, rollback
 from headwater.commands.runs import runs_app
 from headwater.commands.scaling import scaling
 from headwater.commands.show import show
@@ -103,12 +104,16 @@ def run(
             return
         served = any(name in artifacts for name in MODELS)
         if opened.question and served:
-            _ask_once(opened, pipeline.Servable(newest(artifacts), artifacts.get("index")), session)
+            made = pipeline.Servable(newest(artifacts), artifacts.get("index"), opened.serve.answer)
+            _ask_once(opened, made, session)
         overrules = "".join(f" --set {value}" for value in set_ or [])
         chat = f"http://{opened.serve.host}:{opened.serve.port}/"
         steps = {f"headwater show --store {opened.store}": "artifacts, metrics, lineage"}
         if served:
             first = {f"headwater serve {recipe}{overrules}": f"chat at {chat}"}
+            if not pipeline.promote_finished(opened, session, artifacts):
+                told = "serve this model; another one is promoted (headwater promoted)"
+                first = {f"headwater promote {recipe}{overrules}": told} | first
             steps = first | {'headwater ask "…"': "ask the served model"} | steps
         elif "clean" in artifacts:
             steps = {f"headwater funnel --store {opened.store}": "what cleaning dropped, and why"} | steps
@@ -129,7 +134,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     address: AddressOption = None,
 ) -> None:
-    """Serve the newest model and the index of a run until interrupted."""
+    """Serve a run's promoted model, or its newest one if none was promoted, until interrupted."""
     require("serve")
     import signal
 
@@ -176,6 +181,9 @@ app.add_typer(quality.app, name="quality")
 app.add_typer(data.app, name="data")
 app.command()(dial)
 app.add_typer(trace.app, name="trace")
+app.command()(promote)
+app.command()(rollback)
+app.command()(promoted)
 app.command()(export)
 app.command()(batch)
 app.command()(plan)
@@ -219,7 +227,7 @@ def _app_config(recipe: Any, made: Servable, session: Any) -> Any:
     from headwater.serving.config import AppConfig
 
     return AppConfig(
-        **recipe.serve.model_dump(),
+        **recipe.serve.model_dump() | {"answer": made.answer},
         model=made.model.path("model"),
         index=made.index.location if made.index else "",
         store=session.store.location,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from headwater import preflight
+from headwater import preflight, promotion
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import require
 from headwater.cluster.runtime.run_record import StageRecord
@@ -23,7 +23,7 @@ from headwater.llm.planning.plan_report import PlanAhead
 from headwater.llm.stages.base import Base
 from headwater.llm.stages.dpo import Dpo
 from headwater.llm.stages.evaluate import Evaluate
-from headwater.llm.stages.models import MODELS
+from headwater.llm.stages.models import MODELS, newest
 from headwater.llm.stages.preference_pairs import PairStage
 from headwater.llm.stages.pretrain import Pretrain
 from headwater.llm.stages.reward import Reward
@@ -136,18 +136,64 @@ def _check_extras(names: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Servable:
-    """What a recipe's endpoint needs: its newest finished model, and the index if there is one."""
+    """What a recipe's endpoint needs: a model, the index if there is one, and how the model answers."""
 
     model: Artifact
     index: Artifact | None
+    answer: Literal["quote", "write"]
 
 
 def servable(recipe: Recipe, session: Session) -> Servable:
-    """The newest finished model of a recipe with its index. Raises HeadwaterError if either is missing."""
-    model = newest_finished(recipe, session)
-    if recipe.index is None:
-        return Servable(model, None)
-    return Servable(model, finished(recipe, session, Index.name)[Index.name])
+    """What was promoted, with its index and way of answering; without a promotion the newest finished model.
+
+    Says which it is, and what is newer. Raises HeadwaterError if model or index is missing.
+    """
+    model, promoted = served_model(recipe, session)
+    if promoted is not None:
+        if promoted.answer != recipe.serve.answer:
+            session.say(
+                f"it was promoted to answer with `{promoted.answer}`, and `serve.answer` is "
+                f"{recipe.serve.answer}: promote it again to change that"
+            )
+        return Servable(*promotion.artifacts_of(session.store, promoted), promoted.answer)
+    index = None if recipe.index is None else finished(recipe, session, Index.name)[Index.name]
+    return Servable(model, index, recipe.serve.answer)
+
+
+def served_model(recipe: Recipe, session: Session) -> tuple[Artifact, promotion.Promotion | None]:
+    """The promoted model with its promotion, or the newest finished one. Says which it is."""
+    promoted = promotion.current(session.store, recipe.name)
+    if promoted is None:
+        model = newest_finished(recipe, session)
+        session.say(f"the newest finished model, {model.location}: none was promoted for {recipe.name}")
+        return model, None
+    model, _ = promotion.artifacts_of(session.store, promoted)
+    session.say(f"promoted: {promoted.told()}")
+    if (newer := _newer_than(model, recipe, session)) is not None:
+        session.say(f"newer, and not promoted: {newer.stage}/{newer.key} (`headwater promote` serves it)")
+    return model, promoted
+
+
+def _newer_than(model: Artifact, recipe: Recipe, session: Session) -> Artifact | None:
+    """The recipe's newest finished model, if it was made after this one."""
+    with contextlib.suppress(HeadwaterError):  # what is promoted outlives what the recipe would make
+        found = newest_finished(recipe, Session(session.store))
+        if found != model and found.finished().started_at > model.finished().started_at:
+            return found
+    return None
+
+
+def promote_finished(recipe: Recipe, session: Session, artifacts: Mapping[str, Artifact]) -> bool:
+    """Promote the model of a finished run as `promote` in the recipe says. Returns whether it is served."""
+    model, before = newest(artifacts), promotion.current(session.store, recipe.name)
+    if before is not None and before.model == f"{model.stage}/{model.key}":
+        return True
+    if recipe.promote == "never" or (recipe.promote == "first" and before is not None):
+        return before is None
+    index = artifacts.get(Index.name)
+    why = "the first finished run" if before is None else "promote: always"
+    promotion.promote(session.store, recipe.name, model, index, recipe.serve.answer, kind="run", why=why)
+    return True
 
 
 def newest_finished(recipe: Recipe, session: Session) -> Artifact:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -89,6 +89,9 @@ class Recipe(StageConfig):
     evaluate: EvaluateConfig | None = None
     """Measure the models and write the report card."""
     serve: ServeConfig = ServeConfig()
+    promote: Literal["first", "always", "never"] = "first"
+    """Whether the end of a run promotes its model, so that `headwater serve` serves it: only while none has
+    been promoted (`first`), every time, or not at all. `headwater promote` does it by hand."""
     question: str = ""
     """Asked over HTTP at the end of a run, to show a cited answer. Empty: no question is asked."""
 

@@ -16,13 +16,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.conditional import ConditionalObject, Unsupported
 from headwater.cluster.storage.filesystem import join
 from headwater.cluster.storage.lock import held_by
-from headwater.cluster.storage.multipart import client
 
 log = logging.getLogger("headwater")
 
@@ -32,10 +31,6 @@ LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 POLL_SECONDS = 1.0
 """Interval at which a waiting process looks at the lease."""
-REFUSED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-"""Error codes of a conditional write that another process's write came before."""
-UNSUPPORTED = frozenset({"NotImplemented", "501"})
-MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,6 @@ class _Seen:
     """The lease object as read: its version, who holds it, and its age by the server's clock."""
 
     etag: str
-    token: str
     holder: str
     age: float
 
@@ -65,7 +59,7 @@ def leased(
     lease = _Lease(location, holder, taken)
     try:
         lease.acquire(tell)
-    except _Unsupported:
+    except Unsupported:
         tell(f"{location} has no conditional writes: nothing keeps a second run out of this store")
         yield
         return
@@ -84,14 +78,9 @@ def leased(
             lease.release()
 
 
-class _Unsupported(Exception):
-    """The server has no conditional writes."""
-
-
 class _Lease:
     def __init__(self, location: str, holder: str, taken: HeadwaterError) -> None:
-        bucket, _, key = join(location, NAME).removeprefix("s3://").partition("/")
-        self._s3, self._target = client(), {"Bucket": bucket, "Key": key}
+        self._object = ConditionalObject(join(location, NAME), "lease")
         self._location, self._holder, self._taken = location, holder, taken
         self._token, self._etag = uuid.uuid4().hex, ""
         self.ended = threading.Event()
@@ -136,60 +125,16 @@ class _Lease:
             self._write("", self._etag)
 
     def _read(self) -> _Seen | None:
-        import botocore.exceptions
-
-        try:
-            with self._explained():
-                answer = self._s3.get_object(**self._target)
-                content: dict[str, Any] = json.loads(answer["Body"].read())
-        except botocore.exceptions.ClientError as error:
-            if _code(error) in MISSING:
-                return None
-            raise
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        now = parsedate_to_datetime(date).timestamp() if date else time.time()
-        age = now - answer["LastModified"].timestamp()
-        return _Seen(answer["ETag"], content["token"], content["holder"], max(0.0, age))
+        version = self._object.read()
+        if version is None:
+            return None
+        content: dict[str, Any] = json.loads(version.body)
+        return _Seen(version.etag, content["holder"], version.age)
 
     def _write(self, holder: str, etag: str | None) -> bool:
         """Write the lease if its version is still `etag` (None: if there is none). False if it is not."""
-        import botocore.exceptions
-
         # The nonce changes the ETag.
         body = {"holder": holder, "token": self._token, "nonce": uuid.uuid4().hex}
-        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-        try:
-            with self._explained():
-                written = self._s3.put_object(**self._target, **condition, Body=json.dumps(body).encode())
-        except botocore.exceptions.ClientError as error:
-            if _code(error) in UNSUPPORTED:
-                raise _Unsupported from error
-            seen = self._read()  # a repeated request meets its own first attempt
-            if seen is None or seen.token != self._token:
-                return False
-            self._etag = seen.etag
-            return True
-        self._etag = written["ETag"]
-        return True
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """HeadwaterError instead of all errors but those that answer a condition."""
-        import botocore.exceptions
-
-        try:
-            yield
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            if isinstance(error, botocore.exceptions.ClientError) and _code(error) in (
-                REFUSED | UNSUPPORTED | MISSING
-            ):
-                raise
-            raise HeadwaterError(
-                f"the lease cannot be read or written ({error})",
-                where=self._location,
-                fix="headwater doctor --store tests every permission",
-            ) from error
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+        written = self._object.write(json.dumps(body).encode(), etag)
+        self._etag = written or self._etag
+        return written is not None

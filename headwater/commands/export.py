@@ -27,7 +27,7 @@ def export(
     stage: Annotated[
         str | None,
         typer.Option(
-            help="With a recipe: the stage whose model to export; default: the newest that has finished."
+            help="With a recipe: the stage whose model to export; default: the promoted one, else the newest."
         ),
     ] = None,
     set_: SetOption = None,
@@ -69,5 +69,5 @@ def _of_recipe(path: Path, overrides: list[str] | None, stage: str | None) -> Ar
     recipe = open_recipe(path, overrides)
     with Session(Store(recipe.store), console=console) as session:
         if stage is None:
-            return pipeline.newest_finished(recipe, session)
+            return pipeline.served_model(recipe, session)[0]
         return pipeline.finished(recipe, session, stage)[stage]

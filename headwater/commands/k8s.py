@@ -16,6 +16,7 @@ from headwater.options import RecipeArgument, SetOption, console, open_recipe
 
 if TYPE_CHECKING:
     from headwater.kubernetes.kustomize import Manifest
+    from headwater.pipeline import Servable
     from headwater.recipe import Recipe
 
 SCREEN = Path("-")
@@ -85,8 +86,15 @@ def render(
         if queue:
             raise HeadwaterError("only jobs can wait in a queue", where="--queue", fix="remove it")
         components = ["service"]
-        model, index = _made(opened)
-        fill = functools.partial(render.render_service, opened, target=target, model=model, index=index)
+        made = _made(opened)
+        answering = opened.serve.model_copy(update={"answer": made.answer})
+        fill = functools.partial(
+            render.render_service,
+            opened.model_copy(update={"serve": answering}),
+            target=target,
+            model=made.model.path("model"),
+            index=made.index.location if made.index else "",
+        )
     objects = _on_overlay(overlay, components, fill)
     text = dump(objects)
     if output == SCREEN:
@@ -111,8 +119,8 @@ def _on_overlay(
     return fill(kustomize.build(kustomize.find_overlay(largest), components))
 
 
-def _made(recipe: Recipe) -> tuple[str, str]:
-    """Locations of the run's newest model and its index ("" without one).
+def _made(recipe: Recipe) -> Servable:
+    """The promoted model of the recipe, or its newest one, with its index.
 
     Raises HeadwaterError if a stage has not finished, or if the store cannot be read from here.
     """
@@ -124,11 +132,10 @@ def _made(recipe: Recipe) -> tuple[str, str]:
 
     try:
         session = Session(Store(recipe.store), console=Console(stderr=True))  # stdout may carry the objects
-        made = pipeline.servable(recipe, session)
+        return pipeline.servable(recipe, session)
     except OSError as error:
         raise HeadwaterError(
             f"the store cannot be read ({error})",
             where=recipe.store,
             fix="check AWS_ENDPOINT_URL, AWS_REGION and the AWS keys in this shell",
         ) from error
-    return made.model.path("model"), made.index.location if made.index else ""
