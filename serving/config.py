@@ -59,7 +59,11 @@ class ServeConfig(StageConfig):
     temperature: float = Field(0.0, ge=0, le=2)
     """Sampling temperature, unless the request sets it. 0 is deterministic."""
     api_keys: str = ""
-    """Path of a file with one API key per line. Empty: no key is required."""
+    """Path of a file with one API key per line: `KEY`, `KEY NAME` or `KEY NAME rank`. Only the last may rank
+    answers, and NAME is kept as the rater. Empty: no key is required, and everybody on this machine is the
+    rater `local`."""
+    rankings_per_minute: int = Field(30, ge=1)
+    """Rankings that one rater may send in a minute, to each replica of `api`; further ones get status 429."""
     max_body_bytes: int = Field(1 << 20, ge=1024)
     """Maximum size of a request body in bytes; larger ones get status 413."""
     parallel_requests: int = Field(2, ge=1)
@@ -84,3 +88,9 @@ class AppConfig(ServeConfig):
     """Location of a finished `index` artifact. Empty: the model answers without sources."""
     store: str = ""
     """Store for rankings. Empty: `POST /v1/rankings` is refused."""
+
+    @property
+    def model_key(self) -> str:
+        """`STAGE/KEY` of a model in the store, else the location of its folder."""
+        inside = self.store and self.model.startswith(f"{self.store}/")
+        return self.model.removeprefix(f"{self.store}/").removesuffix("/model") if inside else self.model

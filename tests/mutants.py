@@ -83,8 +83,8 @@ MUTANTS = [
     ),
     mutant(
         "chosen-and-rejected-swapped",
-        'Preference(prompt, ranking["chosen"], ranking["rejected"],',
-        'Preference(prompt, ranking["rejected"], ranking["chosen"],',
+        "(a, b) if self.ranks[a] < self.ranks[b]",
+        "(a, b) if self.ranks[a] > self.ranks[b]",
         ALIGNMENT,
     ),
     mutant("rankings-dropped", "read_rankings(session.store)", "read_rankings(session.store)[:0]", ALIGNMENT),
@@ -205,8 +205,8 @@ MUTANTS = [
     # -- serving
     mutant(
         "keys-by-equality",
-        "hmac.compare_digest(token, key)",
-        "token == key",
+        "hmac.compare_digest(token, key.secret)",
+        "token == key.secret",
         "test_hostile.py::test_every_key_is_compared_in_constant_time",
     ),
     mutant(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from headwater.cluster.errors import HeadwaterError
@@ -67,6 +67,8 @@ class Finished:
     reason: Literal["stop", "length"]
     completion_tokens: int
     citations: list[Citation]
+    token_ids: list[int] = field(default_factory=list)
+    """As the model sampled them, with those behind a stop string; none for quotations."""
 
 
 Event = Started | Delta | Finished
@@ -249,7 +251,7 @@ def _generate(
             waiting = waiting[end:]
     if waiting.strip():
         yield Delta(choice, _cited(text, waiting.rstrip(), passages))
-    yield Finished(choice, stream.finish_reason, stream.tokens, text.citations)
+    yield Finished(choice, stream.finish_reason, stream.tokens, text.citations, stream.ids)
 
 
 def _cited(text: CitedText, sentence: str, passages: list[Passage]) -> str:

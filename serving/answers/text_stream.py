@@ -14,15 +14,20 @@ LONGEST_CHARACTER = 4
 
 
 class TextStream:
-    """Decodes one answer. After `read`, `tokens` is its length and `finish_reason` why it ended."""
+    """Decodes one answer. After `read`, `ids` are its tokens and `finish_reason` is why it ended."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, stop_ids: Sequence[int], stops: Sequence[str]
     ) -> None:
         self._tokenizer, self._stop_ids, self._stops = tokenizer, frozenset(stop_ids), stops
         self._longest_stop = max((len(stop) for stop in stops), default=1)
-        self.tokens = 0
+        self.ids: list[int] = []
         self.finish_reason: Literal["stop", "length"] = "length"
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, with the ending one."""
+        return len(self.ids)
 
     def read(self, ids: Iterable[tuple[int, float]]) -> Iterator[str]:
         """Yield pieces of final text. `ids` are (token id, log-probability).
@@ -55,7 +60,7 @@ class TextStream:
         """Decode tokens as soon as the bytes of a character are complete."""
         pending: list[int] = []
         for token, _ in ids:
-            self.tokens += 1
+            self.ids.append(token)
             if token in self._stop_ids:
                 self.finish_reason = "stop"
                 break

@@ -7,13 +7,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -21,12 +23,14 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.exceptions import HTTPException
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.examples.preferences import save_ranking
-from headwater.llm.grounding.cite import Citation, without_markers
+from headwater.cluster.storage.store import Store
+from headwater.llm.examples.rankings import RankedAnswer, Ranking, save
+from headwater.llm.grounding.cite import without_markers
+from headwater.llm.grounding.passages import Passage
 from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started
 from headwater.serving.api import openai_types as api
-from headwater.serving.api.auth import check_key, read_keys
-from headwater.serving.api.limits import SecurityHeaders, read_json_body
+from headwater.serving.api.auth import RANK, Key, check_key, read_keys
+from headwater.serving.api.limits import PerMinute, SecurityHeaders, read_json_body
 from headwater.serving.api.metrics import CONTENT_TYPE, Metrics
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
@@ -41,7 +45,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Ingress:
-    """One replica of the HTTP ingress. Its only state is its metrics."""
+    """One replica of the HTTP ingress. Its only state is its metrics and how much each rater has sent."""
 
     def __init__(
         self, config: AppConfig, engine: DeploymentHandle, retrieval: DeploymentHandle | None
@@ -51,6 +55,7 @@ class Ingress:
         self._keys = read_keys(config.api_keys)
         several = config.api.max_replicas > 1
         self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id if several else "")
+        self._rankings = PerMinute(config.rankings_per_minute)
         self._created = int(time.time())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -89,7 +94,7 @@ class Ingress:
         async def handle(request: Request) -> Response:
             started = time.monotonic()
             try:
-                check_key(request.headers.get("authorization"), self._keys)
+                request.state.key = check_key(request.headers.get("authorization"), self._keys)
                 response = await handler(request)
             except ApiError as error:
                 response = _error_response(error)
@@ -133,41 +138,26 @@ class Ingress:
         """Search passages, then yield the events of the answer."""
         self._metrics.in_progress.inc()
         try:
-            job = await self._job(wanted)
-            spoken = False
-            call = cast(DeploymentResponseGenerator, self._engine.answer.remote(job))
-            try:
-                async for event in call:
-                    if isinstance(event, ApiError):
-                        raise event
-                    if isinstance(event, Delta) and not spoken:
-                        spoken = True
-                        self._metrics.first_token_seconds.observe(time.monotonic() - started)
-                    yield event
-            finally:
-                call.cancel()  # no-op if the call has ended
-        except BackPressureError as error:
-            message = "The request queue is full. Try again shortly."
-            raise ApiError(503, message, code="overloaded", retry_after=RETRY_SECONDS) from error
-        except (RayError, RayServeException) as error:
-            log.exception("the model or the search failed")
-            raise ApiError(
-                503, "A part of this server is not available.", code="unavailable", retry_after=RETRY_SECONDS
-            ) from error
+            with _parts_explained():
+                job = await self._job(wanted)
+                spoken = False
+                call = cast(DeploymentResponseGenerator, self._engine.answer.remote(job))
+                try:
+                    async for event in call:
+                        if isinstance(event, ApiError):
+                            raise event
+                        if isinstance(event, Delta) and not spoken:
+                            spoken = True
+                            self._metrics.first_token_seconds.observe(time.monotonic() - started)
+                        yield event
+                finally:
+                    call.cancel()  # no-op if the call has ended
         finally:
             self._metrics.in_progress.dec()
 
     async def _job(self, wanted: api.ChatRequest) -> AnswerJob:
         config = self._config
-        passages = None
-        if self._retrieval is not None and wanted.retrieval is not False:
-            passages = await self._retrieval.search.remote(
-                wanted.question(), config.passages, config.per_document, config.min_relevance
-            )
-        elif wanted.retrieval:
-            raise ApiError(
-                400, "This server has no index to search.", code="unsupported_parameter", param="retrieval"
-            )
+        passages = await self._passages(api.question(wanted.messages), wanted.retrieval)
         return AnswerJob(
             messages=[message.plain() for message in wanted.messages],
             passages=passages,
@@ -181,6 +171,19 @@ class Ingress:
             quoted_sentences=config.quoted_sentences,
         )
 
+    async def _passages(self, question: str, retrieval: bool | None) -> list[Passage] | None:
+        """What is found for a question; None without retrieval."""
+        config = self._config
+        if self._retrieval is not None and retrieval is not False:
+            return await self._retrieval.search.remote(
+                question, config.passages, config.per_document, config.min_relevance
+            )
+        if retrieval:
+            raise ApiError(
+                400, "This server has no index to search.", code="unsupported_parameter", param="retrieval"
+            )
+        return None
+
     async def _whole(
         self, wanted: api.ChatRequest, first: Started, events: AsyncIterator[Event], identifier: str
     ) -> Response:
@@ -191,9 +194,7 @@ class Ingress:
                 texts[event.choice] += event.text
             elif isinstance(event, Finished):
                 ends.append(event)
-        choices: list[tuple[str, str, list[Citation]]] = [
-            (texts[end.choice], end.reason, end.citations) for end in ends
-        ]
+        choices = [(texts[end.choice], end.reason, end.citations, _ids(wanted, end)) for end in ends]
         used = self._count(first, ends)
         return JSONResponse(api.completion(identifier, self._config.model_name, choices, used))
 
@@ -215,7 +216,7 @@ class Ingress:
                     yield chunks.delta(event.choice, {"content": event.text})
                 elif isinstance(event, Finished):
                     ends.append(event)
-                    yield chunks.finish(event.choice, event.reason, event.citations)
+                    yield chunks.finish(event.choice, event.reason, event.citations, _ids(wanted, event))
             if wanted.stream_options and wanted.stream_options.include_usage:
                 yield chunks.usage(api.usage(first.prompt_tokens, sum(end.completion_tokens for end in ends)))
             yield api.DONE
@@ -235,21 +236,38 @@ class Ingress:
 
     # -- the other routes -----------------------------------------------------------------------
     async def rank(self, request: Request) -> Response:
+        key: Key = request.state.key
+        if RANK not in key.roles:
+            raise ApiError(403, f"This API key has not the role `{RANK}`.", code="not_allowed")
         body = await read_json_body(request, self._config.max_body_bytes)
-        ranking = api.parse(api.RankingRequest, body)
+        wanted = api.parse(api.RankingRequest, body)
         if not self._config.store:
             raise ApiError(404, "This server does not store rankings.", code="rankings_disabled")
-        prompt = [message.plain() for message in ranking.messages]
+        self._rankings.check(key.name, time.monotonic())
+        prompt = [message.plain() for message in wanted.messages]
+        with _parts_explained():  # the same search as for the answers
+            passages = await self._passages(api.question(wanted.messages), wanted.retrieval)
         try:
-            await asyncio.to_thread(
-                save_ranking,
-                self._config.store,
-                prompt,
-                without_markers(ranking.chosen),  # [1] is added by the server, not written by the model
-                without_markers(ranking.rejected),
-                model=self._config.model_name,
+            answers = [  # [1] is added by the server, not written by the model
+                RankedAnswer(**each.model_dump() | {"text": without_markers(each.text)})
+                for each in wanted.answers
+            ]
+            ranking = Ranking(
+                prompt=prompt,
+                answers=answers,
+                ranks=wanted.ranks,
+                rater=key.name,
                 source="console",
+                model=self._config.model_name,
+                model_key=self._config.model_key,
+                passages=[asdict(passage) for passage in passages or []],
+                reason=wanted.reason,
+                blind=wanted.blind,
             )
+            await asyncio.to_thread(save, Store(self._config.store), ranking)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ApiError(400, message, code="invalid_value") from error
         except HeadwaterError as error:
             raise ApiError(400, str(error), code="invalid_value") from error
         return JSONResponse({"object": "ranking", "saved": True}, status_code=201)
@@ -261,7 +279,7 @@ class Ingress:
             "created": self._created,
             "owned_by": "headwater",
             "retrieval": self._retrieval is not None,
-            "rankings": bool(self._config.store),
+            "rankings": bool(self._config.store) and RANK in request.state.key.roles,
         }
         if name := request.path_params.get("name"):
             self._check_model(name)
@@ -291,6 +309,25 @@ class Ingress:
         if name not in files:
             return _error_response(ApiError(404, "There is no such file.", code="not_found"))
         return FileResponse(files[name], headers={"cache-control": "no-cache"})
+
+
+def _ids(wanted: api.ChatRequest, end: Finished) -> dict[str, list[int]]:
+    return {"token_ids": end.token_ids} if wanted.return_token_ids else {}
+
+
+@contextlib.contextmanager
+def _parts_explained() -> Iterator[None]:
+    """ApiError 503 if the model or the search is overloaded or has failed."""
+    try:
+        yield
+    except BackPressureError as error:
+        message = "The request queue is full. Try again shortly."
+        raise ApiError(503, message, code="overloaded", retry_after=RETRY_SECONDS) from error
+    except (RayError, RayServeException) as error:
+        log.exception("the model or the search failed")
+        raise ApiError(
+            503, "A part of this server is not available.", code="unavailable", retry_after=RETRY_SECONDS
+        ) from error
 
 
 def _error_response(error: ApiError) -> Response:

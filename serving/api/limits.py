@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import math
 from typing import TYPE_CHECKING, Any
 
 from headwater.serving.errors import ApiError
@@ -43,6 +45,25 @@ async def read_json_body(request: Request, limit: int) -> bytes:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The body is larger than {limit:,} bytes.", code="request_too_large")
+
+
+class PerMinute:
+    """At most `most` calls of one name per minute, counted on this replica (a sliding window)."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._times: dict[str, collections.deque[float]] = {}
+
+    def check(self, name: str, now: float) -> None:
+        """Count a call at `now` (seconds). Raises ApiError 429 if it is one too many."""
+        times = self._times.setdefault(name, collections.deque())
+        while times and times[0] <= now - 60:
+            times.popleft()
+        if len(times) >= self._most:
+            wait = math.ceil(times[0] + 60 - now)
+            message = f"More than {self._most} in a minute. Try again in {wait} s."
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
+        times.append(now)
 
 
 class SecurityHeaders:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from headwater.llm.examples.rankings import MAX_ANSWERS, MAX_CHARACTERS, MAX_REASON, MAX_TOKENS, TokenId
 from headwater.llm.grounding.cite import Citation
 from headwater.serving.errors import ApiError
 
@@ -39,6 +41,11 @@ class Message(_Request):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
+def question(messages: list[Message]) -> str:
+    """The retrieval query: the last user message."""
+    return next((m.plain()["content"] for m in reversed(messages) if m.role == "user"), "")
+
+
 class StreamOptions(_Request):
     include_usage: bool = False
 
@@ -59,6 +66,8 @@ class ChatRequest(_Request):
     stream_options: StreamOptions | None = None
     retrieval: bool | None = None
     """Extension to the OpenAI API: false answers without sources."""
+    return_token_ids: bool | None = None
+    """Extension, as vLLM has it: a choice also has the ids that the model sampled, `token_ids`."""
     # Parameters of the OpenAI API that are refused, unless empty, false or zero.
     tools: list[Any] | None = None
     functions: list[Any] | None = None
@@ -78,10 +87,6 @@ class ChatRequest(_Request):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def question(self) -> str:
-        """The retrieval query: the last user message."""
-        return next((m.plain()["content"] for m in reversed(self.messages) if m.role == "user"), "")
-
     def check_supported(self) -> None:
         if self.messages[-1].role == "assistant":
             raise ApiError(
@@ -94,12 +99,38 @@ class ChatRequest(_Request):
                 raise _unsupported(name)
 
 
+class AnswerShown(_Request):
+    """One answer of a ranking."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+    token_ids: list[TokenId] = Field([], max_length=MAX_TOKENS)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+
+
 class RankingRequest(_Request):
-    """The body of `POST /v1/rankings`: the better and the worse of two answers to a prompt."""
+    """The body of `POST /v1/rankings`: two to four answers to a prompt, in the order shown, and their ranks.
+
+    `chosen` and `rejected` instead of `answers` and `ranks` are two answers whose order is not known.
+    """
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    chosen: Annotated[str, Field(min_length=1, max_length=100_000)]
-    rejected: Annotated[str, Field(min_length=1, max_length=100_000)]
+    answers: list[AnswerShown] = Field(min_length=2, max_length=MAX_ANSWERS)
+    ranks: list[Annotated[int, Field(ge=1, le=MAX_ANSWERS)]] = Field(min_length=2, max_length=MAX_ANSWERS)
+    """1 is the best; equal ranks are a tie."""
+    reason: str = Field("", max_length=MAX_REASON)
+    retrieval: bool | None = None
+    """As in the request for the answers: false if they were made without sources."""
+    blind: bool = False
+    """The answers were sampled alike and shown at random places."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, body: Any) -> Any:
+        if not isinstance(body, dict) or "answers" in body or not {"chosen", "rejected"} & body.keys():
+            return body
+        answers = [{"text": body.get(name)} for name in ("chosen", "rejected")]
+        return body | {"answers": answers, "ranks": [1, 2], "blind": False}
 
 
 def _unsupported(name: str) -> ApiError:
@@ -159,10 +190,10 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 def completion(
     identifier: str,
     model: str,
-    choices: list[tuple[str, str, list[Citation]]],
+    choices: Sequence[tuple[str, str, list[Citation], Mapping[str, Any]]],
     used: dict[str, int],
 ) -> dict[str, Any]:
-    """The response body; `choices` are (text, finish reason, citations)."""
+    """The response body; `choices` are (text, finish reason, citations, further fields)."""
     return {
         "id": identifier,
         "object": "chat.completion",
@@ -180,8 +211,9 @@ def completion(
                 },
                 "logprobs": None,
                 "finish_reason": reason,
+                **more,
             }
-            for index, (text, reason, cited) in enumerate(choices)
+            for index, (text, reason, cited, more) in enumerate(choices)
         ],
         "usage": used,
         "citations": citation_fields(choices[0][2]),  # of the first choice
@@ -202,10 +234,11 @@ class Chunks:
     def delta(self, index: int, delta: dict[str, Any]) -> str:
         return self._event(choices=[_choice(index, delta)])
 
-    def finish(self, index: int, reason: str, citations: list[Citation]) -> str:
-        """The last chunk of a choice, with its citations."""
+    def finish(self, index: int, reason: str, citations: list[Citation], more: dict[str, Any]) -> str:
+        """The last chunk of a choice, with its citations and further fields."""
         delta = {"annotations": url_citations(citations)} if citations else {}
-        return self._event(choices=[_choice(index, delta, reason)], citations=citation_fields(citations))
+        choice = _choice(index, delta, reason) | more
+        return self._event(choices=[choice], citations=citation_fields(citations))
 
     def usage(self, used: dict[str, int]) -> str:
         return self._event(choices=[], usage=used)

@@ -127,7 +127,7 @@ def answer_record(
     body = api.completion(
         f"chatcmpl-{name}",
         request.body.model,
-        [(text, reason, []) for text, reason in choices],
+        [(text, reason, [], {}) for text, reason in choices],
         api.usage(prompt_tokens, completion_tokens),
     )
     return _record(name, request.custom_id, {"status_code": 200, "body": body}, None)

@@ -39,30 +39,33 @@ export async function firstModel() {
   return (await (await call("/v1/models")).json()).data[0];
 }
 
-export async function saveRanking(messages, chosen, rejected) {
-  await call("/v1/rankings", { messages, chosen, rejected });
+export async function saveRanking(ranking) {
+  await call("/v1/rankings", ranking);
 }
 
-// Streams one answer; calls `onText` with the text so far. Resolves to { text, citations }.
-// If the conversation exceeds the model's context, drops its oldest turns.
-export async function streamAnswer({ model, messages, retrieval, sampling = {} }, onText, signal) {
+// Streams `sampling.n` answers (default: one) to the same messages; calls `onText(choice, text so far)`.
+// Resolves to a list of { text, citations, token_ids }. If the conversation exceeds the model's context, drops
+// its oldest turns.
+export async function streamAnswers({ model, messages, retrieval, sampling = {} }, onText, signal) {
   for (let turns = messages; ; turns = turns.slice(2)) {
-    const body = { model, messages: turns, stream: true, ...sampling, ...(retrieval ? {} : { retrieval: false }) };
+    const body = {
+      model, messages: turns, stream: true, return_token_ids: true, ...sampling, ...(retrieval ? {} : { retrieval: false }),
+    };
     try {
-      return await readStream(await call("/v1/chat/completions", body, signal), onText);
+      return await readStream(await call("/v1/chat/completions", body, signal), sampling.n ?? 1, onText);
     } catch (error) {
       if (error.code !== "context_length_exceeded" || turns.length < 3) throw error;
     }
   }
 }
 
-async function readStream(response, onText) {
-  const answer = { text: "", citations: [] };
+async function readStream(response, count, onText) {
+  const answers = Array.from({ length: count }, () => ({ text: "", citations: [], token_ids: [] }));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let waiting = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return answer;
+    if (done) return answers;
     const events = (waiting + value).split("\n\n");
     waiting = events.pop();
     for (const event of events) {
@@ -70,9 +73,12 @@ async function readStream(response, onText) {
       if (data === "[DONE]") continue;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(chunk.error.message, 0, chunk.error.code);
+      const [choice] = chunk.choices;
+      if (!choice) continue;
+      const answer = answers[choice.index];
       if (chunk.citations) answer.citations = chunk.citations;
-      const piece = chunk.choices[0]?.delta.content;
-      if (piece) onText((answer.text += piece));
+      if (choice.token_ids) answer.token_ids = choice.token_ids;
+      if (choice.delta.content) onText(choice.index, (answer.text += choice.delta.content));
     }
   }
 }

@@ -1,7 +1,7 @@
-// The page: a conversation, its sources, and the choice between two answers.
+// The page: a conversation, its sources, and the comparison of two answers.
 
-import { ApiError, firstModel, saveRanking, setKey, streamAnswer } from "./api.js";
-import { actionButton, AnswerView, element, userMessage } from "./view.js";
+import { ApiError, firstModel, saveRanking, setKey, streamAnswers } from "./api.js";
+import { actionButton, AnswerView, element, judgement, userMessage } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const conversation = $("conversation");
@@ -15,8 +15,9 @@ const state = {
   followUp: null, // button below the last answer
 };
 
-// The second answer must differ to be worth comparing: sample it, at rising temperatures.
-const SECOND_TEMPERATURES = [1.0, 1.5, 2.0];
+// Two answers must differ to be worth comparing: both are sampled, at rising temperatures.
+const TEMPERATURES = [1.0, 1.5, 2.0];
+const LETTERS = ["A", "B"];
 
 async function loadModel() {
   try {
@@ -62,28 +63,28 @@ function scrollToEnd() {
   window.scrollTo({ top: document.body.scrollHeight });
 }
 
-// Fills `view` with an answer to `messages`; returns the answer, or null if there is none.
-async function fill(view, messages, retrieval, sampling) {
+// Fills each view with an answer to `messages`; returns the answers in that order, or null if there are none.
+async function fill(views, messages, retrieval, sampling) {
   const controller = new AbortController();
   setRunning(controller);
-  let partial = "";
-  const onText = (text) => {
+  const partial = views.map(() => "");
+  const onText = (choice, text) => {
     const atEnd = window.innerHeight + window.scrollY >= document.body.scrollHeight - 80;
-    view.grow((partial = text));
+    views[choice].grow((partial[choice] = text));
     if (atEnd) scrollToEnd();
   };
   try {
     const request = { model: state.model.id, messages, retrieval, sampling };
-    const answer = await streamAnswer(request, onText, controller.signal);
-    view.finish(answer);
-    return answer;
+    const answers = await streamAnswers(request, onText, controller.signal);
+    for (const [n, view] of views.entries()) view.finish(answers[n]);
+    return answers;
   } catch (error) {
     if (error.name === "AbortError") {
-      view.finish({ text: partial || "Stopped.", citations: [] });
+      for (const [n, view] of views.entries()) view.finish({ text: partial[n] || "Stopped.", citations: [] });
       return null;
     }
     if (!(error instanceof ApiError)) throw error;
-    view.fail(error.message, partial);
+    for (const [n, view] of views.entries()) view.fail(error.message, partial[n]);
     if (error.status === 401) askForKey();
     return null;
   } finally {
@@ -102,70 +103,64 @@ async function ask(text) {
   const turn = element("section", { className: "turn" }, userMessage(text), view.root);
   conversation.append(turn);
   scrollToEnd();
-  const answer = await fill(view, messages, retrieval, {});
-  if (answer === null || !answer.text) return;
+  const [answer] = (await fill([view], messages, retrieval, {})) ?? [];
+  if (!answer?.text) return;
   state.messages = [...messages, { role: "assistant", content: answer.text }];
-  offerSecond(turn, view, messages, answer, retrieval);
+  offerComparison(view, messages, answer, retrieval);
   scrollToEnd();
 }
 
-function offerSecond(turn, view, messages, answer, retrieval) {
+function offerComparison(view, messages, answer, retrieval) {
   const copy = actionButton("Copy", async () => {
     await navigator.clipboard.writeText(answer.text);
     copy.textContent = "Copied";
   });
-  const another = actionButton("Another answer", () => compare(turn, view, messages, answer, retrieval, another));
-  view.actions.append(copy, another);
-  state.followUp = another;
+  view.actions.append(copy);
+  if (!state.model.rankings) return;
+  const button = actionButton("Compare two answers", () => compare(view, messages, retrieval));
+  view.actions.append(button);
+  state.followUp = button;
 }
 
-async function compare(turn, firstView, messages, first, retrieval, button) {
+// Two new answers take the place of the first: sampled alike, in one request, and shown at random places.
+async function compare(firstView, messages, retrieval) {
   if (state.running) return;
-  button.remove();
-  const secondView = new AnswerView("Answer B");
-  const heading = element("h3", { textContent: "Answer A" });
-  firstView.root.prepend(heading);
-  const pair = element("div", { className: "pair" });
+  const views = LETTERS.map((letter) => new AnswerView(`Answer ${letter}`));
+  const pair = element("div", { className: "pair" }, ...views.map((view) => view.root));
   firstView.root.replaceWith(pair);
-  pair.append(firstView.root, secondView.root);
-  secondView.root.scrollIntoView({ behavior: "smooth", block: "nearest" });
-  let second = null;
-  for (const temperature of SECOND_TEMPERATURES) {
-    const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-    second = await fill(secondView, messages, retrieval, { temperature, seed });
-    if (second === null || second.text !== first.text) break;
+  pair.scrollIntoView({ behavior: "smooth", block: "nearest" });
+  const [coin, ...seeds] = crypto.getRandomValues(new Uint32Array(1 + TEMPERATURES.length));
+  const order = coin % 2 ? [1, 0] : [0, 1]; // the place of each answer of the request
+  const placed = order.map((place) => views[place]);
+  let sampling, answers;
+  for (const [attempt, temperature] of TEMPERATURES.entries()) {
+    sampling = { n: 2, temperature, seed: seeds[attempt] };
+    answers = await fill(placed, messages, retrieval, sampling);
+    if (answers === null || answers[0].text !== answers[1].text) break;
   }
-  if (second === null || !second.text) return;
-  if (second.text === first.text) {
-    secondView.actions.append(element("p", { className: "note", textContent: "The model gave the same answer again." }));
+  if (answers === null || answers.some((answer) => !answer.text)) return;
+  const shown = order.map((choice) => ({
+    ...answers[choice], temperature: sampling.temperature, seed: sampling.seed + choice,
+  }));
+  continueWith(messages, shown[0]);
+  if (shown[0].text === shown[1].text) {
+    pair.after(element("p", { className: "note", textContent: "The model gave the same answer twice." }));
     return;
   }
-  if (state.model.rankings) offerChoice(pair, messages, [firstView, first], [secondView, second]);
+  pair.after(judgement(LETTERS, (ranks, reason) => rank(messages, views, shown, ranks, reason, retrieval)));
 }
 
-function offerChoice(pair, messages, one, other) {
-  const buttons = [];
-  for (const [[view, answer], [otherView, rejected]] of [[one, other], [other, one]]) {
-    const button = actionButton("This one is better", async () => {
-      for (const each of buttons) each.disabled = true;
-      try {
-        await saveRanking(messages, answer.text, rejected.text);
-      } catch (error) {
-        for (const each of buttons) each.disabled = false;
-        view.actions.append(element("p", { className: "error", role: "alert", textContent: error.message }));
-        return;
-      }
-      for (const each of buttons) each.remove();
-      view.root.classList.add("chosen");
-      otherView.root.classList.add("rejected");
-      view.actions.append(element("p", { className: "note", role: "status", textContent: "Saved. Thank you." }));
-      const last = state.messages.at(-1);
-      if (state.messages.length === messages.length + 1) last.content = answer.text;
-    }, "primary");
-    buttons.push(button);
-    view.actions.append(button);
-  }
-  pair.scrollIntoView({ behavior: "smooth", block: "nearest" });
+async function rank(messages, views, shown, ranks, reason, retrieval) {
+  const answers = shown.map(({ text, token_ids, temperature, seed }) => ({ text, token_ids, temperature, seed }));
+  await saveRanking({ messages, answers, ranks, reason, blind: true, ...(retrieval ? {} : { retrieval: false }) });
+  const best = Math.min(...ranks);
+  for (const [n, view] of views.entries()) view.root.classList.add(ranks[n] === best ? "chosen" : "rejected");
+  continueWith(messages, shown[ranks.indexOf(best)]);
+}
+
+// The conversation goes on with this answer, unless it has gone on already.
+function continueWith(messages, answer) {
+  if (state.messages.length === messages.length + 1) state.messages.at(-1).content = answer.text;
 }
 
 function resize() {

@@ -134,3 +134,31 @@ export function actionButton(label, onClick, className = "quiet") {
   button.addEventListener("click", onClick);
   return button;
 }
+
+// Asks which of the answers is better: `onRanks(ranks, reason)` saves it, and an error it throws is shown.
+export function judgement(letters, onRanks) {
+  const reason = element("input", { className: "reason", maxLength: 2000, placeholder: "Why? (optional)", "aria-label": "Why" });
+  const message = element("p", { className: "note", role: "status" });
+  const choose = async (ranks) => {
+    for (const button of buttons) button.disabled = true;
+    message.className = "note";
+    message.textContent = "";
+    try {
+      await onRanks(ranks, reason.value.trim());
+    } catch (error) {
+      for (const button of buttons) button.disabled = false;
+      message.className = "error";
+      message.textContent = error.message;
+      return;
+    }
+    form.replaceChildren(message);
+    message.textContent = "Saved. Thank you.";
+  };
+  const better = letters.map((letter, n) =>
+    actionButton(`${letter} is better`, () => choose(letters.map((_, other) => (other === n ? 1 : 2))), "primary"),
+  );
+  const tie = actionButton("Equally good", () => choose(letters.map(() => 1)));
+  const buttons = [better[0], tie, ...better.slice(1)];
+  const form = element("div", { className: "judgement", role: "group", "aria-label": "Which answer is better?" }, ...buttons, reason, message);
+  return form;
+}

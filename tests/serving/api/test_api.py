@@ -141,6 +141,28 @@ def test_ranking_is_kept_as_preference_data(endpoint: Endpoint) -> None:
     assert (kept.prompt, kept.chosen, kept.rejected) == (QUESTION, "The council voted.", "It rained.")
 
 
+def test_sampled_ids_come_with_the_answer_where_they_are_asked_for(endpoint: Endpoint) -> None:
+    body = {
+        "model": "tiny",
+        "messages": QUESTION,
+        "retrieval": False,
+        "max_tokens": 5,
+        "n": 2,
+        "temperature": 1,
+    }
+    url = f"{endpoint.url}/v1/chat/completions"
+    plain = httpx.post(url, json=body | {"seed": 3}).json()
+    assert "token_ids" not in plain["choices"][0]
+    whole = httpx.post(url, json=body | {"seed": 3, "return_token_ids": True}).json()
+    ids = [choice["token_ids"] for choice in whole["choices"]]
+    assert sum(map(len, ids)) == whole["usage"]["completion_tokens"] and ids[0] != ids[1]
+    assert [choice["message"] for choice in whole["choices"]] == [c["message"] for c in plain["choices"]]
+    streamed = httpx.post(url, json=body | {"seed": 3, "return_token_ids": True, "stream": True}).text
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    ends = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    assert [end["token_ids"] for end in ends] == ids
+
+
 def test_health_and_metrics_report_state_and_requests(endpoint: Endpoint) -> None:
     ask(endpoint.url, question_about(BRIDGE))
     health = httpx.get(f"{endpoint.url}/healthz")

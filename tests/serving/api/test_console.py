@@ -1,4 +1,4 @@
-"""The page at `/` in a real Chromium: a question, its sources, another answer, the choice between them.
+"""The page at `/` in a real Chromium: a question, its sources, the comparison of two answers.
 
 With HEADWATER_SCREENSHOTS=folder the pictures are kept there.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from headwater.llm.examples import rankings
 from headwater.llm.examples.conversations import question_about
-from headwater.llm.examples.preferences import read_rankings
 from tests.serving.conftest import ARTICLES, BRIDGE, Endpoint
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -52,7 +52,7 @@ class Visit:
     def ask(self, question: str) -> None:
         self.page.get_by_label("Your question").fill(question)
         self.page.keyboard.press("Enter")
-        self.page.get_by_role("button", name="Another answer").wait_for()
+        self.page.get_by_role("button", name="Copy").wait_for()
 
     def picture(self, name: str) -> None:
         if folder := os.environ.get("HEADWATER_SCREENSHOTS"):
@@ -83,20 +83,49 @@ def test_question_is_answered_with_sources_to_click(visit: Visit) -> None:
 
 
 @pytest.mark.soak
-def test_better_of_two_answers_is_kept_as_a_ranking(visit: Visit, endpoint: Endpoint) -> None:
-    before = len(read_rankings(endpoint.store))
+@pytest.mark.parametrize(("button", "ranks"), [("A is better", [1, 2]), ("Equally good", [1, 1])])
+def test_comparison_of_two_answers_is_kept_as_a_blind_ranking(
+    visit: Visit, endpoint: Endpoint, button: str, ranks: list[int]
+) -> None:
+    before = len(rankings.read(endpoint.store))
     visit.ask(question_about(BRIDGE))
-    visit.page.get_by_role("button", name="Another answer").click()
-    better = visit.page.get_by_role("button", name="This one is better")
-    better.last.wait_for()
-    assert better.count() == 2
+    visit.page.get_by_role("button", name="Compare two answers").click()
+    visit.page.get_by_role("button", name="B is better").wait_for()
     visit.picture("console-compare")
-    better.last.click()
+    texts = visit.page.locator(".pair .text").all_inner_texts()
+    visit.page.get_by_label("Why").fill("It says when.")
+    visit.page.get_by_role("button", name=button).click()
     visit.page.get_by_text("Saved. Thank you.").wait_for()
-    kept = read_rankings(endpoint.store)
-    assert len(kept) == before + 1
-    assert kept[-1].prompt[-1]["content"] == question_about(BRIDGE)
-    assert kept[-1].source == "console" and not re.search(r"\[\d+\]", kept[-1].chosen + kept[-1].rejected)
+    visit.picture("console-compared")
+    found = rankings.read(endpoint.store)
+    assert len(found) == before + 1
+    kept = found[-1].ranking
+    assert kept.prompt[-1]["content"] == question_about(BRIDGE)
+    assert (kept.ranks, kept.blind, kept.reason) == (ranks, True, "It says when.")
+    assert (kept.rater, kept.source, kept.model) == ("local", "console", "tiny")
+    for answer, text in zip(kept.answers, texts, strict=True):  # in the order shown
+        assert answer.text[:40] in text.replace("\xa0", " ")
+        assert not re.search(r"\[\d+\]", answer.text)
+    first, second = kept.answers
+    assert first.temperature == second.temperature and abs(first.seed - second.seed) == 1
+    assert kept.passages[0]["title"] == BRIDGE
+
+
+@pytest.mark.soak
+def test_both_places_are_taken_by_either_answer_of_the_request(visit: Visit, endpoint: Endpoint) -> None:
+    """The first sample of a request is at place A about half of the time."""
+    first_at_a = []
+    visit.page.get_by_role("switch", name="Use sources").focus()
+    visit.page.keyboard.press("Space")  # written answers are hardly ever equal
+    for _ in range(8):
+        visit.page.get_by_role("button", name="New chat").click()
+        visit.ask(question_about(BRIDGE))
+        visit.page.get_by_role("button", name="Compare two answers").click()
+        visit.page.get_by_role("button", name="A is better").click()
+        visit.page.get_by_text("Saved. Thank you.").wait_for()
+        answers = rankings.read(endpoint.store)[-1].ranking.answers
+        first_at_a.append(answers[0].seed < answers[1].seed)
+    assert len(set(first_at_a)) == 2  # by chance alike once in 128 times
 
 
 @pytest.mark.soak

@@ -17,7 +17,10 @@ import openai
 import pytest
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.serving.api.auth import check_key, read_keys
+from headwater.cluster.storage.store import Store
+from headwater.llm.examples import rankings
+from headwater.serving.api.auth import Key, check_key, read_keys
+from headwater.serving.api.limits import PerMinute
 from headwater.serving.errors import ApiError
 from tests.serving.conftest import Endpoint
 
@@ -173,11 +176,12 @@ def test_rankings_need_two_different_answers(endpoint: Endpoint) -> None:
 
 def test_keys_are_compared_whole(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# mine\nsk-one\n\n sk-two \n")
+    file.write_text("# mine\nsk-one\n\n sk-two anna rank\n")
     keys = read_keys(str(file))
-    assert keys == (b"sk-one", b"sk-two")
-    check_key("Bearer sk-two", keys)
-    check_key(None, ())
+    assert keys == (Key(b"sk-one"), Key(b"sk-two", "anna", frozenset({"rank"})))
+    assert "sk-" not in repr(keys)
+    assert check_key("Bearer sk-two", keys).name == "anna"
+    assert check_key(None, ()).name == "local"
     for header in (
         None,
         "",
@@ -205,9 +209,20 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         return compare(one, other)
 
     monkeypatch.setattr(hmac, "compare_digest", watched)
-    keys = (b"sk-one", b"sk-two", b"sk-three")
+    keys = tuple(map(Key, (b"sk-one", b"sk-two", b"sk-three")))
     check_key("Bearer sk-one", keys)
-    assert compared == [{b"sk-one", key} for key in keys]
+    assert compared == [{b"sk-one", key.secret} for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("sk-one a/b", "the name is not of letters"), ("sk-one anna admin", "no role admin")]
+)
+def test_a_line_that_is_no_key_is_named_by_its_number_alone(tmp_path: Path, line: str, fault: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"sk-two\n{line}\n")
+    with pytest.raises(HeadwaterError, match=f"keys, line 2: .*{fault}") as caught:
+        read_keys(str(file))
+    assert "sk-one" not in str(caught.value)
 
 
 @asynccontextmanager
@@ -255,6 +270,85 @@ def test_written_answers_reach_the_client_too(endpoint: Endpoint) -> None:
             assert response.json()["usage"]["prompt_tokens"] > 100  # the passages are in the prompt
 
     asyncio.run(talk())
+
+
+RANKING = {
+    "messages": GOOD["messages"],
+    "answers": [{"text": "a", "token_ids": [1, 2]}, {"text": "b [1]"}, {"text": "c"}],
+    "ranks": [2, 1, 2],
+    "reason": "short",
+    "blind": True,
+}
+
+
+def test_a_key_with_its_role_is_asked_for_and_names_the_rater(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Whoever could chat could also rank, and nothing said who had."""
+    file, store = tmp_path / "keys", Store(str(tmp_path / "store"))
+    file.write_text("sk-chat\nsk-rank anna rank\n")
+
+    async def talk() -> None:
+        async with in_process(endpoint, api_keys=str(file), store=store.location) as client:
+            for key, allowed in (("sk-chat", False), ("sk-rank", True)):
+                headers = {"authorization": f"Bearer {key}"}
+                told = (await client.get("/v1/models", headers=headers)).json()["data"][0]["rankings"]
+                response = await client.post("/v1/rankings", json=RANKING, headers=headers)
+                assert (told, response.status_code) == (allowed, 201 if allowed else 403)
+
+    asyncio.run(talk())
+    (kept,) = rankings.read(store)
+    assert (kept.ranking.rater, kept.ranking.ranks, kept.ranking.blind) == ("anna", [2, 1, 2], True)
+    assert [answer.text for answer in kept.ranking.answers] == ["a", "b", "c"]
+    assert kept.ranking.answers[0].token_ids == [1, 2]
+    assert kept.ranking.passages[0]["document_id"] and kept.ranking.model_key == endpoint.config.model
+    assert [(better, worse) for _, better, worse in kept.ranking.pairs()] == [("b", "a"), ("b", "c")]
+
+
+def test_a_rater_who_floods_is_slowed_down_and_others_are_not(endpoint: Endpoint, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-a anna rank\nsk-b ben rank\n")
+
+    async def talk() -> None:
+        settings = {"api_keys": str(file), "store": str(tmp_path / "s"), "rankings_per_minute": 3}
+        async with in_process(endpoint, **settings) as client:
+            for key, expected in (("sk-a", [201, 201, 201, 429]), ("sk-b", [201])):
+                headers = {"authorization": f"Bearer {key}"}
+                sent = [await client.post("/v1/rankings", json=RANKING, headers=headers) for _ in expected]
+                assert [response.status_code for response in sent] == expected
+                if 429 in expected:
+                    assert 0 < int(sent[-1].headers["retry-after"]) <= 60
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answers": [{"text": "a"}]},
+        {"answers": [{"text": str(n)} for n in range(5)], "ranks": [1] * 5},
+        {"ranks": [1, 2]},
+        {"ranks": [1, 2, 9]},
+        {"ranks": [1, 2, "3"]},
+        {"reason": "x" * 2001},
+        {"answers": [{"text": "a", "token_ids": [-1]}, {"text": "b"}, {"text": "c"}]},
+        {"answers": [{"text": "a"}, {"text": "a"}, {"text": "c"}]},
+    ],
+)
+def test_a_ranking_of_the_wrong_size_is_refused(endpoint: Endpoint, change: dict[str, Any]) -> None:
+    before = len(rankings.read(endpoint.store))
+    response = httpx.post(f"{endpoint.url}/v1/rankings", json=RANKING | change)
+    assert response.status_code == 400 and error(response)["message"]
+    assert len(rankings.read(endpoint.store)) == before
+
+
+def test_calls_are_counted_over_a_sliding_minute() -> None:
+    limit = PerMinute(2)
+    for now in (0.0, 30.0):
+        limit.check("anna", now)
+    with pytest.raises(ApiError) as caught:
+        limit.check("anna", 50.5)
+    assert (caught.value.status, caught.value.retry_after) == (429, 10)
+    limit.check("anna", 60.0)
+    limit.check("ben", 60.0)
 
 
 def test_rankings_are_refused_where_there_is_no_store(endpoint: Endpoint) -> None:
