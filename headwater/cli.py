@@ -13,7 +13,7 @@ from rich.markup import escape
 from headwater import __version__
 from headwater.cluster.errors import readable, root_cause
 from headwater.cluster.extras import missing_extra, require
-from headwater.commands import data, k8s, quality, trace
+from headwater.commands import data, k8s, quality, rankings, trace
 from headwater.commands.batch import batch
 from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
@@ -179,6 +179,7 @@ app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality.app, name="quality")
 app.add_typer(data.app, name="data")
+app.add_typer(rankings.app, name="rankings")
 app.command()(dial)
 app.add_typer(trace.app, name="trace")
 app.command()(promote)

@@ -212,6 +212,18 @@ MUTANTS = [
     mutant(
         "any-scheme", 'scheme.lower() != "bearer" or ', "", "test_hostile.py::test_keys_are_compared_whole"
     ),
+    mutant(
+        "first-promotion-served",
+        "next(reversed(promotions(store, recipe)), None)",
+        "next(iter(promotions(store, recipe)), None)",
+        "test_promotion.py::test_a_roll_back_serves_the_model_before_and_keeps_every_record",
+    ),
+    mutant(
+        "ranks-without-halves",
+        "np.cumsum(totals) - totals / 2",
+        "np.cumsum(totals)",
+        "test_agreement.py::test_alpha_equals_the_published_values",
+    ),
     mutant("rank-not-counted", "- np.log(np.asarray(ranks, float))", "", "test_cite.py"),
     mutant("said-twice", "near and not any(_same(", "near or not any(_same(", "test_cite.py"),
 ]

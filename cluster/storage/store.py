@@ -24,7 +24,7 @@ RECORD = "run.json"
 
 
 class Store:
-    """Artifacts in `<location>/<stage>/<key>/`, recipes and logs in `runs/`, rankings in `rankings/`."""
+    """Artifacts in `<location>/<stage>/<key>/`, beside `runs/`, `rankings/`, `promoted/` and `improved/`."""
 
     def __init__(self, location: str) -> None:
         fs, path = filesystem(location)

@@ -1,0 +1,16 @@
+"""Rankings as pairs of a better and a worse answer, in the records that `reward.data` and `dpo.data` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from headwater.llm.examples.rankings import Kept
+
+
+def pair_lines(kept: Iterable[Kept]) -> Iterator[dict[str, Any]]:
+    """One record of the format `preference` per pair, with its rater and the file it comes from."""
+    for each in kept:
+        for prompt, better, worse in each.ranking.pairs():
+            record = {"prompt": prompt, "chosen": better, "rejected": worse}
+            yield record | {"rater": each.ranking.rater, "ranking": each.name}
