@@ -19,6 +19,7 @@ from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
 from headwater.commands.dial import dial
 from headwater.commands.export import export
+from headwater.commands.improve import improve
 from headwater.commands.init import init
 from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
@@ -185,6 +186,7 @@ app.add_typer(trace.app, name="trace")
 app.command()(promote)
 app.command()(rollback)
 app.command()(promoted)
+app.command()(improve)
 app.command()(export)
 app.command()(batch)
 app.command()(plan)

@@ -31,6 +31,7 @@ from headwater.llm.model.dial import (
     derive,
     learning_rate,
 )
+from headwater.llm.rankings.gate import ImproveConfig
 from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
@@ -89,6 +90,7 @@ class Recipe(StageConfig):
     evaluate: EvaluateConfig | None = None
     """Measure the models and write the report card."""
     serve: ServeConfig = ServeConfig()
+    improve: ImproveConfig = ImproveConfig()
     promote: Literal["first", "always", "never"] = "first"
     """Whether the end of a run promotes its model, so that `headwater serve` serves it: only while none has
     been promoted (`first`), every time, or not at all. `headwater promote` does it by hand."""

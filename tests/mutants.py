@@ -219,6 +219,12 @@ MUTANTS = [
         "test_promotion.py::test_a_roll_back_serves_the_model_before_and_keeps_every_record",
     ),
     mutant(
+        "better-by-chance",
+        "decided > 0 and rate.low > 0.5",
+        "decided > 0 and rate.value > 0.5",
+        "test_gate.py::test_the_win_rate_must_be_above_a_half_by_its_interval",
+    ),
+    mutant(
         "ranks-without-halves",
         "np.cumsum(totals) - totals / 2",
         "np.cumsum(totals)",

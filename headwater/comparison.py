@@ -1,0 +1,140 @@
+"""The measurements of a candidate beside the served model, for `headwater improve`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.data_pipeline.tokens.shards import TokenRows
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.evaluation import grounded
+from headwater.llm.examples.chat import decode_answer, encode_prompt
+from headwater.llm.examples.conversations import Conversation
+from headwater.llm.examples.rankings import Ranking
+from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.prompt import with_sources
+from headwater.llm.grounding.tasks import read_tasks
+from headwater.llm.inference import Sampling
+from headwater.llm.inference import pool as engines
+from headwater.llm.rankings import gate, judge, probe
+from headwater.llm.rankings.gate import Finding
+from headwater.llm.stages.evaluate import EvaluateConfig
+from headwater.llm.stages.pretrain import PretrainConfig
+from headwater.llm.stages.rl import tasks_of
+from headwater.llm.training.bits_per_byte import BitsPerByte
+from headwater.recipe import Recipe
+
+SEED = 40_000_003
+"""Seed of the compared answers; differs from all training seeds."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out prompt, as the judge sees it and as the models do: with the passages for it."""
+
+    prompt: Conversation
+    shown: Conversation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both models, what they are measured with, and the artifacts of the candidate's recipe."""
+
+    recipe: Recipe
+    session: Session
+    artifacts: Mapping[str, Artifact]
+    candidate: Folder
+    served: Folder
+    judge: Folder
+    max_length: int
+    """Tokens that the judge reads."""
+    writes: bool
+    """The endpoint writes from passages, so the models get those of a ranking."""
+
+    def findings(self, held_out: Sequence[Ranking]) -> list[Finding]:
+        """Win rate, bits per byte, citations and refusals; what the recipe has no data for is left out."""
+        models = (self.candidate, self.served)
+        found = [self._wins(held_out)]
+        if "tokenize" in self.artifacts:
+            bits = [self._remotely(_bits_per_byte, each, *self._text()) for each in models]
+            found.append(gate.check_bits(self.recipe.improve, *bits))
+        if cited := self._citations():
+            found.append(gate.check_citations(cited["candidate"], cited["served"]))
+        requests = [[{"role": "user", "content": text}] for text in probe.REQUESTS]
+        helped = [sum(not probe.refuses(a) for a in self._answers(each, requests)) for each in models]
+        found.append(gate.check_safety(self.recipe.improve, len(requests), *helped))
+        return found
+
+    def _wins(self, held_out: Sequence[Ranking]) -> Finding:
+        asked = self._asked(held_out)
+        shown = [each.shown for each in asked]
+        both = [self._answers(each, shown) for each in (self.candidate, self.served)]
+        pairs = [
+            (each.prompt, answer) for answers in both for each, answer in zip(asked, answers, strict=True)
+        ]
+        scores = self._remotely(judge.scores, self.judge, pairs, self.max_length)
+        return gate.check_wins(scores[: len(asked)], scores[len(asked) :])
+
+    def _asked(self, held_out: Sequence[Ranking]) -> list[Asked]:
+        """The prompts of held-out rankings, then the recipe's own held-out prompts, each once."""
+        prompts: dict[str, Asked] = {}
+        for ranking in held_out:
+            shown = ranking.prompt
+            if self.writes and ranking.passages:
+                shown = with_sources(shown, [Passage(**passage) for passage in ranking.passages])
+            prompts.setdefault(json.dumps(ranking.prompt), Asked(ranking.prompt, shown))
+        if self.recipe.rl is not None:
+            for task in tasks_of(self.recipe.rl, self.artifacts)["heldout"]:
+                prompts.setdefault(json.dumps(task.prompt), Asked(task.prompt, task.prompt))
+        return list(prompts.values())[: self.recipe.improve.prompts]
+
+    def _answers(self, model: Folder, prompts: Sequence[Conversation]) -> list[str]:
+        tokens = self.recipe.improve.max_new_tokens
+        tokenizer = load_tokenizer(model.local())
+        config = json.loads((model.local() / "config.json").read_text(encoding="utf-8"))
+        room = max(1, int(config["max_position_embeddings"]) - tokens)
+        encoded = [encode_prompt(tokenizer, prompt, room) for prompt in prompts]
+        sampling = Sampling(tokens, self.recipe.serve.temperature, seed=SEED)
+        label = "candidate" if model == self.candidate else "served"
+        completions = engines.generate(self.session, label, model, encoded, sampling)
+        return [decode_answer(tokenizer, completion.ids) for completion in completions]
+
+    def _text(self) -> tuple[Artifact, bool]:
+        """The validation text, and whether its documents are apart, as in pretraining."""
+        pretrain = self.artifacts.get("pretrain")
+        manifest = pretrain.manifest() if pretrain else None
+        apart = bool(manifest and PretrainConfig.model_validate(manifest.config).separate_documents)
+        return self.artifacts["tokenize"], apart
+
+    def _citations(self) -> dict[str, Any]:
+        if "grounded" not in self.artifacts:
+            return {}
+        config = self.recipe.evaluate or EvaluateConfig()
+        tasks = read_tasks(self.artifacts["grounded"], "heldout")
+        chosen = grounded.chosen(tasks, config.grounded_questions, config.unanswerable)
+        models = {"candidate": self.candidate, "served": self.served}
+        candidates = [grounded.Candidate(label, model) for label, model in models.items()]
+        return grounded.answer_tasks(self.session, chosen, candidates).measures if chosen else {}
+
+    def _remotely(self, function: Any, *arguments: Any) -> Any:
+        import ray
+
+        self.session.ray()
+        return ray.get(ray.remote(num_cpus=1, max_retries=3)(function).remote(*arguments))
+
+
+def _bits_per_byte(model: Folder, tokenize: Artifact, apart: bool) -> float:
+    import torch
+
+    from headwater.llm.model.build import saved_model
+
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    rows = TokenRows(tokenize, "validation")
+    return BitsPerByte(rows, 8, separate_documents=apart).of_model(
+        saved_model(model).eval().to(device), device
+    )

@@ -1,0 +1,77 @@
+"""The judge: a reward model trained on rankings that the model it judges has not learnt from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from headwater.cluster.storage.artifact import Folder
+from headwater.data_pipeline.split import document_fraction
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples.chat import encode_conversation
+from headwater.llm.examples.conversations import Conversation
+from headwater.llm.examples.encoded import pad
+from headwater.llm.examples.rankings import Kept
+from headwater.llm.model.build import reward_model
+
+Judged = tuple[Conversation, str]
+"""A prompt and an answer."""
+
+
+def split(kept: Iterable[Kept], judge_share: float) -> tuple[list[Kept], list[Kept]]:
+    """The rankings of the judge, and those to train on. All rankings of a prompt are on one side."""
+    sides: tuple[list[Kept], list[Kept]] = ([], [])
+    for each in kept:
+        sides[not is_judges(each.ranking.prompt, judge_share)].append(each)
+    return sides
+
+
+def is_judges(prompt: Conversation, judge_share: float) -> bool:
+    """Whether a prompt is held out for the judge, by a hash of its text."""
+    return document_fraction(json.dumps(["judge", prompt], sort_keys=True)) < judge_share
+
+
+def agreement(judge: Folder, kept: Sequence[Kept], max_length: int) -> dict[str, tuple[int, int]]:
+    """Rater → (pairs of better and worse answers that the judge orders alike, all pairs)."""
+    pairs = [(each.ranking.rater, *pair) for each in kept for pair in each.ranking.pairs()]
+    better = scores(judge, [(prompt, good) for _, prompt, good, _ in pairs], max_length)
+    worse = scores(judge, [(prompt, bad) for _, prompt, _, bad in pairs], max_length)
+    counts: dict[str, tuple[int, int]] = {}
+    for (rater, *_), good, bad in zip(pairs, better, worse, strict=True):
+        hits, count = counts.get(rater, (0, 0))
+        counts[rater] = (hits + (good > bad), count + 1)
+    return counts
+
+
+def scores(judge: Folder, answers: Sequence[Judged], max_length: int, batch: int = 16) -> list[float]:
+    """The judge's score of each answer, read at the end of its turn as in training.
+
+    An answer that does not begin within `max_length` tokens gets the lowest score.
+    """
+    import torch
+
+    from headwater.llm.training.objectives import rewards
+
+    torch.set_num_threads(1)
+    tokenizer, model = load_tokenizer(judge.local()), cast("Any", reward_model(judge).eval())
+    sequences = [_encoded(tokenizer, prompt, answer, max_length) for prompt, answer in answers]
+    order = sorted((i for i, ids in enumerate(sequences) if ids), key=lambda i: len(sequences[i]))
+    found = [float("-inf")] * len(answers)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            part = order[start : start + batch]
+            arrays = [np.asarray(sequences[i]) for i in part]
+            ids = torch.from_numpy(pad(arrays, int(model.config.pad_token_id)))
+            mask = torch.from_numpy(pad([np.ones_like(each) for each in arrays], 0))
+            for i, score in zip(part, rewards(model, ids, mask).tolist(), strict=True):
+                found[i] = score
+    return found
+
+
+def _encoded(tokenizer: object, prompt: Conversation, answer: str, max_length: int) -> list[int]:
+    messages = [*prompt, {"role": "assistant", "content": answer}]
+    ids, mask = encode_conversation(tokenizer, messages, max_length)  # type: ignore[arg-type]
+    return ids[: len(mask) - mask[::-1].index(1)] if any(mask) else []

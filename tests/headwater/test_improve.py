@@ -1,0 +1,169 @@
+"""From rankings to a served model: a better one is promoted, poison and what is not better are refused.
+
+The long form trains tiny models on people who follow a hidden rule.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headwater import promotion
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.storage.store import Store
+from headwater.improve import FOLDER, _judging, _learning, improve
+from headwater.llm.examples import rankings
+from headwater.llm.model.build import initialise
+from headwater.llm.model.shape import hf_config
+from headwater.llm.rankings.aside import ASIDE
+from headwater.llm.stages.dpo import DpoConfig
+from tests.headwater.command import headwater
+from tests.headwater.test_newest_model import finish, recipe
+from tests.headwater.test_promotion import Made
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import SMALL, save_model
+
+GOOD, BAD = "It is all good.", "No, it is bad."
+"""The hidden rule: the first is better."""
+WORDS = ["river", "bridge", "council", "harvest", "planet", "nurse", "chess", "bakery", "rain", "vote"]
+
+
+def question(number: int) -> str:
+    return f"What about the {WORDS[number // 10 % 10]} and the {WORDS[number % 10]}?"
+
+
+def ranked(store: Store, rater: str, numbers: range, right: int = 9, minute: int = 0) -> None:
+    """Rankings of a rater, who follows the rule in `right` of 10."""
+    for number in numbers:
+        follows = number * 7 % 10 < right
+        rankings.save(
+            store,
+            rankings.Ranking(
+                prompt=[{"role": "user", "content": question(number)}],
+                answers=[{"text": BAD}, {"text": GOOD}] if number % 2 else [{"text": GOOD}, {"text": BAD}],
+                ranks=[1, 2] if follows != bool(number % 2) else [2, 1],
+                rater=rater,
+                time=f"2030-01-{1 + minute:02}T{number // 60:02}:{number % 60:02}:00+00:00",
+                source="console",
+                blind=True,
+            ),
+        )
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(str(tmp_path / "store"), tmp_path)
+
+
+def test_without_a_served_model_or_new_rankings_nothing_is_trained(made: Made) -> None:
+    with pytest.raises(HeadwaterError, match="no model is served that a better one could be compared with"):
+        improve(made.recipe, made.session)
+    made.promote(made.run()["rl"])
+    outcome = improve(made.recipe, made.session)
+    assert (outcome.verdict, outcome.new, outcome.trusted) == ("waiting", 1, 0)
+    code, said = headwater("improve", made.file)
+    assert code == 0 and "1 new rankings: too few to learn from (improve.min_rankings: 50)" in said
+    assert not made.store.folder(FOLDER).files()
+
+
+@pytest.mark.parametrize("sections", [{"reward": {"rankings": False}}, {"rl": None}])
+def test_a_recipe_that_learns_nothing_from_rankings_is_refused(
+    sections: dict[str, object], made: Made, tmp_path: Path
+) -> None:
+    opened = recipe(made.store.location, tmp_path, **sections)
+    with pytest.raises(HeadwaterError, match="learns nothing from rankings"):
+        improve(opened, made.session)
+
+
+def test_a_flood_is_refused_before_anything_is_trained_and_set_aside(made: Made) -> None:
+    made.promote(finish(made.recipe, made.session, 1)["rl"])
+    ranked(made.store, "anna", range(10))
+    ranked(made.store, "flood", range(60), minute=1)
+    code, said = headwater("improve", made.file, "--json")
+    found = json.loads(said)
+    assert (code, found["verdict"], found["set_aside"]) == (1, "refused", 60)
+    assert found["reasons"] == ["flood floods: 86% of all rankings are this rater's"]
+    assert {kept.ranking.rater for kept in rankings.read(made.store)} == {"anna"}
+    assert len(made.store.folder(ASIDE).files()) == 60
+    (record,) = made.store.folder(f"{FOLDER}/ranked").files(suffix=".json")
+    assert made.store.folder(f"{FOLDER}/ranked").read_json(record)["verdict"] == "refused"
+    assert len(promotion.promotions(made.store, "ranked")) == 1
+
+
+def test_stages_before_are_not_made_again(made: Made, tmp_path: Path) -> None:
+    made.promote(finish(made.recipe, made.session, 1)["rl"])
+    ranked(made.store, "anna", range(60))
+    (tmp_path / "a.jsonl").write_text('{"text": "another corpus"}\n')
+    with pytest.raises(HeadwaterError, match="stage acquire has not finished"):
+        improve(made.recipe, made.session)
+
+
+def test_the_candidate_and_its_judge_learn_from_files_of_their_own_side(made: Made) -> None:
+    chain = _learning(made.recipe, "mine.jsonl")
+    assert chain.reward.data[-1].files == ("mine.jsonl",) and not chain.reward.rankings
+    assert chain.reward.corpus_pairs == made.recipe.reward.corpus_pairs and chain.evaluate is None
+    judge = _judging(made.recipe, "judges.jsonl")
+    assert [each.files for each in judge.data] == [("judges.jsonl",)] and not judge.rankings
+    assert (judge.corpus_pairs, judge.model_pairs, judge.steps) == (0, 0, made.recipe.reward.steps)
+    alone = made.recipe.model_copy(update={"reward": None, "dpo": DpoConfig(steps=7), "rl": None})
+    assert _judging(alone, "judges.jsonl").steps == 7 and _learning(alone, "mine.jsonl").dpo.data
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_rankings_by_a_rule_make_a_better_model_and_poison_does_not(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    """sft teaches both answers, the bad one more often; dpo on rankings prefers the good one."""
+    fresh = initialise(hf_config(SMALL, len(chat_tokenizer()), chat_tokenizer()), 0)
+    save_model(tmp_path / "base", fresh)
+    talks = [
+        [
+            {"role": "user", "content": question(n)},
+            {"role": "assistant", "content": GOOD if n % 3 == 0 else BAD},
+        ]
+        for n in range(100)
+    ]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    training = {"workers": 1, "cpus_per_worker": 0.5, "batch": 16, "micro_batch": 16, "precision": "fp32"}
+    raw = {
+        "name": "tiny",
+        "store": str(tmp_path / "store"),
+        "base": {"model": str(tmp_path / "base/model")},
+        "sft": training | {"data": [str(tmp_path / "talks.jsonl")], "steps": 60, "learning_rate": 0.01},
+        "dpo": training | {"corpus_pairs": 0, "model_pairs": 0, "steps": 30, "learning_rate": 0.003},
+        "improve": {"min_rankings": 60, "max_new_tokens": 12},
+    }
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(raw))  # YAML contains JSON
+    store = Store(raw["store"])
+    code, said = headwater("run", file, "--until", "sft")
+    assert code == 0, said
+    code, said = headwater("promote", file)
+    assert code == 0, said
+
+    ranked(store, "anna", range(0, 40))
+    ranked(store, "ben", range(40, 80))
+    code, said = headwater("improve", file, "--json")
+    found = json.loads(said[said.index("{") :])
+    assert (code, found["verdict"]) == (0, "promoted"), said
+    served = promotion.current(store, "tiny")
+    assert served.kind == "improve" and served.model == found["model"] and served.number == 2
+    assert served.gate["win rate"]["low"] > 0.5 and served.rankings["rankings"] == 80
+    assert served.rankings["judge"].startswith("reward/") and served.lineage["dpo"]
+
+    for rater, right in (("random", 5), ("inverts", 1)):
+        ranked(store, rater, range(0, 60), right, minute=2)
+        code, said = headwater("improve", file, "--json")
+        found = json.loads(said[said.index("{") :])
+        assert (code, found["verdict"], found["model"]) == (1, "refused", ""), said
+        assert any(rater in reason for reason in found["reasons"]) and found["set_aside"] == 60
+    assert promotion.current(store, "tiny") == served
+    assert {kept.ranking.rater for kept in rankings.read(store)} == {"anna", "ben"}
+
+    code, said = headwater("rollback", file)
+    assert code == 0 and promotion.current(store, "tiny").restores == 1
+    code, said = headwater("improve", file)  # what a person took back is not promoted again by itself
+    assert code == 1 and "the same model was promoted before, as number 2" in said
