@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EncodedConversations",
+    "PromptTooLong",
     "TemplateCheck",
     "check_messages",
     "check_template",
@@ -34,6 +35,11 @@ __all__ = [
 ]
 
 Message = Mapping[str, str]
+
+
+class PromptTooLong(HeadwaterError):
+    """A prompt that does not fit, even with its messages of system and user emptied."""
+
 
 PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "What did the council decide in 2017?"},
@@ -124,8 +130,8 @@ def encode_prompt(
 ) -> list[int]:
     """Ids of a prompt: the messages, then the header of the assistant's turn (alone without messages).
 
-    A prompt over `max_length` is shortened as in `encode_conversation`. Raises HeadwaterError if that fails,
-    or if the template refuses the conversation.
+    A prompt over `max_length` is shortened as in `encode_conversation`. Raises PromptTooLong if that fails,
+    and HeadwaterError if the template refuses the conversation.
     """
     if messages:
         roles = [message["role"] for message in messages]
@@ -137,7 +143,7 @@ def encode_prompt(
         _shorten(roles, contents, _length(first, contents, following) - max_length)
         length = _length(first, contents, following)
         if length > max_length:
-            raise HeadwaterError(
+            raise PromptTooLong(
                 f"the prompt has {length} tokens, the limit is {max_length}",
                 fix="shorten the conversation",
             )
@@ -148,8 +154,13 @@ def encode_prompt(
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """The ids that end an answer: end of turn, and end of document (for models that only saw documents)."""
-    return tuple(dict.fromkeys((turn_end(tokenizer), document_end_id(tokenizer))))
+    """The ids that end an answer: of a turn, of a document (for models that only saw documents), `eos_token`.
+
+    A tokenizer without a chat template has no end of turn. Engines stop at all of them.
+    """
+    turns = [turn_end(tokenizer)] if tokenizer.chat_template else []
+    ends = [*turns, document_end_id(tokenizer), tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:

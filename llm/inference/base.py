@@ -24,7 +24,7 @@ class Sampling:
     seed: int | None = None
     """The same seed, prompt index and weights give the same tokens, whatever else is in the batch."""
     stop_ids: tuple[int, ...] = ()
-    """Ids that end a completion, in addition to the tokenizer's end of turn. The ending id is kept."""
+    """Ids that end a completion, in addition to `chat.stop_ids` of the tokenizer. The ending id is kept."""
 
 
 @dataclass

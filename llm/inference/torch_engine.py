@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
+from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference.base import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -171,8 +172,7 @@ class TorchEngine:
         return _Read(logits_BV, mask, last, cache)
 
     def _stop_ids(self, sampling: Sampling) -> frozenset[int]:
-        own = self.tokenizer.eos_token_id
-        return frozenset(sampling.stop_ids) | ({own} if isinstance(own, int) else set())
+        return frozenset(sampling.stop_ids) | frozenset(stop_ids(self.tokenizer))
 
     def _check_lengths(self, lengths: list[int], new_tokens: int) -> None:
         longest = max(lengths, default=0)

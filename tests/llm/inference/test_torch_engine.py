@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import Sampling, load_engine
-from headwater.llm.inference.torch_engine import SHARED_TOKENS, sample
-from tests.llm.models import save_model, small_engine
+from headwater.llm.inference.torch_engine import SHARED_TOKENS, TorchEngine, sample
+from tests.llm.chat_tokenizer import chat_tokenizer
+from tests.llm.models import save_model, small_engine, small_model
 
 PROMPTS = [[7, 8, 9], [20, 21, 22, 23, 24, 25, 26], [50], [60, 61]]
 
@@ -110,6 +114,28 @@ def test_a_stop_id_ends_the_completion_and_is_kept() -> None:
     first = free.ids.index(free.ids[2])
     assert stopped.ids == free.ids[: first + 1]
     assert (free.finish_reason, stopped.finish_reason) == ("length", "stop")
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>"])
+def test_the_end_of_a_turn_and_of_a_document_end_a_completion_unasked(token: str) -> None:
+    engine = TorchEngine(copy.deepcopy(small_model()), chat_tokenizer())
+    end = int(engine.tokenizer.convert_tokens_to_ids(token))
+
+    def likeliest(module: Any, args: Any, output: Any) -> None:
+        output.logits[..., end] += 1e4
+
+    engine.model.register_forward_hook(likeliest)
+    (ended,) = engine.generate(PROMPTS[:1], Sampling(max_tokens=8, seed=0))
+    assert (ended.ids, ended.finish_reason) == ([end], "stop")
+    assert [token for token, _ in engine.stream(PROMPTS[0], Sampling(max_tokens=8, seed=0))] == [end]
+
+
+def test_a_model_without_a_chat_template_ends_at_the_end_of_a_document() -> None:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    tokenizer.chat_template = None
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") in stop_ids(tokenizer)
+    (completion,) = TorchEngine(small_model(), tokenizer).generate(PROMPTS[:1], Sampling(max_tokens=2))
+    assert completion.ids
 
 
 def test_sampled_frequencies_follow_the_distribution_and_top_p_cuts_its_tail() -> None:
