@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 PREFIX = "base_model.model."
 """Prefix that peft adds to a model's parameter names."""
+HEAD = "score"
+"""What transformers calls the head of a sequence classifier."""
 
 
 class LoraConfig(StageConfig):
@@ -69,7 +71,8 @@ def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 
 def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
     """A peft model around `model`, equal on every rank. The adapters start as zero: outputs are unchanged.
 
-    Raises HeadwaterError when no matrix has one of the target names.
+    The head of a sequence classifier is trained as a whole. Raises HeadwaterError when no matrix has one of
+    the target names.
     """
     import peft
     import torch
@@ -79,7 +82,7 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number does
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
-        task_type="CAUSAL_LM",
+        task_type=None if hasattr(model, HEAD) else "CAUSAL_LM",
     )
     for layer in model.modules():
         # bitsandbytes would repack 4-bit matrices in the first evaluation on a CPU with AVX-512; neither the
@@ -89,13 +92,16 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return peft.get_peft_model(model, settings, adapter_name=ADAPTER)
+            adapted = peft.get_peft_model(model, settings, adapter_name=ADAPTER)
         except ValueError as error:
             raise HeadwaterError(
                 f"cannot add adapters to this model ({error})",
                 where="lora.targets",
                 fix="name matrices of this model, such as q_proj and v_proj",
             ) from error
+    if hasattr(model, HEAD):
+        getattr(model, HEAD).requires_grad_(True)
+    return adapted
 
 
 def is_adapted(module: Any) -> bool:
@@ -127,9 +133,10 @@ def whole_weights(module: Any) -> dict[str, torch.Tensor]:
 
 
 def save_merged(module: Any, folder: Path) -> None:
-    """Save an adapted model as a plain Hugging Face folder, and the adapters alone in its `adapter/`."""
+    """Save an adapted model as a plain Hugging Face folder, and the adapters in its `adapter/`, with the head
+    of a sequence classifier."""
     import torch
-    from peft import get_peft_model_state_dict
+    from peft import TaskType, get_peft_model_state_dict
     from safetensors.torch import save_file
 
     base = module.get_base_model()
@@ -143,8 +150,12 @@ def save_merged(module: Any, folder: Path) -> None:
     plain.save_pretrained(folder)
     adapter = folder / "adapter"
     adapter.mkdir()
-    module.peft_config[ADAPTER].save_pretrained(adapter)
+    settings = copy.deepcopy(module.peft_config[ADAPTER])
     tensors = get_peft_model_state_dict(module, adapter_name=ADAPTER)
+    if hasattr(base, HEAD):
+        settings.task_type, settings.modules_to_save = TaskType.SEQ_CLS, [HEAD]
+        tensors |= {f"{PREFIX}{HEAD}.{name}": p for name, p in getattr(base, HEAD).named_parameters()}
+    settings.save_pretrained(adapter)
     save_file(
         {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()},
         adapter / "adapter_model.safetensors",

@@ -107,12 +107,22 @@ def _head_width(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def flops_per_token(config: PreTrainedConfig | Shape, row_length: int) -> int:
-    """Training FLOPs per token: 6 per matrix parameter + attention (PaLM, Chowdhery et al. 2022, app. B)."""
+def flops_per_token(
+    config: PreTrainedConfig | Shape, row_length: int, *, head: bool = True, adapters: int | None = None
+) -> int:
+    """Training FLOPs per token: 6 per matrix parameter + attention (PaLM, Chowdhery et al. 2022, app. B).
+
+    Of the 6, 2 each are the forward pass, the gradient of the activations and that of the weights. Frozen
+    matrices lack the last: with `adapters`, the number of trained parameters beside them (LoRA), they cost 4.
+    `head`: whether the output matrix is used; a reward model has none.
+    """
     c: Any = config
-    embeddings = 0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size
+    table = c.vocab_size * c.hidden_size
+    unused = (0 if c.tie_word_embeddings else table) + (0 if head else table)
+    matrices = parameter_count(config) - unused
     attention = 12 * c.num_hidden_layers * c.num_attention_heads * _head_width(c) * row_length
-    return 6 * (parameter_count(config) - embeddings) + int(attention)
+    weights = 6 * matrices if adapters is None else 4 * matrices + 6 * adapters
+    return weights + int(attention)
 
 
 @dataclass(frozen=True)

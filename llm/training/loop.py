@@ -320,7 +320,7 @@ def exchange(
     """Totals of a step over all ranks after their forward passes: sums, and the maximum memory and waiting
     time. Fills `worker.heard`."""
     tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
-    flops = batch_flops(getattr(worker.engine.module, "config", None), arrays) if worker.peak else 0.0
+    flops = batch_flops(worker.engine.module, arrays) if worker.peak else 0.0
     said = {
         "data_wait": waited,
         "memory_mb": resident_mb(worker.device),

@@ -24,6 +24,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
+from headwater.llm.model.adapters import is_adapted
 from headwater.llm.model.shape import flops_per_token
 
 if TYPE_CHECKING:
@@ -115,17 +116,25 @@ def resident_mb(device: torch.device) -> float:
     return float(psutil.Process().memory_info().rss) / MEGABYTE
 
 
-def batch_flops(config: Any, arrays: Mapping[str, np.ndarray]) -> float:
+def batch_flops(model: Any, arrays: Mapping[str, np.ndarray]) -> float:
     """FLOPs of a step on these rows (`shape.flops_per_token`); 0 if the model is no transformer."""
+    config: Any = getattr(model, "config", None)
+    head = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    trained = _trained(model) if is_adapted(model) else None
     total = 0.0
     for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):  # the last id is only a target
         if name in arrays:
             rows, length = arrays[name].shape[0], arrays[name].shape[1] - ahead
             try:
-                total += rows * length * flops_per_token(config, length)
+                total += rows * length * flops_per_token(config, length, head=head, adapters=trained)
             except (AttributeError, TypeError):
                 return 0.0
     return total
+
+
+def _trained(model: torch.nn.Module) -> int:
+    """Number of trained parameters, also where ZeRO-3 has partitioned them."""
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters() if p.requires_grad)
 
 
 class Recorder:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.hardware import peak
-from headwater.llm.model.shape import flops_per_token
+from headwater.llm.model.adapters import LoraConfig, with_adapters
+from headwater.llm.model.shape import ModelConfig, flops_per_token, hf_config
 from headwater.llm.training import records
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.records import RunRecorder, TrackConfig, batch_flops, read_history
+from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import small_model
 
 
@@ -103,12 +107,42 @@ def test_a_tracker_that_is_not_installed_is_refused_by_name() -> None:
 
 
 def test_flops_are_counted_for_what_the_model_sees_of_rows_and_pairs() -> None:
-    shape: Any = small_model().config
+    model: Any = small_model()
     rows, pairs = np.zeros((4, 33), np.int64), np.zeros((4, 32), np.int64)
-    expected = 4 * 32 * flops_per_token(shape, 32)
-    assert batch_flops(shape, {"ids": rows, "mask": rows}) == expected
-    assert batch_flops(shape, {"chosen": pairs, "rejected": pairs}) == 2 * expected
-    assert batch_flops(SimpleNamespace(vocab_size=9), {"ids": rows}) == 0.0
+    expected = 4 * 32 * flops_per_token(model.config, 32)
+    assert batch_flops(model, {"ids": rows, "mask": rows}) == expected
+    assert batch_flops(model, {"chosen": pairs, "rejected": pairs}) == 2 * expected
+    assert batch_flops(torch.nn.Linear(2, 2), {"ids": rows}) == 0.0
+
+
+def counted_flops(model: Any, length: int) -> int:
+    """FLOPs of the matrix products of a forward and a backward pass, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(2 * length).view(2, length), use_cache=False).logits.sum().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("kind", ["all weights", "adapters", "reward model", "reward model's adapters"])
+def test_the_flops_are_those_that_torch_counts(kind: str) -> None:
+    tokenizer, length = chat_tokenizer(), 24
+    config: Any = hf_config(ModelConfig(depth=12, width=128, context=64), len(tokenizer), tokenizer)
+    config.num_labels, config._attn_implementation = 1, "eager"
+    model: Any = (Qwen3ForSequenceClassification if "reward" in kind else Qwen3ForCausalLM)(config)
+    if "adapters" in kind:
+        model = with_adapters(model, LoraConfig(rank=8), 0)
+    rows = np.zeros((2, length), np.int64)
+    assert batch_flops(model, {"chosen": rows}) == pytest.approx(counted_flops(model, length), rel=0.02)
+
+
+def test_a_step_with_adapters_costs_two_thirds_and_the_adapters_own() -> None:
+    # 135 M parameters, 28.3 M of them in the tied embedding, which is the head; 30 layers, 9 heads of 64
+    sizes = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    smollm2 = LlamaConfig(**sizes, **heads)
+    attention = 12 * 30 * 9 * 64 * 320
+    assert flops_per_token(smollm2, 320) == 6 * 134_515_008 + attention
+    assert flops_per_token(smollm2, 320, adapters=4_884_480) == 4 * 134_515_008 + 6 * 4_884_480 + attention
+    assert flops_per_token(smollm2, 320, head=False) == 6 * (134_515_008 - 49_152 * 576) + attention
 
 
 def test_the_peak_of_a_gpu_is_the_data_sheets_and_of_a_cpu_measured() -> None:

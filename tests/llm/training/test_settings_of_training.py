@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -31,19 +31,21 @@ from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model
 from tests.llm.ranks import on_ranks
-from tests.llm.training.parallel.test_sharding import make, record, save, whole
+from tests.llm.training.parallel.test_sharding import make, record, save, small_reward_model, whole
 
 STEPS, SAVED_AT = 5, 3
 DECAY = 0.5
 ADAPTERS = LoraConfig(rank=4, alpha=8)
 VARIANTS: dict[str, dict[str, Any]] = {
     "adapters and average": {"lora": ADAPTERS, "ema_decay": DECAY},
+    "adapters of a reward model": {"lora": ADAPTERS, "objective": "pairs"},
     "activations computed twice": {"activation_checkpointing": True},
     "state in host memory": {},
     "plain": {},
 }
 STAGES: dict[str, tuple[int, ...]] = {
     "adapters and average": (0, 1, 2, 3),
+    "adapters of a reward model": (1, 3),
     "activations computed twice": (1, 3),
     "state in host memory": (2, 3),
     "plain": (),
@@ -92,7 +94,9 @@ def on_one(folder: Path) -> None:
             rest = [train_step(job, worker, step)["loss"] for step in range(state["step"], STEPS)]
             record(folder / f"{variant}-{stage}-resumed.json", state["losses"] + rest)
             keep_end(worker, folder / f"{variant}-{stage}-resumed.pt", average="ema_decay" in settings)
-    export(folder)
+    for objective in ("next token", "pairs"):
+        (folder / objective).mkdir()
+        export(folder / objective, objective)
     count_passes(folder)
 
 
@@ -110,12 +114,13 @@ def count_passes(folder: Path) -> None:
     (folder / "passes.json").write_text(json.dumps(passes))
 
 
-def export(folder: Path) -> None:
+def export(folder: Path, objective: str) -> None:
     """On one rank: adapters merged into a plain folder, and the logits of the model they were trained in."""
-    job, worker = make("adamw", 3, micro_batch=8, lora=ADAPTERS)
+    job, worker = make("adamw", 3, micro_batch=8, lora=ADAPTERS, objective=objective)
     for step in range(2):
         train_step(job, worker, step)
-    ids = torch.from_numpy(job.source.batch(0)["ids"])
+    rows = job.source.batch(0)
+    ids = torch.from_numpy(rows["chosen"] if objective == "pairs" else rows["ids"])
     worker.engine.module.eval()
     with torch.no_grad():
         torch.save((ids, worker.engine(input_ids=ids, use_cache=False).logits), folder / "logits.pt")
@@ -191,7 +196,29 @@ def test_a_checkpoint_holds_the_adapters_and_nothing_that_is_frozen(ran: Path) -
         assert kinds == {"weights", "average", "exp_avg", "exp_avg_sq"}
 
 
+def test_the_checkpoint_of_an_adapted_reward_model_holds_its_head_too(ran: Path) -> None:
+    for stage in STAGES["adapters of a reward model"]:
+        stored = {name.rsplit("/", 1)[0] for name in whole(ran / f"adapters of a reward model-{stage}")}
+        assert [name for name in stored if ".lora_" not in name] == ["base_model.model.score.weight"]
+
+
+def test_an_adapted_reward_model_is_exported_merged_and_as_an_adapter_with_its_head(ran: Path) -> None:
+    from peft import PeftModel
+
+    folder = ran / "pairs"
+    ids, expected = torch.load(folder / "logits.pt")
+    merged: Any = AutoModelForSequenceClassification.from_pretrained(folder / "merged")
+    start: Any = copy.deepcopy(small_reward_model())
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert (start.score.weight - merged.score.weight).abs().min() > 1e-4  # all of it was trained
+        start.score.weight.zero_()
+        again = PeftModel.from_pretrained(start, str(folder / "merged" / "adapter")).eval()
+        torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_merged_adapters_give_the_logits_of_the_model_that_was_trained(ran: Path) -> None:
+    ran = ran / "next token"
     ids, expected = torch.load(ran / "logits.pt")
     merged = AutoModelForCausalLM.from_pretrained(ran / "merged")
     assert type(merged) is type(small_model())
@@ -208,6 +235,7 @@ def test_merged_adapters_give_the_logits_of_the_model_that_was_trained(ran: Path
 def test_the_adapter_alone_can_be_put_on_the_model_again(ran: Path) -> None:
     from peft import PeftModel
 
+    ran = ran / "next token"
     ids, expected = torch.load(ran / "logits.pt")
     again = PeftModel.from_pretrained(copy.deepcopy(small_model()), str(ran / "merged" / "adapter")).eval()
     with torch.no_grad():
