@@ -27,11 +27,15 @@ class ClippedPolicy:
         return float(batch["mask"][:, 1:].sum())
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        import torch
+
         mask = batch["mask"][:, 1:]
-        logprobs = -answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
-        log_ratio = (logprobs - batch["old_logprobs"][:, 1:]) * mask
+        losses = answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
+        # Prompts first: at a low temperature exp() of their log-probabilities is infinite, and inf × 0 is nan.
+        logprobs = torch.where(mask != 0, -losses, 0)
+        log_ratio = logprobs - batch["old_logprobs"][:, 1:] * mask
         surrogate = clipped_surrogate(log_ratio, batch["advantages"][:, None], self.clip)
-        penalty = kl_k3(logprobs, batch["reference_logprobs"][:, 1:])
+        penalty = kl_k3(logprobs, batch["reference_logprobs"][:, 1:] * mask)
         loss = ((surrogate + self.kl * penalty) * mask).sum()
         return loss, {
             "kl": (penalty * mask).detach().sum(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from headwater.llm.stages.rl import RlConfig, RolloutBatches, total_reward
 from headwater.llm.training.job import Worker
 from tests.llm.actors import Handle
 from tests.llm.chat_tokenizer import chat_tokenizer
-from tests.llm.models import save_model, small_model
+from tests.llm.models import save_model, small_engine, small_model
 from tests.llm.training.parallel.test_sharding import small_reward_model
 
 TASKS = [
@@ -169,6 +170,21 @@ def test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_token
     assert float(more["kl"]) == pytest.approx(k3.sum(), rel=1e-4)
     assert float(more["rollout_mismatch"]) == pytest.approx(2 * np.log(1.1), rel=1e-3)
     assert objective.weight(batch) == 2
+
+
+def test_a_prompt_of_tiny_probability_leaves_loss_and_gradient_finite() -> None:
+    prompt, answer, temperature = [10, 11, 12], [40, 41], 0.01
+    (given,) = small_engine().score([prompt], [answer], temperature=temperature)
+    assert logprobs_of(small_model(), prompt[:1], prompt[1:], temperature).min() < -88  # exp(88) is infinite
+    made = Rollouts([prompt], [Completion(answer, given, "stop")], [given], [""], *[np.ones(1)] * 2)
+    batch = {
+        name: torch.from_numpy(array) for name, array in learner_arrays(made, np.array([1.0]), 7).items()
+    }
+    model = copy.deepcopy(small_model())
+    loss, more = ClippedPolicy(clip=0.2, kl=0.3, temperature=temperature).loss_sum(model, batch)
+    loss.backward()
+    assert all(torch.isfinite(value) for value in (loss, *more.values()))
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 class Given:
