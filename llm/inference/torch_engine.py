@@ -234,12 +234,19 @@ def sample(
     """Choose one token per row by inverse transform sampling from given uniforms in [0, 1).
 
     Returns ids [B] and their log-probabilities [B] before top-p. At temperature 0 (`uniforms_B` None) the
-    most likely token is taken. Top-p (Holtzman et al. 2019) keeps the fewest tokens that reach p.
+    most likely token is taken. Top-p (Holtzman et al. 2019) keeps the fewest tokens that reach p; only a p
+    below 1 needs the vocabulary in order.
     """
     if uniforms_B is None:
         tokens_B = logits_BV.argmax(-1)
         return tokens_B, _log_probability(logits_BV, tokens_B)
     logits_BV = logits_BV / sampling.temperature
+    if sampling.top_p >= 1:
+        # In fp64: in fp32 the tail of a large vocabulary is lost in the rounding of the sum.
+        cumulative_BV = logits_BV.softmax(-1).cumsum(-1, dtype=torch.float64)
+        drawn_B1 = uniforms_B[:, None].double() * cumulative_BV[:, -1:]
+        tokens_B = torch.searchsorted(cumulative_BV, drawn_B1, right=True)[:, 0]
+        return tokens_B, _log_probability(logits_BV, tokens_B)
     probabilities_BV, order_BV = logits_BV.softmax(-1).sort(-1, descending=True)
     cumulative_BV = probabilities_BV.cumsum(-1)
     before_BV = cumulative_BV - probabilities_BV

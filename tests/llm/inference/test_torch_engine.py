@@ -144,8 +144,19 @@ def test_sampled_frequencies_follow_the_distribution_and_top_p_cuts_its_tail() -
     tokens, _ = sample(logits, Sampling(), draws)
     shares = torch.bincount(tokens, minlength=4) / len(tokens)
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.015)
+    nearly, _ = sample(logits, Sampling(top_p=0.999), draws)  # in the order of the probabilities
+    assert torch.equal(nearly, tokens)
     cut, _ = sample(logits, Sampling(top_p=0.6), draws)  # 0.5 does not reach 0.6, 0.5 + 0.3 does
     assert set(cut.tolist()) == {0, 1}
+
+
+def test_the_whole_distribution_is_sampled_in_the_vocabularys_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "sort", None)  # it took most of a step
+    logits = torch.log(torch.tensor([[0.1, 0.0, 0.6, 0.3, 0.0]])).repeat(7, 1)
+    draws = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 0.9999, 1 - 2**-24])
+    tokens, logprobs = sample(logits, Sampling(), draws)
+    assert tokens.tolist() == [0, 0, 2, 2, 3, 3, 3]  # never one of probability 0
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.3]))
 
 
 def test_new_weights_change_what_is_generated() -> None:
