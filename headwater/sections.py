@@ -33,10 +33,9 @@ def _of_rl(sections: Mapping[str, Any]) -> Iterator[str]:
     rl = sections.get("rl")
     if rl is None:
         return
-    verifier = rl.verifier_name()
-    if verifier is None and sections.get("reward") is None:
+    if not rl.verifiers() and sections.get("reward") is None:
         yield "rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"
-    if verifier == CITATIONS and (rl.prompts or sections.get("grounded") is None):
+    if CITATIONS in rl.verifiers() and (rl.prompts or rl.task or sections.get("grounded") is None):
         fix = "add a section `grounded`, without `rl.prompts`, or choose another verifier"
         yield f"`rl.verifier: {CITATIONS}` scores tasks with passages alone: {fix}"
 

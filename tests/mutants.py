@@ -47,6 +47,7 @@ def mutant(name: str, old: str, new: str, *tests: str) -> Mutant:
 
 
 ALIGNMENT, ROLLOUTS, OBJECTIVES = "test_alignment.py", "test_rollouts.py", "test_objectives.py"
+LOSSES = "test_losses.py"
 CHAT, DPO, ENGINE, FILTERS = "test_chat.py", "test_dpo.py", "test_torch_engine.py", "test_filters.py"
 GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
 LEARNER = f"{ROLLOUTS}::test_the_learner_is_given_the_answers_tokens_alone_to_learn"
@@ -65,14 +66,14 @@ MUTANTS = [
     mutant("kl-sign", "surrogate + self.kl * penalty", "surrogate - self.kl * penalty", ALIGNMENT),
     mutant(
         "prompt-in-rl-mask",
-        "mask.append(np.concatenate([blank, np.ones(len(completion.ids))]))",
-        "mask.append(np.concatenate([blank + 1, np.ones(len(completion.ids))]))",
+        "mask.append(np.concatenate([blank, np.full(",
+        "mask.append(np.concatenate([blank + 1, np.full(",
         ALIGNMENT,
     ),
     mutant(
         "advantages-grouped-wrongly",
-        "(rewards.reshape(-1, config.group)).reshape(-1)",
-        "(rewards.reshape(config.group, -1).T).T.reshape(-1)",
+        "mine.reshape(2, len(places), -1)",
+        "mine.reshape(2, -1, len(places)).swapaxes(1, 2)",
         ALIGNMENT,
     ),
     mutant(
@@ -95,23 +96,29 @@ MUTANTS = [
         ALIGNMENT,
     ),
     # -- the parts of reinforcement learning
+    mutant(
+        "prompt-in-rl-kl",
+        "torch.where(mask != 0, -losses, 0)",
+        "-losses",
+        f"{ROLLOUTS}::test_a_prompt_of_tiny_probability_leaves_loss_and_gradient_finite",
+    ),
+    mutant("answers-not-judged-learnt", "float(valid)", "1.0", ROLLOUTS),
+    mutant("rollouts-of-one-worker", "place * len(self.rollout_workers) // of", "0", ROLLOUTS),
     mutant("policy-temperature", "temperature=self.temperature)", "temperature=1.0)", POLICY),
     mutant("old-logprobs-shifted", "[blank, completion.logprobs]", "[completion.logprobs, blank]", LEARNER),
     mutant("reference-is-policy", "np.concatenate([blank, given])", "old[-1]", LEARNER),
-    mutant("grpo-advantages-alone", "ESTIMATORS[config.advantage]", 'ESTIMATORS["grpo"]', ADVANTAGES),
+    mutant("grpo-advantages-alone", "ESTIMATORS[self.config.advantage]", 'ESTIMATORS["grpo"]', ADVANTAGES),
     mutant("weights-of-any-version", "self._version == version)", "self._version >= 0)", BOARD),
     mutant("stale-rollouts", "version is not None and version != self.version", "version == -2", FETCHED),
-    mutant("grpo-divisor", "ddof=1, keepdims", "ddof=0, keepdims", OBJECTIVES),
-    mutant("rloo-with-itself", "* samples / (samples - 1)", "* 1.0", OBJECTIVES),
+    mutant("grpo-divisor", "keepdims=True) / np.maximum(counts - 1, 1)", "keepdims=True) / counts", LOSSES),
+    mutant("rloo-with-itself", "centred * counts / np.maximum(counts - 1, 1)", "centred", LOSSES),
     mutant(
         "clip-by-maximum",
         "-torch.minimum(ratio * advantages",
         "-torch.maximum(ratio * advantages",
-        OBJECTIVES,
+        LOSSES,
     ),
-    mutant(
-        "kl-direction", "difference = reference - logprobs", "difference = logprobs - reference", OBJECTIVES
-    ),
+    mutant("kl-direction", "difference = reference - logprobs", "difference = logprobs - reference", LOSSES),
     mutant("repeated-words", "len(set(long_words)) == len(long_words)", "True", OBJECTIVES),
     # -- losses and the engine
     mutant(

@@ -104,7 +104,7 @@ def test_the_tutorial_takes_at_most_ten_commands() -> None:
 
 
 def test_every_extension_has_an_example() -> None:
-    wanted = ["A filter", "A source", "A loss", "A verifier", "A reward", "A retriever"]
+    wanted = ["A filter", "A source", "A loss", "A verifier", "A task", "A reward", "A retriever"]
     assert [title for title, _ in EXAMPLES] == wanted
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.corpus import iter_documents
@@ -44,3 +46,11 @@ def check_titles(clean: Artifact, stage: str) -> None:
             where=clean.location,
             fix=f"give {stage} data of your own, or remove the section `{stage}` and those that build on it",
         )
+
+
+def arithmetic_tasks() -> Iterator[Task]:
+    """The sums of all two numbers of up to two digits, 10,000 tasks, in one fixed shuffled order."""
+    for number in np.random.default_rng(0).permutation(10_000).tolist():
+        first, second = divmod(number, 100)
+        prompt = [{"role": "user", "content": f"What is {first} + {second}?"}]
+        yield Task(f"arithmetic:{first}+{second}", prompt, str(first + second))

@@ -9,8 +9,8 @@ its next call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.encoded import pad
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion, Sampling
-from headwater.llm.rl.verifiers import VERIFIERS
+from headwater.llm.rl.judge import Judge, Weighted
+from headwater.llm.rows.order import derived_seed
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,48 @@ class Rollouts:
     model_rewards: np.ndarray
     """[samples] scores of the reward model."""
     verified: np.ndarray
-    """[samples] scores of the verifier, 0 to 1."""
+    """[samples] scores of the verifiers, 0 to 1; nan where one failed."""
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    """The same of each verifier."""
+    failures: list[str] = field(default_factory=list)
+    """What the verifiers failed with."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """[samples] whether the verifiers judged the answer."""
+        return ~np.isnan(self.verified)
+
+    def part(self, samples: Iterable[int]) -> Rollouts:
+        """Some of the samples."""
+        chosen = np.fromiter(samples, int)
+        return Rollouts(
+            prompts=[self.prompts[i] for i in chosen],
+            completions=[self.completions[i] for i in chosen],
+            reference_logprobs=[self.reference_logprobs[i] for i in chosen],
+            answers=[self.answers[i] for i in chosen],
+            model_rewards=self.model_rewards[chosen],
+            verified=self.verified[chosen],
+            scores={name: values[chosen] for name, values in self.scores.items()},
+            failures=self.failures,
+        )
+
+    def judged(self) -> Rollouts:
+        """The samples that count."""
+        return self.part(np.flatnonzero(self.valid))
+
+    @staticmethod
+    def joined(parts: Sequence[Rollouts]) -> Rollouts:
+        """The samples of all parts, in order."""
+        return Rollouts(
+            prompts=[prompt for part in parts for prompt in part.prompts],
+            completions=[completion for part in parts for completion in part.completions],
+            reference_logprobs=[given for part in parts for given in part.reference_logprobs],
+            answers=[answer for part in parts for answer in part.answers],
+            model_rewards=np.concatenate([part.model_rewards for part in parts]),
+            verified=np.concatenate([part.verified for part in parts]),
+            scores={name: np.concatenate([p.scores[name] for p in parts]) for name in parts[0].scores},
+            failures=[failure for part in parts for failure in part.failures],
+        )
 
 
 class WeightBoard:
@@ -69,12 +111,13 @@ class RolloutWorker:
         policy: Folder,
         reference: Folder,
         reward: Folder | None,
-        verifier: str | None,
+        verifiers: Sequence[Weighted],
         board: Any,
         sampling: Sampling,
         threads: int,
         context: Context,
         gpus: float = 0.0,
+        verifier_seconds: float = 10.0,
     ) -> None:
         import torch
 
@@ -87,7 +130,7 @@ class RolloutWorker:
         self.engine = TorchEngine.load(policy.local(), device=device_of(gpus))
         self.reference = TorchEngine.load(reference.local(), device=device_of(gpus))
         self.reward_model: Any = reward_model(reward).eval().to(self.engine.device) if reward else None
-        self.verify = VERIFIERS[verifier] if verifier else None
+        self.judge = Judge(verifiers, verifier_seconds)
         self.board, self.sampling, self.version = board, sampling, -1
 
     def rollout(
@@ -96,33 +139,36 @@ class RolloutWorker:
         group: int,
         seed: int,
         version: int | None = None,
+        places: Sequence[int] | None = None,
         temperature: float | None = None,
     ) -> Rollouts:
-        """`group` answers per task, sampled with weights `version` (None: the initial weights)."""
+        """`group` answers per task, sampled with weights `version` (None: the initial weights).
+
+        The random numbers of an answer depend on `seed`, on its task's number in `places` (default: from 0
+        on) and on its own in the group; not on what else is asked here.
+        """
         if version is not None and version != self.version:
             self._load(version)
         room = self.engine.context - self.sampling.max_tokens
         encoded = [encode_prompt(self.engine.tokenizer, task.prompt, room) for task in tasks]
         prompts = [prompt for prompt in encoded for _ in range(group)]
         heat = self.sampling.temperature if temperature is None else temperature
-        sampling = Sampling(self.sampling.max_tokens, heat, seed=seed)
-        completions = self.engine.generate(prompts, sampling)
+        of_tasks = [derived_seed(seed, place) for place in places or range(len(tasks))]
+        seeds = [derived_seed(of_task, sample) for of_task in of_tasks for sample in range(group)]
+        completions = self.engine.generate(prompts, Sampling(self.sampling.max_tokens, heat), seeds)
         ids = [completion.ids for completion in completions]
         answers = [decode_answer(self.engine.tokenizer, tokens) for tokens in ids]
-        repeated = [task for task in tasks for _ in range(group)]
+        judged = self.judge.judge(answers, completions, [task for task in tasks for _ in range(group)])
         return Rollouts(
             prompts=prompts,
             completions=completions,
             reference_logprobs=self.reference.score(prompts, ids, temperature=heat or 1.0),
             answers=answers,
             model_rewards=self._score([p + c for p, c in zip(prompts, ids, strict=True)]),
-            verified=self._verify(answers, completions, repeated),
+            verified=judged.verified,
+            scores=judged.scores,
+            failures=judged.failures,
         )
-
-    def _verify(self, answers: list[str], completions: list[Completion], tasks: list[Task]) -> np.ndarray:
-        if self.verify is None:
-            return np.zeros(len(answers))
-        return np.array([self.verify(*each) for each in zip(answers, completions, tasks, strict=True)])
 
     def _load(self, version: int) -> None:
         import ray
@@ -151,14 +197,17 @@ class RolloutWorker:
 
 
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """Rollouts as the learner's batch, see `losses.ClippedPolicy`. `advantages` is [samples]."""
+    """Rollouts as the learner's batch, see `losses.Policy`. `advantages` is [samples].
+
+    An answer that was not judged has a mask of zeros.
+    """
     ids, mask, old, reference = [], [], [], []
-    for prompt, completion, given in zip(
-        rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, strict=True
+    for prompt, completion, given, valid in zip(
+        rollouts.prompts, rollouts.completions, rollouts.reference_logprobs, rollouts.valid, strict=True
     ):
         blank = np.zeros(len(prompt))
         ids.append(np.array(prompt + completion.ids))
-        mask.append(np.concatenate([blank, np.ones(len(completion.ids))]))
+        mask.append(np.concatenate([blank, np.full(len(completion.ids), float(valid))]))
         old.append(np.concatenate([blank, completion.logprobs]))
         reference.append(np.concatenate([blank, given]))
     return {

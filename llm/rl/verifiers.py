@@ -1,10 +1,12 @@
-"""Rewards that a program can check. A verifier is a pure function of an answer and its task.
+"""Rewards that a program can check. A verifier is a function of an answer, its completion and its task.
 
-Add one as a function and list it in `VERIFIERS`; `rl.verifier` chooses it by name.
+`rl.verifier` names one of `VERIFIERS`, or a function of a file of your own (`llm/rl/plugins.py`). A verifier
+that raises has not judged the answer, which is then left out of its batch.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -13,6 +15,7 @@ from headwater.llm.examples.tasks import Task
 from headwater.llm.grounding.prompt import read_numbered
 from headwater.llm.grounding.reward import reward
 from headwater.llm.inference.base import Completion
+from headwater.llm.rl import sandbox
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 LENGTH = (4, 16)
@@ -67,6 +70,54 @@ def exact(answer: str, completion: Completion, task: Task) -> float:
     return float(answer.casefold().split() == task.reference.casefold().split())
 
 
+def length(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the answer has no more words than the reference, else the reference's words over its own."""
+    return min(1.0, len(task.reference.split()) / max(1, len(answer.split())))
+
+
+def pattern(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the whole answer matches the reference, a regular expression; else 0.
+
+    Raises regex.error for a reference that is none, TimeoutError if matching takes over a second.
+    """
+    import regex
+
+    return float(regex.fullmatch(task.reference, answer.strip(), timeout=1.0) is not None)
+
+
+FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+
+
+def fenced(answer: str) -> str:
+    """The last block of an answer between fences of three backticks, or all of it if there is none."""
+    blocks = FENCED.findall(answer)
+    return str(blocks[-1]) if blocks else answer
+
+
+def json_schema(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the answer (`fenced`) is JSON that fits the reference, a JSON schema; else 0.
+
+    Raises ValueError or jsonschema.SchemaError for a reference that is no schema.
+    """
+    import jsonschema
+
+    validator = jsonschema.validators.validator_for(schema := json.loads(task.reference))
+    validator.check_schema(schema)
+    try:
+        return float(validator(schema).is_valid(json.loads(fenced(answer))))
+    except (ValueError, RecursionError):
+        return 0.0
+
+
+def code(answer: str, completion: Completion, task: Task) -> float:
+    """1 if the reference, tests in Python, runs to its end after the answer (`fenced`); else 0.
+
+    Both run in a process of their own with limits, see `llm/rl/sandbox.py`. Raises OSError if it does not
+    start.
+    """
+    return float(sandbox.run(fenced(answer), task.reference).passed)
+
+
 def citations(answer: str, completion: Completion, task: Task) -> float:
     """Score of an answer to a grounded task, 0 to 1, see `llm/grounding/reward.py`.
 
@@ -86,5 +137,9 @@ VERIFIERS: dict[str, Verifier] = {
     HEADLINE: headline,
     "number": number,
     "exact": exact,
+    "length": length,
+    "regex": pattern,
+    "json_schema": json_schema,
+    "code": code,
     CITATIONS: citations,
 }

@@ -7,7 +7,7 @@ walking). A run therefore resumes at any step, on any number of workers, with th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -96,13 +96,17 @@ class BatchOrder(Protocol):
         """The first `steps` steps' visits to a row, in order: the inverse of `indices`, without a search."""
         ...
 
-    def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """One worker's slice of the batch, int64. The slices in rank order are the whole batch.
+    def places(self, rank: int, world_size: int) -> range:
+        """The places of a batch that are one worker's. In rank order they are the whole batch.
 
-        Their sizes differ by at most one row: every row counts once on any number of workers.
+        Their numbers differ by at most one row: every row counts once on any number of workers.
         """
-        first, last = self.batch * rank // world_size, self.batch * (rank + 1) // world_size
-        return self.indices(step)[first:last]
+        return range(self.batch * rank // world_size, self.batch * (rank + 1) // world_size)
+
+    def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """The rows at one worker's `places` of the batch, int64."""
+        own = self.places(rank, world_size)
+        return self.indices(step)[own.start : own.stop]
 
 
 @dataclass(frozen=True)
@@ -141,3 +145,27 @@ class ShuffledOrder(BatchOrder):
     def epoch(self, step: int) -> float:
         """Passes over the data made before this step."""
         return step * self.batch / self.rows
+
+
+@dataclass(frozen=True)
+class RepeatedOrder(BatchOrder):
+    """Another order, `together` batches at a time, each time `epochs` times: 0 1 0 1 2 3 2 3 …"""
+
+    order: BatchOrder
+    together: int
+    epochs: int
+    batch: int
+
+    def indices(self, step: int) -> np.ndarray:
+        turn, within = divmod(step, self.together * self.epochs)
+        return self.order.indices(turn * self.together + within % self.together)
+
+    def visits(self, row: int, steps: int) -> list[Visit]:
+        found = []
+        turns = -(-steps // (self.together * self.epochs))
+        for visit in self.order.visits(row, turns * self.together):
+            turn, place = divmod(visit.step, self.together)
+            first = turn * self.together * self.epochs + place
+            again = range(first, min(steps, first + self.together * self.epochs), self.together)
+            found += [replace(visit, step=step) for step in again]
+        return sorted(found)

@@ -149,7 +149,8 @@ class Evaluate(Stage[EvaluateConfig]):
                 calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0)]
                 for i, worker in enumerate(workers):
                     if share := tasks[i :: len(workers)]:
-                        calls[when].append(worker.rollout.remote(share, config.answers, SEED + i))
+                        places = list(range(i, len(tasks), len(workers)))
+                        calls[when].append(worker.rollout.remote(share, config.answers, SEED, places=places))
             found: dict[str, list[Rollouts]] = {when: ray.get(waiting) for when, waiting in calls.items()}
         finally:
             stop_actors(actors)
@@ -297,6 +298,7 @@ def _pair_accuracies(reward: Artifact, limit: int) -> dict[str, float]:
 
 
 def _means(parts: list[Rollouts], rl: RlConfig) -> dict[str, float]:
+    parts = [part.judged() for part in parts]
     rewards = np.concatenate([total_reward(part, rl) for part in parts])
     return {
         "reward": float(rewards.mean()),

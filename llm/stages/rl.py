@@ -1,8 +1,9 @@
-"""The rl stage: GRPO on a reward model's score, a verifiable reward, or both, with a KL penalty.
+"""The rl stage: a policy learns from a reward model's score, verifiable rewards, or both, with a KL penalty.
 
-The learner is the training loop of all stages; its batches are rollouts. Each step publishes the weights, has
-the rollout workers sample a group of answers per prompt, computes advantages from their rewards and takes one
-clipped policy step. Prompts and seeds are functions of the step: a resumed run uses the same prompts.
+The learner is the training loop of all stages; its batches are rollouts (`llm/rl/batches.py`). Each rollout
+batch publishes the weights, has the rollout workers sample a group of answers per prompt, and computes
+advantages from their rewards, which one or several clipped policy steps follow. Prompts and seeds are
+functions of the step: a resumed run uses the same prompts.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-from pydantic import Field, field_validator, model_validator
-
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.runtime.logs import Context
-from headwater.cluster.runtime.needs import Actors, Moments, Need
+from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -24,189 +22,43 @@ from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, padding_id, tokenizer_of
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
-from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
+from headwater.llm.examples.own_data.source import DataSource, fingerprint, list_files
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
-from headwater.llm.rl.advantages import ESTIMATORS
-from headwater.llm.rl.losses import ClippedPolicy
-from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
-from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.rl.batches import RolloutBatches as RolloutBatches
+from headwater.llm.rl.batches import prompt_order as prompt_order
+from headwater.llm.rl.batches import total_reward as total_reward
+from headwater.llm.rl.config import TASKS
+from headwater.llm.rl.config import RlConfig as RlConfig
+from headwater.llm.rl.judge import Weighted
+from headwater.llm.rl.plugins import read_plugin
+from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
 from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
-from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
-from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS
+from headwater.llm.training.loop import TrainJob
 
-HELDOUT_SEED = 1 << 20
 SPLITS: tuple[Literal["train"], Literal["heldout"]] = ("train", "heldout")
 REWARD = Input(("reward",), required=False)
 
 
-class RlConfig(FineTuneConfig):
-    """Settings of reinforcement learning."""
-
-    learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["wsd", "cosine", "constant"] = "constant"
-    """Learning rate after warmup, see `pretrain.schedule`."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay of the matrices."""
-    prompts: DataSources | None = None
-    """Own prompts instead of the headline task: files, folders, globs, `s3://` and `hf://` names, or sections
-    with `files`. A right answer beside a prompt is what a verifier compares with. A tenth is held out."""
-    verifier: str | None = None
-    """What scores an answer from 0 to 1, see `llm/rl/verifiers.py`. Default: `headline` for the headline
-    task, `citations` for the tasks of a section `grounded`, none for prompts of your own."""
-    batch: int = Field(64, ge=1)
-    """Sampled answers per step: prompts × `group`."""
-    group: int = Field(8, ge=2)
-    """Answers sampled per prompt and compared with each other. Larger groups give less noisy advantages."""
-    advantage: Literal["grpo", "rloo"] = "grpo"
-    """Advantage estimator: `grpo` normalises by the group's deviation, `rloo` subtracts the others' mean."""
-    kl: float = Field(0.05, ge=0)
-    """Weight of the KL penalty towards the initial model. Raise it if answers degenerate."""
-    policy_clip: float = Field(0.2, gt=0)
-    """PPO's clip range of the probability ratio."""
-    temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of the answers."""
-    max_new_tokens: int = Field(32, ge=1)
-    """Maximum tokens of an answer."""
-    reward_model_weight: float = Field(1.0, ge=0)
-    """Weight of the reward model's score in the reward."""
-    verifier_weight: float = Field(2.0, ge=0)
-    """Weight of the verifier's score (0 to 1) in the reward."""
-    cpus_per_worker: float = Field(0.5, gt=0)
-    """CPUs reserved per learner. Learners and rollout workers take turns, so they can share cores."""
-    rollout_workers: int = Field(2, ge=1)
-    """Number of workers that sample answers."""
-    cpus_per_rollout_worker: float = Field(0.5, ge=0)
-    """CPUs reserved per rollout worker."""
-    gpus_per_rollout_worker: float = Field(0.0, ge=0)
-    """GPUs reserved per rollout worker; 0 samples on the CPU."""
-    heldout_prompts: int = Field(64, ge=0)
-    """Held-out prompts whose reward is measured every `evaluate_every` steps."""
-
-    @field_validator("verifier")
-    @classmethod
-    def _known(cls, verifier: str | None) -> str | None:
-        if verifier is not None and verifier not in VERIFIERS:
-            raise ValueError(f"no such verifier; one of {', '.join(VERIFIERS)}")
-        return verifier
-
-    def verifier_name(self) -> str | None:
-        """The verifier in use, or None."""
-        return self.verifier or (None if self.prompts else HEADLINE)
-
-    def rollouts(self, count: int, section: str = "") -> Actors:
-        """That many rollout workers; each also holds the reward model."""
-        keys = ["rollout_workers", "cpus_per_rollout_worker"]
-        keys += ["gpus_per_rollout_worker"] if self.gpus_per_rollout_worker else []
-        each = Need(self.cpus_per_rollout_worker, self.gpus_per_rollout_worker)
-        return Actors("rollout workers", count, each, tuple(f"{section}{key}" for key in keys))
-
-    @model_validator(mode="after")
-    def _whole_groups_on_a_fixed_number_of_learners(self) -> RlConfig:
-        if self.batch % (self.group * self.workers):
-            raise ValueError(
-                f"`batch` ({self.batch}) is not a multiple of `group` × `workers` "
-                f"({self.group} × {self.workers}): choose a multiple"
-            )
-        if self.min_workers is not None:
-            raise ValueError(
-                "`min_workers` cannot be set: samples depend on the number of learners. Remove it; a lost "
-                "learner is replaced when there is room"
-            )
-        return self
-
-
-def total_reward(rollouts: Rollouts, config: RlConfig) -> np.ndarray:
-    """[samples] the reward that the policy is trained to maximise."""
-    return config.reward_model_weight * rollouts.model_rewards + config.verifier_weight * rollouts.verified
-
-
-class RolloutBatches:
-    """The learner's batch source: publishes weights, collects rollouts, computes advantages."""
-
-    def __init__(
-        self,
-        config: RlConfig,
-        tasks: list[Task],
-        heldout: list[Task],
-        board: Any,
-        rollout_workers: list[Any],
-        pad_id: int,
-    ) -> None:
-        self.config, self.tasks, self.heldout = config, tasks, heldout
-        self.board, self.rollout_workers, self.pad_id = board, rollout_workers, pad_id
-        self.plan = ShuffledOrder(len(tasks), config.batch // config.group, config.seed)
-        self.last: dict[str, float] = {}
-
-    def open(self, worker: Worker) -> None:
-        self.worker = worker
-        self.published = -1
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        config, worker = self.config, self.worker
-        indices = self.plan.share(step, worker.rank, worker.world_size)
-        seed = (config.seed * 1_000_003 + step) * worker.world_size + worker.rank
-        rollouts = self._rollout([self.tasks[i] for i in indices], config.group, seed, step)
-        rewards = total_reward(rollouts, config)
-        advantages = ESTIMATORS[config.advantage](rewards.reshape(-1, config.group)).reshape(-1)
-        self.last = self._means(rollouts, rewards, "")
-        return learner_arrays(rollouts, advantages, self.pad_id)
-
-    def metrics(self) -> dict[str, float]:
-        return self.last
-
-    def describe(self, step: int) -> list[str]:
-        """The documents of the prompts of a step's answers."""
-        return [self.tasks[i].origin for i in self.plan.indices(step)]
-
-    def evaluate(self, worker: Worker) -> dict[str, float]:
-        """Reward on this rank's share of the held-out prompts: one answer each, with fixed seeds."""
-        mine = self.heldout[worker.rank :: worker.world_size]
-        rollouts = self._rollout(mine, 1, HELDOUT_SEED + worker.rank, len(worker.history) + 1)
-        return self._means(rollouts, total_reward(rollouts, self.config), "heldout_")
-
-    def _rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
-        import ray
-
-        if version != self.published:
-            weights = self.worker.weights()
-            if self.worker.rank == 0:
-                ray.get(self.board.publish.remote(version, [ray.put(weights)]))
-            self.published = version
-        chosen = self.rollout_workers[self.worker.rank % len(self.rollout_workers)]
-        return ray.get(chosen.rollout.remote(tasks, group, seed, version))
-
-    def _means(self, rollouts: Rollouts, rewards: np.ndarray, prefix: str) -> dict[str, float]:
-        lengths = [len(completion.ids) for completion in rollouts.completions]
-        sums = [
-            rewards.sum(),
-            rollouts.model_rewards.sum(),
-            rollouts.verified.sum(),
-            sum(lengths),
-            len(lengths),
-        ]
-        *totals, count = self.worker.total([float(value) for value in sums])
-        names = ("reward", "reward_model", "verified", "answer_tokens")
-        return {f"{prefix}{name}": total / count for name, total in zip(names, totals, strict=True)}
-
-
 class Rl(Stage[RlConfig]):
     name = "rl"
-    # Each learner samples its own share of the answers: their number changes the samples.
-    runtime_fields = RUNTIME_FIELDS - {"workers", "min_workers"} | {"cpus_per_rollout_worker"}
-    off_fields = OFF_FIELDS | {"prompts", "verifier"}
+    version = 2
+    runtime_fields = RUNTIME_FIELDS | {"rollout_workers", "cpus_per_rollout_worker", "verifier_seconds"}
+    off_fields = OFF_FIELDS | {
+        *("prompts", "task", "verifier", "rewards", "mini_batches", "epochs"),
+        *("loss", "normalise", "kl_estimator", "clip_high"),
+    }
 
     def needs(self) -> tuple[Input, ...]:
         what = "documents with titles: its task is to write their headlines"
         tasks = Input(("grounded", "clean"), what=what, fix="give `rl.prompts`")
         return (
-            *([] if self.config.prompts else [tasks]),
+            *([] if self.config.prompts or self.config.task else [tasks]),
             TOKENIZER,
             FINE_TUNED,
             Input(("dpo",), required=False),
@@ -220,9 +72,12 @@ class Rl(Stage[RlConfig]):
 
     def check(self) -> None:
         check_files(self.config.prompts, "rl.prompts", OwnFile.prompts)
+        self.config.plugins()
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        return {"prompts": fingerprint(self.config.prompts, "rl.prompts")} if self.config.prompts else {}
+        prompts, plugins = self.config.prompts, self.config.plugins()
+        found: dict[str, Any] = {"prompts": fingerprint(prompts, "rl.prompts")} if prompts else {}
+        return found | ({"plugins": {plugin.name: plugin.sha256 for plugin in plugins}} if plugins else {})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [[self.config.learners(), self.config.rollouts(self.config.rollout_workers)]]
@@ -244,6 +99,8 @@ class Rl(Stage[RlConfig]):
                 fix="give more in `rl.prompts`: a tenth is held out",
             )
         heldout = tasks["heldout"][: config.heldout_prompts]
+        if config.gpus_per_worker and not config.gpus_per_rollout_worker:
+            session.say("rl: answers are sampled on CPUs; `rl.gpus_per_rollout_worker` gives them GPUs")
         board, workers = start_rollout_workers(session, inputs, config)
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
         source = RolloutBatches(config, tasks["train"], heldout, board, workers, pad_id)
@@ -252,7 +109,7 @@ class Rl(Stage[RlConfig]):
                 TrainJob(
                     label="rl",
                     config=config,
-                    objective=ClippedPolicy(config.policy_clip, config.kl, config.temperature),
+                    objective=config.objective(),
                     source=source,
                     load_model=functools.partial(
                         build.saved_model,
@@ -287,6 +144,8 @@ def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list
     """The tasks of both splits, in a fixed order."""
     if config.prompts:
         return own_tasks(config.prompts)[0]
+    if config.task:
+        return made_tasks(config.task)
     if "grounded" in inputs:
         grounded = inputs["grounded"]
         return {split: [t.as_prompt() for t in read_tasks(grounded, split)] for split in SPLITS}
@@ -308,6 +167,35 @@ def own_tasks(sources: Sequence[DataSource]) -> tuple[dict[str, list[Task]], lis
             tasks[split_of_record(where)].append(Task(where, prompt.messages, prompt.reference or ""))
         files.append({"file": file.path, "format": opened.format, "used": used, "skipped": skipped})
     return tasks, files
+
+
+def made_tasks(name: str) -> dict[str, list[Task]]:
+    """The tasks of both splits that a program makes: one of `TASKS`, or the user's function.
+
+    Raises HeadwaterError that names the function if it raises, or yields anything but a pair of a prompt and
+    a reference, or a `Task`.
+    """
+    tasks: dict[str, list[Task]] = {"train": [], "heldout": []}
+    try:
+        made = TASKS[name][0]() if name in TASKS else read_plugin(name, "rl.task").load()()
+        for number, given in enumerate(made):
+            task = given if isinstance(given, Task) else _task(f"{name}:{number}", *given)
+            tasks[split_of_record(task.origin)].append(task)
+    except HeadwaterError:
+        raise
+    except Exception as error:
+        raise HeadwaterError(
+            f"the task failed ({type(error).__name__}: {first_line(error)})",
+            where=f"rl.task: {name}",
+            fix="have it yield pairs of a prompt and a right answer, both text",
+        ) from error
+    return tasks
+
+
+def _task(origin: str, prompt: str, reference: str) -> Task:
+    if not isinstance(prompt, str) or not isinstance(reference, str):
+        raise TypeError(f"yielded {prompt!r}, {reference!r}")
+    return Task(origin, [{"role": "user", "content": prompt}], reference)
 
 
 def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
@@ -334,17 +222,20 @@ def start_rollout_workers(
         max_task_retries=3,
     )(RolloutWorker)
     start = Folder(starting_policy(inputs), FOLDER)
+    plugins = {plugin.name: plugin for plugin in config.plugins()}
+    verifiers = [Weighted(name, weight, plugins.get(name)) for name, weight in config.verifiers().items()]
     workers = [
         make.remote(
             policy=Folder(policy, FOLDER) if policy else start,
             reference=start,
             reward=Folder(inputs["reward"], FOLDER) if "reward" in inputs else None,
-            verifier=config.verifier_name(),
+            verifiers=verifiers,
             board=board,
             sampling=Sampling(config.max_new_tokens, config.temperature),
             threads=max(1, int(config.cpus_per_rollout_worker)),
             context=Context.here(),
             gpus=config.gpus_per_rollout_worker,
+            verifier_seconds=config.verifier_seconds,
         )
         for _ in range(config.rollout_workers)
     ]

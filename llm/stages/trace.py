@@ -15,10 +15,10 @@ from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.rows import row_documents
-from headwater.llm.rows.order import BatchOrder, ShuffledOrder, Visit
+from headwater.llm.rows.order import BatchOrder, Visit
 from headwater.llm.stages.own_data import example_order
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
-from headwater.llm.stages.rl import RlConfig, tasks_of
+from headwater.llm.stages.rl import RlConfig, prompt_order, tasks_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
 
 def _tasks(config: RlConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
     documents = [task.origin for task in tasks_of(config, inputs)["train"]]
-    return TaskReading(documents, ShuffledOrder(len(documents), config.batch // config.group, config.seed))
+    return TaskReading(documents, prompt_order(config, len(documents)))
 
 
 READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] = {

@@ -158,6 +158,10 @@ class TrainConfig(StageConfig):
             )
         return self
 
+    def resumable(self, step: int) -> bool:
+        """Whether training can go on from a checkpoint after so many steps; else it waits for a later one."""
+        return True
+
     def learners(self) -> Actors:
         """The training workers of a stage; fewer if it is elastic."""
         keys = ("workers", "gpus_per_worker") if self.gpus_per_worker else ("workers", "cpus_per_worker")

@@ -197,14 +197,13 @@ def run_steps(
     config, engine = job.config, worker.engine
     trouble, notice, pace = NotFinite(job, worker), Notice(), Pace()
     worker.tell = lambda: (notice.told(), checkpoints.landed())
-    step = start
+    step, wanted, warning = start, False, ""
     recorder = Recorder()  # discards records
     if worker.rank == 0:
         recorder = RunRecorder(job.output, config.track, job.label, worker.history, job.board)
     with recorder:
         watchdog.beat(step)
         while step < config.steps:
-            warning = ""
             if step in trouble.passed_over:
                 record = trouble.passed_over[step]
             else:
@@ -212,7 +211,7 @@ def run_steps(
                 own_seconds, told, landed = zip(*worker.heard, strict=True)
                 checkpoints.note_landed(landed)
                 name_slow(worker, pace.add(own_seconds))
-                warning = notice.new(told)
+                warning = notice.new(told) or warning
                 if "skipped" not in record:
                     trouble.fine()
                 elif not (engine.fp16_enabled() and math.isfinite(record["loss"])):  # not an fp16 overflow
@@ -232,12 +231,14 @@ def run_steps(
             worker.history.append(record)
             recorder.add(record)
             score = score_of(record, job.judged_by)
-            if warning or due(config, step, worker.history, job.judged_by):
+            wanted = wanted or bool(warning) or due(config, step, worker.history, job.judged_by)
+            if wanted and (config.resumable(step) or step == config.steps):
                 checkpoints.save(step, score=score)
-            if warning:
-                checkpoints.settle()
-                if worker.rank == 0:
-                    worker.say(f"{warning}: the checkpoint of step {step} is complete")
+                if warning:
+                    checkpoints.settle()
+                    if worker.rank == 0:
+                        worker.say(f"{warning}: the checkpoint of step {step} is complete")
+                wanted, warning = False, ""
         checkpoints.settle()
 
 

@@ -114,8 +114,8 @@ def test_a_value_out_of_range_is_refused_by_its_key(override: str, message: str)
             ["pretrain.warmup_share=0.6"],
             r"pretrain: `warmup_share` \(0\.6\) and `decay_share` \(0\.5\) add",
         ),
-        (["rl.batch=40"], r"rl: `batch` \(40\) is not a multiple of `group` × `workers` \(8 × 2\)"),
-        (["rl.min_workers=1"], r"rl: `min_workers` cannot be set: samples depend on the number of learners"),
+        (["rl.batch=41"], r"rl: `batch` \(41\) is not a multiple of `group` \(8\)"),
+        (["rl.batch=8"], r"rl: `batch` \(8\) holds fewer groups of 8 than there are `workers` \(2\)"),
         (["reward.max_new_tokens=320"], r"reward: `max_new_tokens` \(320\) leaves no room .* `max_length`"),
         (["reward.keep_best=true"], r"reward: `keep_best` needs an evaluation that ranks checkpoints"),
         (

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.packing import document_positions
+from headwater.llm.rl.losses import Policy
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import TrainConfig
@@ -46,7 +47,7 @@ class Case:
     micro_batch: int = PAIRS_PER_STEP
     """In texts or pairs."""
     joined: bool = False
-    """Texts: two in a row, kept apart. Pairs: padded to one width, not to the longest of the batch."""
+    """Texts: two in a row, kept apart. Others: padded to one width, not to the longest of the batch."""
     optimizer: str = "adamw"
     attempt: int = 0
     """The same again."""
@@ -62,7 +63,8 @@ class Case:
 TEXTS = ("next token", "sft")
 PADDING = {False: "narrow", True: "wide"}
 PAIRS = ("reward", "dpo")
-OBJECTIVES = (*TEXTS, *PAIRS)
+POLICY = "policy"
+OBJECTIVES = (*TEXTS, *PAIRS, POLICY)
 
 
 class Texts:
@@ -130,6 +132,36 @@ class PairsOf:
         return {}
 
 
+class Sampled:
+    """A text and one with its second half reversed, as a good and a bad answer to its first half."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.plan = case, ShuffledOrder(32, PAIRS_PER_STEP // 2, seed=1)
+
+    def open(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        numbers = self.plan.share(step, self.worker.rank, self.worker.world_size).tolist()
+        texts = [_text(number, halves=True) for number in numbers]
+        width = LENGTH if self.case.joined else max(len(text) for text, _ in texts)
+        ids, mask = np.full((2 * len(texts), width), PAD), np.zeros((2 * len(texts), width), np.float32)
+        for row, (text, learnt) in enumerate(texts):
+            half = len(text) // 2
+            ids[2 * row, : len(text)] = text
+            ids[2 * row + 1, : len(text)] = np.concatenate([text[:half], text[half:][::-1]])
+            mask[2 * row : 2 * row + 2, : len(text)] = learnt
+        logprobs = np.full(ids.shape, -5.0, np.float32)  # of a uniform choice, nearly
+        advantages = np.tile(np.array([1.0, -0.25], np.float32), len(texts))
+        return {"ids": ids, "mask": mask, "advantages": advantages} | {
+            "old_logprobs": logprobs,
+            "reference_logprobs": logprobs - 0.1,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
 def _text(number: int, *, halves: bool) -> tuple[np.ndarray, np.ndarray]:
     """Ids with an end before and after, and 1 where they are learnt."""
     random = np.random.default_rng(number)
@@ -158,6 +190,8 @@ def objective_of(name: str) -> Objective:
         return BradleyTerry()
     if name == "dpo":
         return PreferenceOptimisation(0.1)
+    if name == POLICY:
+        return Policy(clip=0.5, kl=0.05)
     return NextToken()
 
 
@@ -177,7 +211,11 @@ def run(case: Case, steps: int) -> list[float]:
     )
     engine = training_engine.build(model(case.objective), config, world_size)
     nowhere = Artifact("/nowhere")
-    source = Texts(case) if case.objective in TEXTS else PairsOf(case)
+    source: Any = PairsOf(case)
+    if case.objective in TEXTS:
+        source = Texts(case)
+    elif case.objective == POLICY:
+        source = Sampled(case)
     job = TrainJob(
         "test",
         config,

@@ -17,9 +17,11 @@ from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion, Sampling
 from headwater.llm.rl import verifiers
-from headwater.llm.rl.losses import ClippedPolicy
+from headwater.llm.rl.batches import RolloutBatches, total_reward
+from headwater.llm.rl.config import RlConfig
+from headwater.llm.rl.judge import Weighted
+from headwater.llm.rl.losses import LOSSES, Policy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.stages.rl import RlConfig, RolloutBatches, total_reward
 from headwater.llm.training.job import Worker
 from tests.llm.actors import Handle
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -51,7 +53,7 @@ def worker(folders: dict[str, Any], in_this_process: None) -> RolloutWorker:
     context: Any = SimpleNamespace(enter=lambda: None)  # the logging of this process stays as it is
     return RolloutWorker(
         **folders,
-        verifier="headline",
+        verifiers=[Weighted("headline")],
         board=Handle(WeightBoard()),
         sampling=Sampling(6, 0.7),
         threads=torch.get_num_threads(),
@@ -93,6 +95,26 @@ def test_a_worker_answers_every_prompt_so_many_times_in_the_tasks_order(worker: 
             made.answers, made.completions, [TASKS[0]] * 3 + [TASKS[1]] * 3, strict=True
         )
     ]
+
+
+def test_an_answer_depends_on_its_tasks_place_and_not_on_what_else_a_worker_is_asked(
+    worker: RolloutWorker,
+) -> None:
+    whole = worker.rollout(TASKS, 2, seed=5)
+    parts = [worker.rollout(TASKS[1:2], 2, 5, None, [1]), worker.rollout(TASKS[2:], 2, 5, None, [2, 3])]
+    assert Rollouts.joined(parts).answers == whole.answers[2:]
+    np.testing.assert_array_equal(Rollouts.joined(parts).model_rewards, whole.model_rewards[2:])
+
+
+def test_a_worker_reads_the_prompt_of_a_group_once(worker: RolloutWorker) -> None:
+    read: list[tuple[int, ...]] = []
+    hook = worker.engine.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    worker.rollout(TASKS[:2], 4, seed=5)
+    hook.remove()
+    tokens = len(encode_prompt(chat_tokenizer(), TASKS[0].prompt))
+    assert read[:2] == [(2, tokens), (8, 1)]
 
 
 def test_a_worker_reports_the_log_probabilities_of_the_policy_and_of_the_reference(
@@ -162,7 +184,7 @@ def test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_token
     )
     arrays = learner_arrays(made, np.array([2.0]), pad_id=7)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    objective = ClippedPolicy(clip=0.2, kl=kl, temperature=0.7)
+    objective = Policy(clip=0.2, kl=kl, temperature=0.7)
     loss, more = objective.loss_sum(small_model(), batch)
     k3 = np.exp(reference - policy) - (reference - policy) - 1
     assert k3.sum() > 0.1
@@ -181,10 +203,50 @@ def test_a_prompt_of_tiny_probability_leaves_loss_and_gradient_finite() -> None:
         name: torch.from_numpy(array) for name, array in learner_arrays(made, np.array([1.0]), 7).items()
     }
     model = copy.deepcopy(small_model())
-    loss, more = ClippedPolicy(clip=0.2, kl=0.3, temperature=temperature).loss_sum(model, batch)
+    loss, more = Policy(clip=0.2, kl=0.3, temperature=temperature).loss_sum(model, batch)
     loss.backward()
     assert all(torch.isfinite(value) for value in (loss, *more.values()))
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_an_answer_that_was_not_judged_has_nothing_to_learn() -> None:
+    made = learner_arrays(rollouts([0.0] * 2, [1.0, np.nan]), np.array([0.5, 0.0]), pad_id=7)
+    assert made["mask"].tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+    for normalise, weight in (("tokens", 1), ("sequences", 1), ("constant", 6)):
+        objective = Policy(normalise=normalise, max_tokens=6)  # type: ignore[arg-type]
+        assert objective.weight({name: torch.from_numpy(array) for name, array in made.items()}) == weight
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
+def test_loss_and_gradient_do_not_depend_on_micro_batches_or_on_shared_prompts(
+    loss: str, normalise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = small_engine()
+    prompts, answers = [[11, 12, 13, 14]] * 3 + [[21, 22]], [[40, 41, 42], [43], [44, 45], [46, 47]]
+    given = [[lp - 0.1 * n for lp in logprobs] for n, logprobs in enumerate(engine.score(prompts, answers))]
+    completions = [Completion(ids, old, "stop") for ids, old in zip(answers, given, strict=True)]
+    reference = small_engine(1).score(prompts, answers)
+    made = Rollouts(prompts, completions, reference, [""] * 4, np.ones(4), np.array([1.0, 0, 1, np.nan]))
+    arrays = learner_arrays(made, np.array([1.0, -2.0, 0.5, 0.0]), 7)
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    objective = Policy(loss, clip=0.05, clip_high=0.1, kl=0.3, normalise=normalise, max_tokens=6)
+    model = copy.deepcopy(small_model()).double()
+
+    def found(parts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        total, weight = torch.zeros(()), 0.0
+        for rows in parts:
+            micro = {name: tensor[rows] for name, tensor in batch.items()}
+            total = total + objective.loss_sum(model, micro)[0]
+            weight += objective.weight(micro)
+        (total / weight).backward()
+        return (total / weight).detach(), torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+
+    whole = found([[0, 1, 2], [3]])  # a group is read with its prompt once
+    for parts in ([[0], [1], [2], [3]], [[0, 3], [1, 2]], [[0, 1, 2, 3]]):
+        for one, other in zip(found(parts), whole, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
 class Given:
@@ -193,15 +255,16 @@ class Given:
     def __init__(self, *rewards: list[float]) -> None:
         self.rewards, self.asked = list(rewards), []
 
-    def rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
-        self.asked.append(([task.origin for task in tasks], group, seed, version))
+    def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
+        self.asked.append(([task.origin for task in tasks], group, seed, version, places))
         return rollouts(self.rewards.pop(0))
 
 
-def opened(given: Given, board: Any = None, **settings: Any) -> RolloutBatches:
+def opened(*given: Given, board: Any = None, **settings: Any) -> RolloutBatches:
     """The batches of one learner with a small model, two groups of two a step."""
-    config = RlConfig(batch=4, group=2, **settings)
-    source = RolloutBatches(config, TASKS, TASKS[:2], board or Handle(WeightBoard()), [Handle(given)], 7)
+    config = RlConfig(**({"batch": 4, "group": 2} | settings))
+    workers = [Handle(each) for each in given]
+    source = RolloutBatches(config, TASKS, TASKS[:2], board or Handle(WeightBoard()), workers, 7)
     engine = SimpleNamespace(module=small_model(), zero_optimization_stage=lambda: 0)
     source.open(Worker(0, 1, engine, torch.device("cpu")))
     return source
@@ -221,13 +284,13 @@ def test_a_reward_is_the_weighted_sum_of_the_models_and_the_verifiers() -> None:
 
 def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_process: None) -> None:
     given, board = Given([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]), WeightBoard()
-    source = opened(given, Handle(board))
+    source = opened(given, board=Handle(board))
     source.batch(0)
     source.batch(1)
-    prompts, groups, seeds, versions = zip(*given.asked, strict=True)
+    prompts, groups, seeds, versions, places = zip(*given.asked, strict=True)
     assert sorted(prompts[0] + prompts[1]) == [task.origin for task in TASKS]  # an epoch
     assert source.describe(1) == prompts[1]
-    assert (groups, versions) == ((2, 2), (0, 1)) and seeds[0] != seeds[1]
+    assert (groups, versions, places) == ((2, 2), (0, 1), ([0, 1], [0, 1])) and seeds[0] != seeds[1]
     (weights,) = asyncio.run(board.fetch(1))
     assert weights.keys() == dict(small_model().named_parameters()).keys()
     resumed = Given([0, 1, 2, 3])
@@ -235,10 +298,68 @@ def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_pr
     assert resumed.asked == given.asked[1:2]
 
 
+def test_the_prompts_of_a_learner_are_spread_over_all_rollout_workers(in_this_process: None) -> None:
+    four = [Given([float(n), 0.0]) for n in range(4)]
+    batch = opened(*four, batch=8, advantage="rloo").batch(0)
+    asked = [each.asked[0] for each in four]
+    assert [places for *_, places in asked] == [[0], [1], [2], [3]]
+    assert len({seed for _, _, seed, _, _ in asked}) == 1
+    assert batch["advantages"].tolist() == [0, 0, 1, -1, 2, -2, 3, -3]
+    two = [Given([0.0] * 4), Given([0.0] * 4)]
+    opened(*two, batch=8).batch(0)
+    assert [each.asked[0][4] for each in two] == [[0, 1], [2, 3]]
+    assert [origin for each in two for origin in each.asked[0][0]] == [each[0][0] for each in asked]
+
+
+def test_a_rollout_batch_is_sampled_once_for_its_mini_batches_and_epochs(in_this_process: None) -> None:
+    given = Given(*[[0.0, 1.0] * 4] * 2)
+    source = opened(given, mini_batches=2, epochs=3)
+    batches = [source.batch(step) for step in range(7)]
+    assert [(version, places) for *_, version, places in given.asked] == [
+        (0, [0, 1, 2, 3]),
+        (6, [0, 1, 2, 3]),
+    ]
+    assert batches[0]["ids"].shape[0] == 4
+    for step in range(6):
+        assert batches[step] is batches[step % 2]
+        assert source.describe(step) == given.asked[0][0][2 * (step % 2) :][:2]
+    assert [source.config.resumable(step) for step in range(7)] == [True, *[False] * 5, True]
+    resumed = Given([0.0, 1.0] * 4)
+    opened(resumed, mini_batches=2, epochs=3).batch(6)
+    assert resumed.asked == given.asked[1:]
+
+
+def test_an_answer_that_was_not_judged_is_counted_and_takes_no_part(in_this_process: None) -> None:
+    class Failing(Given):
+        def rollout(self, *asked: Any) -> Rollouts:
+            made = super().rollout(*asked)
+            made.verified[1], made.failures = np.nan, ["mine.py:f: KeyError: 'x'"]
+            return made
+
+    said: list[str] = []
+    source = opened(Failing([1.0, 100.0, 5.0, 7.0]), advantage="rloo")
+    source.worker.say = said.append
+    batch = source.batch(0)
+    assert batch["advantages"].tolist() == [0, 0, -2, 2]
+    assert batch["mask"].any(axis=1).tolist() == [True, False, True, True]
+    assert source.metrics()["not_judged"] == 1
+    assert source.metrics()["reward"] == pytest.approx((1 + 5 + 7) / 3)
+    assert said == ["1 answers were not judged: mine.py:f: KeyError: 'x'"]
+
+
+def test_k1_is_subtracted_from_the_reward(in_this_process: None) -> None:
+    batch = opened(Given([1.0, 1.0, 5.0, 7.0]), advantage="dr_grpo", kl=0.5, kl_estimator="k1").batch(0)
+    # Answers of one and two tokens in turn, each a nat likelier than under the reference.
+    rewards = np.array([[1, 1], [5, 7]]) - 0.5 * np.array([[1, 2], [1, 2]])
+    expected = rewards - rewards.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(batch["advantages"], expected.reshape(-1))
+    assert RlConfig(kl_estimator="k1").objective().kl == 0
+
+
 def test_the_record_has_the_means_over_answers(in_this_process: None) -> None:
     source = opened(Given([1.0, 2.0, 3.0, 6.0], [4.0, 0.0]), verifier_weight=0.0, reward_model_weight=2.0)
     source.batch(0)
-    expected = {"reward": 6.0, "reward_model": 3.0, "verified": 0.0, "answer_tokens": 1.5}
+    expected = {"reward": 6.0, "reward_model": 3.0, "verified": 0.0, "answer_tokens": 1.5, "not_judged": 0.0}
     assert source.metrics() == expected
     heldout = source.evaluate(source.worker)
     assert heldout["heldout_reward"] == 4.0 and heldout["heldout_reward_model"] == 2.0
@@ -247,7 +368,7 @@ def test_the_record_has_the_means_over_answers(in_this_process: None) -> None:
 def test_weights_reach_a_rollout_worker_through_ray(session: Any, folders: dict[str, Any]) -> None:
     board: Any = ray.remote(num_cpus=0)(WeightBoard).remote()
     worker = ray.remote(num_cpus=0)(RolloutWorker).remote(
-        **folders, verifier=None, board=board, sampling=Sampling(4), threads=1, context=Context("", "")
+        **folders, verifiers=[], board=board, sampling=Sampling(4), threads=1, context=Context("", "")
     )
     weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
     waiting = worker.rollout.remote(TASKS[:2], 2, 0, 1)  # before they are there

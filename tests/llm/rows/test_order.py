@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import ShuffledOrder, permutation
+from headwater.llm.rows.order import RepeatedOrder, ShuffledOrder, permutation
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -94,3 +94,15 @@ def test_the_order_is_the_same_in_every_version() -> None:
 
 
 GOLDEN = [[5, 7, 3, 6, 8], [4, 2, 1, 0, 9], [2, 6, 1, 3, 9]]
+
+
+def test_a_repeated_order_goes_through_some_batches_several_times() -> None:
+    order = ShuffledOrder(rows=7, batch=2, seed=3)
+    repeated = RepeatedOrder(order, together=2, epochs=3, batch=2)
+    expected = [0, 1, 0, 1, 0, 1, 2, 3, 2, 3]
+    for step, other in enumerate(expected):
+        np.testing.assert_array_equal(repeated.indices(step), order.indices(other))
+    for row in range(7):
+        visits = repeated.visits(row, len(expected))
+        assert [visit.step for visit in visits] == [s for s in range(10) if row in repeated.indices(s)]
+        assert all(repeated.indices(visit.step)[visit.place] == row for visit in visits)

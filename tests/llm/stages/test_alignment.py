@@ -27,7 +27,7 @@ from headwater.llm.examples.preferences import save_ranking
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
-from headwater.llm.rl.losses import ClippedPolicy
+from headwater.llm.rl.losses import Policy
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
 from headwater.llm.stages import dpo, reward
 from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, write_pairs
@@ -86,7 +86,12 @@ def score(model: Any, prompt: str, answer: str) -> float:
 def learnt(folder: Path) -> None:
     """On one rank: every kind of alignment, and what its model does before and after."""
     start = save_model(folder / "start")
-    found = {"sft": sft(folder, start), "rl": rl(folder), "leash": leash(folder)}
+    found = {
+        "sft": sft(folder, start),
+        "rl": rl(folder),
+        "leash": leash(folder),
+        "repeated": repeated(folder),
+    }
     found |= pairs(folder, start)
     (folder / "found.json").write_text(json.dumps(found))
 
@@ -153,7 +158,7 @@ class Sampled:
         self.engine = TorchEngine(copy.deepcopy(small_model()), chat_tokenizer())
         self.reference = TorchEngine(small_model(), chat_tokenizer())
 
-    def rollout(self, tasks: list[Task], group: int, seed: int, version: int) -> Rollouts:
+    def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
         (weights,) = self.board.fetch.remote(version)
         self.engine.load_weights(weights)
         texts = [task.prompt[0]["content"] for task in tasks]
@@ -172,14 +177,16 @@ class Sampled:
         )
 
 
-def reinforced(folder: Path, rewards: list[tuple[float, float]], kl: float, model: Any) -> Any:
+def reinforced(
+    folder: Path, rewards: list[tuple[float, float]], kl: float, model: Any, **settings: Any
+) -> Any:
     """The worker after a run with these rewards of the good and the bad answer to each prompt."""
     ray.get = ray.put = lambda value: value  # of this process, which ends with its test
     tasks = [Task(text, user(text), "", "") for text in SAMPLED]
     board = Handle(WeightBoard())
     worker = Handle(Sampled(board, dict(zip(SAMPLED, rewards, strict=True))))
-    source = RolloutBatches(RlConfig(batch=8, group=4), tasks, [], board, [worker], PAD)
-    return trained(folder, source, ClippedPolicy(0.2, kl, 1.0), model=model, batch=8)
+    source = RolloutBatches(RlConfig(batch=8, group=4, **settings), tasks, [], board, [worker], PAD)
+    return trained(folder, source, Policy(kl=kl), model=model, batch=8)
 
 
 def rl(folder: Path) -> dict[str, Any]:
@@ -194,6 +201,12 @@ def rl(folder: Path) -> dict[str, Any]:
         for place, quality in enumerate(("good", "bad"))
     }
     return {"gained": gained, "first": worker.history[0]}
+
+
+def repeated(folder: Path) -> list[float]:
+    """Share of the tokens that each of eight steps clips, four of them with the same answers."""
+    worker = reinforced(folder / "repeated", [(1.0, 0.0)] * 2, kl=0.0, model=small_model, epochs=4)
+    return [record["clipped"] for record in worker.history]
 
 
 def leash(folder: Path) -> list[float]:
@@ -241,6 +254,12 @@ def test_the_first_step_of_the_policy_is_that_of_its_own_answers_tokens(found: d
     assert first["rollout_mismatch"] == pytest.approx(0, abs=1e-4)
     assert first["kl"] == pytest.approx(0, abs=1e-4)
     assert first["reward"] == pytest.approx(np.mean([1.0, 0.0, 11.0, 10.0]))
+
+
+def test_the_clip_acts_from_the_second_step_with_the_same_answers_on(found: dict[str, Any]) -> None:
+    clipped = found["repeated"]
+    assert clipped[0] == clipped[4] == 0
+    assert min(clipped[1:4]) > 0 and min(clipped[5:]) > 0
 
 
 def test_the_penalty_draws_the_policy_back_to_the_model_it_started_from(found: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -12,8 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
-from headwater.llm.rl.advantages import grpo, rloo
-from headwater.llm.rl.losses import clipped_surrogate, kl_k3
 from headwater.llm.rl.verifiers import headline
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.objectives import NextToken, bradley_terry
@@ -98,37 +95,6 @@ def test_bradley_terry_of_a_known_pair() -> None:
     loss = bradley_terry(torch.tensor(1.5), torch.tensor(0.2))
     assert float(loss) == pytest.approx(0.241008, abs=1e-6)  # log(1 + e^-1.3)
     assert float(bradley_terry(torch.tensor(3.0), torch.tensor(3.0))) == pytest.approx(math.log(2))
-
-
-def test_grpo_divides_by_the_sample_deviation_and_equal_rewards_teach_nothing() -> None:
-    rewards = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 5.0]])
-    advantages = grpo(rewards)
-    deviation = math.sqrt(5 / 3)  # of 1, 2, 3, 4 with divisor 3
-    np.testing.assert_allclose(advantages[0], (rewards[0] - 2.5) / (deviation + 1e-4))
-    np.testing.assert_array_equal(advantages[1], 0)
-
-
-def test_rloo_compares_each_reward_with_the_mean_of_the_others() -> None:
-    rewards = np.array([[1.0, 2.0, 6.0]])
-    np.testing.assert_allclose(rloo(rewards), [[1 - 4, 2 - 3.5, 6 - 1.5]])
-
-
-def test_the_surrogate_stops_rewarding_a_ratio_beyond_the_clip() -> None:
-    log_ratio = torch.log(torch.tensor([0.5, 1.0, 1.5]))
-    good = clipped_surrogate(log_ratio, torch.tensor(1.0), 0.2)
-    bad = clipped_surrogate(log_ratio, torch.tensor(-1.0), 0.2)
-    torch.testing.assert_close(good, torch.tensor([-0.5, -1.0, -1.2]))
-    torch.testing.assert_close(bad, torch.tensor([0.8, 1.0, 1.5]))
-
-
-def test_the_kl_estimate_is_unbiased_and_never_negative() -> None:
-    generator = torch.Generator().manual_seed(0)
-    policy = torch.randn(50, generator=generator).log_softmax(0)
-    reference = torch.randn(50, generator=generator).log_softmax(0)
-    exact = (policy.exp() * (policy - reference)).sum()
-    estimates = kl_k3(policy, reference)
-    assert (estimates >= 0).all()
-    torch.testing.assert_close((policy.exp() * estimates).sum(), exact)
 
 
 def test_the_headline_verifier_rewards_what_a_headline_must_be() -> None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.llm.rl.losses import ClippedPolicy
+from headwater.llm.rl.losses import Policy
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import BatchSource, TrainJob, Worker, train_step
@@ -92,7 +92,7 @@ OBJECTIVES: dict[str, tuple[Objective, type[Rows], Callable[[], torch.nn.Module]
     "next token and z-loss": (NextToken(z_loss=1e-2), Rows, small_model),
     "preferences": (PreferenceOptimisation(0.1), JudgedPairs, small_model),
     "pairs": (BradleyTerry(), Pairs, small_reward_model),
-    "policy": (ClippedPolicy(0.2, 0.05, 1.0), Answers, small_model),
+    "policy": (Policy(kl=0.05), Answers, small_model),
 }
 
 
