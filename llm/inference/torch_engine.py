@@ -22,6 +22,8 @@ from headwater.llm.inference.base import Completion, Sampling
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from headwater.llm.model.adapters import Changes
+
 SCORE_TOKENS = 16_384
 """Maximum tokens (including padding) per scoring pass."""
 SCORE_LOGITS = 1 << 27
@@ -86,6 +88,18 @@ class TorchEngine:
         with torch.no_grad():
             for name, values in weights.items():
                 own[name].copy_(torch.tensor(values))
+
+    def follow(self, changes: Changes, start: TorchEngine) -> None:
+        """Take a model's weights from its changes and the engine with its start, in place."""
+        first = dict(start.model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters() if changes.frozen else ():
+                held = first[name].to(getattr(torch, changes.frozen)).float()
+                if (added := changes.low_rank.get(name)) is not None:
+                    up, down = (torch.from_numpy(part).to(held.device) for part in (added.up, added.down))
+                    held = held + added.scaling * (up @ down)
+                parameter.copy_(held)
+        self.load_weights(changes.whole)
 
     def generate(
         self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None

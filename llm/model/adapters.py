@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +20,7 @@ from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 ADAPTER = "default"
@@ -115,21 +118,72 @@ def whole_weights(module: Any) -> dict[str, torch.Tensor]:
     """
     if not is_adapted(module):
         return {name: parameter.detach().float() for name, parameter in module.named_parameters()}
-    from peft.tuners.lora import LoraLayer
-
     merged = {}
     for name, parameter in module.named_parameters():
         if ".lora_" not in name:
             own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
             merged[own] = _dequantised(parameter).detach().float()
+    for name, up, down, scaling in _adapter_parts(module):
+        own = f"{name.removeprefix(PREFIX)}.weight"
+        merged[own] = merged[own] + scaling * (up.detach().float() @ down.detach().float())
+    return merged
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to its matrix: scaling × up @ down. Arrays are fp32."""
+
+    up: np.ndarray
+    down: np.ndarray
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What training has changed in a model, by the base model's names: with its start, the whole model."""
+
+    whole: dict[str, np.ndarray]
+    """Trained parameters, in fp32."""
+    low_rank: dict[str, LowRank] = field(default_factory=dict)
+    frozen: str = ""
+    """Number format in which the trained model holds the parameters that are not in `whole`; empty if all
+    are."""
+
+
+def changes(module: Any) -> Changes:
+    """The changes of a model since its start: with adapters a hundredth of its weights.
+
+    All parameters where there are no adapters, and where the frozen matrices are quantised: nobody else holds
+    their values. `module` must have whole parameters.
+    """
+    if not is_adapted(module) or hasattr(module.get_base_model().config, "quantization_config"):
+        return Changes({name: _array(parameter) for name, parameter in whole_weights(module).items()})
+    whole = {
+        name.removeprefix(PREFIX).replace(".base_layer.", "."): _array(parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and ".lora_" not in name
+    }
+    low_rank = {
+        f"{name.removeprefix(PREFIX)}.weight": LowRank(_array(up), _array(down), scaling)
+        for name, up, down, scaling in _adapter_parts(module)
+    }
+    frozen = next(p.dtype for p in module.parameters() if not p.requires_grad)
+    return Changes(whole, low_rank, str(frozen).removeprefix("torch."))
+
+
+def _adapter_parts(module: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
+    """Layer name, up and down matrix, scaling of every adapter."""
+    from peft.tuners.lora import LoraLayer
+
     for name, layer in module.named_modules():
         if isinstance(layer, LoraLayer):
             parts: Any = layer
             up, down = parts.lora_B[ADAPTER].weight, parts.lora_A[ADAPTER].weight
-            delta = parts.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
-            own = f"{name.removeprefix(PREFIX)}.weight"
-            merged[own] = merged[own] + delta
-    return merged
+            yield name, up, down, parts.scaling[ADAPTER]
+
+
+def _array(parameter: torch.Tensor) -> np.ndarray:
+    return parameter.detach().float().cpu().numpy().copy()
 
 
 def save_merged(module: Any, folder: Path) -> None:

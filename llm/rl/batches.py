@@ -119,9 +119,9 @@ class RolloutBatches:
         import ray
 
         if version != self.published:
-            weights = self.worker.weights()
+            changes = self.worker.changes()
             if self.worker.rank == 0:
-                ray.get(self.board.publish.remote(version, [ray.put(weights)]))
+                ray.get(self.board.publish.remote(version, [ray.put(changes)]))
             self.published = version
         calls = []
         for number, chosen in enumerate(self.rollout_workers):

@@ -84,23 +84,23 @@ class Rollouts:
 
 
 class WeightBoard:
-    """Ray actor with the learner's newest weights, which rollout workers wait for."""
+    """Ray actor with the newest changes of the learner's weights, which rollout workers wait for."""
 
     def __init__(self) -> None:
         self._version = -1
-        self._weights: list[Any] = []
+        self._changes: list[Any] = []
         self._changed = asyncio.Condition()
 
-    async def publish(self, version: int, weights: list[Any]) -> None:
-        """`weights` is a list with one object reference: Ray would resolve a bare one."""
+    async def publish(self, version: int, changes: list[Any]) -> None:
+        """`changes` is a list with one reference to `adapters.Changes`: Ray would resolve a bare one."""
         async with self._changed:
-            self._version, self._weights = version, weights
+            self._version, self._changes = version, changes
             self._changed.notify_all()
 
     async def fetch(self, version: int) -> list[Any]:
         async with self._changed:
             await self._changed.wait_for(lambda: self._version == version)
-            return self._weights
+            return self._changes
 
 
 class RolloutWorker:
@@ -174,7 +174,7 @@ class RolloutWorker:
         import ray
 
         (reference,) = ray.get(self.board.fetch.remote(version))
-        self.engine.load_weights(ray.get(reference))
+        self.engine.follow(ray.get(reference), self.reference)
         self.version = version
 
     def _score(self, sequences: list[list[int]], batch: int = 16) -> np.ndarray:

@@ -112,6 +112,11 @@ class Worker:
             dist.all_reduce(tensor)
         return tensor.tolist()
 
+    def changes(self) -> adapters.Changes:
+        """What training has changed since the start of the stage; every rank must call it."""
+        with zero.gathered(self.engine) as module:
+            return adapters.changes(module)
+
     def weights(self) -> dict[str, np.ndarray]:
         """Whole parameters as fp32 arrays, by name; every rank must call it."""
         with zero.gathered(self.engine) as module:

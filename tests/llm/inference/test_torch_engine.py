@@ -14,6 +14,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import Sampling, load_engine
 from headwater.llm.inference.torch_engine import SHARED_TOKENS, TorchEngine, sample
+from headwater.llm.model import adapters
+from headwater.llm.model.adapters import LoraConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_engine, small_model
 
@@ -167,6 +169,36 @@ def test_new_weights_change_what_is_generated() -> None:
     engine.load_weights({name: p.detach().numpy() for name, p in other.model.named_parameters()})
     assert [c.ids for c in engine.generate(PROMPTS, sampling)] == [c.ids for c in wanted]
     engine.load_weights({name: p.numpy() for name, p in own.items()})
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_an_engine_follows_a_model_by_its_adapters_alone(precision: torch.dtype) -> None:
+    start, engine = small_engine(0), small_engine(1)
+    kept = copy.deepcopy(start.model.state_dict())
+    learner = adapters.with_adapters(
+        copy.deepcopy(start.model).to(precision), LoraConfig(rank=2, alpha=6), seed=0
+    )
+    with torch.no_grad():
+        for name, parameter in learner.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    changes = adapters.changes(learner)
+    engine.follow(changes, start)
+    wanted = adapters.whole_weights(learner)
+    assert changes.frozen and not changes.whole and changes.low_rank
+    for name, parameter in engine.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), wanted[name])
+    sent = sum(low.up.nbytes + low.down.nbytes for low in changes.low_rank.values())
+    assert sent < 0.2 * sum(values.nbytes for values in wanted.values())
+    for name, values in start.model.state_dict().items():
+        assert torch.equal(values, kept[name]), name
+
+
+def test_an_engine_follows_a_model_without_adapters_by_all_its_weights() -> None:
+    start, engine, learner = small_engine(0), small_engine(1), small_engine(2).model
+    engine.follow(adapters.changes(learner), start)
+    for name, parameter in learner.named_parameters():
+        assert torch.equal(dict(engine.model.named_parameters())[name], parameter), name
 
 
 def test_a_prompt_that_does_not_fit_and_an_empty_one_are_refused() -> None:

@@ -16,6 +16,7 @@ from headwater.cluster.runtime.logs import Context
 from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion, Sampling
+from headwater.llm.model.adapters import Changes
 from headwater.llm.rl import verifiers
 from headwater.llm.rl.batches import RolloutBatches, total_reward
 from headwater.llm.rl.config import RlConfig
@@ -103,7 +104,8 @@ def test_an_answer_depends_on_its_tasks_place_and_not_on_what_else_a_worker_is_a
     whole = worker.rollout(TASKS, 2, seed=5)
     parts = [worker.rollout(TASKS[1:2], 2, 5, None, [1]), worker.rollout(TASKS[2:], 2, 5, None, [2, 3])]
     assert Rollouts.joined(parts).answers == whole.answers[2:]
-    np.testing.assert_array_equal(Rollouts.joined(parts).model_rewards, whole.model_rewards[2:])
+    # Sums over a batch of another size may differ in the last bit.
+    np.testing.assert_allclose(Rollouts.joined(parts).model_rewards, whole.model_rewards[2:], rtol=1e-5)
 
 
 def test_a_worker_reads_the_prompt_of_a_group_once(worker: RolloutWorker) -> None:
@@ -140,7 +142,7 @@ def test_a_worker_reports_the_reward_models_score_of_prompt_and_answer(worker: R
 def test_a_worker_fetches_the_weights_of_the_version_that_it_is_asked_for(worker: RolloutWorker) -> None:
     before = worker.rollout(TASKS[:1], 2, seed=0)
     weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
-    worker.board.publish.remote(3, [weights])
+    worker.board.publish.remote(3, [Changes(weights)])
     after = worker.rollout(TASKS[:1], 2, 0, 3)
     assert after.answers != before.answers
     for completion, given in zip(after.completions, after.reference_logprobs, strict=True):
@@ -291,8 +293,8 @@ def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_pr
     assert sorted(prompts[0] + prompts[1]) == [task.origin for task in TASKS]  # an epoch
     assert source.describe(1) == prompts[1]
     assert (groups, versions, places) == ((2, 2), (0, 1), ([0, 1], [0, 1])) and seeds[0] != seeds[1]
-    (weights,) = asyncio.run(board.fetch(1))
-    assert weights.keys() == dict(small_model().named_parameters()).keys()
+    (changes,) = asyncio.run(board.fetch(1))
+    assert changes.whole.keys() == dict(small_model().named_parameters()).keys()
     resumed = Given([0, 1, 2, 3])
     opened(resumed).batch(1)
     assert resumed.asked == given.asked[1:2]
@@ -372,7 +374,7 @@ def test_weights_reach_a_rollout_worker_through_ray(session: Any, folders: dict[
     )
     weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
     waiting = worker.rollout.remote(TASKS[:2], 2, 0, 1)  # before they are there
-    ray.get(board.publish.remote(1, [ray.put(weights)]))
+    ray.get(board.publish.remote(1, [ray.put(Changes(weights))]))
     made = ray.get(waiting, timeout=120)
     for completion, given in zip(made.completions, made.reference_logprobs, strict=True):
         np.testing.assert_allclose(completion.logprobs, given, atol=1e-4)

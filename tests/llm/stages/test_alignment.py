@@ -159,8 +159,8 @@ class Sampled:
         self.reference = TorchEngine(small_model(), chat_tokenizer())
 
     def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
-        (weights,) = self.board.fetch.remote(version)
-        self.engine.load_weights(weights)
+        (changes,) = self.board.fetch.remote(version)
+        self.engine.load_weights(changes.whole)
         texts = [task.prompt[0]["content"] for task in tasks]
         answers = [(text, place) for text in texts for place in (0, 1, 0, 1)]
         prompts, ids = map(
