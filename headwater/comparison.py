@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Comparison:
         models = (self.candidate, self.served)
         found = [self._wins(held_out)]
         if "tokenize" in self.artifacts:
-            bits = [self._remotely(_bits_per_byte, each, *self._text()) for each in models]
+            bits = [remotely(self.session, _bits_per_byte, each, *self._text()) for each in models]
             found.append(gate.check_bits(self.recipe.improve, *bits))
         if cited := self._citations():
             found.append(gate.check_citations(cited["candidate"], cited["served"]))
@@ -76,7 +76,7 @@ class Comparison:
         pairs = [
             (each.prompt, answer) for answers in both for each, answer in zip(asked, answers, strict=True)
         ]
-        scores = self._remotely(judge.scores, self.judge, pairs, self.max_length)
+        scores = remotely(self.session, judge.scores, self.judge, pairs, self.max_length)
         return gate.check_wins(scores[: len(asked)], scores[len(asked) :])
 
     def _asked(self, held_out: Sequence[Ranking]) -> list[Asked]:
@@ -120,11 +120,13 @@ class Comparison:
         candidates = [grounded.Candidate(label, model) for label, model in models.items()]
         return grounded.answer_tasks(self.session, chosen, candidates).measures if chosen else {}
 
-    def _remotely(self, function: Any, *arguments: Any) -> Any:
-        import ray
 
-        self.session.ray()
-        return ray.get(ray.remote(num_cpus=1, max_retries=3)(function).remote(*arguments))
+def remotely(session: Session, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that loads a model, in a process of the cluster."""
+    import ray
+
+    session.ray()
+    return ray.get(ray.remote(num_cpus=1, max_retries=3)(function).remote(*arguments))
 
 
 def _bits_per_byte(model: Folder, tokenize: Artifact, apart: bool) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
-from headwater.comparison import Comparison
+from headwater.comparison import Comparison, remotely
 from headwater.llm.examples import rankings
 from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.examples.rankings import Kept
@@ -105,8 +105,10 @@ class _Attempt:
         model, measured = self._candidate()
         findings += measured
         if not all(finding.passed for finding in findings):
-            return Outcome("refused", *counts, findings, model.model)
-        return Outcome("promoted", *counts, findings, model.model, self._promote(model, findings))
+            return Outcome("refused", *counts, findings, promotion.name_of(model))
+        return Outcome(
+            "promoted", *counts, findings, promotion.name_of(model), self._promote(model, findings)
+        )
 
     # -- the rankings --------------------------------------------------------------------------
     def _judged(self) -> list[Finding]:
@@ -121,7 +123,7 @@ class _Attempt:
         self.judge = self._train_judge(judges)
         limit = _judging(self.recipe, "").max_length
         by_rater, trusted = (
-            self._remotely(judge.agreement, self.judge, each, limit) if each else {}
+            remotely(self.session, judge.agreement, self.judge, each, limit) if each else {}
             for each in (asked, known)
         )
         return gate.check_agreement(by_rater, gate.total(trusted.values()))
@@ -139,16 +141,15 @@ class _Attempt:
         return len(moved)
 
     # -- the candidate -------------------------------------------------------------------------
-    def _candidate(self) -> tuple[Candidate, list[Finding]]:
+    def _candidate(self) -> tuple[Artifact, list[Finding]]:
         _, own = judge.split(self.kept, self.config.judge_share)
         chain = _learning(self.recipe, self._pairs_file(own))
         artifacts = {result.name: result.artifact for result in pipeline.run(chain, self.session)}
         model = newest(artifacts)
-        name = f"{model.stage}/{model.key}"
-        before = [p for p in promotion.promotions(self.store, self.recipe.name) if p.model == name]
-        if before:
+        earlier = promotion.promotions(self.store, self.recipe.name)
+        if before := [each for each in earlier if each.model == promotion.name_of(model)]:
             told = f"the same model was promoted before, as number {before[0].number}"
-            return Candidate(name, model), [Finding("model", False, told)]
+            return model, [Finding("model", False, told)]
         held_out, _ = judge.split(self.kept, self.config.judge_share)
         served, _ = promotion.artifacts_of(self.store, self.served)
         compared = Comparison(
@@ -161,14 +162,14 @@ class _Attempt:
             max_length=_judging(self.recipe, "").max_length,
             writes=self.served.answer == "write",
         )
-        return Candidate(name, model), compared.findings([each.ranking for each in held_out])
+        return model, compared.findings([each.ranking for each in held_out])
 
-    def _promote(self, candidate: Candidate, findings: Sequence[Finding]) -> Promotion:
+    def _promote(self, model: Artifact, findings: Sequence[Finding]) -> Promotion:
         _, index = promotion.artifacts_of(self.store, self.served)
         return promotion.promote(
             self.store,
             self.recipe.name,
-            candidate.artifact,
+            model,
             index,
             self.served.answer,
             kind="improve",
@@ -189,12 +190,6 @@ class _Attempt:
             folder.write_bytes(name, text.encode())
         return folder.path(name)
 
-    def _remotely(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        import ray
-
-        self.session.ray()
-        return ray.get(ray.remote(num_cpus=1, max_retries=3)(function).remote(*arguments))
-
     def record(self, outcome: Outcome) -> None:
         folder = self.store.folder(f"{FOLDER}/{self.recipe.name}")
         number = len([name for name in folder.files(suffix=".json") if name[:6].isdigit()]) + 1
@@ -205,14 +200,6 @@ class _Attempt:
             "names": [each.name for each in self.kept] if outcome.promotion else [],
         }
         folder.write_json(f"{number:06}.json", content)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that has learnt from rankings."""
-
-    model: str
-    artifact: Artifact
 
 
 def _check_learns(recipe: Recipe) -> None:

@@ -170,7 +170,7 @@ def served_model(recipe: Recipe, session: Session) -> tuple[Artifact, promotion.
     model, _ = promotion.artifacts_of(session.store, promoted)
     session.say(f"promoted: {promoted.told()}")
     if (newer := _newer_than(model, recipe, session)) is not None:
-        session.say(f"newer, and not promoted: {newer.stage}/{newer.key} (`headwater promote` serves it)")
+        session.say(f"newer, and not promoted: {promotion.name_of(newer)} (`headwater promote` serves it)")
     return model, promoted
 
 
@@ -186,7 +186,7 @@ def _newer_than(model: Artifact, recipe: Recipe, session: Session) -> Artifact |
 def promote_finished(recipe: Recipe, session: Session, artifacts: Mapping[str, Artifact]) -> bool:
     """Promote the model of a finished run as `promote` in the recipe says. Returns whether it is served."""
     model, before = newest(artifacts), promotion.current(session.store, recipe.name)
-    if before is not None and before.model == f"{model.stage}/{model.key}":
+    if before is not None and before.model == promotion.name_of(model):
         return True
     if recipe.promote == "never" or (recipe.promote == "first" and before is not None):
         return before is None

@@ -102,8 +102,8 @@ def promote(
         learnt |= {name: value for name, value in manifest.fingerprint.items() if name.startswith("rankings")}
     fields = {
         "kind": kind,
-        "model": _name(model),
-        "index": _name(index) if index else "",
+        "model": name_of(model),
+        "index": name_of(index) if index else "",
         "answer": answer,
         "why": why,
         "lineage": {manifest.stage: manifest.key for manifest in made_from},
@@ -192,7 +192,7 @@ def _numbered(earlier: list[Promotion], number: int, recipe: str) -> Promotion:
 def _check_there(artifact: Artifact) -> None:
     if not artifact.exists(MANIFEST):
         raise HeadwaterError(
-            f"{_name(artifact)} is not in the store, or not finished",
+            f"{name_of(artifact)} is not in the store, or not finished",
             where=artifact.location,
             fix="promote another model, or roll back",
         )
@@ -212,7 +212,8 @@ def _lineage(store: Store, model: Artifact) -> Iterator[Manifest]:
             waiting += manifest.inputs.items()
 
 
-def _name(artifact: Artifact) -> str:
+def name_of(artifact: Artifact) -> str:
+    """`STAGE/KEY`."""
     return f"{artifact.stage}/{artifact.key}"
 
 

@@ -227,8 +227,8 @@ MUTANTS = [
     ),
     mutant(
         "better-by-chance",
-        "decided > 0 and rate.low > 0.5",
-        "decided > 0 and rate.value > 0.5",
+        "decided >= DECIDED and rate.low > 0.5",
+        "decided >= DECIDED and rate.value > 0.5",
         "test_gate.py::test_the_win_rate_must_be_above_a_half_by_its_interval",
     ),
     mutant(

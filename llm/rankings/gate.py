@@ -50,6 +50,8 @@ class Finding:
 
 EVERYBODY = "*"
 """No name of a key: all raters of the new rankings together."""
+DECIDED = 20
+"""Fewest prompts with different answers: the interval of 4 wins in 4 is above a half, too."""
 BY_CHANCE = 0.01
 """Probability of the agreement of the first rankings with each other, below which it is none by chance."""
 Counts = tuple[int, int]
@@ -122,16 +124,18 @@ def check_wins(candidate: Sequence[float], served: Sequence[float]) -> Finding:
     """Whether the judge prefers the candidate: the 95 % interval (Wilson) of its win rate is above a half.
 
     The arguments are the judge's scores of both models' answers to the same prompts. Equal answers have equal
-    scores, and say nothing.
+    scores, and say nothing; fewer than DECIDED others prove nothing.
     """
     wins = sum(a > b for a, b in zip(candidate, served, strict=True))
     decided = sum(a != b for a, b in zip(candidate, served, strict=True))
     rate = wilson(wins, decided)
     told = f"wins {wins} of {decided} against the served model, {len(candidate) - decided} equal"
-    if decided:
+    if decided < DECIDED:
+        told += f": fewer than {DECIDED} different answers prove nothing"
+    else:
         told += f": {rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%})"
     figures = {"prompts": len(candidate)} | _figures(rate)
-    return Finding("win rate", decided > 0 and rate.low > 0.5, told, figures)
+    return Finding("win rate", decided >= DECIDED and rate.low > 0.5, told, figures)
 
 
 def check_bits(config: ImproveConfig, candidate: float, served: float) -> Finding:

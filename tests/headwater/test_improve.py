@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import hf_config
 from headwater.llm.rankings.aside import ASIDE
 from headwater.llm.stages.dpo import DpoConfig
+from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater
 from tests.headwater.test_newest_model import finish, recipe
 from tests.headwater.test_promotion import Made
@@ -111,44 +113,50 @@ def test_the_candidate_and_its_judge_learn_from_files_of_their_own_side(made: Ma
     assert _judging(alone, "judges.jsonl").steps == 7 and _learning(alone, "mine.jsonl").dpo.data
 
 
-@pytest.mark.ray
-@pytest.mark.soak
-def test_rankings_by_a_rule_make_a_better_model_and_poison_does_not(
-    tmp_path: Path, ray_cluster: None
-) -> None:
-    """sft teaches both answers, the bad one more often; dpo on rankings prefers the good one."""
-    fresh = initialise(hf_config(SMALL, len(chat_tokenizer()), chat_tokenizer()), 0)
-    save_model(tmp_path / "base", fresh)
+TRAINING = {"workers": 1, "cpus_per_worker": 0.5, "batch": 16, "micro_batch": 16, "precision": "fp32"}
+NO_CORPUS = {"corpus_pairs": 0, "model_pairs": 0}
+
+
+def promoted_start(folder: Path, **sections: object) -> tuple[Path, Store]:
+    """A recipe whose promoted model gives both answers, the bad one more often."""
+    save_model(folder / "base", initialise(hf_config(SMALL, len(chat_tokenizer()), chat_tokenizer()), 0))
+    answers = [GOOD if number % 3 == 0 else BAD for number in range(100)]
     talks = [
-        [
-            {"role": "user", "content": question(n)},
-            {"role": "assistant", "content": GOOD if n % 3 == 0 else BAD},
-        ]
-        for n in range(100)
+        [{"role": "user", "content": question(number)}, {"role": "assistant", "content": answer}]
+        for number, answer in enumerate(answers)
     ]
-    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
-    training = {"workers": 1, "cpus_per_worker": 0.5, "batch": 16, "micro_batch": 16, "precision": "fp32"}
+    (folder / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     raw = {
         "name": "tiny",
-        "store": str(tmp_path / "store"),
-        "base": {"model": str(tmp_path / "base/model")},
-        "sft": training | {"data": [str(tmp_path / "talks.jsonl")], "steps": 60, "learning_rate": 0.01},
-        "dpo": training | {"corpus_pairs": 0, "model_pairs": 0, "steps": 30, "learning_rate": 0.003},
+        "store": str(folder / "store"),
+        "base": {"model": str(folder / "base/model")},
+        "sft": TRAINING | {"data": [str(folder / "talks.jsonl")], "steps": 60, "learning_rate": 0.01},
         "improve": {"min_rankings": 60, "max_new_tokens": 12},
     }
-    file = tmp_path / "tiny.yaml"
-    file.write_text(json.dumps(raw))  # YAML contains JSON
-    store = Store(raw["store"])
-    code, said = headwater("run", file, "--until", "sft")
-    assert code == 0, said
-    code, said = headwater("promote", file)
-    assert code == 0, said
+    file = folder / "tiny.yaml"
+    file.write_text(json.dumps(raw | sections))  # YAML contains JSON
+    for command in (("run", file, "--until", "sft"), ("promote", file)):
+        code, said = headwater(*command)
+        assert code == 0, said
+    return file, Store(str(raw["store"]))
 
+
+def improved(file: Path) -> tuple[int, dict[str, Any]]:
+    code, said = headwater("improve", file, "--json")
+    assert "{" in said, said
+    return code, json.loads(said[said.index("{") :])
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    file, store = promoted_start(tmp_path, dpo=TRAINING | NO_CORPUS | {"steps": 30, "learning_rate": 0.003})
     ranked(store, "anna", range(0, 40))
     ranked(store, "ben", range(40, 80))
-    code, said = headwater("improve", file, "--json")
-    found = json.loads(said[said.index("{") :])
-    assert (code, found["verdict"]) == (0, "promoted"), said
+    code, found = improved(file)
+    assert (code, found["verdict"]) == (0, "promoted"), found
     served = promotion.current(store, "tiny")
     assert served.kind == "improve" and served.model == found["model"] and served.number == 2
     assert served.gate["win rate"]["low"] > 0.5 and served.rankings["rankings"] == 80
@@ -156,9 +164,8 @@ def test_rankings_by_a_rule_make_a_better_model_and_poison_does_not(
 
     for rater, right in (("random", 5), ("inverts", 1)):
         ranked(store, rater, range(0, 60), right, minute=2)
-        code, said = headwater("improve", file, "--json")
-        found = json.loads(said[said.index("{") :])
-        assert (code, found["verdict"], found["model"]) == (1, "refused", ""), said
+        code, found = improved(file)
+        assert (code, found["verdict"], found["model"]) == (1, "refused", ""), found
         assert any(rater in reason for reason in found["reasons"]) and found["set_aside"] == 60
     assert promotion.current(store, "tiny") == served
     assert {kept.ranking.rater for kept in rankings.read(store)} == {"anna", "ben"}
@@ -167,3 +174,30 @@ def test_rankings_by_a_rule_make_a_better_model_and_poison_does_not(
     assert code == 0 and promotion.current(store, "tiny").restores == 1
     code, said = headwater("improve", file)  # what a person took back is not promoted again by itself
     assert code == 1 and "the same model was promoted before, as number 2" in said
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_reward_and_rl_on_rankings_are_measured_on_text_too(tmp_path: Path, ray_cluster: None) -> None:
+    rows = [{"text": article(n), "url": f"https://example.org/{n}", "title": f"Page {n}"} for n in range(60)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rl = {"steps": 12, "batch": 64, "group": 8, "max_new_tokens": 12, "kl": 0.0, "learning_rate": 0.003}
+    workers = {"rollout_workers": 1, "heldout_prompts": 8, "prompts": [str(tmp_path / "talks.jsonl")]}
+    file, store = promoted_start(
+        tmp_path,
+        acquire={"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "pages.jsonl")]}]},
+        clean={},
+        tokenize={"row_length": 32, "validation_share": 0.1},
+        reward=TRAINING | NO_CORPUS | {"steps": 30, "learning_rate": 0.003},
+        rl=TRAINING | rl | workers,
+        improve={"min_rankings": 60, "max_new_tokens": 12, "max_bits_per_byte": 0.5},
+    )
+    ranked(store, "anna", range(0, 40))
+    ranked(store, "ben", range(40, 80))
+    code, found = improved(file)
+    assert (code, found["verdict"]) == (0, "promoted"), found
+    served = promotion.current(store, "tiny")
+    assert served.model.startswith("rl/") and {"reward", "rl", "sft"} <= served.lineage.keys()
+    bits = served.gate["bits per byte"]
+    assert bits["served"] > 0 and 0 < bits["candidate"] < 1.5 * bits["served"]
+    assert served.gate["win rate"]["prompts"] > 40  # those of the judge's rankings, and rl's held-out ones

@@ -110,6 +110,8 @@ def test_a_short_run_makes_a_model_from_texts_and_reuses_it_the_next_time(
     assert [stage["stage"] for stage in record["stages"]] == stages
     _, listing = headwater("show", "--store", tmp_path / "store")
     assert all(name in listing for name in stages)
+    (promoted,) = json.loads((tmp_path / "store/promoted/short.json").read_text())["promotions"]
+    assert (promoted["kind"], set(promoted["lineage"])) == ("run", set(stages))
 
 
 @pytest.mark.soak

@@ -120,6 +120,9 @@ def test_the_win_rate_must_be_above_a_half_by_its_interval() -> None:
     assert won.figures["low"] == pytest.approx(0.502, abs=1e-3)
     assert not check_wins([1.0] * 59 + [0.0] * 41, [0.5] * 100).passed
     assert not check_wins([0.5] * 50, [0.5] * 50).passed  # the same model
+    few = check_wins([1.0] * 19 + [0.5] * 50, [0.5] * 69)
+    assert not few.passed and "fewer than 20 different answers prove nothing" in few.told
+    assert check_wins([1.0] * 20, [0.5] * 20).passed
 
 
 def test_bits_per_byte_may_rise_by_the_bound_alone() -> None:
