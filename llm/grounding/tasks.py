@@ -6,6 +6,7 @@ unanswerable task those of the claim's document are left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -112,6 +113,18 @@ def unanswerable_task(
     if len(others) < count or len(asked & known) > KNOWN_WORDS * len(asked):
         return None
     return GroundedTask(question, tuple(others), NOTHING_FOUND, own.document_id, kind)
+
+
+def balanced(tasks: Sequence[GroundedTask]) -> list[GroundedTask]:
+    """The tasks and repetitions of the rarer kind, so that answerable and unanswerable ones are as many.
+
+    A policy that is rewarded on more answerable ones learns to refuse nothing (docs/log.md).
+    """
+    kinds = [[task for task in tasks if task.answerable is can] for can in (True, False)]
+    if not all(kinds):
+        return list(tasks)
+    most = max(map(len, kinds))
+    return [task for kind in kinds for task in itertools.islice(itertools.cycle(kind), most)]
 
 
 def measure_answers(tasks: Sequence[GroundedTask], answers: Sequence[str]) -> dict[str, Interval]:

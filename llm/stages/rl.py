@@ -24,7 +24,7 @@ from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, 
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSource, fingerprint, list_files
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
-from headwater.llm.grounding.tasks import read_tasks
+from headwater.llm.grounding.tasks import balanced, read_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
 from headwater.llm.rl.batches import RolloutBatches as RolloutBatches
@@ -47,7 +47,7 @@ REWARD = Input(("reward",), required=False)
 
 class Rl(Stage[RlConfig]):
     name = "rl"
-    version = 2
+    version = 3
     runtime_fields = RUNTIME_FIELDS | {"rollout_workers", "cpus_per_rollout_worker", "verifier_seconds"}
     off_fields = OFF_FIELDS | {
         *("prompts", "task", "verifier", "rewards", "mini_batches", "epochs"),
@@ -148,7 +148,7 @@ def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list
         return made_tasks(config.task)
     if "grounded" in inputs:
         grounded = inputs["grounded"]
-        return {split: [t.as_prompt() for t in read_tasks(grounded, split)] for split in SPLITS}
+        return {split: [t.as_prompt() for t in balanced(read_tasks(grounded, split))] for split in SPLITS}
     documents = list(iter_documents(inputs["clean"]))
     return {split: list(headline_tasks(documents, split)) for split in SPLITS}
 

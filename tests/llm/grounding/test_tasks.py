@@ -16,6 +16,7 @@ from headwater.llm.grounding.tasks import (
     Claim,
     GroundedTask,
     answerable_task,
+    balanced,
     claims_of,
     measure_answers,
     read_tasks,
@@ -129,3 +130,14 @@ def test_reference_answers_have_perfect_measures_and_other_answers_have_not(clai
     }
     wrong = measure_answers([first, silent], [silent.answer, first.answer])
     assert (wrong["refused_unanswerable"].value, wrong["refused_answerable"].value) == (0, 1)
+
+
+def test_balanced_tasks_have_as_many_of_both_kinds_and_all_that_there_were() -> None:
+    own = Passage("d", "u", "t", "The council voted.", 0, 18)
+    answerable = [GroundedTask(f"Who {n}?", (own,), "The council voted [1].", "d") for n in range(5)]
+    unanswerable = [GroundedTask(f"Why {n}?", (own,), NOTHING_FOUND, "d") for n in range(2)]
+    tasks = balanced([*answerable, *unanswerable])
+    assert [task.question for task in tasks if task.answerable] == [task.question for task in answerable]
+    refused = [task.question for task in tasks if not task.answerable]
+    assert refused == ["Why 0?", "Why 1?", "Why 0?", "Why 1?", "Why 0?"]
+    assert balanced(answerable) == answerable and balanced([]) == []
