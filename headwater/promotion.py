@@ -44,7 +44,7 @@ class Promotion(BaseModel):
     """`USER@HOST`."""
     why: str = ""
     restores: int | None = None
-    """Of a roll-back: the number of the promotion whose model is served again."""
+    """Of a roll-back: the number of the promotion, itself none, whose model is served again."""
     lineage: dict[str, str] = {}
     """Stage → key of everything that the model was made from."""
     rankings: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def roll_back(store: Store, recipe: str, to: int | None = None, why: str = "") -
         target = _before(earlier, recipe) if to is None else _numbered(earlier, to, recipe)
         artifacts_of(store, target)
         kept = target.model_dump(include={"model", "index", "answer", "lineage", "rankings", "gate"})
-        return kept | {"kind": "rollback", "restores": target.number, "why": why}
+        return kept | {"kind": "rollback", "restores": target.restores or target.number, "why": why}
 
     return _append(store, recipe, restored)
 
@@ -170,10 +170,8 @@ def _parsed(content: Any, where: str) -> list[Promotion]:
 
 
 def _before(earlier: list[Promotion], recipe: str) -> Promotion:
-    """What was served before the model of today: a roll-back of a roll-back goes one further back."""
-    at = len(earlier) - 1
-    while at >= 0 and (restores := earlier[at].restores):
-        at = restores - 1
+    """What was promoted before the model of today: a roll-back of a roll-back goes one further back."""
+    at = ((earlier[-1].restores or earlier[-1].number) if earlier else 0) - 1
     if at < 1:
         raise HeadwaterError(
             "no earlier model was promoted", where=recipe, fix="list them: headwater promoted RECIPE"

@@ -100,6 +100,8 @@ def test_a_roll_back_serves_the_model_before_and_keeps_every_record(made: Made) 
     with pytest.raises(HeadwaterError, match="no earlier model"):
         promotion.roll_back(made.store, "ranked")
     assert promotion.roll_back(made.store, "ranked", to=3).model == f"rl/{models[2].key}"
+    again = promotion.roll_back(made.store, "ranked", to=4)  # itself a roll-back, of the second
+    assert (again.model, again.restores) == (f"rl/{models[1].key}", 2)
     assert [each.model_dump() for each in promotion.promotions(made.store, "ranked")][:3] == before
 
 
