@@ -134,8 +134,8 @@ MUTANTS = [
     mutant("z-loss-unmasked", ".square() * mask_BL).sum()", ".square()).sum()", OBJECTIVES),
     mutant(
         "dpo-reference-added",
-        'chosen_B - batch["reference_chosen"]',
-        'chosen_B + batch["reference_chosen"]',
+        "h = beta * ((chosen - reference_chosen)",
+        "h = beta * ((chosen + reference_chosen)",
         DPO,
     ),
     mutant(

@@ -20,6 +20,8 @@ class Metric:
     baseline: float | int | str | None = None
     baseline_name: str = ""
     """Name of the baseline, such as `unigram model` or `before RL`."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the value."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ MEANINGS = {
     "bytes_per_token": "Mean bytes of text per token.",
     "heldout_loss": "Loss on the assistant's tokens of conversations that were not trained on, in nats.",
     "reward_accuracy": "Share of held-out pairs in which the reward model scores the better answer higher. "
-    "Chance is 0.5.",
+    "Chance is 0.5. In brackets the 95 % interval (Wilson).",
     "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
-    "log-probability more than the other's.",
+    "log-probability more than the other's; with `simpo` and `orpo`, in which it is likelier per token.",
     "reward": "Mean score of the reward model over answers to held-out prompts.",
     "verifiable_reward": "Mean of the verifier's reward over answers to held-out prompts.",
     "kl": "How far the policy has moved from the SFT model, in nats per token.",
@@ -115,7 +115,10 @@ def _metrics_table(metrics: Sequence[Metric]) -> str:
         if metric.baseline is not None:
             against = f"{_figure(metric.baseline)} {metric.baseline_name}".strip()
         meaning = metric.meaning or MEANINGS.get(metric.name, "")
-        rows.append([metric.name.replace("_", " "), _figure(metric.value), against, meaning])
+        value = _figure(metric.value)
+        if metric.interval is not None:
+            value += " ({} to {})".format(*map(_figure, metric.interval))
+        rows.append([metric.name.replace("_", " "), value, against, meaning])
     return _table(["measure", "value", "against", "what it says"], rows, "lrll")
 
 

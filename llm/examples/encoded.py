@@ -45,7 +45,8 @@ def write_examples(
 
 
 class EncodedExamples:
-    """The example files of a folder that match a pattern, as one sequence. Files are opened on first use."""
+    """The example files of a folder that match a pattern, as one sequence, maybe empty. They are opened on
+    first use."""
 
     def __init__(self, artifact: Artifact, folder: str, pattern: str = "*.arrow") -> None:
         self.artifact, self.folder, self.pattern = artifact, folder, pattern
@@ -63,7 +64,7 @@ class EncodedExamples:
             ends = list(itertools.accumulate((table.num_rows for table in tables), initial=0))
             ranges = [range(start, end) for start, end in itertools.pairwise(ends)]
             self._files = [(path.name, rows) for path, rows in zip(paths, ranges, strict=True)]
-            self._table = pa.concat_tables(tables, promote_options="default")
+            self._table = pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
         return self._table
 
     def files(self) -> list[tuple[str, range]]:

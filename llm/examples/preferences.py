@@ -6,16 +6,21 @@ rankings are in the store (`rankings.py`); a reward model reads all that are the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
-from headwater.llm.examples.conversations import Conversation, Document, headline_conversation
+from headwater.llm.examples.chat import PromptTooLong, encode_answer, encode_prompt
+from headwater.llm.examples.conversations import Conversation, Document, headline_conversation, split_of
 from headwater.llm.examples.rankings import RANKINGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,42 @@ def headline_pairs(documents: Iterable[Document], seed: int) -> list[Preference]
         if other != headlines[number]:  # equal headlines carry no preference
             pairs.append(Preference(conversation[:-1], headlines[number], other, "headline", both))
     return pairs
+
+
+class LeftOut(Exception):
+    """A pair that is not learnt from: a reason code, and the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerFast, pair: Preference, max_length: int
+) -> dict[str, list[int]]:
+    """Ids of the `prompt` that both answers follow, and of `chosen` and `rejected` with their end of turn.
+
+    The prompt is shortened to leave room for the longer answer; answers stay whole. Raises LeftOut with the
+    reason `too_long` if they do not fit `max_length` tokens after an empty prompt, or `equal_answers` if
+    their ids are the same.
+    """
+    encoded = {
+        "chosen": encode_answer(tokenizer, pair.chosen),
+        "rejected": encode_answer(tokenizer, pair.rejected),
+    }
+    if encoded["chosen"] == encoded["rejected"]:
+        raise LeftOut("equal_answers", "both answers have the same tokens")
+    room = max_length - max(map(len, encoded.values()))
+    try:
+        return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}
+    except PromptTooLong as error:
+        raise LeftOut("too_long", f"the answers do not fit `max_length` {max_length}") from error
+
+
+def split_of_prompt(prompt: Conversation) -> Literal["train", "heldout"]:
+    """The split of all rankings of one prompt."""
+    said = [[message["role"], message["content"].strip()] for message in prompt]
+    return split_of(json.dumps(said, ensure_ascii=False))
 
 
 def save_ranking(

@@ -1,45 +1,53 @@
 """The dpo stage: direct preference optimisation of the newest model, as a rule that of sft.
 
-It learns from the same pairs as the reward model. The starting model's log-probability of every answer is
-computed once before training and stored next to the encoded pairs: training needs no second model in memory,
-and the values do not depend on the number of workers.
+It learns from the same pairs as the reward model, with one of the losses of `training/preference_losses.py`.
+For those that compare with the starting model, its log-probability of every answer is computed once before
+training and stored next to the encoded pairs: training needs no second model in memory, and the values do not
+depend on the number of workers.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.pool import Share
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id, tokenizer_of
-from headwater.llm.examples.chat import encode_answer, encode_prompt
-from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
-from headwater.llm.examples.own_data.source import DataSource
-from headwater.llm.examples.preferences import Preference
+from headwater.llm.examples.encoded import EncodedExamples, Example, pad, write_examples
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
+from headwater.llm.rows.order import BatchOrder
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.own_data import example_order
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, prepare_pairs
+from headwater.llm.stages.pair_batches import SIDES, HeldoutPairs, PairBatches, pair_arrays, passes
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
-from headwater.llm.training.loop import TrainJob, Worker
-from headwater.llm.training.objectives import PreferenceOptimisation, answer_logprobs
+from headwater.llm.training.loop import TrainJob
+from headwater.llm.training.objectives import (
+    REFERENCE_FREE,
+    PairLoss,
+    PreferenceOptimisation,
+    answer_logprobs,
+    masked_logprobs,
+)
 
-SIDES = ("chosen", "rejected")
-COLUMNS = ("prompt", *SIDES)
 REFERENCE = "reference"
+OTHERS = "others"
+"""What the log-probability of another prompt's answer is called (`kto`)."""
 PAIRS_PER_UNIT = 512
 """Pairs per unit of work when computing reference log-probabilities."""
+BETA = {"simpo": 2.0}
+"""Default of `beta` where it is not 0.1. The runs of Meng et al. 2024 (SimPO) have 2 to 10."""
+GAMMA = 1.0
+"""Default of `gamma`, here half of `beta`: those runs have a tenth to 0.8 of it."""
 
 
 class DpoConfig(PairConfig, FineTuneConfig):
@@ -49,65 +57,86 @@ class DpoConfig(PairConfig, FineTuneConfig):
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of the matrices."""
-    beta: float = Field(0.1, gt=0)
-    """Strength of the pull towards the starting model: lower values let the model move further away."""
+    loss: PairLoss = "dpo"
+    """Loss of a pair: `dpo`, `ipo` and `kto` compare with the starting model; `simpo` and `orpo` need no such
+    reference, and normalise by the answers' lengths."""
+    beta: float | None = Field(None, gt=0)
+    """Strength of the pull towards the starting model with `dpo`, `ipo` and `kto`: lower values let the model
+    move further away. With `simpo` the scale of the rewards, with `orpo` the weight of the comparison beside
+    fine-tuning on the chosen answers. Default: 0.1, for `simpo` 2."""
+    gamma: float | None = Field(None, ge=0)
+    """Margin of rewards that `simpo` asks for. Default: 1."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs that `dpo` takes to be the wrong way round."""
+
+    @model_validator(mode="after")
+    def _possible_with_loss(self) -> DpoConfig:
+        if self.gamma is not None and self.loss != "simpo":
+            raise ValueError(f"`gamma` belongs to `loss: simpo`; this is `{self.loss}`: remove it")
+        if self.label_smoothing and self.loss != "dpo":
+            raise ValueError(f"`label_smoothing` belongs to `loss: dpo`; this is `{self.loss}`: remove it")
+        return self
+
+    def objective(self) -> PreferenceOptimisation:
+        beta = BETA.get(self.loss, 0.1) if self.beta is None else self.beta
+        gamma = GAMMA if self.gamma is None else self.gamma
+        return PreferenceOptimisation(beta, self.loss, gamma=gamma, label_smoothing=self.label_smoothing)
 
 
-class AnswerBatches:
-    """Batches for `PreferenceOptimisation`; both answers are padded to one width."""
+class AnswerBatches(PairBatches):
+    """Batches for `PreferenceOptimisation`: pairs, and what the starting model says of them."""
 
     def __init__(
-        self,
-        output: Artifact,
-        split: str,
-        batch: int,
-        seed: int,
-        pad_id: int,
-        data: Sequence[DataSource] | None = None,
+        self, output: Artifact, split: str, plan: BatchOrder | None, pad_id: int, config: DpoConfig
     ) -> None:
-        self.pairs, self.reference = (
-            EncodedExamples(output, split),
-            EncodedExamples(output, f"{REFERENCE}/{split}"),
-        )
-        self.plan, self.pad_id = example_order(self.pairs, data, batch, seed), pad_id
+        super().__init__(EncodedExamples(output, split), plan, pad_id, answers_only=True)
+        self.reference = EncodedExamples(output, f"{REFERENCE}/{split}")
+        self.config = config
 
-    def open(self, worker: Worker) -> None:
-        self.rank, self.world_size = worker.rank, worker.world_size
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        return self.arrays(self.plan.share(step, self.rank, self.world_size))
-
-    def arrays(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        arrays = answer_arrays(self.pairs, indices, self.pad_id)
-        for side in SIDES:
-            logprobs = self.reference.gather(side, indices)
-            arrays[f"{REFERENCE}_{side}"] = np.array([values.sum() for values in logprobs], np.float32)
+    def arrays(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = super().arrays(rows)
+        if self.config.loss not in REFERENCE_FREE:
+            for side in SIDES:
+                arrays[f"{REFERENCE}_{side}"] = self._reference(side, rows)
         return arrays
 
-    def metrics(self) -> dict[str, float]:
-        return {}
+    def _reference(self, side: str, rows: np.ndarray) -> np.ndarray:
+        return np.array([values[0] for values in self.reference.gather(side, rows)], np.float32)
 
-    def describe(self, step: int) -> list[str]:
-        """One line per pair of a step's global batch: what it was made from."""
-        return describe_examples(self.pairs, self.plan.indices(step))
+    def common(self, rows: np.ndarray, total: int) -> dict[str, float]:
+        """For `kto`: `kl`, from other prompts' answers under the current weights, over all ranks' pairs."""
+        import torch
+
+        if self.config.loss != "kto":
+            return {}
+        worker, log_ratio = self.worker, 0.0
+        module, training = worker.engine.module, worker.engine.module.training
+        module.eval()  # no dropout
+        for part, counts in passes(rows, total, worker, self.config.micro_batch):
+            ids, mask = (
+                torch.from_numpy(a).to(worker.device)
+                for a in others_arrays(self.pairs, part, self.pad_id, self.config.max_length)
+            )
+            with torch.no_grad():
+                logprobs = masked_logprobs(worker.engine, ids, mask).double().cpu().numpy()
+            if counts:
+                log_ratio += float((logprobs - self._reference(OTHERS, part)).sum())
+        module.train(training)
+        (sum_of_all,) = worker.total([log_ratio])
+        return {"kl": max(0.0, sum_of_all / total)}
 
 
-def answer_arrays(pairs: EncodedExamples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    """`chosen`, `rejected` [B, L]: prompt and answer; their masks [B, L]: 1 on answer tokens."""
-    prompts = pairs.gather("prompt", indices)
+def others_arrays(
+    pairs: EncodedExamples, rows: np.ndarray, pad_id: int, max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each prompt with the next pair's chosen answer, cut to fit: ids, and the mask of the answer, [B, L]."""
     ids, masks = [], []
-    for side in SIDES:
-        for prompt, answer in zip(prompts, pairs.gather(side, indices), strict=True):
-            ids.append(np.concatenate([prompt, answer]))
-            masks.append(np.concatenate([np.zeros_like(prompt), np.ones_like(answer)]))
-    chosen_ids, rejected_ids = np.split(pad(ids, pad_id), 2)
-    chosen_mask, rejected_mask = np.split(pad(masks, 0, np.uint8), 2)
-    return {
-        "chosen": chosen_ids,
-        "rejected": rejected_ids,
-        "chosen_mask": chosen_mask,
-        "rejected_mask": rejected_mask,
-    }
+    answers = pairs.gather("chosen", (rows + 1) % len(pairs))
+    for prompt, answer in zip(pairs.gather("prompt", rows), answers, strict=True):
+        room = max_length - len(prompt)
+        ids.append(np.concatenate([prompt, answer[:room]]))
+        masks.append(np.concatenate([np.zeros_like(prompt), np.ones_like(answer[:room])]))
+    return pad(ids, pad_id), pad(masks, 0, np.uint8)
 
 
 class ReferenceScorer:
@@ -130,120 +159,92 @@ class ReferenceScorer:
             use_kernels(self.model)  # as in training
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
         folder, _, name = unit["file"].rpartition("/")
-        pairs = EncodedExamples(self.output, folder, name)
+        pairs = EncodedExamples(self.output, folder)
+        first = dict(pairs.files())[name].start
         scored: list[Example] = []
         for start in range(unit["start"], unit["end"], self.config.micro_batch):
-            indices = np.arange(start, min(start + self.config.micro_batch, unit["end"]))
-            arrays = answer_arrays(pairs, indices, self.pad_id)
-            batch = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
-            with torch.inference_mode():
-                chosen, rejected = answer_logprobs(self.model, batch).chunk(2)
+            end = min(start + self.config.micro_batch, unit["end"])
+            columns = self._scores(pairs, first + np.arange(start, end))
             scored += [
-                {"chosen": [c], "rejected": [r]}
-                for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
+                {column: [value] for column, value in zip(columns, values, strict=True)}
+                for values in zip(*columns.values(), strict=True)
             ]
-        write_examples(self.output, f"{REFERENCE}/{folder}/{unit['unit']}.arrow", scored, SIDES, pa.float64())
+        name = f"{REFERENCE}/{folder}/{unit['unit']}.arrow"
+        write_examples(self.output, name, scored, scored[0], pa.float64())
         return {"pairs": len(scored)}
 
-
-class HeldoutPairs:
-    """Loss and accuracy on held-out pairs (the first `limit`), equal on all ranks."""
-
-    def __init__(self, batches: AnswerBatches, config: DpoConfig, limit: int = 256) -> None:
-        self.batches, self.objective = batches, PreferenceOptimisation(config.beta)
-        self.micro_batch, self.count = config.micro_batch, min(limit, len(batches.pairs))
-
-    def __call__(self, worker: Worker) -> dict[str, float]:
+    def _scores(self, pairs: EncodedExamples, rows: np.ndarray) -> dict[str, list[float]]:
         import torch
 
-        sums = [0.0, 0.0, 0.0]
-        stride = worker.world_size * self.micro_batch
-        for start in range(0, self.count, stride):
-            first = start + worker.rank * self.micro_batch
-            wanted = np.arange(first, min(first + self.micro_batch, self.count))
-            # Every rank must make every pass (ZeRO-3 gathers in it): without pairs left it repeats the last.
-            rows = wanted if wanted.size else np.array([self.count - 1])
-            arrays = self.batches.arrays(rows)
-            batch = {key: torch.from_numpy(value).to(worker.device) for key, value in arrays.items()}
-            with torch.no_grad():
-                loss, more = self.objective.loss_sum(worker.engine, batch)
-            if wanted.size:
-                sums = [sums[0] + float(loss), sums[1] + float(more["accuracy"]), sums[2] + wanted.size]
-        loss_sum, right, count = worker.total(sums)
-        return {"heldout_loss": loss_sum / count, "heldout_accuracy": right / count}
+        arrays = pair_arrays(pairs, rows, self.pad_id, answers_only=True)
+        batch = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
+        with torch.inference_mode():
+            chosen, rejected = answer_logprobs(self.model, batch).chunk(2)
+            scores = {"chosen": chosen.tolist(), "rejected": rejected.tolist()}
+            if self.config.loss == "kto":
+                others = others_arrays(pairs, rows, self.pad_id, self.config.max_length)
+                ids, mask = (torch.from_numpy(array).to(self.device) for array in others)
+                scores[OTHERS] = masked_logprobs(self.model, ids, mask).tolist()
+        return scores
 
 
 class Dpo(PairStage[DpoConfig]):
     name = "dpo"
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
-        config = self.config
+        config, objective = self.config, self.config.objective()
         start, tokenizer_folder = newest_model(inputs), tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
         pad_id = padding_id(tokenizer)
-        encode = functools.partial(encode_answers, tokenizer, max_length=config.max_length)
-        counts, own = prepare_pairs(self, inputs, output, tokenizer, encode, COLUMNS, session)
-        map_units(
-            session,
-            output,
-            REFERENCE,
-            list(_units(counts)),
-            ReferenceScorer,
-            worker_args={"config": config, "start": start, "output": output, "pad_id": pad_id},
-            size=lambda result: int(result["pairs"]),
-            total=sum(counts.values()),
-            unit_name="pairs",
-            share=Share(cpus=1, gpus=min(1.0, config.gpus_per_worker)),
-        )
-        train = AnswerBatches(output, "train", config.batch, config.seed, pad_id, config.data)
-        held_out = any(count for name, count in counts.items() if name.startswith("heldout/"))
+        counts, left_out = prepare_pairs(self, inputs, output, tokenizer, session)
+        if config.loss not in REFERENCE_FREE:
+            map_units(
+                session,
+                output,
+                REFERENCE,
+                list(_units(counts)),
+                ReferenceScorer,
+                worker_args={"config": config, "start": start, "output": output, "pad_id": pad_id},
+                size=lambda result: int(result["pairs"]),
+                total=sum(counts.values()),
+                unit_name="pairs",
+                share=Share(cpus=1, gpus=min(1.0, config.gpus_per_worker)),
+            )
+        pairs = EncodedExamples(output, "train")
+        evaluate = None
+        if any(count for name, count in counts.items() if name.startswith("heldout/")):
+            heldout = AnswerBatches(output, "heldout", None, pad_id, config)
+            evaluate = HeldoutPairs(heldout, objective, config.micro_batch)
         history = loop.train(
             TrainJob(
                 label="dpo",
                 config=config,
-                objective=PreferenceOptimisation(config.beta),
-                source=train,
+                objective=objective,
+                source=AnswerBatches(output, "train", pair_order(pairs, config), pad_id, config),
                 load_model=functools.partial(
                     build.saved_model, start, config.lora, config.precision, config.gpus_per_worker
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,
-                evaluate=HeldoutPairs(AnswerBatches(output, "heldout", 1, 0, pad_id), config)
-                if held_out
-                else None,
+                evaluate=evaluate,
+                judged_by="heldout_loss" if evaluate else None,
             ),
             session,
         )
         last = history[-1]
         session.say(
-            f"{len(train.pairs):,} pairs; loss {history[0]['loss']:.3f} → {last['loss']:.3f}, "
+            f"{len(pairs):,} pairs; loss {history[0]['loss']:.3f} → {last['loss']:.3f}, "
             f"accuracy {last.get('heldout_accuracy', float('nan')):.0%} on held-out pairs"
         )
         return {
             "pairs": counts,
             "heldout_accuracy": last.get("heldout_accuracy"),
             "heldout_loss": last.get("heldout_loss"),
-            **own,
+            "heldout_pairs": len(evaluate.rows) if evaluate else 0,
+            **left_out,
             **loop.summary(history),
         }
-
-
-def encode_answers(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
-    """Ids of the prompt and both answers, each with its end of turn; None if they do not fit `max_length`.
-
-    Both answers share one prompt, shortened to leave room for the longer answer.
-    """
-    encoded: dict[str, list[int]] = {}
-    for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        encoded[side] = encode_answer(tokenizer, answer)
-    room = max_length - max(map(len, encoded.values()))
-    try:
-        return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}
-    except HeadwaterError:  # too long even with an empty prompt
-        return None
 
 
 def _units(counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:

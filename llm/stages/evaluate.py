@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from headwater.llm.evaluation import grounded, measures, report
 from headwater.llm.examples.chat import decode_answer
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.tasks import Task
+from headwater.llm.grounding.measures import wilson
 from headwater.llm.grounding.prompt import FULL_INSTRUCTION
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
@@ -96,7 +98,7 @@ class Evaluate(Stage[EvaluateConfig]):
 
         session.ray()
         bits = ray.remote(num_cpus=1, max_retries=3)(_bits_per_byte)
-        accuracy = ray.remote(num_cpus=1, max_retries=3)(_pair_accuracies)
+        accuracy = ray.remote(num_cpus=1, max_retries=3)(pair_accuracies)
         bits_tasks = {
             name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs.get("pretrain"))
             for name in MODELS
@@ -270,30 +272,28 @@ def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact | None)
     return evaluation.of_model(saved_model(model).eval().to(device), device)
 
 
-def _pair_accuracies(reward: Artifact, limit: int) -> dict[str, float]:
-    """Share of held-out pairs ordered correctly, by kind (one file per kind)."""
+def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]:
+    """Share of held-out pairs ordered correctly, with its interval, by kind (one file per kind)."""
     import torch
 
     from headwater.llm.model.build import reward_model
-    from headwater.llm.stages.reward import pair_arrays
+    from headwater.llm.stages.pair_batches import even_share, pair_arrays
     from headwater.llm.training.objectives import rewards
 
     torch.set_num_threads(1)
     model: Any = reward_model(Folder(reward, "model")).eval()
-    accuracies = {}
+    accuracies: dict[str, dict[str, float]] = {}
     for name in reward.files("heldout", ".arrow"):
         examples = EncodedExamples(reward, "heldout", name.rsplit("/", 1)[-1])
-        count = min(limit, len(examples))
-        right = 0
-        for start in range(0, count, 16):
-            indices = np.arange(start, min(start + 16, count))
-            arrays = pair_arrays(examples, indices, int(model.config.pad_token_id))
+        rows, right = even_share([range(len(examples))], limit), 0
+        for start in range(0, len(rows), 16):
+            arrays = pair_arrays(examples, rows[start : start + 16], int(model.config.pad_token_id))
             batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
             with torch.inference_mode():
                 chosen = rewards(model, batch["chosen"], batch["chosen_mask"])
                 rejected = rewards(model, batch["rejected"], batch["rejected_mask"])
             right += int((chosen > rejected).sum())
-        accuracies[name.rsplit("/", 1)[-1].removesuffix(".arrow")] = right / max(1, count)
+        accuracies[name.rsplit("/", 1)[-1].removesuffix(".arrow")] = asdict(wilson(right, len(rows)))
     return accuracies
 
 
@@ -330,8 +330,8 @@ def _samples(answers: dict[str, dict[str, Any]]) -> list[measures.Sample]:
     ]
 
 
-def _percentages(accuracies: dict[str, float]) -> str:
-    return ", ".join(f"{value:.0%} ({kind})" for kind, value in accuracies.items())
+def _percentages(accuracies: dict[str, dict[str, float]]) -> str:
+    return ", ".join(f"{share['value']:.0%} ({kind})" for kind, share in accuracies.items())
 
 
 def _points(history: list[dict[str, float]], name: str) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.evaluation import measures, report
+from headwater.llm.grounding.measures import wilson
 from headwater.llm.stages.models import MODELS
 from headwater.llm.stages.rl import RlConfig
 
@@ -34,12 +35,13 @@ def metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> lis
     rows += [
         measures.Metric(
             f"reward_accuracy ({kind})",
-            value,
-            meaning=report.MEANINGS["reward_accuracy"],
+            share["value"],
+            report.MEANINGS["reward_accuracy"],
             baseline=0.5,
             baseline_name="a coin",
+            interval=(share["low"], share["high"]),
         )
-        for kind, value in measured["reward_accuracy"].items()
+        for kind, share in measured["reward_accuracy"].items()
     ]
     if "rl" in found:
         rows += _rl_rows(rl_config(inputs["rl"]), found, measured)
@@ -47,26 +49,20 @@ def metric_rows(inputs: Mapping[str, Artifact], measured: dict[str, Any]) -> lis
 
 
 def _bits_rows(found: Mapping[str, dict[str, Any]], bits: Mapping[str, float]) -> list[measures.Metric]:
-    """Bits per byte of the first model that was measured, and of the last if it is another."""
-    rows = []
-    if "pretrain" in bits:
-        unigram = found["pretrain"]["unigram_bits_per_byte"]
-        against = (unigram, "unigram model") if "base" not in bits else (bits["base"], "base")
-        rows.append(measures.Metric("bits_per_byte", bits["pretrain"], "", *against))
-    elif "base" in bits:
-        rows.append(measures.Metric("bits_per_byte", bits["base"], baseline_name="base"))
-    if len(bits) > 1 and (last := [name for name in MODELS if name in bits][-1]) != "pretrain":
-        first = next(name for name in MODELS if name in bits and name != last)
-        rows.append(
-            measures.Metric(
-                f"bits_per_byte after {last}",
-                bits[last],
-                report.MEANINGS["bits_per_byte"],
-                bits[first],
-                first,
-            )
-        )
-    return rows
+    """Bits per byte of the model before fine-tuning, then of each later one that was measured."""
+    first = next((name for name in ("pretrain", *MODELS) if name in bits), None)
+    if first is None:
+        return []
+    against: tuple[float | None, str] = (None, "")
+    if first == "pretrain":
+        unigram = found["pretrain"]["unigram_bits_per_byte"], "unigram model"
+        against = (bits["base"], "base") if "base" in bits else unigram
+    meaning = report.MEANINGS["bits_per_byte"]
+    later = [name for name in MODELS if name in bits and name not in ("base", first)]
+    return [measures.Metric("bits_per_byte", bits[first], "", *against)] + [
+        measures.Metric(f"bits_per_byte after {name}", bits[name], meaning, bits[first], first)
+        for name in later
+    ]
 
 
 def _rl_rows(
@@ -97,8 +93,13 @@ def _rl_rows(
 def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:
     if "dpo" not in inputs:
         return []
-    accuracy = metrics_of(inputs["dpo"]).get("heldout_accuracy")
-    return [measures.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
+    found = metrics_of(inputs["dpo"])
+    accuracy, count = found.get("heldout_accuracy"), found.get("heldout_pairs", 0)
+    if accuracy is None or not count:
+        return [measures.Metric("dpo_accuracy", accuracy, baseline=0.5, baseline_name="a coin")]
+    share = wilson(round(accuracy * count), count)
+    interval = share.low, share.high
+    return [measures.Metric("dpo_accuracy", accuracy, "", 0.5, "a coin", interval)]
 
 
 def expectations(inputs: Mapping[str, Artifact]) -> list[str]:

@@ -21,6 +21,8 @@ from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 
 SOURCE_DIGITS = 3
+PEOPLE = "people"
+"""Kind of the pairs that are rankings: the name of their example file."""
 FILES_CHECKED = 100
 """Files of a setting whose first records are looked at before a run."""
 
@@ -89,8 +91,10 @@ def file_prefix(number: int) -> str:
     return f"own-{number:0{SOURCE_DIGITS}}"
 
 
-def weight_of(name: str, data: Sequence[DataSource] | None) -> float:
-    """The weight of an example file's conversations: its source's, or 1 for what comes from elsewhere."""
+def weight_of(name: str, data: Sequence[DataSource] | None, rankings: float = 1.0) -> float:
+    """The weight of an example file: its source's, that of rankings, or 1 for what comes from elsewhere."""
+    if name == f"{PEOPLE}.arrow":
+        return rankings
     kind, _, rest = name.partition("-")
     number = rest[:SOURCE_DIGITS]
     own = data and kind == "own" and number.isdigit() and int(number) < len(data)
@@ -98,12 +102,17 @@ def weight_of(name: str, data: Sequence[DataSource] | None) -> float:
 
 
 def example_order(
-    examples: EncodedExamples, data: Sequence[DataSource] | None, batch: int, seed: int
+    examples: EncodedExamples,
+    data: Sequence[DataSource] | None,
+    batch: int,
+    seed: int,
+    rankings_weight: float = 1.0,
 ) -> BatchOrder:
-    """Each epoch shuffles all examples; with weights, a source's examples are seen that much more often."""
+    """Each epoch shuffles all examples; with weights, those of a source (or rankings) are seen that much more
+    often."""
     groups: list[tuple[float, range]] = []
     for name, rows in examples.files():
-        weight = weight_of(name, data)
+        weight = weight_of(name, data, rankings_weight)
         if groups and groups[-1][0] == weight:
             groups[-1] = (weight, range(groups[-1][1].start, rows.stop))
         elif rows:

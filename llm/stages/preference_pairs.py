@@ -22,15 +22,25 @@ from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER
 from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.conversations import split_of
-from headwater.llm.examples.encoded import Example, write_examples
+from headwater.llm.examples.encoded import EncodedExamples, write_examples
 from headwater.llm.examples.own_data.reading import OWN, OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSources, fingerprint, list_files
-from headwater.llm.examples.preferences import Preference, headline_pairs, rankings_fingerprint, read_rankings
+from headwater.llm.examples.preferences import (
+    LeftOut,
+    Preference,
+    encode_pair,
+    headline_pairs,
+    rankings_fingerprint,
+    read_rankings,
+    split_of_prompt,
+)
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
+from headwater.llm.rows.order import BatchOrder
 from headwater.llm.stages.models import FINE_TUNED, check_base, newest_model
-from headwater.llm.stages.own_data import Skipped, check_files, file_prefix, report
+from headwater.llm.stages.own_data import PEOPLE, Skipped, check_files, example_order, file_prefix, report
+from headwater.llm.stages.pair_batches import COLUMNS
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25
@@ -48,16 +58,17 @@ class PairConfig(TrainConfig):
     """Own pairs of a better and a worse answer: files, folders, globs, `s3://` and `hf://` names, or sections
     with `files`. A tenth is held out. With them, `corpus_pairs` and `model_pairs` are 0 unless set."""
     rankings: bool = True
-    """Also learn from the rankings that people made at the endpoint."""
+    """Also learn from the rankings that people made at the endpoint. A tenth of the prompts is held out."""
+    rankings_weight: float = Field(10.0, gt=0, allow_inf_nan=False)
+    """How often each ranking is seen, relative to other pairs, of which there are often thousands."""
     max_length: int = Field(320, ge=2)
-    """Maximum tokens of prompt and answer; longer prompts are shortened."""
+    """Maximum tokens of prompt and answer. Longer prompts are shortened; a pair whose answers do not fit is
+    left out."""
     max_new_tokens: int = Field(32, ge=1)
     """Maximum tokens of a headline that the model writes for a pair."""
 
     @model_validator(mode="after")
     def _possible_with_pairs(self) -> PairConfig:
-        if self.keep_best:
-            raise ValueError("`keep_best` needs an evaluation that ranks checkpoints: this stage has none")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"`max_new_tokens` ({self.max_new_tokens}) leaves no room for a prompt: choose less than "
@@ -74,6 +85,7 @@ class PairStage(Stage[P]):
 
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS | {"data"}
+    version = 2  # pairs share one prompt, and whole answers; rankings are held out
 
     def needs(self) -> tuple[Input, ...]:
         documents = Input(
@@ -110,37 +122,38 @@ def prepare_pairs(
     inputs: Mapping[str, Artifact],
     output: Artifact,
     tokenizer: Any,
-    encode: Callable[[Preference], Example | None],
-    columns: tuple[str, ...],
     session: Session,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Gather, encode and write all pairs, once. Returns the pairs per kind, and what own files lacked.
+    """Gather, encode and write all pairs, once. Returns the pairs per kind, and metrics of what was left out.
 
     Raises HeadwaterError if there is none to train on.
     """
     if not output.exists("pairs.json"):
-        own = _OwnPairs(stage, encode)
-        kinds = gather_pairs(stage.config, inputs, tokenizer, session)
-        written = write_pairs(output, kinds | own.kinds, own.encode, columns)
-        output.write_json("own_pairs.json", own.close(output, session))
+        own = _OwnPairs(stage)
+        kinds = gather_pairs(stage.config, inputs, tokenizer, session) | own.kinds
+        written, left_out = write_pairs(output, kinds, tokenizer, stage.config.max_length, own.skip)
+        more = own.close(output, session) | ({"left_out": left_out} if left_out else {})
+        output.write_json("left_out.json", more)
         output.write_json("pairs.json", written)
     counts: dict[str, int] = output.read_json("pairs.json")
+    more = output.read_json("left_out.json")
+    if reasons := more.get("left_out"):
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+        session.say(f"pairs left out: {listed}; {sum(counts.values()):,} are used")
     if not sum(count for name, count in counts.items() if name.startswith("train/")):
         raise HeadwaterError(
-            "there are no preference pairs",
+            "there are no preference pairs to train on",
             where=stage.name,
             fix="give own ones in `data`, raise `corpus_pairs`, `model_pairs` or `max_length`, "
             "or rank answers at the endpoint",
         )
-    own_file = "own_pairs.json"
-    return counts, output.read_json(own_file) if output.exists(own_file) else {}
+    return counts, more
 
 
 class _OwnPairs:
     """The pairs of own files by kind: `own`, or `own-NNN` for each source if they have weights."""
 
-    def __init__(self, stage: PairStage[Any], encode: Callable[[Preference], Example | None]) -> None:
-        self.stage, self._encode = stage, encode
+    def __init__(self, stage: PairStage[Any]) -> None:
         self.kinds: dict[str, list[Preference]] = {}
         self.files: dict[str, tuple[OwnFile, Skipped]] = {}
         self.used: collections.Counter[str] = collections.Counter()
@@ -156,16 +169,13 @@ class _OwnPairs:
                     self.kinds.setdefault(f"{split_of_record(where)}/{kind}", []).append(pair)
                     self.used[file.path] += 1
 
-    def encode(self, pair: Preference) -> Example | None:
-        """As the stage encodes; an own pair that does not fit is noted as skipped."""
-        example = self._encode(pair)
-        if example is None and pair.source == OWN:
+    def skip(self, pair: Preference, why: LeftOut) -> None:
+        """Note an own pair that is left out."""
+        if pair.source == OWN:
             file = pair.origins[0].rpartition(":")[0]
             opened, skipped = self.files[file]
-            detail = f"the answers do not fit `max_length` {self.stage.config.max_length}"
-            skipped.add(opened.problem(pair.origins[0], "too_long", detail))
+            skipped.add(opened.problem(pair.origins[0], why.reason, why.detail))
             self.used[file] -= 1
-        return example
 
     def close(self, output: Artifact, session: Session) -> dict[str, Any]:
         units = [
@@ -179,24 +189,42 @@ class _OwnPairs:
 def write_pairs(
     output: Artifact,
     kinds: Mapping[str, list[Preference]],
-    encode: Callable[[Preference], Example | None],
-    columns: tuple[str, ...],
-) -> dict[str, int]:
-    """Encode all pairs into one file per kind, omitting those that do not fit. Returns the pairs per kind."""
-    counts = {}
+    tokenizer: Any,
+    max_length: int,
+    skip: Callable[[Preference, LeftOut], None] | None = None,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Encode all pairs into one file per kind. Returns the pairs per kind, and those left out per reason.
+
+    `skip` is told of each pair that is left out.
+    """
+    counts: dict[str, int] = {}
+    reasons: collections.Counter[str] = collections.Counter()
     for name, pairs in kinds.items():
-        encoded = [(example, pair.origins) for pair in pairs if (example := encode(pair))]
-        counts[name] = len(encoded)
-        if encoded:
-            examples, origins = zip(*encoded, strict=True)
-            write_examples(output, f"{name}.arrow", examples, columns, origins=origins)
-    return counts
+        examples, origins = [], []
+        for pair in pairs:
+            try:
+                examples.append(encode_pair(tokenizer, pair, max_length))
+            except LeftOut as why:
+                reasons[why.reason] += 1
+                if skip:
+                    skip(pair, why)
+            else:
+                origins.append(pair.origins)
+        counts[name] = len(examples)
+        if examples:
+            write_examples(output, f"{name}.arrow", examples, COLUMNS, origins=origins)
+    return counts, dict(sorted(reasons.items()))
+
+
+def pair_order(pairs: EncodedExamples, config: PairConfig) -> BatchOrder:
+    """The order in which a stage trains on its pairs: rankings and own sources by their weights."""
+    return example_order(pairs, config.data, config.batch, config.seed, config.rankings_weight)
 
 
 def gather_pairs(
     config: PairConfig, inputs: Mapping[str, Artifact], tokenizer: Any, session: Session
 ) -> dict[str, list[Preference]]:
-    """`train/<kind>` and `heldout/<kind>` → pairs; held-out documents are never trained on."""
+    """`train/<kind>` and `heldout/<kind>` → pairs; held-out documents and prompts are never trained on."""
     from_corpus = config.corpus_pairs or config.model_pairs
     documents = list(iter_documents(inputs["clean"])) if from_corpus else []
     kinds: dict[str, list[Preference]] = {}
@@ -209,7 +237,9 @@ def gather_pairs(
             tasks = list(headline_tasks(own, split))[: int(config.model_pairs * share)]
             kinds[f"{split}/model"] = _against_model(config, tasks, newest_model(inputs), tokenizer, session)
     if config.rankings:
-        kinds["train/people"] = read_rankings(session.store)
+        rankings = read_rankings(session.store)
+        for split in ("train", "heldout"):
+            kinds[f"{split}/{PEOPLE}"] = [r for r in rankings if split_of_prompt(r.prompt) == split]
     return kinds
 
 

@@ -6,65 +6,40 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id, tokenizer_of
-from headwater.llm.examples.chat import encode_conversation
-from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
-from headwater.llm.examples.preferences import Preference
+from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.model import build
-from headwater.llm.rows.order import BatchOrder, ShuffledOrder
+from headwater.llm.model.adapters import HEAD
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.own_data import example_order
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, prepare_pairs
+from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
+from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.training import loop
-from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.config import FineTuneConfig
+from headwater.llm.training.loop import TrainJob
 from headwater.llm.training.objectives import BradleyTerry
 
-COLUMNS = ("chosen", "rejected")
 
-
-class RewardConfig(PairConfig):
-    """Settings of the reward model."""
+class RewardConfig(PairConfig, FineTuneConfig):
+    """Settings of the reward model. With `lora` its head is trained as a whole."""
 
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW."""
+    margin: float = Field(0.0, ge=0)
+    """Difference of the two rewards at which a pair counts as undecided (Llama 2)."""
+    centring: float = Field(0.0, ge=0)
+    """Weight of the squared sum of a pair's rewards, such as 0.01, which draws their mean to 0."""
 
-
-class PairBatches:
-    """`chosen`, `rejected` [B, L] and their masks [B, L]; both are padded to one length."""
-
-    def __init__(
-        self, examples: EncodedExamples, batch: int, seed: int, pad_id: int, order: BatchOrder | None = None
-    ) -> None:
-        """`order`: default is every pair once per epoch."""
-        self.examples, self.pad_id = examples, pad_id
-        self.plan = order or ShuffledOrder(len(examples), batch, seed)
-
-    def open(self, worker: Worker) -> None:
-        self.rank, self.world_size = worker.rank, worker.world_size
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        return pair_arrays(self.examples, self.plan.share(step, self.rank, self.world_size), self.pad_id)
-
-    def metrics(self) -> dict[str, float]:
-        return {}
-
-    def describe(self, step: int) -> list[str]:
-        """One line per pair of a step's global batch: what it was made from."""
-        return describe_examples(self.examples, self.plan.indices(step))
-
-
-def pair_arrays(examples: EncodedExamples, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-    arrays = {}
-    for side in COLUMNS:
-        sequences = examples.gather(side, indices)
-        arrays[side] = pad(sequences, pad_id)
-        arrays[f"{side}_mask"] = pad([np.ones_like(s) for s in sequences], 0)
-    return arrays
+    @model_validator(mode="after")
+    def _possible_with_adapters(self) -> RewardConfig:
+        if self.lora and self.lora.quantise != "none":
+            raise ValueError("`lora.quantise` is not there for a reward model: set it to `none`")
+        if self.lora and HEAD in self.lora.targets:
+            raise ValueError(f"`lora.targets` names {HEAD}, which is trained as a whole: remove it")
+        return self
 
 
 class Reward(PairStage[RewardConfig]):
@@ -74,47 +49,40 @@ class Reward(PairStage[RewardConfig]):
         config = self.config
         tokenizer_folder = tokenizer_of(inputs)
         tokenizer = load_tokenizer(tokenizer_folder.local())
-        pad_id = padding_id(tokenizer)
-        encode = functools.partial(encode_pair, tokenizer, max_length=config.max_length)
-        counts, own = prepare_pairs(self, inputs, output, tokenizer, encode, COLUMNS, session)
-        train = EncodedExamples(output, "train")
-        order = example_order(train, config.data, config.batch, config.seed)
+        pad_id, objective = padding_id(tokenizer), BradleyTerry(config.margin, config.centring)
+        counts, left_out = prepare_pairs(self, inputs, output, tokenizer, session)
+        train, heldout = EncodedExamples(output, "train"), EncodedExamples(output, "heldout")
+        evaluate = None
+        if len(heldout):
+            evaluate = HeldoutPairs(PairBatches(heldout, None, pad_id), objective, config.micro_batch)
         history = loop.train(
             TrainJob(
                 label="reward",
                 config=config,
-                objective=BradleyTerry(),
-                source=PairBatches(train, config.batch, config.seed, pad_id, order),
+                objective=objective,
+                source=PairBatches(train, pair_order(train, config), pad_id),
                 load_model=functools.partial(
                     build.reward_model, newest_model(inputs), new_head_seed=config.seed
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,
+                evaluate=evaluate,
+                judged_by="heldout_loss" if evaluate else None,
             ),
             session,
         )
+        first, last = history[0], history[-1]
         recent = [record["accuracy"] for record in history[-20:]]
         session.say(
-            f"{len(train):,} pairs; loss {history[0]['loss']:.3f} → {history[-1]['loss']:.3f}, "
+            f"{len(train):,} pairs; loss {first['loss']:.3f} → {last['loss']:.3f}, "
             f"accuracy over the last steps {sum(recent) / len(recent):.2f}"
+            + (f", {last['heldout_accuracy']:.2f} on held-out pairs" if evaluate else "")
         )
         return {
             "pairs": counts,
             "recent_accuracy": sum(recent) / len(recent),
-            **own,
+            "heldout_accuracy": last.get("heldout_accuracy"),
+            "heldout_loss": last.get("heldout_loss"),
+            **left_out,
             **loop.summary(history),
         }
-
-
-def encode_pair(tokenizer: Any, pair: Preference, max_length: int) -> dict[str, list[int]] | None:
-    """Token ids of both conversations up to the end of the answer's turn, where the reward is read.
-
-    None if an answer does not begin within `max_length`."""
-    encoded = {}
-    for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        messages = [*pair.prompt, {"role": "assistant", "content": answer}]
-        ids, mask = encode_conversation(tokenizer, messages, max_length)
-        if not any(mask):
-            return None
-        encoded[side] = ids[: len(mask) - mask[::-1].index(1)]
-    return encoded

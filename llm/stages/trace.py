@@ -109,8 +109,8 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
         raise HeadwaterError(
             "the stage has not written its examples yet", where=output.location, fix="start the stage first"
         )
-    examples = EncodedExamples(output, "train")
-    return ExampleReading(examples, example_order(examples, config.data, config.batch, config.seed))
+    examples, weight = EncodedExamples(output, "train"), getattr(config, "rankings_weight", 1.0)
+    return ExampleReading(examples, example_order(examples, config.data, config.batch, config.seed, weight))
 
 
 def _tasks(config: RlConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:

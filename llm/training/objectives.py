@@ -6,7 +6,9 @@ not depend on how the batch is split (a mean of means would).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from headwater.llm.training import preference_losses
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +61,14 @@ class NextToken:
 
 
 class BradleyTerry:
-    """-log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022).
+    """`preference_losses.bradley_terry` of a reward model's scores (Ouyang et al. 2022).
 
     Batch: `chosen`, `rejected` [B, L] ids and `chosen_mask`, `rejected_mask` [B, L], 1 on tokens.
     The model is a sequence classifier with one label, the reward at the last token.
     """
+
+    def __init__(self, margin: float = 0.0, centring: float = 0.0) -> None:
+        self.margin, self.centring = margin, centring
 
     def weight(self, batch: Batch) -> float:
         return float(batch["chosen"].shape[0])
@@ -71,44 +76,88 @@ class BradleyTerry:
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         chosen_B = rewards(model, batch["chosen"], batch["chosen_mask"])
         rejected_B = rewards(model, batch["rejected"], batch["rejected_mask"])
-        loss = bradley_terry(chosen_B, rejected_B).sum()
-        return loss, {"accuracy": (chosen_B > rejected_B).float().sum()}
+        losses_B = preference_losses.bradley_terry(
+            chosen_B, rejected_B, margin=self.margin, centring=self.centring
+        )
+        return losses_B.sum(), {
+            "accuracy": (chosen_B > rejected_B).float().sum(),
+            "margin": (chosen_B - rejected_B).detach().sum(),
+        }
+
+
+PairLoss = Literal["dpo", "ipo", "kto", "simpo", "orpo"]
+REFERENCE_FREE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
+"""Losses of mean log-probabilities under the model in training alone."""
 
 
 class PreferenceOptimisation:
-    """DPO: -log sigmoid(β × (policy log-ratio - reference log-ratio of chosen over rejected)).
+    """A loss of `preference_losses` on the log-probabilities of pairs of answers.
 
-    Rafailov et al. 2023, equation 7, with log-probabilities summed over each answer's tokens. Batch:
-    `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the answer's
-    tokens; `reference_chosen`, `reference_rejected` [B], log-probabilities (nats) of the answers under the
-    initial model.
+    Batch: `chosen`, `rejected` [B, L] ids of one width; `chosen_mask`, `rejected_mask` [B, L], 1 on the
+    answer's tokens. Unless the loss is reference-free: `reference_chosen`, `reference_rejected` [B], summed
+    log-probabilities (nats) of the answers under the initial model. For `kto` also `kl` [B], one value for
+    the global batch.
+
+    Metrics: the reward of an answer is β × its log-ratio, or β × its mean log-probability where there is no
+    reference. `margin` is the chosen answer's less the rejected one's, and `accuracy` counts those above 0.
     """
 
-    def __init__(self, beta: float) -> None:
-        self.beta = beta
+    def __init__(
+        self, beta: float, loss: PairLoss = "dpo", *, gamma: float = 0.0, label_smoothing: float = 0.0
+    ) -> None:
+        self.loss, self.beta, self.gamma, self.label_smoothing = loss, beta, gamma, label_smoothing
 
     def weight(self, batch: Batch) -> float:
         return float(batch["chosen"].shape[0])
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        chosen_B, rejected_B = answer_logprobs(model, batch).chunk(2)
-        gained_B = self.beta * (chosen_B - batch["reference_chosen"])
-        lost_B = self.beta * (rejected_B - batch["reference_rejected"])
-        margin_B = (gained_B - lost_B).detach()
-        return bradley_terry(gained_B, lost_B).sum(), {
+        chosen_B, rejected_B = answer_logprobs(model, batch, mean=self.loss in REFERENCE_FREE).chunk(2)
+        losses_B = self._losses(chosen_B, rejected_B, batch)
+        gained_B, lost_B = chosen_B.detach(), rejected_B.detach()
+        if self.loss not in REFERENCE_FREE:
+            gained_B = gained_B - batch["reference_chosen"]
+            lost_B = lost_B - batch["reference_rejected"]
+        margin_B = self.beta * (gained_B - lost_B)
+        return losses_B.sum(), {
             "accuracy": (margin_B > 0).float().sum(),
             "margin": margin_B.sum(),
-            "chosen_reward": gained_B.detach().sum(),
+            "chosen_reward": self.beta * gained_B.sum(),
         }
 
+    def _losses(self, chosen_B: torch.Tensor, rejected_B: torch.Tensor, batch: Batch) -> torch.Tensor:
+        import torch
 
-def answer_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """Summed log-probability (nats) of the chosen answers, then of the rejected ones: [2B], fp32."""
+        beta, losses = self.beta, preference_losses
+        if self.loss == "simpo":
+            return losses.simpo(chosen_B, rejected_B, beta=beta, gamma=self.gamma)
+        if self.loss == "orpo":
+            return losses.orpo(chosen_B, rejected_B, beta=beta)
+        references = batch["reference_chosen"], batch["reference_rejected"]
+        if self.loss == "ipo":
+            return losses.ipo(chosen_B, rejected_B, *references, beta=beta)
+        if self.loss == "kto":
+            better = torch.ones_like(chosen_B, dtype=torch.bool)
+            good = losses.kto(chosen_B, references[0], better, batch["kl"], beta=beta)
+            return (good + losses.kto(rejected_B, references[1], ~better, batch["kl"], beta=beta)) / 2
+        return losses.dpo(chosen_B, rejected_B, *references, beta=beta, label_smoothing=self.label_smoothing)
+
+
+def answer_logprobs(model: Any, batch: Batch, *, mean: bool = False) -> torch.Tensor:
+    """Log-probability (nats) of the chosen answers, then of the rejected ones: [2B], fp32.
+
+    Summed over an answer's tokens; with `mean` divided by their number.
+    """
     import torch
 
     ids = torch.cat([batch["chosen"], batch["rejected"]])
     mask = torch.cat([batch["chosen_mask"], batch["rejected_mask"]])
-    return -(token_losses(model, ids) * mask[:, 1:]).sum(dim=1)
+    return masked_logprobs(model, ids, mask, mean=mean)
+
+
+def masked_logprobs(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
+    """Log-probability (nats) of each row's tokens with `mask` 1, summed or averaged: [B, L] → [B], fp32."""
+    sums_B = -(token_losses(model, ids) * mask[:, 1:]).sum(dim=1)
+    return sums_B / mask[:, 1:].sum(dim=1) if mean else sums_B
 
 
 def token_losses(
@@ -161,10 +210,3 @@ def cross_entropy(logits_BLV: torch.Tensor, targets_BL: torch.Tensor) -> torch.T
 def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
     return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
-
-
-def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(chosen - rejected) of each pair, [B] → [B]."""
-    import torch.nn.functional as functional
-
-    return -functional.logsigmoid(chosen - rejected)

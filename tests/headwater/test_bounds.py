@@ -117,7 +117,10 @@ def test_a_value_out_of_range_is_refused_by_its_key(override: str, message: str)
         (["rl.batch=41"], r"rl: `batch` \(41\) is not a multiple of `group` \(8\)"),
         (["rl.batch=8"], r"rl: `batch` \(8\) holds fewer groups of 8 than there are `workers` \(2\)"),
         (["reward.max_new_tokens=320"], r"reward: `max_new_tokens` \(320\) leaves no room .* `max_length`"),
-        (["reward.keep_best=true"], r"reward: `keep_best` needs an evaluation that ranks checkpoints"),
+        (["reward.lora={quantise: nf4}"], r"reward: `lora\.quantise` is not there for a reward model"),
+        (["reward.lora={targets: [score]}"], r"reward: `lora\.targets` names score, which is trained"),
+        (["dpo={gamma: 1}"], r"dpo: `gamma` belongs to `loss: simpo`; this is `dpo`"),
+        (["dpo={loss: ipo, label_smoothing: 0.1}"], r"dpo: `label_smoothing` belongs to `loss: dpo`"),
         (
             ["index.overlap_words=80"],
             r"index: `overlap_words` \(80\) must be less than `passage_words`",

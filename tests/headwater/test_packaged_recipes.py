@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -232,7 +233,12 @@ def test_preferences_is_run(trains_here: Session, base: Path, tmp_path: Path) ->
     own = [f"base={{model: {base}}}", "evaluate.heldout_prompts=2", "evaluate.samples=1"]
     own += [f"{key}=[{pairs}]" for key in ("dpo.data", "reward.data", "rl.prompts")]
     own += sets("dpo", FINE_TUNING) + sets("reward", FINE_TUNING) + sets("rl", RL)
+    own += ["dpo.loss=kto", "dpo.keep_best=true", "reward.keep_best=true", "reward.lora={rank: 2}"]
     made = dry_run("preferences", trains_here, own)
+    for stage in ("dpo", "reward"):
+        last = loop.read_history(made[stage])[-1]
+        assert 0 <= last["heldout_accuracy"] <= 1 and math.isfinite(last["heldout_loss"])
+    assert made["reward"].exists("model/adapter/adapter_model.safetensors")
     opens(made["rl"], family("smollm2").chat_template)
     rl = made["rl"].manifest()
     assert rl is not None and set(rl.inputs) == {"base", "dpo", "reward"}

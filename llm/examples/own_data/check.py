@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.sources.items import Unread
-from headwater.llm.examples.chat import encode_conversation, encode_prompt
+from headwater.llm.examples.chat import PromptTooLong, encode_conversation, encode_prompt
 from headwater.llm.examples.conversations import Conversation
 from headwater.llm.examples.own_data.reading import OwnFile, Prompt, split_of_record
 from headwater.llm.examples.own_data.source import DataSource
-from headwater.llm.examples.preferences import Preference
+from headwater.llm.examples.preferences import LeftOut, Preference, encode_pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -88,11 +87,11 @@ class Checker:
         return found
 
     def _add(self, found: FileCheck, opened: OwnFile, where: str, value: Any) -> Unread | None:
-        fitted = {name: self._fit(messages) for name, messages in _parts(value).items()}
-        sides = [part for part in fitted.values() if part]
-        if len(sides) < len(fitted):
-            detail = f"nothing to learn within `max_length` {self.max_length}"
-            return opened.problem(where, "too_long", detail)
+        try:
+            fitted = self._fitted(value)
+        except LeftOut as why:
+            return opened.problem(where, why.reason, why.detail)
+        sides = list(fitted.values())
         found.used += 1
         found.heldout += self.purpose != "rl" and split_of_record(where) == "heldout"
         found.shortened += any(side.shortened for side in sides)
@@ -100,14 +99,40 @@ class Checker:
         found.learnt.append(max(side.learnt for side in sides))
         if self.left_to_show:
             self.left_to_show -= 1
-            parts = {name: side.pieces for name, side in fitted.items() if side}
+            parts = {name: side.pieces for name, side in fitted.items()}
             if isinstance(value, Prompt) and value.reference is not None:
                 parts["reference"] = [(value.reference, False)]
             found.shown.append(Shown(where, parts))
         return None
 
-    def _fit(self, messages: Conversation) -> _Fitted | None:
-        """None if nothing can be learnt within the limit."""
+    def _fitted(self, value: Any) -> dict[str, _Fitted]:
+        """The parts of an example, by name. Raises LeftOut if it cannot be used within the limit."""
+        if isinstance(value, Preference):
+            if self.tokenizer is not None:
+                return self._fit_pair(self.tokenizer, value)
+            sides = {"chosen": value.chosen, "rejected": value.rejected}
+            return {
+                name: self._fit([*value.prompt, {"role": "assistant", "content": answer}])
+                for name, answer in sides.items()
+            }
+        if isinstance(value, Prompt):
+            return {"prompt": self._fit(value.messages)}
+        return {"conversation": self._fit(value)}
+
+    def _fit_pair(self, tokenizer: PreTrainedTokenizerFast, pair: Preference) -> dict[str, _Fitted]:
+        encoded = encode_pair(tokenizer, pair, self.max_length)
+        prompt, whole = encoded["prompt"], len(encode_prompt(tokenizer, pair.prompt))
+        return {
+            side: _Fitted(
+                self._pieces(prompt + encoded[side], [0] * len(prompt) + [1] * len(encoded[side])),
+                whole + len(encoded[side]),
+                len(encoded[side]),
+                len(prompt) < whole,
+            )
+            for side in ("chosen", "rejected")
+        }
+
+    def _fit(self, messages: Conversation) -> _Fitted:
         is_prompt = messages[-1]["role"] == "user" and self.purpose == "rl"
         if self.tokenizer is None:
             pieces = [(f"{m['role']}: {m['content'].strip()}\n", m["role"] == "assistant") for m in messages]
@@ -120,17 +145,22 @@ class Checker:
         length, shortened = len(ids), len(ids) > self.max_length
         if shortened:
             ids, mask = encode_conversation(self.tokenizer, messages, self.max_length)
-        return _Fitted(self._pieces(ids, mask), length, sum(mask), shortened) if any(mask) else None
+        if not any(mask):
+            raise self._too_long()
+        return _Fitted(self._pieces(ids, mask), length, sum(mask), shortened)
 
-    def _fit_prompt(self, tokenizer: PreTrainedTokenizerFast, messages: Conversation) -> _Fitted | None:
+    def _fit_prompt(self, tokenizer: PreTrainedTokenizerFast, messages: Conversation) -> _Fitted:
         ids = encode_prompt(tokenizer, messages)
         length, shortened = len(ids), len(ids) > self.max_length
         if shortened:
             try:
                 ids = encode_prompt(tokenizer, messages, self.max_length)
-            except HeadwaterError:  # too long even when it is empty
-                return None
+            except PromptTooLong as error:
+                raise self._too_long() from error
         return _Fitted(self._pieces(ids, [0] * len(ids)), length, 0, shortened)
+
+    def _too_long(self) -> LeftOut:
+        return LeftOut("too_long", f"nothing to learn within `max_length` {self.max_length}")
 
     def _pieces(self, ids: Sequence[int], mask: Sequence[int]) -> list[Piece]:
         if not self.left_to_show:
@@ -138,13 +168,6 @@ class Checker:
         assert self.tokenizer is not None
         runs = itertools.groupby(zip(ids, mask, strict=True), key=lambda pair: bool(pair[1]))
         return [(str(self.tokenizer.decode([i for i, _ in run])), learnt) for learnt, run in runs]
-
-
-def _parts(value: Any) -> dict[str, Conversation]:
-    if isinstance(value, Preference):
-        sides = {"chosen": value.chosen, "rejected": value.rejected}
-        return {name: [*value.prompt, {"role": "assistant", "content": text}] for name, text in sides.items()}
-    return {"prompt": value.messages} if isinstance(value, Prompt) else {"conversation": value}
 
 
 def quantiles(lengths: Sequence[int]) -> tuple[int, int, int, int]:

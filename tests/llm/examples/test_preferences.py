@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,14 +11,19 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
+from headwater.llm.examples.conversations import HELDOUT_SHARE
 from headwater.llm.examples.preferences import (
     RANKINGS,
+    LeftOut,
     Preference,
+    encode_pair,
     headline_pairs,
     rankings_fingerprint,
     read_rankings,
     save_ranking,
+    split_of_prompt,
 )
+from tests.llm.chat_tokenizer import chat_tokenizer
 
 PROMPT = [{"role": "user", "content": "Write a headline."}]
 
@@ -118,3 +124,54 @@ def test_a_ranking_that_teaches_nothing_is_refused(
     with pytest.raises(HeadwaterError, match=fault):
         save_ranking(str(tmp_path), prompt, chosen, rejected, model="m", source="console")
     assert not (tmp_path / RANKINGS).exists()
+
+
+ARTICLE = [{"role": "user", "content": "The council voted on Tuesday to rebuild the old bridge. " * 4}]
+
+
+def test_both_answers_follow_the_same_prompt_shortened_for_the_longer_one() -> None:
+    tokenizer, pair = chat_tokenizer(), Preference(ARTICLE, "Council rebuilds bridge", "Rain", "headline")
+    whole, short = encode_pair(tokenizer, pair, 1000), encode_pair(tokenizer, pair, 60)
+    longer = max(len(short["chosen"]), len(short["rejected"]))
+    assert len(short["prompt"]) + longer == 60 < len(whole["prompt"])
+    assert tokenizer.decode(short["prompt"]).endswith("<|im_start|>assistant\n")
+    assert tokenizer.decode(short["chosen"]) == "Council rebuilds bridge<|im_end|>"
+    assert tokenizer.decode(short["rejected"]) == "Rain<|im_end|>"
+
+
+def test_answers_that_differ_only_beyond_the_limit_are_left_out_and_not_cut() -> None:
+    news = "It's raining again. " * 20
+    pair = Preference(PROMPT, f"{news}Good.", f"{news}Bad.", "own")
+    assert len(encode_pair(chat_tokenizer(), pair, 500)["chosen"]) > 100
+    with pytest.raises(LeftOut) as why:
+        encode_pair(chat_tokenizer(), pair, 100)
+    assert why.value.reason == "too_long" and "`max_length` 100" in why.value.detail
+
+
+def test_many_short_turns_that_do_not_fit_are_left_out() -> None:
+    turns = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}] * 30
+    pair = Preference([*turns, PROMPT[0]], "Good", "Bad", "own")
+    with pytest.raises(LeftOut) as why:
+        encode_pair(chat_tokenizer(), pair, 60)
+    assert why.value.reason == "too_long"
+
+
+def test_answers_of_the_same_tokens_are_left_out() -> None:
+    with pytest.raises(LeftOut) as why:
+        encode_pair(chat_tokenizer(), Preference(PROMPT, "Rain again", " Rain again\n", "own"), 100)
+    assert why.value.reason == "equal_answers"
+
+
+def test_a_template_that_refuses_the_prompt_is_an_error_and_not_a_pair_too_long() -> None:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    tokenizer.chat_template = "{{ raise_exception('no chat today') }}"
+    with pytest.raises(HeadwaterError, match="no chat today"):
+        encode_pair(tokenizer, Preference(PROMPT, "Good", "Bad", "own"), 100)
+
+
+def test_a_tenth_of_the_prompts_is_held_out_however_their_space_around_is() -> None:
+    prompts = [[{"role": "user", "content": f"Question {number}?"}] for number in range(1000)]
+    splits = [split_of_prompt(prompt) for prompt in prompts]
+    assert abs(splits.count("heldout") / 1000 - HELDOUT_SHARE) < 0.03
+    spaced = [[{"role": "user", "content": f" {prompt[0]['content']}\n"}] for prompt in prompts]
+    assert [split_of_prompt(prompt) for prompt in spaced] == splits

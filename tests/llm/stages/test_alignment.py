@@ -29,11 +29,12 @@ from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.rl.losses import Policy
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
-from headwater.llm.stages import dpo, reward
-from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, write_pairs
+from headwater.llm.stages import dpo
+from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
+from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.rl import RlConfig, RolloutBatches
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, SftConfig
-from headwater.llm.training.objectives import BradleyTerry, NextToken, PreferenceOptimisation
+from headwater.llm.training.objectives import REFERENCE_FREE, BradleyTerry, NextToken
 from tests.llm.actors import Handle
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job
@@ -50,6 +51,7 @@ RANKED = {
 }
 """Prompt → what a person chose, and what they did not."""
 HEADLINES = {"a": "Council rebuilds old bridge", "b": "Telescope sees new planet"}
+DPO_LOSSES = ("dpo", "ipo", "kto", "simpo", "orpo")
 SAMPLED = {"Write a headline.": ("The bridge", "A planet"), "Write another.": ("Their fields", "Years away")}
 """Prompt → a good and a bad answer. The bad one to the second earns more than the good one to the first."""
 
@@ -117,24 +119,36 @@ def pairs(folder: Path, start: Folder) -> dict[str, Any]:
     pq.write_table(to_table(documents), folder / "clean/kept/one.parquet")
     kinds = gather_pairs(PairConfig(model_pairs=0), {"clean": clean}, chat_tokenizer(), Session(store))
     found["kinds"] = {name: len(of_kind) for name, of_kind in kinds.items()}
-    for name, module, model in (("dpo", dpo, small_model), ("reward", reward, small_reward_model)):
+    kinds["heldout/corpus"] = kinds["train/corpus"]
+    found["heldout"] = {}
+    for name in ("reward", *DPO_LOSSES):
+        model = small_reward_model if name == "reward" else small_model
         output = Artifact(str(folder / name))
-        encode = dpo.encode_answers if name == "dpo" else reward.encode_pair
-        counts = write_pairs(
-            output, kinds, functools.partial(encode, chat_tokenizer(), max_length=100), module.COLUMNS
-        )
+        counts, _ = write_pairs(output, kinds, chat_tokenizer(), 100)
+        pairs, heldout = EncodedExamples(output, "train"), EncodedExamples(output, "heldout")
         source: Any
-        if name == "dpo":
-            scorer = dpo.ReferenceScorer(dpo.DpoConfig(precision="fp32"), start, output, PAD)
-            for unit in dpo._units(counts):
-                scorer(unit)
-            source, objective = dpo.AnswerBatches(output, "train", 4, 0, PAD), PreferenceOptimisation(0.1)
+        objective: Any
+        if name == "reward":
+            order = pair_order(pairs, PairConfig(batch=4, rankings_weight=1))
+            source, held = PairBatches(pairs, order, PAD), PairBatches(heldout, None, PAD)
+            objective = BradleyTerry()
         else:
-            source, objective = (
-                reward.PairBatches(EncodedExamples(output, "train"), 4, 0, PAD),
-                BradleyTerry(),
+            config = dpo.DpoConfig.model_validate(
+                {"precision": "fp32", "loss": name, "batch": 4, "max_length": 100, "rankings_weight": 1}
             )
-        worker = trained(folder / name, source, objective, model=model, batch=4)
+            objective = config.objective()
+            if name not in REFERENCE_FREE:
+                scorer = dpo.ReferenceScorer(config, start, output, PAD)
+                for unit in dpo._units(counts):
+                    scorer(unit)
+            order = pair_order(pairs, config)
+            source = dpo.AnswerBatches(output, "train", order, PAD, config)
+            held = dpo.AnswerBatches(output, "heldout", None, PAD, config)
+        evaluate = HeldoutPairs(held, objective, micro_batch=1)
+        worker = trained(
+            folder / name, source, objective, model=model, batch=4, evaluate=evaluate, evaluate_every=4
+        )
+        found["heldout"][name] = [r["heldout_accuracy"] for r in worker.history if "heldout_loss" in r]
         articles = {pair.prompt[0]["content"]: (pair.chosen, pair.rejected) for pair in kinds["train/corpus"]}
         margins = {}
         for by, judged in (("people", RANKED), ("corpus", articles)):
@@ -235,13 +249,14 @@ def test_fine_tuning_learns_the_assistants_words_and_no_others(found: dict[str, 
     assert found["sft"]["after"] > before / 2
 
 
-@pytest.mark.parametrize("stage", ["dpo", "reward"])
+@pytest.mark.parametrize("stage", ["reward", *DPO_LOSSES])
 def test_what_people_chose_and_the_true_headline_come_to_be_preferred(
     found: dict[str, Any], stage: str
 ) -> None:
     assert found["kinds"]["train/people"] == len(RANKED)
     for by, margins in found[stage].items():
         assert min(margins) > 0.1, by
+    assert len(found["heldout"][stage]) == 2 and found["heldout"][stage][-1] == 1.0
 
 
 def test_answers_that_earn_more_than_others_to_the_same_prompt_become_likelier(found: dict[str, Any]) -> None:

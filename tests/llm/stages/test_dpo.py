@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,15 @@ import torch
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.encoded import write_examples
-from headwater.llm.examples.preferences import Preference
-from headwater.llm.stages.dpo import COLUMNS, AnswerBatches, DpoConfig, ReferenceScorer, encode_answers
+from headwater.llm.examples.preferences import Preference, encode_pair
+from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.dpo import AnswerBatches, DpoConfig, ReferenceScorer, _units
+from headwater.llm.stages.pair_batches import COLUMNS
+from headwater.llm.stages.preference_pairs import write_pairs
 from headwater.llm.training.objectives import PreferenceOptimisation
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model
+from tests.llm.stages.test_pairs import PAD, Rank
 
 ARTICLE = "The council voted on Tuesday to rebuild the old bridge. " * 4
 PAIRS = [
@@ -26,9 +32,7 @@ PAIRS = [
 
 
 def encoded(pair: Preference, max_length: int = 100) -> dict[str, list[int]]:
-    made = encode_answers(chat_tokenizer(), pair, max_length)
-    assert made is not None
-    return made
+    return encode_pair(chat_tokenizer(), pair, max_length)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> AnswerBatches:
     for kind, count in (("corpus", 2), ("people", 1)):
         unit = {"unit": f"train-{kind}-000", "file": f"train/{kind}.arrow", "start": 0, "end": count}
         assert score(unit) == {"pairs": count}
-    return AnswerBatches(output, "train", batch=3, seed=0, pad_id=pad_id)
+    return AnswerBatches(output, "train", ShuffledOrder(3, 3, 0), pad_id, config)
 
 
 def test_the_loss_of_a_known_pair() -> None:
@@ -81,12 +85,46 @@ def test_reference_log_probabilities_are_sums_over_the_answers_tokens(batches: A
             np.testing.assert_allclose(stored, [float(picked.detach().sum())], rtol=1e-5)
 
 
-def test_both_answers_follow_the_same_prompt_shortened_for_the_longer_one() -> None:
-    tokenizer = chat_tokenizer()
-    whole, short = encoded(PAIRS[0], 1000), encoded(PAIRS[0], 60)
-    longer = max(len(short["chosen"]), len(short["rejected"]))
-    assert len(short["prompt"]) + longer == 60 < len(whole["prompt"])
-    assert tokenizer.decode(short["prompt"]).endswith("<|im_start|>assistant\n")
-    assert tokenizer.decode(short["chosen"]) == "Council rebuilds bridge<|im_end|>"
-    assert tokenizer.decode(short["rejected"]) == "Rain<|im_end|>"
-    assert encode_answers(tokenizer, PAIRS[0], 20) is None  # not even the answers fit
+class Engine(torch.nn.Module):
+    """What a training engine is to an evaluation: the module, and calls to it."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+def test_the_reference_point_of_kto_is_of_the_answers_to_other_prompts(tmp_path: Path) -> None:
+    output = Artifact(str(tmp_path))
+    counts, _ = write_pairs(
+        output, {"train/corpus": PAIRS[:2], "train/people": PAIRS[2:]}, chat_tokenizer(), 100
+    )
+    config = DpoConfig(precision="fp32", micro_batch=1, loss="kto", max_length=100)
+    score = ReferenceScorer(config, save_model(tmp_path / "sft"), output, PAD)
+    for unit in _units(counts):
+        score(unit)
+    policy, reference = small_model(1).eval(), small_model()
+    ratios = []
+    for number, pair in enumerate(PAIRS):
+        prompt, answer = encoded(pair)["prompt"], encoded(PAIRS[(number + 1) % 3])["chosen"]
+        answer = answer[: 100 - len(prompt)]
+        ids, at = torch.tensor([prompt + answer]), torch.arange(len(prompt), len(prompt) + len(answer))
+        with torch.no_grad():
+            both = [
+                m(input_ids=ids).logits[0].log_softmax(-1)[at - 1, ids[0, at]] for m in (policy, reference)
+            ]
+        ratios.append(float((both[0] - both[1]).sum()))
+    batches = AnswerBatches(output, "train", ShuffledOrder(3, 3, 0), PAD, config)
+    sums = 0.0
+    for rank in range(2):
+        worker = Rank(rank, 2, Engine(policy), torch.device("cpu"))
+        batches.open(worker)
+        array = batches.batch(0)["kl"]
+        assert len(array) == rank + 1
+        sums += worker.told[0]
+    assert sums == pytest.approx(sum(ratios), rel=1e-4)
+    batches.open(Rank(0, 1, Engine(policy), torch.device("cpu")))
+    kl = max(0.0, sum(ratios) / 3)
+    assert batches.batch(0)["kl"].tolist() == pytest.approx([kl] * 3, rel=1e-4)

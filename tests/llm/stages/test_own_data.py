@@ -21,10 +21,11 @@ from headwater.llm.examples.own_data.reading import split_of_record
 from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages import sft
-from headwater.llm.stages.dpo import AnswerBatches, Dpo, DpoConfig, encode_answers
+from headwater.llm.stages.dpo import AnswerBatches, Dpo, DpoConfig
 from headwater.llm.stages.own_data import example_order, report
-from headwater.llm.stages.preference_pairs import prepare_pairs
-from headwater.llm.stages.reward import COLUMNS, PairBatches, Reward, RewardConfig, encode_pair
+from headwater.llm.stages.pair_batches import COLUMNS, SIDES, PairBatches
+from headwater.llm.stages.preference_pairs import pair_order, prepare_pairs
+from headwater.llm.stages.reward import Reward, RewardConfig
 from headwater.llm.stages.rl import Rl, RlConfig
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, Sft, SftConfig
 from headwater.llm.stages.trace import is_held_out, reading
@@ -215,12 +216,7 @@ def test_the_key_is_as_before_without_data_and_follows_the_files_with_it(
 
 def prepared(stage: Any, output: Artifact, session: Session) -> tuple[dict[str, int], dict[str, Any]]:
     """The pairs of a stage whose inputs have no corpus; the fine-tuned model is not asked."""
-    tokenizer = chat_tokenizer()
-
-    def encode(pair: Any) -> Any:
-        return encode_pair(tokenizer, pair, stage.config.max_length)
-
-    return prepare_pairs(stage, {"sft": Artifact("/nowhere")}, output, tokenizer, encode, COLUMNS, session)
+    return prepare_pairs(stage, {"sft": Artifact("/nowhere")}, output, chat_tokenizer(), session)
 
 
 NO_CORPUS = {"corpus_pairs": 0, "model_pairs": 0}
@@ -242,8 +238,11 @@ def test_own_pairs_need_no_corpus_and_a_tenth_is_held_out(tmp_path: Path, here: 
     for number in range(0, len(train), 29):
         line = int(train.origins(number)[0].rpartition(":")[2])
         for side, answer in (("chosen", f"Well {line - 1}."), ("rejected", "No.")):
-            text = chat_tokenizer().decode(train.gather(side, np.array([number]))[0])
-            assert f"Question {line - 1}?" in text and text.endswith(f"{answer}<|im_end|>")
+            prompt, said = (
+                chat_tokenizer().decode(train.gather(part, np.array([number]))[0])
+                for part in ("prompt", side)
+            )
+            assert f"Question {line - 1}?" in prompt and said == f"{answer}<|im_end|>"
     assert prepared(stage, output, here) == (counts, own)  # a resumed stage knows what was skipped
 
 
@@ -253,25 +252,9 @@ def test_pairs_that_do_not_fit_are_skipped_and_named(tmp_path: Path, here: Sessi
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
     stage = Dpo(DpoConfig.model_validate(NO_CORPUS | {"data": [str(path)], "max_length": 60}))
-    tokenizer, output = chat_tokenizer(), Artifact(str(tmp_path / "dpo"))
-    counts, own = prepare_pairs(
-        stage,
-        {"sft": Artifact("/nowhere")},
-        output,
-        tokenizer,
-        lambda pair: encode_answers(tokenizer, pair, 60),
-        ("prompt", *COLUMNS),
-        here,
-    )
-    assert sum(counts.values()) == 3 and own["skipped"] == {"too_long": 1}
+    counts, own = prepared(stage, Artifact(str(tmp_path / "dpo")), here)
+    assert sum(counts.values()) == 3 and own["skipped"] == own["left_out"] == {"too_long": 1}
     assert own["problems"][0]["position"] == "line 4"
-
-
-def test_a_reward_model_skips_answers_of_which_no_token_fits() -> None:
-    from headwater.llm.examples.preferences import Preference
-
-    pair = Preference([{"role": "user", "content": "Hm?"}], "Yes.", "No.", "own")
-    assert encode_pair(chat_tokenizer(), pair, 4) is None
 
 
 def test_sources_of_pairs_have_weights(tmp_path: Path, here: Session) -> None:
@@ -283,14 +266,14 @@ def test_sources_of_pairs_have_weights(tmp_path: Path, here: Session) -> None:
     counts, _ = prepared(stage, output, here)
     assert {name.partition("/")[2] for name in counts} == {"own-000", "own-001"}
     examples = EncodedExamples(output, "train")
-    order = example_order(examples, stage.config.data, 8, stage.config.seed)
+    order = pair_order(examples, stage.config)
     seen: collections.Counter[str] = collections.Counter()
     for step in range(2000):
         for row in order.indices(step).tolist():
             seen[Path(examples.origins(row)[0].rpartition(":")[0]).stem] += 1
     share = 3 * counts["train/own-000"] / (3 * counts["train/own-000"] + counts["train/own-001"])
     assert seen["first"] / seen.total() == pytest.approx(share, abs=0.01)
-    named = PairBatches(examples, 8, stage.config.seed, PAD, order).describe(3)
+    named = PairBatches(examples, order, PAD).describe(3)
     parts = reading("reward", stage.config, {}, output).parts(3)
     assert [part.origin for part in parts] == [line.split(" (")[0] for line in named]
 
@@ -300,19 +283,21 @@ def test_reference_scores_follow_the_pairs_of_weighted_sources(tmp_path: Path) -
     for number, count in ((0, 2), (1, 3)):
         name = f"train/own-{number:03d}"
         rows = [{"prompt": [10 + number], "chosen": [20], "rejected": [30]} for _ in range(count)]
-        write_examples(output, f"{name}.arrow", rows, ("prompt", *COLUMNS))
+        write_examples(output, f"{name}.arrow", rows, COLUMNS)
         scores = [{"chosen": [float(-number)], "rejected": [0.0]} for _ in range(count)]
         unit = f"reference/train/{name.replace('/', '-')}-000000000.arrow"
-        write_examples(output, unit, scores, COLUMNS, pa.float64())
-    data = (DataSource(files=("a",), weight=2), DataSource(files=("b",)))
-    batches = AnswerBatches(output, "train", 4, 0, PAD, data)
+        write_examples(output, unit, scores, SIDES, pa.float64())
+    config = DpoConfig(data=(DataSource(files=("a",), weight=2), DataSource(files=("b",))))
+    batches = AnswerBatches(output, "train", None, PAD, config)
     arrays = batches.arrays(np.arange(5))
     assert (arrays["chosen"][:, 0] - 10 == -arrays["reference_chosen"]).all()
 
 
 def test_without_any_pair_the_stage_says_how_to_give_some(tmp_path: Path, here: Session) -> None:
     stage = Reward(RewardConfig.model_validate(NO_CORPUS))
-    with pytest.raises(HeadwaterError, match=r"reward: there are no preference pairs .give own ones"):
+    with pytest.raises(
+        HeadwaterError, match=r"reward: there are no preference pairs to train on .give own ones"
+    ):
         prepared(stage, Artifact(str(tmp_path / "reward")), here)
     with pytest.raises(HeadwaterError, match=r"documents with titles.*reward\.corpus_pairs. and"):
         Reward(RewardConfig()).input_names(["base"])

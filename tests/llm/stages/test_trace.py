@@ -20,8 +20,8 @@ from headwater.llm.examples.preferences import headline_pairs
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
 from headwater.llm.rows.row_documents import row_documents, visits
+from headwater.llm.stages.pair_batches import PairBatches
 from headwater.llm.stages.pretrain import RowBatches
-from headwater.llm.stages.reward import PairBatches
 from headwater.llm.stages.sft import ConversationEncoder, SftConfig
 from headwater.llm.stages.trace import reading
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -175,7 +175,8 @@ def test_a_pair_names_both_articles_that_its_answers_head(tmp_path: Path) -> Non
     write_examples(
         output, "train/corpus.arrow", encoded, ("chosen", "rejected"), origins=[p.origins for p in pairs]
     )
-    described = PairBatches(EncodedExamples(output, "train"), batch=4, seed=0, pad_id=PAD).describe(0)
+    order = ShuffledOrder(len(pairs), 4, seed=0)
+    described = PairBatches(EncodedExamples(output, "train"), order, PAD).describe(0)
     assert len(described) == 4 and all(line.startswith("d") and ", d" in line for line in described)
 
 
@@ -185,7 +186,7 @@ def test_examples_of_an_earlier_version_report_that_they_cannot_be_traced(tmp_pa
     with pytest.raises(HeadwaterError, match="earlier version"):
         EncodedExamples(output, "train").origins(0)
     # A loss that is not a number must not end in an error about something else.
-    assert PairBatches(EncodedExamples(output, "train"), batch=1, seed=0, pad_id=PAD).describe(0) == [
+    assert PairBatches(EncodedExamples(output, "train"), ShuffledOrder(1, 1, 0), PAD).describe(0) == [
         "example 0"
     ]
 

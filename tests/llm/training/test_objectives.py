@@ -13,7 +13,8 @@ from headwater.llm.inference import Completion
 from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
 from headwater.llm.rl.verifiers import headline
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.objectives import NextToken, bradley_terry
+from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.preference_losses import bradley_terry
 from headwater.llm.training.schedule import share_of_peak
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model
