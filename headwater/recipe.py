@@ -221,7 +221,7 @@ def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
     if raw.get("grounded") is not None:
         if isinstance(sft := raw.get("sft"), dict):
             changed["sft"] = made["sft"] | sft
-        if isinstance(rl := raw.get("rl"), dict) and not {"prompts", "task", "rewards"} & rl.keys():
+        if isinstance(rl := raw.get("rl"), dict) and not any(map(rl.get, ("prompts", "task", "rewards"))):
             changed["rl"] = {"verifier": CITATIONS} | rl
     return changed
 

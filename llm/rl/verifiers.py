@@ -99,7 +99,7 @@ def json_schema(answer: str, completion: Completion, task: Task) -> float:
 
     Raises ValueError or jsonschema.SchemaError for a reference that is no schema.
     """
-    import jsonschema
+    import jsonschema  # comes with Ray
 
     validator = jsonschema.validators.validator_for(schema := json.loads(task.reference))
     validator.check_schema(schema)
