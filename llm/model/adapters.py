@@ -18,6 +18,7 @@ from pydantic import Field
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
+from headwater.llm.model.critic import without_head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,12 +113,13 @@ def is_adapted(module: Any) -> bool:
 
 
 def whole_weights(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters of a model in fp32 under the base model's names, with adapters merged in.
+    """Parameters of a language model in fp32 under the base model's names, with adapters merged in.
 
     `module` must have whole parameters (`zero.gathered`); it is not modified.
     """
     if not is_adapted(module):
-        return {name: parameter.detach().float() for name, parameter in module.named_parameters()}
+        plain = without_head(dict(module.named_parameters()))
+        return {name: parameter.detach().float() for name, parameter in plain.items()}
     merged = {}
     for name, parameter in module.named_parameters():
         if ".lora_" not in name:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id
 from headwater.llm.hardware.precision import Precision
 from headwater.llm.model.adapters import LoraConfig, quantisation
+from headwater.llm.model.critic import with_value_head
 from headwater.llm.model.shape import ModelConfig, hf_config
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ def saved_model(
         quantization_config=quantised,
         device_map="cpu" if quantised and not gpus else None,  # by default it takes any visible GPU
     )
+
+
+def critic(
+    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
+) -> torch.nn.Module:
+    """A saved model with a new value head."""
+    return with_value_head(saved_model(folder, adapters, precision, gpus))  # type: ignore[no-any-return]
 
 
 def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.nn.Module:

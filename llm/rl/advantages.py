@@ -67,12 +67,20 @@ def gae(rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float,
     return advantages
 
 
-def whitened(advantages: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """(A - mean) / (std + 1e-4) over all entries whose `valid` is not 0; the others become 0."""
+def whitened(
+    advantages: np.ndarray,
+    valid: np.ndarray | None = None,
+    total: Callable[[list[float]], list[float]] = list,
+) -> np.ndarray:
+    """(A - mean) / (std + 1e-4) over all entries whose `valid` is not 0; the others become 0.
+
+    `total` sums numbers over the learners that hold the other entries.
+    """
     weights = np.ones_like(advantages) if valid is None else (valid != 0).astype(np.float64)
-    count = max(1.0, weights.sum())
-    centred = (advantages - (advantages * weights).sum() / count) * weights
-    return centred / (np.sqrt((centred**2).sum() / max(1.0, count - 1)) + EPSILON)
+    whole, count = total([float((advantages * weights).sum()), float(weights.sum())])
+    centred = (advantages - whole / max(1.0, count)) * weights
+    (squares,) = total([float((centred**2).sum())])
+    return centred / (np.sqrt(squares / max(1.0, count - 1)) + EPSILON)
 
 
 def _centred(rewards: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

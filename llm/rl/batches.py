@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from headwater.llm.examples.tasks import Task
-from headwater.llm.rl.advantages import ESTIMATORS
+from headwater.llm.model.critic import logits_and_values
+from headwater.llm.rl.advantages import ESTIMATORS, gae, whitened
 from headwater.llm.rl.config import RlConfig
 from headwater.llm.rl.rollouts import Rollouts, learner_arrays
 from headwater.llm.rows.order import BatchOrder, RepeatedOrder, ShuffledOrder, derived_seed
@@ -83,10 +84,46 @@ class RolloutBatches:
         self.last = self._means(rollouts, rewards, "")
         if config.kl_estimator == "k1":
             rewards = rewards - config.kl * _log_ratios(rollouts)
-        advantages = self._advantages(rewards, places, together * prompts)
         size = len(own) * config.group
         parts = [range(turn * size, (turn + 1) * size) for turn in range(together)]
+        if config.advantage == "gae":
+            return self._criticised([(rollouts.part(p), rewards[p.start : p.stop]) for p in parts])
+        advantages = self._advantages(rewards, places, together * prompts)
         return [learner_arrays(rollouts.part(p), advantages[p.start : p.stop], self.pad_id) for p in parts]
+
+    def _criticised(self, parts: list[tuple[Rollouts, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Batches whose advantages [answers, L+1] are those of GAE over the tokens of an answer, whitened
+        over the answers of all learners. The whole reward comes with the last token."""
+        batches = []
+        for rollouts, rewards in parts:
+            batch = learner_arrays(rollouts, np.zeros(len(rewards)), self.pad_id)
+            mask, values = batch["mask"], self._values(batch["ids"])
+            last = np.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True)
+            given = mask * last * np.nan_to_num(rewards)[:, None]
+            advantages = gae(given, values, mask, self.config.gamma, self.config.gae_lambda)
+            returns = (advantages + values).astype(np.float32)
+            batches.append(batch | {"advantages": advantages, "old_values": values, "returns": returns})
+        widths = [batch["mask"].size for batch in batches]
+        every = np.concatenate([batch["advantages"].ravel() for batch in batches])
+        mask = np.concatenate([batch["mask"].ravel() for batch in batches])
+        white = whitened(every, mask, self.worker.total).astype(np.float32)
+        for batch, own in zip(batches, np.split(white, np.cumsum(widths)[:-1]), strict=True):
+            batch["advantages"] = own.reshape(batch["mask"].shape)
+        return batches
+
+    def _values(self, ids: np.ndarray) -> np.ndarray:
+        """[B, L+1] fp32: the value head's at each token, from what comes before it; 0 at the first."""
+        import torch
+
+        engine, values = self.worker.engine, np.zeros(ids.shape, np.float32)
+        engine.module.eval()
+        with torch.no_grad():
+            for start in range(0, len(ids), self.config.micro_batch):
+                rows = slice(start, start + self.config.micro_batch)
+                part = torch.from_numpy(ids[rows]).to(self.worker.device)
+                values[rows, 1:] = logits_and_values(engine.module, part)[1].cpu().numpy()
+        engine.module.train()
+        return values
 
     def _advantages(self, rewards: np.ndarray, places: list[int], prompts: int) -> np.ndarray:
         """[samples] of this learner, from the rewards of all: nan is left out."""

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from headwater.cluster.runtime.needs import Actors, Need
 from headwater.llm.examples.own_data.source import DataSources
 from headwater.llm.examples.tasks import Task, arithmetic_tasks
-from headwater.llm.rl.losses import Policy
+from headwater.llm.rl.losses import Critic, Policy
 from headwater.llm.rl.plugins import Plugin, is_plugin, read_plugin
 from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
 from headwater.llm.training.config import FineTuneConfig
@@ -53,9 +53,19 @@ class RlConfig(FineTuneConfig):
     """Times that the steps of a rollout batch are made; the clip acts from the second step on."""
     group: int = Field(8, ge=2)
     """Answers sampled per prompt and compared with each other. Larger groups give less noisy advantages."""
-    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"] = "grpo"
+    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "gae"] = "grpo"
     """Advantage estimator: `grpo` normalises by the group's deviation, `dr_grpo` only subtracts its mean,
-    `rloo` subtracts the others' mean, `reinforce_pp` normalises by the deviation over the rollout batch."""
+    `rloo` subtracts the others' mean, `reinforce_pp` normalises by the deviation over the rollout batch.
+    `gae` (PPO) compares each token with what a value head expected, and ignores groups."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    """Discount per token, for `gae`."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Weight of later tokens in an advantage, for `gae`: 0 trusts the value head alone, 1 the rewards."""
+    value_weight: float = Field(0.5, ge=0)
+    """Weight of the value head's loss, for `gae`."""
+    value_clip: float = Field(0.2, gt=0)
+    """How far a value may move from that at sampling before its loss stops rewarding it, for `gae`, in units
+    of the reward."""
     loss: Literal["ppo_clip", "gspo", "cispo"] = "ppo_clip"
     """Policy loss: `ppo_clip` clips the ratio of each token, `gspo` that of each answer (with a
     `policy_clip` of about 3e-4, and `normalise: sequences`), `cispo` clips the weight of each token's
@@ -135,7 +145,14 @@ class RlConfig(FineTuneConfig):
             temperature=self.temperature,
             normalise=self.normalise,
             max_tokens=self.max_new_tokens,
+            critic=Critic(self.value_weight, self.value_clip) if self.advantage == "gae" else None,
         )
+
+    def note_on_devices(self) -> str:
+        """What to say of learners on GPUs whose answers are sampled on CPUs; empty otherwise."""
+        if not self.gpus_per_worker or self.gpus_per_rollout_worker:
+            return ""
+        return "rl: answers are sampled on CPUs; `rl.gpus_per_rollout_worker` gives the rollout workers GPUs"
 
     def resumable(self, step: int) -> bool:
         """Between rollout batches: the answers of one are not part of a checkpoint."""
@@ -168,6 +185,11 @@ class RlConfig(FineTuneConfig):
             raise ValueError("`prompts` and `task` both give the prompts: remove one")
         if self.verifier and self.rewards:
             raise ValueError("`verifier` and `rewards` both score the answers: remove one")
+        if self.advantage == "gae" and (self.lora or self.optimizer != "adamw" or self.zero.stage == 3):
+            raise ValueError(
+                "`advantage: gae` trains a value head, for which `lora`, `optimizer: muon` and "
+                "`zero.stage: 3` are not made: remove them"
+            )
         if self.keep_best and not self.resumable(self.evaluate_every):
             raise ValueError(
                 f"`keep_best` needs an `evaluate_every` ({self.evaluate_every}) that is a multiple of "

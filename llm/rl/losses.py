@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from headwater.llm.model.critic import logits_and_values
 from headwater.llm.rl import kl as kl_estimators
-from headwater.llm.training.objectives import Batch
+from headwater.llm.training.objectives import Batch, cross_entropy
 from headwater.llm.training.shared_prompts import answer_losses
 
 if TYPE_CHECKING:
@@ -103,18 +104,28 @@ LOSSES: dict[str, PolicyLoss] = {"ppo_clip": ppo_clip, "gspo": gspo, "cispo": ci
 """By the name that `rl.loss` has for them."""
 
 
+class Critic(NamedTuple):
+    """The value head's part of a loss."""
+
+    weight: float
+    clip: float
+
+
 class Policy:
     """A policy loss over generated tokens, plus a KL penalty towards the reference model.
 
-    Batch (all [B, L+1] except `advantages` [B]): `ids`; `mask`, 1 on generated tokens, 0 in the whole row of
-    an answer that does not count; `old_logprobs` and `reference_logprobs` of each token, in nats. Answers of
-    a micro-batch that share their prompt are read with it once: with `micro_batch` equal to `group` that is
-    every group.
+    Batch (all [B, L+1] except `advantages`, [B] or [B, L+1]): `ids`; `mask`, 1 on generated tokens, 0 in the
+    whole row of an answer that does not count; `old_logprobs` and `reference_logprobs` of each token, in
+    nats. Answers of a micro-batch that share their prompt are read with it once: with `micro_batch` equal to
+    `group` that is every group.
 
     `normalise` says what the sum over the whole global batch is divided by. `tokens`: each token counts the
     same in long and short answers (Yu et al. 2025, DAPO). `sequences`: each answer counts the same, by the
     mean of its tokens (GRPO). `constant`: the sum over tokens by answers × `max_tokens` (Liu et al. 2025, Dr.
     GRPO). The metrics are divided in the same way.
+
+    With a `critic` the model has a value head (`llm/model/critic.py`), the batch also `old_values` and
+    `returns` [B, L+1], and the loss the critic's weight × `value_clip`.
     """
 
     def __init__(
@@ -128,10 +139,12 @@ class Policy:
         temperature: float = 1.0,
         normalise: Normalise = "tokens",
         max_tokens: int = 1,
+        critic: Critic | None = None,
     ) -> None:
         self.surrogate, self.low, self.high = LOSSES[loss], clip, clip if clip_high is None else clip_high
         self.kl, self.estimate = kl, kl_estimators.ESTIMATORS[kl_estimator]
         self.temperature, self.normalise, self.max_tokens = temperature, normalise, max_tokens
+        self.critic = critic
 
     def weight(self, batch: Batch) -> float:
         mask = batch["mask"][:, 1:]
@@ -144,20 +157,30 @@ class Policy:
         import torch
 
         mask = batch["mask"][:, 1:]
-        losses = answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
+        values = None
+        if self.critic:
+            logits, values = logits_and_values(model, batch["ids"])
+            losses = cross_entropy(logits.float() / self.temperature, batch["ids"])
+        else:
+            losses = answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
         # Prompts first: exp() of their log-probabilities may be infinite, and inf × 0 is nan.
         logprobs = torch.where(mask != 0, -losses, 0)
         old, reference = (batch[name][:, 1:] * mask for name in ("old_logprobs", "reference_logprobs"))
-        surrogate, clipped = self.surrogate(
-            logprobs, old, batch["advantages"][:, None], mask, self.low, self.high
-        )
+        advantages = batch["advantages"]
+        advantages = advantages[:, None] if advantages.ndim == 1 else advantages[:, 1:]
+        surrogate, clipped = self.surrogate(logprobs, old, advantages, mask, self.low, self.high)
         penalty = self.estimate(logprobs, reference)
         weights = mask
         if self.normalise == "sequences":
             weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
         loss = ((surrogate + self.kl * penalty) * weights).sum()
-        return loss, {
+        told = {
             "kl": (penalty * weights).detach().sum(),
             "rollout_mismatch": ((logprobs - old).detach().abs() * weights).sum(),
             "clipped": (clipped * weights).sum(),
         }
+        if self.critic and values is not None:
+            before, returns = batch["old_values"][:, 1:], batch["returns"][:, 1:]
+            wrong = (value_clip(values, before, returns, self.critic.clip) * weights).sum()
+            loss, told["value_loss"] = loss + self.critic.weight * wrong, wrong.detach()
+        return loss, told

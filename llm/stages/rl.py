@@ -52,6 +52,7 @@ class Rl(Stage[RlConfig]):
     off_fields = OFF_FIELDS | {
         *("prompts", "task", "verifier", "rewards", "mini_batches", "epochs"),
         *("loss", "normalise", "kl_estimator", "clip_high"),
+        *("gamma", "gae_lambda", "value_weight", "value_clip"),
     }
 
     def needs(self) -> tuple[Input, ...]:
@@ -99,8 +100,8 @@ class Rl(Stage[RlConfig]):
                 fix="give more in `rl.prompts`: a tenth is held out",
             )
         heldout = tasks["heldout"][: config.heldout_prompts]
-        if config.gpus_per_worker and not config.gpus_per_rollout_worker:
-            session.say("rl: answers are sampled on CPUs; `rl.gpus_per_rollout_worker` gives them GPUs")
+        if note := config.note_on_devices():
+            session.say(note)
         board, workers = start_rollout_workers(session, inputs, config)
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
         source = RolloutBatches(config, tasks["train"], heldout, board, workers, pad_id)
@@ -112,7 +113,7 @@ class Rl(Stage[RlConfig]):
                     objective=config.objective(),
                     source=source,
                     load_model=functools.partial(
-                        build.saved_model,
+                        build.critic if config.advantage == "gae" else build.saved_model,
                         Folder(starting_policy(inputs), FOLDER),
                         config.lora,
                         config.precision,

@@ -23,7 +23,7 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
 from headwater.llm.hardware.peak import peak
 from headwater.llm.hardware.precision import resolve_precision
-from headwater.llm.model import adapters
+from headwater.llm.model import adapters, critic
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training import zero
 from headwater.llm.training.config import check
@@ -376,6 +376,8 @@ def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callab
 def _export_folder(job: TrainJob, worker: Worker, name: str) -> None:
     with zero.gathered(worker.engine) as module:
         weights = tensor.whole_weights(worker.engine, module)
+        if weights is None and hasattr(module, critic.HEAD):
+            weights = critic.without_head(module.state_dict())
         if worker.rank == 0:
             with job.output.create_folder(name) as folder:
                 if adapters.is_adapted(module):

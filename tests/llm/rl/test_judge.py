@@ -169,9 +169,17 @@ def test_arithmetic_has_every_sum_once_and_the_number_verifier() -> None:
         ({"verifier": "exakt"}, r"no exakt: one of headline, number.* or FILE\.py:FUNCTION"),
         ({"task": "sums"}, "no sums: one of arithmetic"),
         ({"rewards": {"exakt": 1.0}}, "no exakt"),
+        ({"advantage": "gae", "lora": {}}, "value head, for which `lora`"),
+        ({"advantage": "gae", "zero": {"stage": 3}}, "value head, for which `lora`"),
         ({"epochs": 3, "keep_best": True}, "multiple of `epochs` × `mini_batches`"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         RlConfig.model_validate(settings)
+
+
+def test_learners_on_gpus_whose_answers_are_sampled_on_cpus_are_mentioned() -> None:
+    assert "sampled on CPUs" in RlConfig(gpus_per_worker=1).note_on_devices()
+    assert RlConfig(gpus_per_worker=1, gpus_per_rollout_worker=0.5).note_on_devices() == ""
+    assert RlConfig().note_on_devices() == ""

@@ -75,6 +75,13 @@ def test_whitened_advantages_have_mean_zero_and_deviation_one_where_they_count()
     assert found[1, 0] == 0
 
 
+def test_advantages_are_whitened_over_the_learners_that_hold_them() -> None:
+    whole = np.array([1.0, 4.0, 7.0, -3.0])
+    moments = [[9.0, 4.0], [float(((whole - 9 / 4) ** 2).sum())]]
+    found = whitened(whole[:2], None, lambda own: moments[len(own) == 1])
+    np.testing.assert_allclose(found, whitened(whole)[:2])
+
+
 def loss_of(
     name: str, ratios: list[float], advantage: float, low: float = 0.2, high: float = 0.2
 ) -> list[float]:

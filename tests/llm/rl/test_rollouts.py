@@ -17,6 +17,7 @@ from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion, Sampling
 from headwater.llm.model.adapters import Changes
+from headwater.llm.model.critic import logits_and_values, with_value_head
 from headwater.llm.rl import verifiers
 from headwater.llm.rl.batches import RolloutBatches, total_reward
 from headwater.llm.rl.config import RlConfig
@@ -249,6 +250,19 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_on_shared_prompts(
     for parts in ([[0], [1], [2], [3]], [[0, 3], [1, 2]], [[0, 1, 2, 3]]):
         for one, other in zip(found(parts), whole, strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_values_are_those_of_what_comes_before_a_token_and_the_logits_stay() -> None:
+    model: Any = with_value_head(copy.deepcopy(small_model()))
+    torch.nn.init.normal_(model.value_head.weight, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[10, 11, 12, 40, 41]])
+    with torch.no_grad():
+        logits, values = logits_and_values(model, ids)
+        for place in range(1, 5):
+            hidden = model.model(input_ids=ids[:, :place]).last_hidden_state[:, -1]
+            expected = (hidden @ model.value_head.weight.T)[:, 0]
+            torch.testing.assert_close(values[:, place - 1], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits, small_model()(input_ids=ids[:, :-1]).logits)
 
 
 class Given:

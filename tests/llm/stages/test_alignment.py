@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -27,6 +28,7 @@ from headwater.llm.examples.preferences import save_ranking
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
+from headwater.llm.model.critic import with_value_head
 from headwater.llm.rl.losses import Policy
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
 from headwater.llm.stages import dpo
@@ -93,6 +95,7 @@ def learnt(folder: Path) -> None:
         "rl": rl(folder),
         "leash": leash(folder),
         "repeated": repeated(folder),
+        "critic": critic(folder),
     }
     found |= pairs(folder, start)
     (folder / "found.json").write_text(json.dumps(found))
@@ -192,7 +195,14 @@ class Sampled:
 
 
 def reinforced(
-    folder: Path, rewards: list[tuple[float, float]], kl: float, model: Any, **settings: Any
+    folder: Path,
+    rewards: list[tuple[float, float]],
+    kl: float,
+    model: Any,
+    objective: Policy | None = None,
+    tokenizer: Folder | None = None,
+    more: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Any:
     """The worker after a run with these rewards of the good and the bad answer to each prompt."""
     ray.get = ray.put = lambda value: value  # of this process, which ends with its test
@@ -200,21 +210,49 @@ def reinforced(
     board = Handle(WeightBoard())
     worker = Handle(Sampled(board, dict(zip(SAMPLED, rewards, strict=True))))
     source = RolloutBatches(RlConfig(batch=8, group=4, **settings), tasks, [], board, [worker], PAD)
-    return trained(folder, source, Policy(kl=kl), model=model, batch=8)
+    more = {"model": model, "batch": 8, "tokenizer": tokenizer} | (more or {})
+    return trained(folder, source, objective or Policy(kl=kl), **more)
 
 
 def rl(folder: Path) -> dict[str, Any]:
     rewards = [(1.0, 0.0), (11.0, 10.0)]
     worker = reinforced(folder / "rl", rewards, kl=0.0, model=small_model)
-    before, after = small_model(), worker.engine.module
-    gained = {
+    return {"gained": gains(worker.engine.module), "first": worker.history[0]}
+
+
+def critic(folder: Path) -> dict[str, Any]:
+    """The same as `rl`, with what a value head expected in the place of the group's mean."""
+    start = save_model(folder / "of critic")
+    settings = {"advantage": "gae", "value_clip": 20.0, "epochs": 2, "mini_batches": 2}
+    worker = reinforced(
+        folder / "critic",
+        [(1.0, 0.0), (3.0, 2.0)],
+        0.0,
+        lambda: with_value_head(copy.deepcopy(small_model())),
+        objective=RlConfig(batch=8, group=4, **settings).objective(),
+        tokenizer=start,
+        more={"steps": 40, "learning_rate": 3e-3},
+        **settings,
+    )
+    exported = Folder(Artifact(str(folder / "critic")), "model")
+    names = [sorted(load_file(each.local() / "model.safetensors")) for each in (start, exported)]
+    return {
+        "value losses": [record["value_loss"] for record in worker.history],
+        "gained": gains(worker.engine.module),
+        "names": names,
+    }
+
+
+def gains(after: Any) -> dict[str, list[float]]:
+    """By how much each answer became likelier, good and bad ones."""
+    before = small_model()
+    return {
         quality: [
             logprob(after, prompt, answers[place]) - logprob(before, prompt, answers[place])
             for prompt, answers in SAMPLED.items()
         ]
         for place, quality in enumerate(("good", "bad"))
     }
-    return {"gained": gained, "first": worker.history[0]}
 
 
 def repeated(folder: Path) -> list[float]:
@@ -269,6 +307,15 @@ def test_the_first_step_of_the_policy_is_that_of_its_own_answers_tokens(found: d
     assert first["rollout_mismatch"] == pytest.approx(0, abs=1e-4)
     assert first["kl"] == pytest.approx(0, abs=1e-4)
     assert first["reward"] == pytest.approx(np.mean([1.0, 0.0, 11.0, 10.0]))
+
+
+def test_a_critic_learns_what_to_expect_and_the_policy_what_is_better(found: dict[str, Any]) -> None:
+    losses = found["critic"]["value losses"]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) / 2
+    gained = found["critic"]["gained"]
+    assert all(good > bad for good, bad in zip(gained["good"], gained["bad"], strict=True)), gained
+    start, exported = found["critic"]["names"]
+    assert exported == start, "the value head is not exported"
 
 
 def test_the_clip_acts_from_the_second_step_with_the_same_answers_on(found: dict[str, Any]) -> None:
