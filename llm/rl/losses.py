@@ -160,7 +160,7 @@ class Policy:
         values = None
         if self.critic:
             logits, values = logits_and_values(model, batch["ids"])
-            losses = cross_entropy(logits.float() / self.temperature, batch["ids"])
+            losses = cross_entropy(logits.float() / self.temperature, batch["ids"][:, 1:])
         else:
             losses = answer_losses(model, batch["ids"], batch["mask"], temperature=self.temperature)
         # Prompts first: exp() of their log-probabilities may be infinite, and inf × 0 is nan.
