@@ -117,7 +117,8 @@ if os.fork() == 0:
                 file.write("x")
             time.sleep(0.02)
     os._exit(0)
-time.sleep(0.3)
+while not os.path.exists({path!r}):
+    time.sleep(0.01)
 """
 
 
