@@ -52,6 +52,16 @@ class DecontaminateConfig(FilterConfig):
         return [Rule("matches", "evaluation_text", most=self.max_matches)]
 
 
+def ngrams(text: str, ngram: int, min_words: int) -> tuple[int, np.ndarray] | None:
+    """Length in words of the n-grams that identify a text, `ngram` at most, and their hashes.
+
+    None for a text with fewer than `min_words` words.
+    """
+    words, starts = simplified_words(text)
+    n = min(ngram, len(starts) - 1)
+    return (n, xxh64_of_ngrams(words, starts, n)) if n >= min_words else None
+
+
 class Decontaminator:
     """Holds the hashes of all n-grams of the sets, by length."""
 
@@ -60,10 +70,8 @@ class Decontaminator:
         hashes: dict[int, set[int]] = {}
         for location in config.sets:
             for text in _strings(location):
-                words, starts = simplified_words(text)
-                n = min(config.ngram, len(starts) - 1)
-                if n >= config.min_words:
-                    hashes.setdefault(n, set()).update(xxh64_of_ngrams(words, starts, n).tolist())
+                if found := ngrams(text, config.ngram, config.min_words):
+                    hashes.setdefault(found[0], set()).update(found[1].tolist())
         self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
 
     def measure(self, text: str) -> Scores:

@@ -1,0 +1,72 @@
+"""Results of benchmarks: accuracies with their intervals, one mean, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from headwater.llm.benchmarks.scoring import Answers
+from headwater.llm.benchmarks.tasks import CORE_TASKS, TASKS, Item
+from headwater.llm.grounding.measures import wilson
+
+CENTRED = "centred_mean"
+
+
+def outcome(name: str, items: Sequence[Item], given: Answers) -> dict[str, Any]:
+    """The measures of one benchmark, each a share with Wilson's 95 % interval, and what they cost."""
+    task = TASKS[name]
+    judged = [task.judge(item, answer) for item, answer in zip(items, given.answers, strict=True)]
+    shares = {
+        measure: asdict(wilson(sum(each[measure] for each in judged), len(judged)))
+        for measure in task.measures
+    }
+    cost = {"seconds": given.seconds, "tokens": given.tokens, "shortened": given.shortened}
+    return shares | cost
+
+
+def centred_mean(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Mean of (accuracy - chance) / (1 - chance) over the measured tasks of CORE: 0 is guessing, 1 perfect.
+
+    None if no such task was measured. CORE itself (Li et al. 2024, DCLM, section 3.5; nanochat reports it)
+    is the mean over 22 tasks, most with examples in the prompt, so its values are others.
+    """
+    tasks = [name for name in outcomes if TASKS[name].core]
+    if not tasks:
+        return None
+    centred = [
+        (outcomes[name][TASKS[name].measures[0]]["value"] - TASKS[name].chance) / (1 - TASKS[name].chance)
+        for name in tasks
+    ]
+    return {"value": sum(centred) / len(centred), "tasks": len(tasks), "of": CORE_TASKS}
+
+
+def table(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
+    """Columns, and the row of every measure, of a stage's metrics: `{models: {label: outcomes}, …}`."""
+    models: Mapping[str, Mapping[str, Any]] = metrics["models"]
+    first = next(iter(models.values()))
+    contamination: Mapping[str, Any] = metrics.get("contamination", {})
+    columns = ["questions", "chance", *models, *(["in the corpus"] if contamination else [])]
+    rows: dict[str, list[str]] = {}
+    for name in first:
+        if name == CENTRED:
+            continue
+        for measure in TASKS[name].measures:
+            shown = [_share(outcomes[name][measure]) for outcomes in models.values()]
+            count, chance = f"{first[name][measure]['count']:,}", f"{TASKS[name].chance:.2f}"
+            rows[f"{name}, {measure}"] = [count, chance, *shown]
+            if contamination:
+                rows[f"{name}, {measure}"].append(_found(contamination[name]))
+    if CENTRED in first:
+        label = f"centred mean of {first[CENTRED]['tasks']} of CORE's {first[CENTRED]['of']} tasks"
+        values = [f"{outcomes[CENTRED]['value']:.3f}" for outcomes in models.values()]
+        rows[label] = ["", "0", *values, *([""] if contamination else [])]
+    return columns, rows
+
+
+def _share(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def _found(counts: Mapping[str, int]) -> str:
+    return f"{counts['found']} of {counts['checked']}"
