@@ -21,6 +21,7 @@ from headwater.data_pipeline.tokens.tokenize import Tokenize
 from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
 from headwater.llm.planning.plan_report import PlanAhead
 from headwater.llm.stages.base import Base
+from headwater.llm.stages.benchmarks import Benchmarks
 from headwater.llm.stages.dpo import Dpo
 from headwater.llm.stages.evaluate import Evaluate
 from headwater.llm.stages.models import MODELS, newest
@@ -46,6 +47,7 @@ STAGES: tuple[type[Stage[Any]], ...] = (
     Dpo,
     Reward,
     Rl,
+    Benchmarks,
     Evaluate,
 )
 NAMES = tuple(stage.name for stage in STAGES)

@@ -24,7 +24,9 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, locate
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
+from headwater.llm.benchmarks.records import wheel
 from headwater.llm.stages.base import Base
+from headwater.llm.stages.benchmarks import Benchmarks
 from headwater.llm.stages.models import TALKING, refuse_untemplated
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.records import check_packages
@@ -34,14 +36,16 @@ from headwater.recipe import Recipe
 def check(recipe: Recipe, chain: Sequence[Stage[Any]], session: Session, *, redo: str | None = None) -> None:
     """Check the stages of a run; `redo` names the first of those that run although they have finished.
 
-    Raises HeadwaterError for a missing file, for what a stage's own `check` finds, for a tracker that is not
-    installed, and for a stage whose actors do not fit into the cluster together. Where nodes may join a
-    cluster, says what the run will wait for.
+    Raises HeadwaterError for a missing file, for what a stage's own `check` finds, for questions of
+    benchmarks that cannot be downloaded, for a tracker that is not installed, and for a stage whose actors do
+    not fit into the cluster together. Where nodes may join a cluster, says what the run will wait for.
     """
     _check_files(recipe, chain)
     for stage in chain:
         stage.check()
         _check_template(stage, chain)
+        if isinstance(stage, Benchmarks):
+            wheel(session.store)  # downloaded now, and not after hours of training
         if isinstance(stage.config, TrainConfig):
             check_packages(stage.config.track)
     _check_room(chain, session, redo)

@@ -34,6 +34,7 @@ from headwater.llm.model.dial import (
 from headwater.llm.rankings.gate import ImproveConfig
 from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
+from headwater.llm.stages.benchmarks import BenchmarksConfig
 from headwater.llm.stages.dpo import DpoConfig
 from headwater.llm.stages.evaluate import EvaluateConfig
 from headwater.llm.stages.pretrain import PretrainConfig
@@ -87,6 +88,8 @@ class Recipe(StageConfig):
     """Train a reward model on pairs of answers."""
     rl: RlConfig | None = None
     """Reinforcement learning on a reward model, a verifier, or both."""
+    benchmarks: BenchmarksConfig | None = None
+    """Measure the first and the newest model on public benchmarks."""
     evaluate: EvaluateConfig | None = None
     """Measure the models and write the report card."""
     serve: ServeConfig = ServeConfig()
@@ -164,6 +167,11 @@ def find(recipe: str | Path) -> Path:
         return path
     fix = f"give a file, or one of those that come with the package: {', '.join(known)}"
     raise HeadwaterError("no such recipe", where=str(recipe), fix=fix)
+
+
+def is_recipe(source: str) -> bool:
+    """Whether a command's argument names a recipe, where it can be something else."""
+    return source.endswith((".yaml", ".yml")) or source in packaged()
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

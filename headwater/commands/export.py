@@ -35,17 +35,12 @@ def export(
 ) -> None:
     """Export a trained model for transformers, vLLM and lm-eval (hf), or llama.cpp and Ollama (gguf)."""
     from headwater.llm.model.export import export as write
+    from headwater.recipe import is_recipe
 
-    model = _of_recipe(Path(source), set_, stage) if _is_recipe(source) else _artifact(store, source)
+    model = _of_recipe(Path(source), set_, stage) if is_recipe(source) else _artifact(store, source)
     with console.status(f"exporting {model.location}"):
         where = write(model, output, format_, precision)
     console.print(f"[bold green]✓[/] {where}", highlight=False, soft_wrap=True)
-
-
-def _is_recipe(source: str) -> bool:
-    from headwater.recipe import packaged
-
-    return source.endswith((".yaml", ".yml")) or source in packaged()
 
 
 def _artifact(store: str, source: str) -> Artifact:

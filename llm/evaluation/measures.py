@@ -127,6 +127,8 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
     trained: str = "RL"
     """What lies between the two answers of a sample."""
+    benchmarks: tuple[list[str], dict[str, list[str]]] | None = None
+    """Columns, and a row of values for every measure."""
     grounded: GroundedTable | None = None
     grounded_samples: list[GroundedSample] = field(default_factory=list)
     stages: list[StageSummary] = field(default_factory=list)

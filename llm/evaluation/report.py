@@ -54,6 +54,15 @@ agree with it in names, numbers, negations and subject. They know no synonyms, s
 count as unsupported. The reward and the check of training answers use the same rules. Fabricated is the share
 of answers that do not refuse and have a number or name that neither passages nor question have."""
 
+BENCHMARKS_METHOD = """\
+Accuracies without examples in the prompt, with Wilson's 95 % intervals; prompts and rules are those of
+lm-evaluation-harness 0.4.13. acc takes the choice with the highest log-likelihood, acc_norm the one with the
+highest per character. Chance is the accuracy of guessing. The centred mean is that of
+(accuracy - chance) / (1 - chance) over the first measure of those benchmarks that CORE has (Li et al. 2024);
+CORE has more tasks and gives examples, so its values cannot be compared with this one. In the corpus are
+questions with 13 words in a row (or the whole question, of 8 words or more) that occur in the cleaned
+documents, of those that are long enough to tell."""
+
 
 def write_report(folder: Path, report: Report) -> list[str]:
     """Write the card into a folder; returns the names of the files."""
@@ -79,6 +88,8 @@ def to_markdown(report: Report, plots: dict[str, str]) -> str:
         parts.append("\n".join(_inline(line) for line in report.summary))
     if report.metrics:
         parts += ["## Measures", _metrics_table(report.metrics)]
+    if report.benchmarks:
+        parts += ["## Benchmarks", BENCHMARKS_METHOD, _benchmarks_table(*report.benchmarks)]
     if report.grounded:
         parts += ["## Answers from sources", GROUNDED_METHOD, _grounded_table(report.grounded)]
         parts += [_grounded_sample(each) for each in report.grounded_samples]
@@ -120,6 +131,11 @@ def _metrics_table(metrics: Sequence[Metric]) -> str:
             value += " ({} to {})".format(*map(_figure, metric.interval))
         rows.append([metric.name.replace("_", " "), value, against, meaning])
     return _table(["measure", "value", "against", "what it says"], rows, "lrll")
+
+
+def _benchmarks_table(columns: list[str], values: dict[str, list[str]]) -> str:
+    rows = [[name, *cells] for name, cells in values.items()]
+    return _table(["benchmark, measure", *columns], rows, "l" + "r" * len(columns))
 
 
 def _grounded_table(table: GroundedTable) -> str:

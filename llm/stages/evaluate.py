@@ -17,6 +17,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.versions import recorded_versions
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, tokenizer_of
+from headwater.llm.benchmarks import results
 from headwater.llm.evaluation import grounded, measures, report
 from headwater.llm.examples.chat import decode_answer
 from headwater.llm.examples.encoded import EncodedExamples
@@ -83,6 +84,7 @@ class Evaluate(Stage[EvaluateConfig]):
             "reward",
             "rl",
             "grounded",
+            "benchmarks",
         )
     )
     off_fields = frozenset({"grounded_questions", "unanswerable"})
@@ -244,6 +246,7 @@ class Evaluate(Stage[EvaluateConfig]):
             rl_kl=_points(histories["rl"], "kl"),
             planned=[measures.Planned(**row) for row in pretrain.get("planned", [])],
             samples=samples,
+            benchmarks=results.table(metrics_of(inputs["benchmarks"])) if "benchmarks" in inputs else None,
             grounded=cited.table() if cited else None,
             grounded_samples=cited.samples(GROUNDED_SAMPLES) if cited else [],
             trained="RL" if "rl" in inputs else "fine-tuning",

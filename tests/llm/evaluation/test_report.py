@@ -15,6 +15,14 @@ from headwater.llm.evaluation.measures import FunnelStep, Metric, Report, Sample
 from headwater.llm.evaluation.report import Planned, StageSummary, duration, to_markdown, write_report
 
 
+def test_benchmarks_are_a_table_with_what_they_are() -> None:
+    rows = {"piqa, acc_norm": ["200", "0.50", "0.560 (0.491 to 0.627)"]}
+    card = to_markdown(Report("card", benchmarks=(["questions", "chance", "base"], rows)), {})
+    assert "| benchmark, measure | questions | chance | base |" in card
+    assert "| piqa, acc_norm | 200 | 0.50 | 0.560 (0.491 to 0.627) |" in card
+    assert "cannot be compared" in card and "## Benchmarks" not in to_markdown(Report("card"), {})
+
+
 def full_report() -> Report:
     steps = range(0, 400, 4)
     return Report(
