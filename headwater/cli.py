@@ -18,6 +18,7 @@ from headwater.commands.batch import batch
 from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
 from headwater.commands.dial import dial
+from headwater.commands.evaluate import evaluate
 from headwater.commands.export import export
 from headwater.commands.improve import improve
 from headwater.commands.init import init
@@ -187,6 +188,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(promoted)
 app.command()(improve)
+app.command()(evaluate)
 app.command()(export)
 app.command()(batch)
 app.command()(plan)
