@@ -179,7 +179,7 @@ class Heldout:
     def __call__(self, worker: Worker) -> dict[str, float]:
         import torch
 
-        objective, nats, weight = NextToken(), 0.0, 0.0
+        objective, nats, weight = NextToken(sparse=True), 0.0, 0.0
         stride = worker.world_size * self.micro_batch
         for start in range(0, self.count, stride):
             wanted = start + worker.rank * self.micro_batch + np.arange(self.micro_batch)
@@ -260,7 +260,7 @@ class Sft(Stage[SftConfig]):
             TrainJob(
                 label="sft",
                 config=config,
-                objective=NextToken(config.z_loss),
+                objective=NextToken(config.z_loss, sparse=True),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id, order),
                 load_model=functools.partial(
                     build.saved_model,

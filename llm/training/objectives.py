@@ -32,12 +32,12 @@ class NextToken:
     Batch: `ids` [B, L+1]; optional `mask` [B, L+1], 1 on tokens to learn; optional `positions` [B, L], which
     separate documents (`token_logits`). Adds `z_loss` × log²Z per position (PaLM, Chowdhery et al. 2022,
     section 5, with 1e-4): keeps the softmax's normaliser Z near 1, and logits from drifting in low precision.
-    Logits are computed only where some row has a token to learn: with long prompts and a vocabulary of 49,152
-    they would take most of the memory.
+    With `sparse`, logits are computed only where some row has a token to learn: with long prompts and a
+    vocabulary of 49,152 they would take most of the memory.
     """
 
-    def __init__(self, z_loss: float = 0.0) -> None:
-        self.z_loss = z_loss
+    def __init__(self, z_loss: float = 0.0, *, sparse: bool = False) -> None:
+        self.z_loss, self.sparse = z_loss, sparse
 
     def weight(self, batch: Batch) -> float:
         if "mask" in batch:
@@ -45,11 +45,11 @@ class NextToken:
         return float(batch["ids"][:, 1:].numel())
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        import torch
-
-        targets_BL = batch["ids"][:, 1:]
-        mask_BL = batch["mask"][:, 1:] if "mask" in batch else torch.ones_like(targets_BL)
-        columns = learnt_columns(mask_BL) if "mask" in batch else None
+        targets_BL, columns = batch["ids"][:, 1:], None
+        mask_BL: Any = 1
+        if "mask" in batch:
+            mask_BL = batch["mask"][:, 1:]
+            columns = learnt_columns(mask_BL) if self.sparse else None
         if columns is not None:
             targets_BL, mask_BL = targets_BL[:, columns], mask_BL[:, columns]
         logits_BLV = token_logits(model, batch["ids"], positions=batch.get("positions"), columns=columns)
