@@ -39,6 +39,7 @@ def test_a_folder_and_a_recipe_with_that_base_give_the_same_figures(
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_the_report_card_of_a_run_shows_its_benchmarks(
     ray_cluster: None, tmp_path: Path, wheel_in: Put
 ) -> None:

@@ -65,6 +65,7 @@ def ran(
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_a_stage_with_a_task_and_a_verifier_of_ones_own(
     session: Session, base: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
