@@ -49,6 +49,8 @@ def mutant(name: str, old: str, new: str, *tests: str) -> Mutant:
 ALIGNMENT, ROLLOUTS, OBJECTIVES = "test_alignment.py", "test_rollouts.py", "test_objectives.py"
 LOSSES = "test_losses.py"
 CHAT, DPO, ENGINE, FILTERS = "test_chat.py", "test_dpo.py", "test_torch_engine.py", "test_filters.py"
+PAIR, PAIRS, PAIR_LOSSES = "test_preferences.py", "test_pairs.py", "test_preference_losses.py"
+RECORDS = "test_records.py"
 GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
 LEARNER = f"{ROLLOUTS}::test_the_learner_is_given_the_answers_tokens_alone_to_learn"
 POLICY = f"{ROLLOUTS}::test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_tokens"
@@ -141,6 +143,19 @@ MUTANTS = [
     mutant(
         "dpo-prompt-counted", "-(token_losses(model, ids) * mask[:, 1:])", "-(token_losses(model, ids))", DPO
     ),
+    # -- pairs
+    mutant(
+        "pair-prompt-not-shortened", "room = max_length - max(map(len,", "room = 9999 - max(map(len,", PAIR
+    ),
+    mutant("held-out-rankings-learnt", "if split_of_prompt(r.prompt) == split", "if True", PAIRS),
+    mutant("rankings-without-weight", "        return rankings\n", "        return 1.0\n", PAIRS),
+    mutant(
+        "first-held-out-pairs", "permutation(len(rows), 0, 0, np.arange(share))", "np.arange(share)", PAIRS
+    ),
+    mutant("kto-own-answers", "(rows + 1) % len(pairs)", "rows % len(pairs)", DPO),
+    mutant("simpo-of-sums", "/ mask[:, 1:].sum(dim=1) if mean", "if mean", PAIR_LOSSES),
+    mutant("frozen-gradients", "4 * matrices + 6 * adapters", "6 * matrices + 6 * adapters", RECORDS),
+    mutant("turns-end-alone", "[*turns, document_end_id(tokenizer),", "[*turns,", ENGINE),
     mutant(
         "end-of-turn-not-learnt",
         'len(content) + 1 if role == "assistant"',
