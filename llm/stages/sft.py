@@ -31,6 +31,7 @@ from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_base, newest_model
 from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
+from headwater.llm.stages.pair_batches import even_share
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -170,21 +171,22 @@ class ConversationBatches:
 
 
 class Heldout:
-    """Loss per token on the held-out conversations (the first `limit`)."""
+    """Loss per token on at most `limit` held-out conversations, an even share of each file."""
 
     def __init__(self, examples: EncodedExamples, micro_batch: int, pad_id: int, limit: int = 256) -> None:
         self.examples, self.micro_batch, self.pad_id = examples, micro_batch, pad_id
-        self.count = min(limit, len(examples))
+        self.chosen = even_share([rows for _, rows in examples.files()], limit)
 
     def __call__(self, worker: Worker) -> dict[str, float]:
         import torch
 
         objective, nats, weight = NextToken(sparse=True), 0.0, 0.0
         stride = worker.world_size * self.micro_batch
-        for start in range(0, self.count, stride):
+        count = len(self.chosen)
+        for start in range(0, count, stride):
             wanted = start + worker.rank * self.micro_batch + np.arange(self.micro_batch)
-            rows = np.minimum(wanted, self.count - 1)
-            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * (wanted < self.count)[:, None]
+            rows = self.chosen[np.minimum(wanted, count - 1)]
+            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * (wanted < count)[:, None]
             ids = pad(self.examples.gather("ids", rows), self.pad_id)
             batch = {
                 "ids": torch.from_numpy(ids).to(worker.device),
@@ -193,8 +195,8 @@ class Heldout:
             with torch.no_grad():
                 nats += float(objective.loss_sum(worker.engine, batch)[0])
             weight += objective.weight(batch)
-        total, count = worker.total([nats, weight])
-        return {"heldout_loss": total / max(1.0, count)}
+        total, tokens = worker.total([nats, weight])
+        return {"heldout_loss": total / max(1.0, tokens)}
 
 
 class Sft(Stage[SftConfig]):
