@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.benchmarks.contamination import contamination
+from headwater.data_pipeline.filters.decontaminate import ngrams
+from headwater.llm.benchmarks.contamination import _Searcher, contamination
 from headwater.llm.benchmarks.tasks import Item
 
 LONG = "In which year did the council of the small town vote to rebuild the old bridge over the river"
@@ -43,3 +45,10 @@ def test_twelve_of_its_words_are_not_enough(tmp_path: Path, here: Session) -> No
     twelve = " ".join(LONG.split()[:12])
     found = counts(tmp_path, here, [twelve, MIDDLE.replace("every", "each")])
     assert found == {"piqa": {"found": 0, "checked": 1}, "sciq": {"found": 0, "checked": 2}}
+
+
+def test_every_known_ngram_of_a_document_is_found(tmp_path: Path) -> None:
+    found = ngrams(LONG, 13, 8)
+    assert found is not None and len(found[1]) == 7
+    search = _Searcher(corpus(tmp_path / "clean", [f"{LONG}."]), {13: np.unique(found[1])})
+    assert search({"file": "kept/0.parquet"}) == {"found": sorted(found[1].tolist())}
