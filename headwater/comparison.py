@@ -9,10 +9,7 @@ from typing import Any
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.data_pipeline.tokens.shards import TokenRows
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.evaluation import grounded
-from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.conversations import Conversation
 from headwater.llm.examples.rankings import Ranking
 from headwater.llm.grounding.passages import Passage
@@ -22,10 +19,8 @@ from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rankings import gate, judge, probe
 from headwater.llm.rankings.gate import Finding
-from headwater.llm.stages.evaluate import EvaluateConfig
-from headwater.llm.stages.pretrain import PretrainConfig
+from headwater.llm.stages.evaluate import EvaluateConfig, bits_per_byte
 from headwater.llm.stages.rl import tasks_of
-from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.recipe import Recipe
 
 SEED = 40_000_003
@@ -60,7 +55,8 @@ class Comparison:
         models = (self.candidate, self.served)
         found = [self._wins(held_out)]
         if "tokenize" in self.artifacts:
-            bits = [remotely(self.session, _bits_per_byte, each, *self._text()) for each in models]
+            text = self.artifacts["tokenize"], self.artifacts.get("pretrain")
+            bits = [remotely(self.session, bits_per_byte, each, *text) for each in models]
             found.append(gate.check_bits(self.recipe.improve, *bits))
         if cited := self._citations():
             found.append(gate.check_citations(cited["candidate"], cited["served"]))
@@ -93,22 +89,9 @@ class Comparison:
         return list(prompts.values())[: self.recipe.improve.prompts]
 
     def _answers(self, model: Folder, prompts: Sequence[Conversation]) -> list[str]:
-        tokens = self.recipe.improve.max_new_tokens
-        tokenizer = load_tokenizer(model.local())
-        config = json.loads((model.local() / "config.json").read_text(encoding="utf-8"))
-        room = max(1, int(config["max_position_embeddings"]) - tokens)
-        encoded = [encode_prompt(tokenizer, prompt, room) for prompt in prompts]
-        sampling = Sampling(tokens, self.recipe.serve.temperature, seed=SEED)
+        settings = self.recipe.improve.max_new_tokens, self.recipe.serve.temperature
         label = "candidate" if model == self.candidate else "served"
-        completions = engines.generate(self.session, label, model, encoded, sampling)
-        return [decode_answer(tokenizer, completion.ids) for completion in completions]
-
-    def _text(self) -> tuple[Artifact, bool]:
-        """The validation text, and whether its documents are apart, as in pretraining."""
-        pretrain = self.artifacts.get("pretrain")
-        manifest = pretrain.manifest() if pretrain else None
-        apart = bool(manifest and PretrainConfig.model_validate(manifest.config).separate_documents)
-        return self.artifacts["tokenize"], apart
+        return engines.answer(self.session, label, model, prompts, Sampling(*settings, seed=SEED))
 
     def _citations(self) -> dict[str, Any]:
         if "grounded" not in self.artifacts:
@@ -127,16 +110,3 @@ def remotely(session: Session, function: Callable[..., Any], *arguments: Any) ->
 
     session.ray()
     return ray.get(ray.remote(num_cpus=1, max_retries=3)(function).remote(*arguments))
-
-
-def _bits_per_byte(model: Folder, tokenize: Artifact, apart: bool) -> float:
-    import torch
-
-    from headwater.llm.model.build import saved_model
-
-    torch.set_num_threads(1)
-    device = torch.device("cpu")
-    rows = TokenRows(tokenize, "validation")
-    return BitsPerByte(rows, 8, separate_documents=apart).of_model(
-        saved_model(model).eval().to(device), device
-    )

@@ -9,7 +9,6 @@ promoted.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -142,7 +141,7 @@ class _Attempt:
 
     # -- the candidate -------------------------------------------------------------------------
     def _candidate(self) -> tuple[Artifact, list[Finding]]:
-        _, own = judge.split(self.kept, self.config.judge_share)
+        held_out, own = judge.split(self.kept, self.config.judge_share)
         chain = _learning(self.recipe, self._pairs_file(own))
         artifacts = {result.name: result.artifact for result in pipeline.run(chain, self.session)}
         model = newest(artifacts)
@@ -150,7 +149,6 @@ class _Attempt:
         if before := [each for each in earlier if each.model == promotion.name_of(model)]:
             told = f"the same model was promoted before, as number {before[0].number}"
             return model, [Finding("model", False, told)]
-        held_out, _ = judge.split(self.kept, self.config.judge_share)
         served, _ = promotion.artifacts_of(self.store, self.served)
         compared = Comparison(
             self.recipe,
@@ -183,11 +181,11 @@ class _Attempt:
     # -- shared --------------------------------------------------------------------------------
     def _pairs_file(self, kept: Sequence[Kept]) -> str:
         """Location of these rankings' pairs, in a file that is written once: training resumes by its name."""
-        text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in pair_lines(kept))
-        name = f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+        text = "".join(pair_lines(kept)).encode()
+        name = f"pairs-{hashlib.sha256(text).hexdigest()[:16]}.jsonl"
         folder = self.store.folder(f"{FOLDER}/{self.recipe.name}")
         if not folder.exists(name):
-            folder.write_bytes(name, text.encode())
+            folder.write_bytes(name, text)
         return folder.path(name)
 
     def record(self, outcome: Outcome) -> None:

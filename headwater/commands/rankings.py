@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json as json_
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,11 +100,10 @@ def export_(
         out = {each.name for each in summarise([one.ranking for one in kept]).raters if each.faults}
     chosen = [k for k in kept if k.ranking.rater not in out and (not rater or k.ranking.rater in rater)]
     lines = list(pair_lines(chosen))
-    text = "".join(f"{json_.dumps(line, ensure_ascii=False)}\n" for line in lines)
     if output == Path("-"):
-        typer.echo(text, nl=False)
+        typer.echo("".join(lines), nl=False)
         return
-    output.write_text(text, encoding="utf-8")
+    output.write_text("".join(lines), encoding="utf-8")
     show(console, f"{output}: {len(lines):,} pairs of {len(chosen):,} rankings")
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Folder
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.evaluation.measures import GroundedSample, GroundedTable
-from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.grounding.measures import Interval
 from headwater.llm.grounding.prompt import INSTRUCTION
 from headwater.llm.grounding.tasks import GroundedTask, measure_answers
@@ -111,20 +107,12 @@ def answer_tasks(
     session: Session, tasks: Sequence[GroundedTask], candidates: Sequence[Candidate]
 ) -> Answered:
     """The most likely answers of every candidate. A prompt that is too long for a model is shortened."""
+    sampling = Sampling(ANSWER_TOKENS, temperature=0.0)
     answers = {}
-    for candidate in candidates:
-        tokenizer = load_tokenizer(candidate.model.local())
-        room = _context(candidate.model) - ANSWER_TOKENS
-        prompts = [encode_prompt(tokenizer, task.prompt(candidate.instruction), room) for task in tasks]
-        sampling = Sampling(ANSWER_TOKENS, temperature=0.0)
-        completions = pool.generate(session, candidate.label, candidate.model, prompts, sampling)
-        answers[candidate.label] = [decode_answer(tokenizer, completion.ids) for completion in completions]
+    for each in candidates:
+        prompts = [task.prompt(each.instruction) for task in tasks]
+        answers[each.label] = pool.answer(session, each.label, each.model, prompts, sampling)
     return Answered(list(tasks), answers)
-
-
-def _context(model: Folder) -> int:
-    config: dict[str, Any] = json.loads((model.local() / "config.json").read_text(encoding="utf-8"))
-    return int(config["max_position_embeddings"])
 
 
 def shown_interval(interval: Interval) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from headwater.cluster.runtime.pool import Share, map_pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Folder
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
+from headwater.llm.examples.chat import decode_answer, encode_prompt
+from headwater.llm.examples.conversations import Conversation
 from headwater.llm.inference import device_of, load_engine
 from headwater.llm.inference.base import Completion, Sampling
 
@@ -39,6 +44,19 @@ def generate(
             found[result["start"]] = [Completion(**completion) for completion in result["completions"]]
             shown.advance(len(result["completions"]))
     return [completion for row in rows for completion in found[row["start"]]]
+
+
+def answer(
+    session: Session, label: str, model: Folder, prompts: Sequence[Conversation], sampling: Sampling
+) -> list[str]:
+    """The texts that a model answers conversations with. A prompt too long for its context is shortened."""
+    folder = model.local()
+    tokenizer = load_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    room = max(1, int(config["max_position_embeddings"]) - sampling.max_tokens)
+    encoded = [encode_prompt(tokenizer, prompt, room) for prompt in prompts]
+    completions = generate(session, label, model, encoded, sampling)
+    return [decode_answer(tokenizer, completion.ids) for completion in completions]
 
 
 class _Completer:

@@ -6,14 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-import numpy as np
-
 from headwater.cluster.storage.artifact import Folder
 from headwater.data_pipeline.split import document_fraction
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.examples.conversations import Conversation
-from headwater.llm.examples.encoded import pad
 from headwater.llm.examples.rankings import Kept
 from headwater.llm.model.build import reward_model
 
@@ -46,28 +43,22 @@ def agreement(judge: Folder, kept: Sequence[Kept], max_length: int) -> dict[str,
     return counts
 
 
-def scores(judge: Folder, answers: Sequence[Judged], max_length: int, batch: int = 16) -> list[float]:
+def scores(judge: Folder, answers: Sequence[Judged], max_length: int) -> list[float]:
     """The judge's score of each answer, read at the end of its turn as in training.
 
     An answer that does not begin within `max_length` tokens gets the lowest score.
     """
     import torch
 
-    from headwater.llm.training.objectives import rewards
+    from headwater.llm.training.objectives import sequence_rewards
 
     torch.set_num_threads(1)
     tokenizer, model = load_tokenizer(judge.local()), cast("Any", reward_model(judge).eval())
     sequences = [_encoded(tokenizer, prompt, answer, max_length) for prompt, answer in answers]
     order = sorted((i for i, ids in enumerate(sequences) if ids), key=lambda i: len(sequences[i]))
     found = [float("-inf")] * len(answers)
-    with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            part = order[start : start + batch]
-            arrays = [np.asarray(sequences[i]) for i in part]
-            ids = torch.from_numpy(pad(arrays, int(model.config.pad_token_id)))
-            mask = torch.from_numpy(pad([np.ones_like(each) for each in arrays], 0))
-            for i, score in zip(part, rewards(model, ids, mask).tolist(), strict=True):
-                found[i] = score
+    for i, score in zip(order, sequence_rewards(model, [sequences[i] for i in order]), strict=True):
+        found[i] = score
     return found
 
 

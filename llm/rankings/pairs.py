@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headwater.llm.examples.rankings import Kept
 
 
-def pair_lines(kept: Iterable[Kept]) -> Iterator[dict[str, Any]]:
-    """One record of the format `preference` per pair, with its rater and the file it comes from."""
+def pair_lines(kept: Iterable[Kept]) -> Iterator[str]:
+    """One line of JSON in the format `preference` per pair, with its rater and the file it comes from."""
     for each in kept:
         for prompt, better, worse in each.ranking.pairs():
-            record = {"prompt": prompt, "chosen": better, "rejected": worse}
-            yield record | {"rater": each.ranking.rater, "ranking": each.name}
+            record: dict[str, Any] = {"prompt": prompt, "chosen": better, "rejected": worse}
+            record |= {"rater": each.ranking.rater, "ranking": each.name}
+            yield f"{json.dumps(record, ensure_ascii=False)}\n"

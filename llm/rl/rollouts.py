@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion, Sampling
 from headwater.llm.rl.judge import Judge, Weighted
 from headwater.llm.rows.order import derived_seed
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass
@@ -177,23 +174,13 @@ class RolloutWorker:
         self.engine.follow(ray.get(reference), self.reference)
         self.version = version
 
-    def _score(self, sequences: list[list[int]], batch: int = 16) -> np.ndarray:
+    def _score(self, sequences: list[list[int]]) -> np.ndarray:
         """Reward model scores of whole sequences; 0 without a reward model."""
         if self.reward_model is None:
             return np.zeros(len(sequences))
-        import torch
+        from headwater.llm.training.objectives import sequence_rewards
 
-        from headwater.llm.training.objectives import rewards
-
-        scores: list[torch.Tensor] = []
-        pad_id = self.reward_model.config.pad_token_id
-        with torch.inference_mode():
-            for start in range(0, len(sequences), batch):
-                part = [np.asarray(sequence) for sequence in sequences[start : start + batch]]
-                ids = torch.from_numpy(pad(part, pad_id)).to(self.engine.device)
-                mask = torch.from_numpy(pad([np.ones_like(p) for p in part], 0)).to(self.engine.device)
-                scores.append(rewards(self.reward_model, ids, mask).cpu())
-        return torch.cat(scores).numpy()
+        return np.array(sequence_rewards(self.reward_model, sequences), np.float32)
 
 
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:

@@ -99,7 +99,7 @@ class Evaluate(Stage[EvaluateConfig]):
         import ray
 
         session.ray()
-        bits = ray.remote(num_cpus=1, max_retries=3)(_bits_per_byte)
+        bits = ray.remote(num_cpus=1, max_retries=3)(bits_per_byte)
         accuracy = ray.remote(num_cpus=1, max_retries=3)(pair_accuracies)
         bits_tasks = {
             name: bits.remote(Folder(inputs[name], "model"), inputs["tokenize"], inputs.get("pretrain"))
@@ -261,7 +261,7 @@ def _workers_of_a_policy(rl: RlConfig) -> int:
     return max(1, rl.rollout_workers // 2)
 
 
-def _bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact | None) -> float:
+def bits_per_byte(model: Folder, tokenize: Artifact, pretrain: Artifact | None) -> float:
     """Bits per byte of the validation rows, with documents separated if they were in pretraining."""
     import torch
 

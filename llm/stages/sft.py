@@ -31,7 +31,7 @@ from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_base, newest_model
 from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
-from headwater.llm.stages.pair_batches import even_share
+from headwater.llm.stages.pair_batches import even_share, passes
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
@@ -181,12 +181,9 @@ class Heldout:
         import torch
 
         objective, nats, weight = NextToken(sparse=True), 0.0, 0.0
-        stride = worker.world_size * self.micro_batch
-        count = len(self.chosen)
-        for start in range(0, count, stride):
-            wanted = start + worker.rank * self.micro_batch + np.arange(self.micro_batch)
-            rows = self.chosen[np.minimum(wanted, count - 1)]
-            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * (wanted < count)[:, None]
+        own = self.chosen[worker.rank :: worker.world_size]
+        for rows, counts in passes(own, len(self.chosen), worker, self.micro_batch):
+            mask = pad(self.examples.gather("mask", rows), 0, np.uint8) * counts
             ids = pad(self.examples.gather("ids", rows), self.pad_id)
             batch = {
                 "ids": torch.from_numpy(ids).to(worker.device),

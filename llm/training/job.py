@@ -116,8 +116,3 @@ class Worker:
         """What training has changed since the start of the stage; every rank must call it."""
         with zero.gathered(self.engine) as module:
             return adapters.changes(module)
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Whole parameters as fp32 arrays, by name; every rank must call it."""
-        with zero.gathered(self.engine) as module:
-            return {name: p.cpu().numpy().copy() for name, p in adapters.whole_weights(module).items()}

@@ -6,7 +6,10 @@ not depend on how the batch is split (a mean of means would).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from headwater.llm.training import preference_losses
 
@@ -205,6 +208,23 @@ def cross_entropy(logits_BLV: torch.Tensor, targets_BL: torch.Tensor) -> torch.T
     from headwater.llm.model import cpu_kernels
 
     return cpu_kernels.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten()).view(targets_BL.shape)
+
+
+def sequence_rewards(model: Any, sequences: Sequence[Sequence[int]], batch: int = 16) -> list[float]:
+    """The rewards of token ids of different lengths, read in batches without gradients."""
+    import torch
+
+    from headwater.llm.examples.encoded import pad
+
+    device, pad_id = next(model.parameters()).device, int(model.config.pad_token_id)
+    found: list[float] = []
+    with torch.inference_mode():
+        for start in range(0, len(sequences), batch):
+            part = [np.asarray(sequence) for sequence in sequences[start : start + batch]]
+            ids, mask = pad(part, pad_id), pad([np.ones_like(each) for each in part], 0)
+            scores = rewards(model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+            found += scores.tolist()
+    return found
 
 
 def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

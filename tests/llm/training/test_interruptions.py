@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.model import adapters
+from headwater.llm.training import zero
 from headwater.llm.training.health import preemption
 from headwater.llm.training.job import Worker
 from headwater.llm.training.loop import train_step
@@ -211,7 +213,8 @@ def state_of(worker: Worker) -> dict[str, torch.Tensor]:
     share: dict[str, torch.Tensor] = {}
     for piece in elements.pieces(worker.engine):
         share |= piece
-    share |= {f"model/{n}": torch.from_numpy(w) for n, w in worker.weights().items()}
+    with zero.gathered(worker.engine) as module:
+        share |= {f"model/{n}": w.clone() for n, w in adapters.whole_weights(module).items()}
     return share
 
 
