@@ -67,7 +67,7 @@ def recipe(store: Path, documents: Path, count: int) -> dict[str, Any]:
         "store": str(store / "store"),
         "depth": 4,
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(documents)], "columns": {"id": "id"}}]},
-        "clean": {name: {"enabled": False} for name in CleanConfig.model_fields if name != "extract"},
+        "clean": {name: {"enabled": False} for name in CleanConfig().names() if name != "extract"},
         "tokenizer": {"vocab_size": 4096},
         "tokenize": {"row_length": 512, "validation_share": HELD_OUT / count},
         "pretrain": PRETRAIN,

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from headwater.llm.model.build import initialise
+from headwater.llm.model.origins import fresh
 from headwater.llm.model.shape import ModelConfig, Weight, hf_config, weights_of
 from headwater.llm.planning.memory import largest_state
 from headwater.llm.training import zero
@@ -90,10 +91,7 @@ def measure(world_size: int, depth: int, cases: list[tuple[int, str, str]]) -> l
 
 def meta_weights(depth: int) -> list[Weight]:
     """The weights of the measured model, without allocating them."""
-    with torch.device("meta"):
-        return weights_of(
-            initialise(hf_config(ModelConfig(depth=depth, context=64), 4096, chat_tokenizer()), 0)
-        )
+    return weights_of(fresh(hf_config(ModelConfig(depth=depth, context=64), 4096, chat_tokenizer()), 0))
 
 
 def main() -> None:

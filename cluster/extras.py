@@ -6,7 +6,7 @@ The core is what `headwater clean` needs. Training and serving are extras, since
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from headwater.cluster.errors import HeadwaterError
 
@@ -21,16 +21,18 @@ EXTRAS = {
         "gguf",
         "tensorboardX",
     ),
-    "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama"),
+    "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama", "llguidance"),
     "qlora": ("bitsandbytes",),
+    "languages": ("jieba", "sudachipy", "sudachidict_core", "pythainlp"),
 }
 """Import names that an extra of pyproject.toml installs; `fastapi` comes with `ray[serve]`. Not here:
 prometheus_client, which `ray[default]` brings in any case."""
 
 
-def require(*extras: str) -> None:
-    """Raises HeadwaterError unless everything that these extras install can be imported."""
-    wanted = {name: None for extra in extras for name in EXTRAS[extra]}
+def require(*extras: str, only: Collection[str] | None = None) -> None:
+    """Raises HeadwaterError unless everything that these extras install can be imported, or those named."""
+    every = (name for extra in extras for name in EXTRAS[extra])
+    wanted = dict.fromkeys(name for name in every if only is None or name in only)
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise _missing(missing, extras)

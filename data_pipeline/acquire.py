@@ -12,7 +12,7 @@ import collections
 import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,13 @@ from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import REMOTE, is_url
 from headwater.data_pipeline.sources.position import Position
-from headwater.data_pipeline.sources.spec import FileSource, Source
+from headwater.data_pipeline.sources.spec import CommonCrawlSource, CrawlSource, FileSource, Source
+
+if TYPE_CHECKING:
+    from headwater.data_pipeline.sources.common_crawl.selection import Selection
+
+CRAWL = "crawl"
+"""Folder of the artifact with a folder for each source that is a crawl."""
 
 
 class AcquireConfig(StageConfig):
@@ -45,7 +51,7 @@ class Acquire(Stage[AcquireConfig]):
     """Sources → `documents/*.parquet` (documents.SCHEMA) and `unread/*.parquet`."""
 
     name: ClassVar[str] = "acquire"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 4
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         from headwater.data_pipeline.sources.listing import fingerprint
@@ -57,14 +63,17 @@ class Acquire(Stage[AcquireConfig]):
 
     def files(self) -> Iterable[tuple[str, str]]:
         for number, source in enumerate(self.config.sources):
-            for path in source.paths if isinstance(source, FileSource) else ():
+            key, paths = "paths", source.paths if isinstance(source, FileSource) else ()
+            if isinstance(source, CommonCrawlSource):
+                key, paths = "root", (source.root,)
+            for path in paths:
                 if not is_url(path) and not path.startswith(REMOTE):  # their reader reports those
-                    yield f"sources.{number}.paths", path
+                    yield f"sources.{number}.{key}", path
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         from headwater.cluster.runtime.parallel import map_units
 
-        units = _units(self.config)
+        units = _units(self.config, self._gathered(output, session), output.location)
         results = map_units(
             session,
             output,
@@ -75,6 +84,32 @@ class Acquire(Stage[AcquireConfig]):
         )
         self._check(units, results, output)
         return _metrics(results, sum(len(unit["paths"]) for unit in units), session)
+
+    def selections(self, output: Artifact, session: Session) -> dict[int, Selection]:
+        """What each Common Crawl source will fetch, by its index; looked up unless `output` has it."""
+        from headwater.data_pipeline.sources.common_crawl.selection import select
+
+        sources = enumerate(self.config.sources)
+        chosen = [(index, source) for index, source in sources if isinstance(source, CommonCrawlSource)]
+        return {index: select(source, index, output, session) for index, source in chosen}
+
+    def _gathered(self, output: Artifact, session: Session) -> dict[int, list[str]]:
+        """Files of each source that makes them itself, by its index: the WARC files of a crawl, which is
+        finished first, and the lists of pages to fetch from Common Crawl."""
+        from headwater.data_pipeline.crawl.run import crawl, summary, warc_files
+        from headwater.data_pipeline.sources.common_crawl.selection import unit_files
+
+        found = {}
+        for index, chosen in self.selections(output, session).items():
+            session.say(f"common_crawl: {chosen.line()}")
+            found[index] = unit_files(index, output)
+        for index, source in enumerate(self.config.sources):
+            if isinstance(source, CrawlSource):
+                folder = Artifact(output.path(f"{CRAWL}/{index}"))
+                counts = crawl(source, folder, output.path(f"{SCRATCH}/{CRAWL}-{index}"), session)
+                session.say(f"crawl: {summary(counts)}")
+                found[index] = warc_files(folder)
+        return found
 
     def _check(self, units: list[dict[str, Any]], results: list[dict[str, Any]], output: Artifact) -> None:
         """Raise HeadwaterError if no document was read, or if a file could not be opened under `fail`."""
@@ -110,8 +145,11 @@ def _describe(problem: Mapping[str, str]) -> str:
     return f"{problem['file']}{place}: {problem['reason']}, {problem['detail']}"
 
 
-def _units(config: AcquireConfig) -> list[dict[str, Any]]:
-    """One unit per file. In folders, where each file is one document, one unit per output part."""
+def _units(
+    config: AcquireConfig, gathered: Mapping[int, list[str]] = {}, root: str = ""
+) -> list[dict[str, Any]]:
+    """One unit per file. In folders, where each file is one document, one unit per output part. A unit's name
+    does not depend on the `root` below which gathered files are."""
     from headwater.data_pipeline.sources.listing import input_files
 
     groups: list[tuple[int, list[str]]] = []
@@ -120,13 +158,14 @@ def _units(config: AcquireConfig) -> list[dict[str, Any]]:
             paths = [file.path for file in input_files(source, source.kind)]
             size = config.documents_per_part if source.kind == "folder" else 1
             groups += [(index, paths[start : start + size]) for start in range(0, len(paths), size)]
+        elif isinstance(source, CrawlSource | CommonCrawlSource):
+            groups += [(index, [path]) for path in gathered[index]]
         else:
             groups.append((index, [source.package]))
     units = []
     for number, (index, paths) in enumerate(groups):
-        digest = hashlib.blake2b(
-            "\n".join(paths).encode("utf-8", "surrogateescape"), digest_size=4
-        ).hexdigest()
+        names = "\n".join(path.removeprefix(root) for path in paths)
+        digest = hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
         units.append({"unit": f"{number:05d}-{digest}", "source": index, "paths": paths})
     return units
 

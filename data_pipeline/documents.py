@@ -17,8 +17,12 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("fetched_at", pa.string()),
         ("language", pa.string()),
+        ("licence", pa.string()),
     ]
 )
+
+METADATA = pa.field("metadata", pa.string())
+"""A column that tables of sources with `columns.metadata` have beside those of SCHEMA."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,10 @@ class Document:
     fetched_at: str = ""
     """ISO 8601; empty if unknown."""
     language: str = ""
+    licence: str = ""
+    """What the page says of its licence: `cc-by-sa-4.0`, a URL, or empty."""
+    metadata: str | None = None
+    """Further columns of the source as a JSON object; None if none were asked for."""
 
 
 def document_id(url: str, content: str | bytes) -> str:
@@ -44,9 +52,19 @@ def document_id(url: str, content: str | bytes) -> str:
 
 
 def to_table(documents: list[Document]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(document) for document in documents], schema=SCHEMA)
+    """Table of SCHEMA, with the column METADATA if a document has metadata."""
+    schema = SCHEMA.append(METADATA) if any(each.metadata is not None for each in documents) else SCHEMA
+    return pa.Table.from_pylist([asdict(document) for document in documents], schema=schema)
 
 
 def from_table(table: pa.Table) -> list[Document]:
-    names = [field.name for field in fields(Document)]
+    table = current(table)
+    names = [field.name for field in fields(Document) if field.name in table.column_names]
     return [Document(**row) for row in table.select(names).to_pylist()]
+
+
+def current(table: pa.Table) -> pa.Table:
+    """The table with the columns that it was written without, by an earlier version."""
+    if "licence" in table.column_names:
+        return table
+    return table.append_column(SCHEMA.field("licence"), pa.array([""] * table.num_rows, pa.string()))

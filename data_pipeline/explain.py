@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -44,14 +45,31 @@ class TokenPlace:
 
 def explain(corpus: Artifact, wanted: str) -> list[Fate]:
     """Decisions on all documents with this id or URL; empty if there are none."""
-    fates = []
+    return list(_fates(corpus, lambda table: pc.or_(_is(table, "id", wanted), _is(table, "url", wanted))))
+
+
+def matching(corpus: Artifact, text: str, most: int) -> list[Fate]:
+    """Decisions on at most so many documents with this id, or whose URL or title contain the text in any
+    case; kept ones first."""
+
+    def hit(table: pa.Table) -> pa.ChunkedArray:
+        inside = [pc.match_substring(table[name], text, ignore_case=True) for name in ("url", "title")]
+        return pc.or_(_is(table, "id", text), pc.or_(*(pc.fill_null(each, False) for each in inside)))
+
+    return list(itertools.islice(_fates(corpus, hit), most))
+
+
+def _is(table: pa.Table, column: str, value: str) -> pa.ChunkedArray:
+    return pc.equal(table[column], value)
+
+
+def _fates(corpus: Artifact, hit: Callable[[pa.Table], pa.ChunkedArray]) -> Iterator[Fate]:
     for folder, columns in ((KEPT, WHAT), (REJECTED, WHY)):
         for name in corpus.files(folder, ".parquet"):
             fs, path = filesystem(corpus.path(name))
             table = pq.read_table(path, columns=list(columns), filesystem=fs)
-            hit = pc.or_(pc.equal(table["id"], wanted), pc.equal(table["url"], wanted))
-            fates += [Fate(folder == KEPT, name, row) for row in table.filter(hit).to_pylist()]
-    return fates
+            for row in table.filter(hit(table)).to_pylist():
+                yield Fate(folder == KEPT, name, row)
 
 
 def kept_documents(

@@ -27,7 +27,9 @@ PAGE = Path(__file__).with_name("recipes.md")
 TRAINING = "Training settings"
 SHARED = (TrainConfig, FineTuneConfig)
 """Classes whose fields several sections have: they are described once."""
-WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+WORDS = {
+    int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "value"
+}  # fmt: skip
 LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 INTRO = """\
 # Recipes: every setting

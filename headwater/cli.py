@@ -12,11 +12,13 @@ from rich.markup import escape
 
 from headwater import __version__
 from headwater.cluster.errors import readable, root_cause
-from headwater.cluster.extras import missing_extra, require
-from headwater.commands import data, k8s, quality, rankings, trace
+from headwater.cluster.extras import missing_extra
+from headwater.commands import data, k8s, keys, quality, rankings, trace
 from headwater.commands.batch import batch
+from headwater.commands.bias import bias
 from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
+from headwater.commands.crawl import crawl
 from headwater.commands.dial import dial
 from headwater.commands.evaluate import evaluate
 from headwater.commands.export import export
@@ -26,9 +28,12 @@ from headwater.commands.jobs import jobs_app, submit
 from headwater.commands.operations import doctor, status
 from headwater.commands.packaged import constraints, recipes
 from headwater.commands.plan import plan
+from headwater.commands.probe import probe
 from headwater.commands.promote import promote, promoted, rollback
+from headwater.commands.replay import replay
 from headwater.commands.runs import runs_app
 from headwater.commands.scaling import scaling
+from headwater.commands.serve import app_config, serve
 from headwater.commands.show import show
 from headwater.options import (
     OLD_SPELLING,
@@ -129,39 +134,6 @@ def run(
 
 
 @app.command()
-def serve(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default: the recipe's.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
-    address: AddressOption = None,
-) -> None:
-    """Serve a run's promoted model, or its newest one if none was promoted, until interrupted."""
-    require("serve")
-    import signal
-
-    from headwater import pipeline
-    from headwater.serving import app as endpoint
-
-    given = {"serve.host": host, "serve.port": port}
-    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    opened = open_recipe(recipe, [*(set_ or []), *overrides])
-    with open_session(opened.store, address, opened.name) as session:
-        config = _app_config(opened, pipeline.servable(opened, session), session)
-        with session.console.status("starting the endpoint"):
-            url = endpoint.start(config, session)
-        session.console.print(
-            f"Serving [bold]{config.model_name}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). "
-            "Press Ctrl-C to stop.",
-            highlight=False,
-        )
-        try:
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        finally:
-            endpoint.stop()
-
-
-@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     url: UrlOption = "http://127.0.0.1:8000",
@@ -176,19 +148,25 @@ def ask(
     _print_answer(console, ask_endpoint(url, question, retrieval=retrieval, api_key=api_key))
 
 
+app.command()(serve)
+app.command()(crawl)
 app.command()(clean)
 app.command()(explain)
 app.command()(funnel)
 app.add_typer(quality.app, name="quality")
 app.add_typer(data.app, name="data")
 app.add_typer(rankings.app, name="rankings")
+app.add_typer(keys.app, name="key")
 app.command()(dial)
 app.add_typer(trace.app, name="trace")
 app.command()(promote)
 app.command()(rollback)
 app.command()(promoted)
 app.command()(improve)
+app.command()(replay)
 app.command()(evaluate)
+app.command()(probe)
+app.command()(bias)
 app.command()(export)
 app.command()(batch)
 app.command()(plan)
@@ -228,24 +206,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _app_config(recipe: Any, made: Servable, session: Any) -> Any:
-    from headwater.serving.config import AppConfig
-
-    return AppConfig(
-        **recipe.serve.model_dump() | {"answer": made.answer},
-        model=made.model.path("model"),
-        index=made.index.location if made.index else "",
-        store=session.store.location,
-    )
-
-
 def _ask_once(recipe: Any, made: Servable, session: Any) -> None:
     """Start the endpoint on a free port, ask the recipe's question, print the answer, stop."""
     from headwater.serving import app as endpoint
     from headwater.serving.api.client import ask as ask_endpoint
 
     here = {"host": "127.0.0.1", "port": 0, "api_keys": ""}
-    config = _app_config(recipe, made, session).model_copy(update=here)
+    config = app_config(recipe, made, session).model_copy(update=here)
     with session.console.status("starting the endpoint"):
         url = endpoint.start(config, session)
     try:

@@ -21,13 +21,12 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.comparison import Comparison, remotely
 from headwater.llm.examples import rankings
-from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.examples.rankings import Kept
 from headwater.llm.model.dial import learning_rate
 from headwater.llm.rankings import gate, judge
 from headwater.llm.rankings.aside import set_aside
 from headwater.llm.rankings.gate import EVERYBODY, Finding
-from headwater.llm.rankings.pairs import pair_lines
+from headwater.llm.rankings.pairs import pair_lines, pairs_in
 from headwater.llm.rankings.raters import FEW
 from headwater.llm.stages.models import newest
 from headwater.llm.stages.preference_pairs import PairConfig
@@ -226,8 +225,10 @@ def _learning(recipe: Recipe, file: str) -> Recipe:
     for name in LEARNING:
         section: PairConfig | None = getattr(recipe, name)
         if section is not None and section.rankings:
-            data = (*(section.data or ()), DataSource(files=(file,), format="preference"))
+            data = (*(section.data or ()), pairs_in(file))
             changed[name] = section.model_copy(update={"rankings": False, "data": data})
+    if recipe.rl is not None and recipe.rl.rankings is True:
+        changed["rl"] = recipe.rl.model_copy(update={"rankings": file})
     return recipe.model_copy(update=changed)
 
 
@@ -240,5 +241,5 @@ def _judging(recipe: Recipe, file: str) -> RewardConfig:
         shared = recipe.dpo.model_dump(include=set(RewardConfig.model_fields))
         fresh = {} if recipe.base else {"learning_rate": learning_rate("reward", recipe.depth)}
         section = RewardConfig.model_validate(shared | fresh | own)
-    source = (DataSource(files=(file,), format="preference"),) if file else None
+    source = (pairs_in(file),) if file else None
     return section.model_copy(update=own | {"data": source})

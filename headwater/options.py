@@ -52,6 +52,7 @@ MaxWorkersOption = Annotated[
         help="Maximum number of workers; an autoscaling cluster adds nodes until that many run.",
     ),
 ]
+GpusOption = Annotated[float, typer.Option(min=0, help="GPUs per worker; 0 uses one CPU.")]
 UrlOption = Annotated[str, typer.Option(help="Address of the endpoint.")]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from headwater import preflight, promotion
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import require
@@ -15,6 +17,7 @@ from headwater.cluster.runtime.run_record import StageRecord
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, execute, locate
 from headwater.cluster.storage.artifact import MANIFEST, Artifact
+from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.acquire import Acquire
 from headwater.data_pipeline.clean.stage import Clean
 from headwater.data_pipeline.tokens.tokenize import Tokenize
@@ -33,6 +36,7 @@ from headwater.llm.stages.sft import Sft
 from headwater.recipe import Recipe
 from headwater.serving.grounded import Grounded
 from headwater.serving.retrieval.index import Index
+from headwater.serving.retrieval.search import PassageIndex
 
 STAGES: tuple[type[Stage[Any]], ...] = (
     Acquire,
@@ -78,6 +82,8 @@ def stages(recipe: Recipe) -> list[Stage[Any]]:
             stage.input_names([earlier.name for earlier in made])
             if isinstance(stage, Pretrain):
                 stage.compare_with_plan = PlanAhead
+            if isinstance(stage, Rl | Evaluate):
+                stage.open_index = PassageIndex
             made.append(stage)
     if not made:
         raise HeadwaterError(
@@ -296,6 +302,32 @@ def located(recipe: Recipe, session: Session, last: str) -> dict[str, tuple[Stag
         if stage.name == last:
             return found
     raise HeadwaterError(f"the recipe has no stage {last}", where=recipe.name, fix=f"add a section `{last}`")
+
+
+def opened(store: Store, name: str, key: str) -> tuple[Stage[Any], dict[str, Artifact], Artifact]:
+    """A finished stage with its inputs and its artifact, from the settings in the manifest.
+
+    Raises HeadwaterError for settings of another version, and for an input that was deleted.
+    """
+    output = store.artifact(name, key)
+    manifest = output.finished()
+    made = next(each for each in STAGES if each.name == name)
+    settings: Any = Recipe.model_fields[name].annotation
+    try:
+        config = TypeAdapter(settings).validate_python(manifest.config)
+    except ValidationError as error:
+        raise HeadwaterError(
+            f"its settings are from another version of Headwater ({error.error_count()} keys differ)",
+            where=output.location,
+            fix="use the version named in its manifest",
+        ) from error
+    inputs = {each: store.artifact(each, of_input) for each, of_input in manifest.inputs.items()}
+    for of_input in inputs.values():
+        if of_input.manifest() is None:
+            raise HeadwaterError(
+                "an input of this stage was deleted", where=of_input.location, fix="run its stage again"
+            )
+    return made(config), inputs, output
 
 
 def position(name: str | None, default: int, names: Sequence[str] = NAMES) -> int:

@@ -43,6 +43,7 @@ def check(recipe: Recipe, chain: Sequence[Stage[Any]], session: Session, *, redo
     _check_files(recipe, chain)
     for stage in chain:
         stage.check()
+        stage.check_store(session.store)
         _check_template(stage, chain)
         if isinstance(stage, Benchmarks):
             wheel(session.store)  # downloaded now, and not after hours of training

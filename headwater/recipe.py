@@ -198,6 +198,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse({name: section for name, section in raw.items() if section is not None}, str(path))
 
 
+def bare(name: str, store: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe without stages: for the settings of what needs none. Overrides as in `load`."""
+    raw: dict[str, Any] = {"name": name, "store": store, "serve": {}}
+    for override in overrides:
+        _set(raw, override)
+    return parse(raw, "--set")
+
+
 def parse(raw: dict[str, Any], where: str) -> Recipe:
     """A recipe from a mapping. The mapping's values override those derived from `depth`."""
     depth = raw.get("depth", REFERENCE_DEPTH)
@@ -215,7 +223,7 @@ def parse(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
-    """A recipe in which a stage with data of one's own makes none from the corpus, unless asked for.
+    """A recipe in which a stage with own data, or a task, makes none from the corpus, unless asked for.
 
     With `grounded`, sft makes none from titles, and rl's tasks are scored by their citations.
     """
@@ -224,7 +232,7 @@ def _own_data_alone(raw: dict[str, Any]) -> dict[str, Any]:
     changed = dict(raw)
     for name, nothing in made.items():
         section = raw.get(name)
-        if isinstance(section, dict) and section.get("data"):
+        if isinstance(section, dict) and (section.get("data") or section.get("task")):
             changed[name] = nothing | section
     if raw.get("grounded") is not None:
         if isinstance(sft := raw.get("sft"), dict):
@@ -272,10 +280,12 @@ def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequen
             raise HeadwaterError("no such step", where=step, fix=fix)
     if steps:
         for name in CleanConfig.model_fields:
-            if name != "extract":  # every other step needs the extracted text
+            if name == "filters":
+                raw[name] = raw.get(name, ()) if name in steps else ()
+            elif name != "extract":  # every other step needs the extracted text
                 raw[name] = (raw.get(name) or {}) | {"enabled": name in steps}
     config = changed_clean(raw, overrides, str(path or "--set"))
-    for step in set(steps or []).difference(config.steps()):
+    for step in set(steps or []).difference(config.steps(), {"filters"}):
         fix = f"set its lists with --set {step}.KEY=VALUE"
         raise HeadwaterError("this step needs lists or sets to match against", where=step, fix=fix)
     return config

@@ -20,12 +20,6 @@ from headwater.status import COLOURS, ago
 RECIPE = "recipe.yaml"
 
 
-def attempts(store: Store) -> list[Record]:
-    """The records of all attempts of all runs, oldest first."""
-    found = [read_record(store, run, each) for run, numbers in store.runs().items() for each in numbers]
-    return sorted((record for record in found if record), key=lambda record: record.started)
-
-
 def attempts_table(location: str, records: Iterable[Record]) -> Table:
     """One row per attempt."""
     table = Table(title=f"runs in {location}", title_justify="left")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headwater.llm.model.shape import ModelConfig
+from headwater.llm.rl.made_tasks import SEARCH
 from headwater.llm.rl.verifiers import CITATIONS
 from headwater.llm.stages.pretrain import check_sharing
 
@@ -15,7 +16,7 @@ def contradictions(sections: Mapping[str, Any]) -> list[str]:
 
     Raises HeadwaterError for workers that cannot share rows or layers.
     """
-    found = [*_of_base(sections), *_of_rl(sections), *_of_mixture(sections)]
+    found = [*_of_base(sections), *_of_rl(sections), *_of_search(sections), *_of_mixture(sections)]
     return found or list(_of_fresh_model(sections))
 
 
@@ -35,9 +36,17 @@ def _of_rl(sections: Mapping[str, Any]) -> Iterator[str]:
         return
     if not rl.verifiers() and sections.get("reward") is None:
         yield "rl has nothing to maximise: name `rl.verifier`, or add a section `reward`"
-    if CITATIONS in rl.verifiers() and (rl.prompts or rl.task or sections.get("grounded") is None):
+    made = rl.prompts or rl.task not in (None, SEARCH)
+    if CITATIONS in rl.verifiers() and (made or sections.get("grounded") is None):
         fix = "add a section `grounded`, without `rl.prompts`, or choose another verifier"
         yield f"`rl.verifier: {CITATIONS}` scores tasks with passages alone: {fix}"
+
+
+def _of_search(sections: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("sft", "rl"):
+        section = sections.get(name)
+        if section is not None and section.task == SEARCH and sections.get("grounded") is None:
+            yield f"`{name}.task: {SEARCH}` asks the questions of the section `grounded`: add it"
 
 
 def _of_mixture(sections: Mapping[str, Any]) -> Iterator[str]:
@@ -53,11 +62,14 @@ def _of_mixture(sections: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_fresh_model(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Settings against the context of the model that pretrain makes. A base model has limits of its own."""
-    tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
-    if pretrain is None or sections.get("base") is not None:
+    """Settings against the context of the model that the recipe makes. Another base has limits of its own."""
+    tokenize, pretrain, base = (sections.get(name) for name in ("tokenize", "pretrain", "base"))
+    if base is not None and base.fresh is not None:
+        context, where = base.fresh.context, "`base.fresh.context`"
+    elif pretrain is not None and base is None:
+        context, where = pretrain.model.context, "`pretrain.model.context`"
+    else:
         return
-    context, where = pretrain.model.context, "`pretrain.model.context`"
     if tokenize is not None and tokenize.row_length > context:
         yield f"`tokenize.row_length` ({tokenize.row_length}) is above {where} ({context})"
     for name in ("sft", "dpo", "reward"):
@@ -70,6 +82,6 @@ def _of_fresh_model(sections: Mapping[str, Any]) -> Iterator[str]:
             f"`rl.max_new_tokens` ({rl.max_new_tokens}) leaves no room for a prompt: choose less than "
             f"{where} ({context})"
         )
-    if tokenize is not None:
+    if tokenize is not None and pretrain is not None and base is None:
         vocab_size = getattr(sections.get("tokenizer"), "vocab_size", 1)
         check_sharing(pretrain, vocab_size=vocab_size, row_length=tokenize.row_length)

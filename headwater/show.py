@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.store import Store
+from headwater.data_pipeline.clean.card import CARD_PAGE
 
 HEADLINE_METRICS = 4
 
@@ -36,23 +37,6 @@ def artifact_table(location: str, manifests: Iterable[Manifest]) -> Table:
     return table
 
 
-def summary_json(manifest: Manifest) -> dict[str, Any]:
-    """A manifest as `show --json` lists it: without config, and the files as their number and size."""
-    size = sum(record.size for record in manifest.files)
-    rest = manifest.model_dump(exclude={"config", "fingerprint", "files"})
-    return rest | {"files": len(manifest.files), "bytes": size}
-
-
-def lineage_json(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """The artifact and, below `made_from`, those that it was made from; `deleted` if one is gone."""
-    made_from = []
-    for stage, key in manifest.inputs.items():
-        upstream = store.artifact(stage, key).manifest()
-        gone = {"stage": stage, "key": key, "deleted": True}
-        made_from.append(lineage_json(store, upstream) if upstream else gone)
-    return {"stage": manifest.stage, "key": manifest.key, "made_from": made_from}
-
-
 def artifact_details(store: Store, manifest: Manifest) -> list[RenderableType]:
     """Config, metrics, files, versions and lineage of one artifact."""
     files = Table("file", "size", "sha256", title="files", title_justify="left")
@@ -66,6 +50,7 @@ def artifact_details(store: Store, manifest: Manifest) -> list[RenderableType]:
         *(Text("metrics", style="bold"), _yaml(manifest.metrics)),
         *(Text("versions", style="bold"), _yaml(manifest.versions)),
         files,
+        *_card(store, manifest),
         _lineage(store, manifest, Tree("lineage")),
     ]
 
@@ -76,6 +61,13 @@ def publish_report(store: Store, run: str, evaluation: Artifact) -> str:
     for name in evaluation.files("report"):
         folder.write_bytes(name.removeprefix("report/"), evaluation.read_bytes(name))
     return folder.path("report.md")
+
+
+def _card(store: Store, manifest: Manifest) -> list[Text]:
+    """Where the data card of a corpus is."""
+    if all(record.path != CARD_PAGE for record in manifest.files):
+        return []
+    return [Text(f"data card: {store.artifact(manifest.stage, manifest.key).path(CARD_PAGE)}")]
 
 
 def _lineage(store: Store, manifest: Manifest, tree: Tree) -> Tree:

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from headwater.cluster.runtime.attempts import last_saved, stages_expected
 from headwater.cluster.runtime.run_record import Record, read_record
-from headwater.cluster.storage.artifact import SCRATCH, Artifact
-from headwater.cluster.storage.filesystem import list_files
 from headwater.cluster.storage.store import Store
 from headwater.show import bytes_text
 
@@ -43,17 +42,6 @@ def runs_table(store: Store, records: Iterable[Record]) -> Table:
     return table
 
 
-def run_json(record: Record) -> dict[str, Any]:
-    """The record as `status --json` prints it: its own fields, the state as shown and the last checkpoint."""
-    written, units = _saved(record)
-    return record.model_dump() | {
-        "state": record.shown_state(time.time()),
-        "stages_expected": _expected(record),
-        "last_checkpoint": written,
-        "units_done": units,
-    }
-
-
 def progress_text(record: Record) -> str:
     """Progress as text: `pretrain 40/75 steps, 0.4/s, 88 s left  loss 5.7`."""
     shown = record.progress
@@ -67,24 +55,10 @@ def progress_text(record: Record) -> str:
 
 def last_checkpoint(record: Record, now: float) -> str:
     """Age of the running stage's newest training checkpoint, or its number of finished units."""
-    written, units = _saved(record)
+    written, units = last_saved(record)
     if written is not None:
         return ago(now - written)
     return "" if not record.artifact else f"{units} units done" if units else "none yet"
-
-
-def _saved(record: Record) -> tuple[float | None, int]:
-    """When the running stage's newest training checkpoint was written, and its number of finished units."""
-    if not record.artifact:
-        return None, 0
-    newest, units = None, 0
-    for info in list_files(Artifact(record.artifact).path(SCRATCH)):
-        in_checkpoint = any(part.startswith("checkpoint_") for part in info.path.split("/"))
-        if in_checkpoint and info.path.endswith("/whole.json"):
-            newest = max(newest or 0.0, (info.mtime_ns or 0) / 1e9)
-        elif info.path.endswith(".json") and "/train/" not in info.path:
-            units += 1
-    return newest, units
 
 
 def node_rows(
@@ -135,13 +109,8 @@ def cluster_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _expected(record: Record) -> int:
-    """Number of stages that the run will have gone through at its end; at least those begun."""
-    return max(record.expected, len(record.stages) + (record.state != "finished"))
-
-
 def _stage(record: Record, state: str) -> str:
-    expected, done = _expected(record), len(record.stages)
+    expected, done = stages_expected(record), len(record.stages)
     if state == "finished":
         return f"{done} of {expected} done"
     return f"{record.stage or 'starting'} ({done + 1} of {expected})"

@@ -13,12 +13,15 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
 from headwater.serving.api.auth import check_open, read_keys
+from headwater.serving.api.door import environment
 from headwater.serving.config import AppConfig, ReplicaRange
+from headwater.serving.web.provider import key_of
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 APPLICATION = "headwater"
+MANY = 100_000
 
 
 def build(config: AppConfig) -> Application:
@@ -26,7 +29,7 @@ def build(config: AppConfig) -> Application:
     from ray import serve
 
     from headwater.serving.api.ingress import Ingress
-    from headwater.serving.replicas import EngineReplica, RetrievalReplica
+    from headwater.serving.replicas import EngineReplica, RetrievalReplica, WebReplica
 
     engine = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
         name="Engine",
@@ -41,21 +44,30 @@ def build(config: AppConfig) -> Application:
         name="Retrieval",
         max_constructor_retry_count=1,
         max_ongoing_requests=16,
-        max_queued_requests=10 * config.max_queue,
+        max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=2,
         **_scaling(config.retrieval, 4),
     )
+    web = serve.deployment(WebReplica).options(  # type: ignore[attr-defined]
+        name="Web",
+        max_constructor_retry_count=1,
+        max_ongoing_requests=config.web.questions_at_once if config.web else 1,
+        max_queued_requests=config.max_requests,
+        graceful_shutdown_timeout_s=2,
+        **_scaling(config.web_reader, 4),
+    )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
         name="Ingress",
-        # Only the model's queue is bounded. Here requests wait for it, and /healthz must always get through.
-        max_ongoing_requests=max(256, 4 * config.max_queue),
+        # What is too much it refuses itself, at once: a request that waits for it holds up /healthz.
+        max_ongoing_requests=MANY,
         graceful_shutdown_timeout_s=2,
         **_scaling(config.api, 64),
     )
     return ingress.bind(
         config,
-        engine.bind(config.model, config.threads, config.parallel_requests, config.engine.gpus),
+        engine.bind(*config.engine_arguments),
         retrieval.bind(config.index) if config.index else None,
+        web.bind(*config.web_arguments) if config.web else None,
     )
 
 
@@ -69,7 +81,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     check(config)
     (session or Session(Store(tempfile.gettempdir()))).ray()
     from ray import serve
-    from ray.serve.config import HTTPOptions
+    from ray.serve.config import ControllerOptions, HTTPOptions
     from ray.serve.schema import LoggingConfig
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -79,6 +91,9 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=port),
+        controller_options=ControllerOptions(  # which the proxy inherits
+            runtime_env={"env_vars": environment(config.max_requests, config.max_body_bytes)}
+        ),
         logging_config=quiet,
     )
     try:
@@ -113,6 +128,8 @@ def check(config: AppConfig) -> None:
     if config.store and not is_remote(config.store):
         Store(config.store).check_writable()
     read_keys(config.api_keys)
+    if config.web:
+        key_of(config.web.search)
 
 
 def _scaling(scaling: ReplicaRange, target_ongoing: int) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
-from headwater.serving.retrieval.search import MIN_RELEVANCE
+from headwater.cluster.storage.artifact import Artifact
+from headwater.serving.retrieval.embed import WORDLLAMA
+from headwater.serving.retrieval.index import IndexConfig
+from headwater.serving.retrieval.search import DESCRIPTION, MIN_RELEVANCE
+from headwater.serving.web.config import WebConfig
 
 
 class ReplicaRange(StageConfig):
@@ -59,17 +63,27 @@ class ServeConfig(StageConfig):
     temperature: float = Field(0.0, ge=0, le=2)
     """Sampling temperature, unless the request sets it. 0 is deterministic."""
     api_keys: str = ""
-    """Path of a file with one API key per line: `KEY`, `KEY NAME` or `KEY NAME rank`. Only the last may rank
-    answers, and NAME is kept as the rater. Empty: no key is required, and everybody on this machine is the
-    rater `local`."""
+    """Path of a file with one API key per line: `KEY`, `KEY NAME` or `KEY NAME ROLE …`. It is read again when
+    it changes. The role `rank` may rank answers, and NAME is kept as the rater; `admin` may look at the store
+    in the console, and manage keys. Empty: no key is required, everybody on this machine may do all, and the
+    rater is `local` unless the request names one."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Requests that one key may send in a minute, to each replica of `api`; further ones get status 429.
+    Default: no limit. A key's line in `api_keys` may have other limits: `KEY NAME tokens_per_day=50000`."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """Tokens of prompts and answers that one key may use in a minute, on each replica of `api`. A request
+    that begins below the limit is answered to its end. Default: no limit."""
+    tokens_per_day: int | None = Field(None, ge=1)
+    """The same for a day of UTC, on all replicas together, over restarts where there is a store. Default: no
+    limit."""
     rankings_per_minute: int = Field(30, ge=1)
     """Rankings that one rater may send in a minute, to each replica of `api`; further ones get status 429."""
     max_body_bytes: int = Field(1 << 20, ge=1024)
     """Maximum size of a request body in bytes; larger ones get status 413."""
-    parallel_requests: int = Field(2, ge=1)
-    """Requests that one model replica processes at the same time."""
+    parallel_requests: int = Field(16, ge=1)
+    """Requests that one model replica answers at the same time; their tokens are generated in one batch."""
     max_queue: int = Field(32, ge=1)
-    """Maximum number of queued requests; further ones get status 503 with Retry-After."""
+    """Requests that may wait for the model; further ones get status 429 with Retry-After at once."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per model replica; None: torch's default."""
     cors_origins: tuple[NonEmpty, ...] = ()
@@ -77,6 +91,10 @@ class ServeConfig(StageConfig):
     api: ReplicaRange = _share(0.2)
     engine: ReplicaRange = _share(0.5)
     retrieval: ReplicaRange = _share(0.2)
+    web: WebConfig | None = None
+    """Pages of the live web as sources. Default: the index alone."""
+    web_reader: ReplicaRange = _share(0.1)
+    """What fetches these pages; not started without `web`."""
 
 
 class AppConfig(ServeConfig):
@@ -88,6 +106,29 @@ class AppConfig(ServeConfig):
     """Location of a finished `index` artifact. Empty: the model answers without sources."""
     store: str = ""
     """Store for rankings. Empty: `POST /v1/rankings` is refused."""
+
+    @property
+    def max_requests(self) -> int:
+        """Requests that are answered or wait, on all model replicas together."""
+        return self.parallel_requests * self.engine.max_replicas + self.max_queue
+
+    @property
+    def engine_arguments(self) -> tuple[str, int | None, int, float, str]:
+        """Of `replicas.EngineReplica`. The last is the embedding: the index's, or the default."""
+        embedding = self._described.get("embedding", WORDLLAMA)
+        return self.model, self.threads, self.parallel_requests, self.engine.gpus, str(embedding)
+
+    @property
+    def web_arguments(self) -> tuple[WebConfig, str, int, int]:
+        """Of `replicas.WebReplica`: pages are cut and embedded as the index is."""
+        assert self.web is not None
+        said = {**IndexConfig().model_dump(), **self._described}
+        return self.web, str(said["embedding"]), int(said["passage_words"]), int(said["overlap_words"])
+
+    @property
+    def _described(self) -> dict[str, Any]:
+        """The index's own description; empty without one."""
+        return dict(Artifact(self.index).read_json(DESCRIPTION)) if self.index else {}
 
     @property
     def model_key(self) -> str:

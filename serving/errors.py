@@ -36,6 +36,15 @@ class ApiError(Exception):
             )
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
+    def headers(self) -> dict[str, str]:
+        """Headers of the response that says so."""
+        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.status == 408:  # nobody waits for the rest of the body
+            headers["connection"] = "close"
+        return headers
+
 
 def _rebuild_error(status: int, message: str, code: str, param: str | None, retry: int | None) -> ApiError:
     return ApiError(status, message, code=code, param=param, retry_after=retry)

@@ -16,25 +16,22 @@ from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Moments, pool
-from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.split import document_fraction
-from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.conversations import split_of
 from headwater.llm.grounding.making import Wanted, make_tasks
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.questions import Messages
 from headwater.llm.grounding.tasks import GroundedTask, write_tasks
-from headwater.llm.inference import load_engine
+from headwater.llm.inference.asking import ask
 from headwater.llm.inference.base import Sampling
 from headwater.llm.stages.models import PRETRAINED, check_base, newest_model
 from headwater.serving.retrieval.index import IndexConfig
 from headwater.serving.retrieval.search import PassageIndex
 
-PROMPTS_PER_UNIT = 32
 DOCUMENTS_PER_TASK = 8
 """Documents read per wanted task; many have no sentence that can be understood alone."""
 FOUND_PER_PASSAGE = 4
@@ -64,7 +61,7 @@ class Grounded(Stage[GroundedConfig]):
     """Cleaned documents, their index and a model → `train.jsonl`, `heldout.jsonl`."""
 
     name = "grounded"
-    version = 2
+    version = 3
 
     def needs(self) -> tuple[Input, ...]:
         return (
@@ -107,6 +104,7 @@ class Grounded(Stage[GroundedConfig]):
                         passage_words=sizes.passage_words,
                         overlap_words=sizes.overlap_words,
                         vary=training,
+                        paired=training,
                         rephrase=config.rephrase and training,
                         seed=config.seed,
                     ),
@@ -125,10 +123,7 @@ class Grounded(Stage[GroundedConfig]):
 
 @dataclass
 class Writer:
-    """The model's answers to many prompts, from engines on as many CPUs as there are.
-
-    Finished units are kept with the artifact's work in progress: a resumed run does not write them again.
-    """
+    """The model's most likely answers to many prompts. A resumed run does not write them again."""
 
     session: Session
     output: Artifact
@@ -139,39 +134,9 @@ class Writer:
 
     def __call__(self, prompts: list[Messages]) -> list[str]:
         self.calls += 1
-        what = ("questions", "rephrasings")[self.calls - 1]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][-1]["content"]))
-        parts = [order[i : i + PROMPTS_PER_UNIT] for i in range(0, len(order), PROMPTS_PER_UNIT)]
-        results = map_units(
-            self.session,
-            self.output,
-            f"{self.split} {what}",
-            [{"unit": f"{n:05d}", "prompts": [prompts[i] for i in part]} for n, part in enumerate(parts)],
-            PromptWriter,
-            worker_args={"model": self.model, "max_new_tokens": self.max_new_tokens},
-            size=lambda result: len(result["answers"]),
-            total=len(prompts),
-            unit_name="prompts",
-        )
-        answers = [""] * len(prompts)
-        for part, result in zip(parts, results, strict=True):
-            for i, answer in zip(part, result["answers"], strict=True):
-                answers[i] = answer
-        return answers
-
-
-class PromptWriter:
-    """Unit worker: an engine that answers the prompts of a unit, each with its most likely tokens."""
-
-    def __init__(self, model: Folder, max_new_tokens: int) -> None:
-        self.engine = load_engine(model.local(), threads=1)
-        self.sampling = Sampling(max_new_tokens, temperature=0.0)
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        room = self.engine.context - self.sampling.max_tokens
-        prompts = [encode_prompt(self.engine.tokenizer, messages, room) for messages in unit["prompts"]]
-        completions = self.engine.generate(prompts, self.sampling)
-        return {"answers": [decode_answer(self.engine.tokenizer, each.ids) for each in completions]}
+        label = f"{self.split} {('questions', 'rephrasings')[self.calls - 1]}"
+        sampling = Sampling(self.max_new_tokens, temperature=0.0)
+        return [text for (text,) in ask(self.session, self.output, label, self.model, prompts, sampling)]
 
 
 @dataclass

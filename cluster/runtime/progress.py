@@ -22,6 +22,8 @@ Listener = Callable[[ProgressRecord], None]
 """Receives every progress update, in addition to the screen."""
 PLAIN_LINE_SECONDS = 5.0
 POLL_SECONDS = 0.5
+READ_SECONDS = 10.0
+"""A read that takes longer is made again: the actor starts, or the machine is busy."""
 
 
 class RateColumn(ProgressColumn):
@@ -162,8 +164,10 @@ def remote_bar(
         while not last:
             last = stop.wait(POLL_SECONDS)
             try:
-                done, note, resumed = ray.get(board.read.remote(), timeout=10)
-                lines = ray.get(board.lines.remote(heard), timeout=10)
+                done, note, resumed = ray.get(board.read.remote(), timeout=READ_SECONDS)
+                lines = ray.get(board.lines.remote(heard), timeout=READ_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                continue
             except ray.exceptions.RayError:  # the cluster is shutting down and raises its own error
                 return
             for line in lines:
@@ -181,5 +185,5 @@ def remote_bar(
             yield board
         finally:
             stop.set()
-            thread.join(timeout=POLL_SECONDS + 11)
+            thread.join(timeout=POLL_SECONDS + READ_SECONDS + 1)
             ray.kill(board)

@@ -23,6 +23,7 @@ from headwater.cluster.runtime import waiting
 from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
+from headwater.cluster.storage.store import Store
 from headwater.cluster.versions import commit, recorded_versions
 
 
@@ -92,6 +93,9 @@ class Stage(Generic[C]):
 
     def check(self) -> None:
         """Raise HeadwaterError if what the settings name is not usable. Called before the first stage."""
+
+    def check_store(self, store: Store) -> None:
+        """Raise HeadwaterError if the store lacks what the settings name. Called before the first stage."""
 
     def files(self) -> Iterable[tuple[str, str]]:
         """The files that the settings name: (key within the section, location). They must exist."""

@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.cache import cached_file, cached_folder
+from headwater.cluster.storage.cache import cached_file, cached_folder, drop_cached_file
 from headwater.cluster.storage.filesystem import (
     PARTIAL,
     delete_local,
@@ -75,6 +75,11 @@ class Artifact:
 
     def path(self, name: str = "") -> str:
         return join(self.location, name) if name else self.location
+
+    def beside(self, stage: str, key: str) -> Artifact:
+        """Another artifact of the same store."""
+        root = self.location.removesuffix(f"/{self.stage}/{self.key}")
+        return Artifact(join(root, stage, key), stage, key)
 
     # -- reading ---------------------------------------------------------------------------
     def manifest(self) -> Manifest | None:
@@ -128,6 +133,11 @@ class Artifact:
         if record is None or not is_remote(self.location):
             return self.local(name)
         return cached_file(self.path(name), record.size, record.sha256)
+
+    def drop_copy(self, name: str, record: FileRecord | None) -> None:
+        """Delete the local copy of a recorded file of a store; readers that have it open keep it."""
+        if record is not None and is_remote(self.location):
+            drop_cached_file(self.path(name), record.size, record.sha256)
 
     # -- writing ---------------------------------------------------------------------------
     @contextlib.contextmanager

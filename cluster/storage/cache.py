@@ -50,7 +50,7 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
             raise FileNotFoundError(f"no such file: {location}")
         size = info.size
         identity = f"{location}\0{size}\0{info.mtime_ns}"
-    name = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    name = _name(identity)
     target = cache_folder() / name
     if not _is_whole(target, size):
         with _alone(name[:2]):
@@ -59,6 +59,15 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
                 _fetch(location, target, size, sha256)
     os.utime(target)
     return target
+
+
+def drop_cached_file(location: str, size: int, sha256: str) -> None:
+    """Delete the local copy of a file, if there is one."""
+    (cache_folder() / _name(f"{location}\0{size}\0{sha256}")).unlink(missing_ok=True)
+
+
+def _name(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
 def cached_folder(location: str) -> Path:

@@ -89,19 +89,24 @@ class Multipart(io.RawIOBase):
             ) from error
 
 
-def client() -> Any:
-    """boto3's S3 client for the settings in the environment. Safe to share between threads."""
-    return _client(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+def client(*, anonymous: bool = False) -> Any:
+    """boto3's S3 client for the settings in the environment. Safe to share between threads. An `anonymous`
+    one signs no request."""
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return _client(environment, anonymous)
 
 
 @functools.lru_cache(maxsize=4)
-def _client(environment: tuple[tuple[str, str], ...]) -> Any:
+def _client(environment: tuple[tuple[str, str], ...], anonymous: bool) -> Any:
     """Client cached per environment settings, because creating one takes 0.1 s."""
     import boto3
+    import botocore
     from botocore.config import Config
 
     settings = dict(environment)
     region = settings.get("AWS_REGION") or settings.get("AWS_DEFAULT_REGION")
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     config = Config(retries=retries, connect_timeout=10, read_timeout=60)  # type: ignore[arg-type]
+    if anonymous:
+        config = config.merge(Config(signature_version=botocore.UNSIGNED))
     return boto3.session.Session().client("s3", region_name=region, config=config)

@@ -24,7 +24,8 @@ RECORD = "run.json"
 
 
 class Store:
-    """Artifacts in `<location>/<stage>/<key>/`, beside `runs/`, `rankings/`, `promoted/` and `improved/`."""
+    """Artifacts in `<location>/<stage>/<key>/`, beside `runs/`, `rankings/`, `promoted/`, `improved/` and,
+    while one is made, `replays/`."""
 
     def __init__(self, location: str) -> None:
         fs, path = filesystem(location)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.artifact import Artifact
+from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.data_pipeline.clean.scores import SCORES, read_scores, schema
 from headwater.data_pipeline.clean.select_documents import Decisions
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.filters.filter import FilterConfig
 
+ENGLISH_ONLY = 4
+"""Last version of the stage that measured all languages as English."""
 RESULT = ("id", "url")
 """Columns of the scores that identify the document of a decision."""
 
@@ -26,7 +29,15 @@ def config_of(corpus: Artifact) -> CleanConfig:
         raise HeadwaterError("no cleaned corpus here", where=corpus.location, fix="pass a finished output")
     if not corpus.files(SCORES, ".parquet"):
         raise HeadwaterError("this corpus has no stored scores", where=corpus.location, fix="clean it again")
-    return CleanConfig.model_validate(manifest.config)
+    return made_with(manifest)
+
+
+def made_with(manifest: Manifest) -> CleanConfig:
+    """The settings of a `clean` artifact. Up to version 4, all languages were measured as English."""
+    config = CleanConfig.model_validate(manifest.config)
+    if manifest.stage_version > ENGLISH_ONLY:
+        return config
+    return config.model_copy(update={"language": config.language.model_copy(update={"per_language": False})})
 
 
 def units_of(corpus: Artifact) -> list[str]:
@@ -48,8 +59,14 @@ def what_if(corpus: Artifact, config: CleanConfig) -> Decisions:
 
 def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
     """Raise HeadwaterError unless the settings differ only in thresholds of rules."""
-    for name in CleanConfig.model_fields:
-        before, after = getattr(made_with, name), getattr(wanted, name)
+    if made_with.names() != wanted.names():
+        raise _not_from_scores("filters", "a filter cannot be added or removed afterwards")
+    for old, new in zip(made_with.filters, wanted.filters, strict=True):
+        if old.source != new.source:
+            raise _not_from_scores(f"filters.{old.name}", "its file has changed")
+    for name in made_with.names():
+        before: Any = made_with.settings(name)
+        after: Any = wanted.settings(name)
         for setting in type(before).model_fields:
             if getattr(before, setting) == getattr(after, setting):
                 continue
@@ -59,6 +76,11 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
                 problem = "enabled" if after.enabled else "disabled"
                 raise _not_from_scores(f"{name}.enabled", f"this step cannot be {problem} afterwards")
             fixed = before.measured_with if isinstance(before, FilterConfig) else None
+            loose = isinstance(before, FilterConfig) and before.last_word and not before.stricter(after)
+            if loose:
+                raise _not_from_scores(
+                    f"{name}.{setting}", "documents that this step rejected were not measured further"
+                )
             if fixed is None or setting in fixed:
                 raise _not_from_scores(f"{name}.{setting}", "this setting changes the scores")
     missing = set(schema(wanted).names) - set(schema(made_with).names)
@@ -67,10 +89,11 @@ def check(made_with: CleanConfig, wanted: CleanConfig) -> None:
 
 
 def _is_separable(config: CleanConfig, step: str) -> bool:
-    """Whether the step can be disabled afterwards: it neither changes a text nor stops its processing."""
+    """Whether the step can be disabled afterwards: it neither changes a text nor ends its processing."""
     if step in ("exact_dedup", "minhash_dedup"):
         return True
-    return bool(config.rules(step)) and not config.rewrites(step)
+    found = config.filter(step)
+    return bool(config.rules(step)) and not config.rewrites(step) and not (found and found.last_word)
 
 
 def _not_from_scores(where: str, problem: str) -> HeadwaterError:

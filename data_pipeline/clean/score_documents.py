@@ -1,24 +1,34 @@
 """Runs one document through the per-document steps: computes its text and the scores of each step.
 
-Processing stops early only if nothing is left to measure (a blocked URL, no text). The decision from the
-scores follows later, in data_pipeline/clean/select_documents.py.
+Processing stops early only if nothing is left to measure (a blocked URL, no text), or in a language that is
+not asked for. The decision from the scores follows later, in data_pipeline/clean/select_documents.py.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.filters.filter import Measure, Measured
+from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
 from headwater.data_pipeline.filters.pii import redact
 from headwater.data_pipeline.text.extract import Extractor
+from headwater.data_pipeline.text.languages import ENGLISH
 from headwater.data_pipeline.text.normalise import normalise
-from headwater.data_pipeline.verdict import Refused, Rejection, Scores
+from headwater.data_pipeline.verdict import Refused, Rejection, Scores, first_hit
 
 NORMALISED = 4
 """A text this many times longer than the limit is rejected before normalisation."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the documents of one language are measured with."""
+
+    config: CleanConfig
+    splitter: str
+    steps: dict[str, Measure]
 
 
 class Measurer:
@@ -27,15 +37,18 @@ class Measurer:
     def __init__(self, config: CleanConfig) -> None:
         self._config = config
         self._extractor = Extractor(config.extract)
-        self._steps: dict[str, Measure] = {}
-        for name in config.own_steps():
-            found = config.filter(name)
-            self._steps[name] = self._extract if found is None else found.measurer()
-        self.seconds = dict.fromkeys(self._steps, 0.0)
+        self._made: dict[str, list[tuple[FilterConfig | None, Measure]]] = {}
+        self._of_language: dict[str, Language] = {}
+        self._default = self._language(config, ENGLISH)
+        self.seconds = dict.fromkeys(config.own_steps(), 0.0)
 
     def __call__(self, document: Document) -> Measured:
         found = Measured(document, {"read": len(document.text) or len(document.html or b"")})
-        for name, measure in self._steps.items():
+        language = self._default
+        for name in self._default.steps:
+            measure = language.steps.get(name)
+            if measure is None:
+                continue  # off in this language
             started = time.perf_counter()
             try:
                 result = measure(found)
@@ -48,8 +61,36 @@ class Measurer:
             found.scores[name] = result
             if self._config.rewrites(name):
                 found.characters[name] = len(found.document.text)
+            if name == "language":
+                language = self._settings_of(found.document.language)
+                found.splitter = language.splitter
+            settings = language.config.filter(name)
+            if settings is not None and settings.last_word and first_hit(result, settings.rules()):
+                found.left_out = True
+                break
         found.document = replace(found.document, html=None)
         return found
+
+    def _settings_of(self, code: str) -> Language:
+        if code not in self._config.language.languages:
+            return self._default
+        if code not in self._of_language:
+            made = self._language(self._config.of_language(code), self._config.splitter(code))
+            self._of_language[code] = made
+        return self._of_language[code]
+
+    def _language(self, config: CleanConfig, splitter: str) -> Language:
+        return Language(config, splitter, {name: self._step(name, config) for name in config.own_steps()})
+
+    def _step(self, name: str, config: CleanConfig) -> Measure:
+        """One for equal settings, because some hold a model."""
+        settings = config.filter(name)
+        made = self._made.setdefault(name, [])
+        for others, measure in made:
+            if others == settings:
+                return measure
+        made.append((settings, config.measurer(name) or self._extract))
+        return made[-1][1]
 
     def redact(self, found: Measured) -> None:
         """Replace personal identifiers in text and title, and record their number by kind in the scores."""
@@ -71,7 +112,8 @@ class Measurer:
             extracted = self._extractor(document.html, document.url)
             if isinstance(extracted, Rejection):
                 return extracted
-            title, text = title or extracted[0], extracted[1]
+            title, text = title or extracted.title, extracted.text
+            document = replace(document, licence=document.licence or extracted.licence)
         whole = len(text)
         if whole > NORMALISED * config.max_characters:
             text = text[: config.max_characters]

@@ -20,6 +20,7 @@ from headwater.data_pipeline.dedup.exact import text_digest
 from headwater.data_pipeline.dedup.minhash import MinHasher
 from headwater.data_pipeline.filters.filter import Measured
 from headwater.data_pipeline.filters.pii import KINDS
+from headwater.data_pipeline.text.languages import ENGLISH
 
 SCORES = "scores"
 
@@ -37,7 +38,7 @@ def score_names(config: CleanConfig, step: str) -> dict[str, pa.DataType]:
 
 def schema(config: CleanConfig) -> pa.Schema:
     fields = [pa.field(name, pa.string()) for name in ("id", "url", "source")]
-    rewriting = [name for name in type(config).model_fields if config.rewrites(name)]
+    rewriting = [name for name in config.names() if config.rewrites(name)]
     fields += [pa.field(f"characters.{name}", pa.int64()) for name in ("read", *rewriting)]
     for step in config.own_steps():
         fields += [pa.field(f"{step}.{name}", kind) for name, kind in score_names(config, step).items()]
@@ -58,9 +59,9 @@ class Signer:
         self._minhash = config.minhash_dedup
         self._hasher = MinHasher(config.minhash_dedup)
 
-    def __call__(self, text: str) -> dict[str, np.ndarray]:
+    def __call__(self, text: str, splitter: str = ENGLISH) -> dict[str, np.ndarray]:
         """`digest`, uint64 [2], and `keys`, uint64 [buckets]: all 0 for a text too short for a signature."""
-        keys = self._hasher.buckets(text) if self._minhash.enabled else np.zeros(0, np.uint64)
+        keys = self._hasher.buckets(text, splitter) if self._minhash.enabled else np.zeros(0, np.uint64)
         return {"digest": np.frombuffer(text_digest(text), np.uint64), "keys": keys}
 
 

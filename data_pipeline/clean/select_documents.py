@@ -62,6 +62,7 @@ def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCou
         step[hit], reason[hit], score[hit], threshold[hit] = name, reasons, scores, limits
         alive[hit] = False
 
+    groups = _by_language(table, config)
     for name in config.own_steps():
         count, before = counts[name], alive.copy()
         count.documents_in += int(before.sum())
@@ -76,11 +77,12 @@ def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCou
             score_name: table[f"{name}.{score_name}"].to_numpy(zero_copy_only=False)
             for score_name in score_names(config, name)
         }
-        for rule in config.rules(name):
-            hit = alive & np.asarray(rule.hits(scores), bool)
-            if hit.any():
-                shown, limit = rule.shown or ("", np.nan)
-                drop(hit, name, rule.reason, scores[shown][hit] if shown else np.nan, limit)
+        for settings, among in groups:
+            for rule in settings.rules(name) if name in settings.own_steps() else ():
+                hit = alive & among & np.asarray(rule.hits(scores), bool)
+                if hit.any():
+                    shown, limit = rule.shown or ("", np.nan)
+                    drop(hit, name, rule.reason, scores[shown][hit] if shown else np.nan, limit)
         if f"characters.{name}" in table.column_names:
             rewritten = table[f"characters.{name}"].to_numpy(zero_copy_only=False)
             size = np.where(np.isnan(rewritten), size, rewritten).astype(np.int64)
@@ -88,6 +90,21 @@ def own_verdicts(table: pa.Table, config: CleanConfig, counts: dict[str, StepCou
         count.characters_out += int(size[alive].sum())
         count.reasons.update(collections.Counter(reason[before & ~alive].tolist()))
     return Verdicts(step, reason, score, threshold, size)
+
+
+def _by_language(table: pa.Table, config: CleanConfig) -> list[tuple[CleanConfig, np.ndarray]]:
+    """The settings of each language asked for, and bool [rows]: which rows they hold for. The settings as
+    they stand hold for all others."""
+    others = np.ones(table.num_rows, bool)
+    groups: list[tuple[CleanConfig, np.ndarray]] = []
+    if config.language.enabled:
+        found = table["language.language"].to_numpy(zero_copy_only=False)
+        for code in config.language.languages:
+            settings = config.of_language(code)
+            if settings is not config and (rows := found == code).any():
+                groups.append((settings, rows))
+                others &= ~rows
+    return [*groups, (config, others)]
 
 
 class Decisions:

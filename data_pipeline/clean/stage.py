@@ -22,11 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.extras import require
 from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.clean import funnel
+from headwater.data_pipeline.clean.card import described, write_card
 from headwater.data_pipeline.clean.funnel import StepCount
 from headwater.data_pipeline.clean.repeated_spans import STEP, Cutter, WindowWorker, find_spans
 from headwater.data_pipeline.clean.score_documents import Measurer
@@ -35,24 +37,26 @@ from headwater.data_pipeline.clean.select_documents import DECISION_SCHEMA, Deci
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.corpus import KEPT
 from headwater.data_pipeline.dedup.substring import SubstringConfig
+from headwater.data_pipeline.documents import METADATA, Document, from_table, to_table
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
-from headwater.data_pipeline.documents import Document, from_table, to_table
 from headwater.data_pipeline.parts import DOCUMENTS
-from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
+from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_columns, read_table, write_table
+from headwater.data_pipeline.text.segmented import PACKAGES
 from headwater.data_pipeline.verdict import Rejection
 
 REJECTED = "rejected"
-OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "text")
+OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "licence", "text")
 
 REJECTED_SCHEMA = pa.schema([*DECISION_SCHEMA, *(DOCUMENT_SCHEMA.field(name) for name in OF_A_REJECTED)])
 
 
 class Clean(Stage[CleanConfig]):
-    """Writes `kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, `funnel.json` and `funnel.png`."""
+    """Writes `kept/*.parquet` (documents.SCHEMA), `rejected/`, `scores/`, the funnel and the data card."""
 
     name: ClassVar[str] = "clean"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     inputs: ClassVar[tuple[str, ...]] = ("acquire",)
+    off_fields: ClassVar[frozenset[str]] = frozenset({"filters"})
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         from headwater.data_pipeline.filters.lists import fingerprint
@@ -62,9 +66,17 @@ class Clean(Stage[CleanConfig]):
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [pool()]
 
+    def check(self) -> None:
+        """Raise HeadwaterError if a language asked for needs packages that are not installed, or a filter of
+        the user's own file cannot be made."""
+        for custom in self.config.filters:
+            custom.filter.measurer()
+        splitters = {self.config.splitter(code) for code in self.config.language.languages}
+        require("languages", only=[name for splitter in splitters for name in PACKAGES.get(splitter, ())])
+
     def files(self) -> Iterable[tuple[str, str]]:
         for step in self.config.steps():
-            for file in getattr(getattr(self.config, step), "files", ()):
+            for file in getattr(self.config.settings(step), "files", ()):
                 yield step, file
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
@@ -100,7 +112,9 @@ class Clean(Stage[CleanConfig]):
             for row in itertools.chain.from_iterable(result["funnel"] for result in written):
                 counts[-1].add(row)
         more = {"unread": read.get("rejected", {}), "units": read.get("units"), "cpu_seconds": seconds}
-        return report(counts, decisions.replaced, output, session) | more
+        metrics = report(counts, decisions.replaced, output, session)
+        write_card(output, described(acquired), metrics["funnel"], metrics["replaced"])
+        return metrics | more
 
     def _decide(self, units: list[str], output: Artifact) -> Decisions:
         """Decide on every document and write one file of decisions per unit."""
@@ -116,9 +130,12 @@ def report(
     """Write and print the funnel and the number of replaced identifiers by kind. Returns the metrics."""
     rows = [count.row() for count in counts]
     replaced = dict(sorted(replaced.items()))
-    output.write_json("funnel.json", {"steps": rows, "replaced": replaced})
+    languages = by_language(output)
+    output.write_json("funnel.json", {"steps": rows, "replaced": replaced, "languages": languages})
     output.write_bytes("funnel.png", funnel.picture(counts))
     session.console.print(funnel.table(counts))
+    if sum(row["kept"] > 0 for row in languages.values()) > 1:
+        session.console.print(funnel.language_table(languages))
     if replaced:
         session.say("replaced: " + ", ".join(f"{kind} {n:,}" for kind, n in replaced.items()))
     kept = counts[-1].documents_out
@@ -149,6 +166,16 @@ def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCo
     return [first, *decisions.counts]
 
 
+def by_language(output: Artifact) -> dict[str, dict[str, Any]]:
+    """What became of the documents of each language, from the written parts: see LanguageCounts.rows."""
+    counts = funnel.LanguageCounts()
+    for name in output.files(KEPT, ".parquet"):
+        kept = read_columns(output, name, ["language"])
+        dropped = read_columns(output, name.replace(KEPT, REJECTED, 1), ["language", "step"])
+        counts.add(kept["language"].to_pylist(), zip(*dropped.to_pydict().values(), strict=True))
+    return counts.rows()
+
+
 class MeasureWorker:
     """First pass over one part: writes the texts after the steps, and the scores."""
 
@@ -165,7 +192,8 @@ class MeasureWorker:
         for document in documents:
             found = self._measure(document)
             started = time.perf_counter()
-            signature = self._sign(found.document.text if found.stop is None else "")
+            compared = found.stop is None and not found.left_out
+            signature = self._sign(found.document.text if compared else "", found.splitter)
             signing += time.perf_counter() - started
             self._measure.redact(found)
             texts.append(found.document)
@@ -193,9 +221,9 @@ class WriteWorker:
             texts, decisions = _cut(texts, decisions, cutter)
             cuts = [cutter.count.row()]
         kept = pc.is_null(decisions["step"])
-        rejected = pa.Table.from_arrays(
-            [*decisions.columns, *texts.select(OF_A_REJECTED).columns], schema=REJECTED_SCHEMA
-        )
+        stored = [*OF_A_REJECTED, *(["metadata"] if "metadata" in texts.column_names else [])]
+        schema = REJECTED_SCHEMA.append(METADATA) if len(stored) > len(OF_A_REJECTED) else REJECTED_SCHEMA
+        rejected = pa.Table.from_arrays([*decisions.columns, *texts.select(stored).columns], schema=schema)
         write_table(self._output, f"{KEPT}/{name}.parquet", texts.filter(kept))
         write_table(self._output, f"{REJECTED}/{name}.parquet", rejected.filter(pc.invert(kept)))
         return {"documents": texts.num_rows, "funnel": cuts}

@@ -33,10 +33,12 @@ class CleanJob:
     """Columns of JSONL and Parquet inputs."""
     skip_unreadable: bool = False
     """Skip files that cannot be opened, and count them in the funnel."""
+    allow_addresses: Sequence[str] = ()
+    """Networks that URLs may reach besides public addresses."""
 
     @property
     def acquire(self) -> AcquireConfig:
-        sources = tuple(sources_of(self.inputs, self.columns))
+        sources = tuple(sources_of(self.inputs, self.columns, self.allow_addresses))
         return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
 
     @property
@@ -48,10 +50,11 @@ def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[
     """Run or resume the job. The store of `session` must be `job.work`.
 
     Returns the output's manifest and whether it was already finished. Raises HeadwaterError if the
-    output folder belongs to something else.
+    output folder belongs to something else, or a package is missing.
     """
     acquire = Acquire(job.acquire)
     stage = Clean(job.config)
+    stage.check()
     key = stage.key({acquire.name: locate(acquire, {}, session).key}, stage.fingerprint(session))
     output = Artifact(job.output, stage.name, key)
     manifest = _claim(output, overwrite=overwrite)

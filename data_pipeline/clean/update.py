@@ -22,14 +22,14 @@ import pyarrow.compute as pc
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import execute
+from headwater.cluster.runtime.stage import execute, locate
 from headwater.cluster.storage.artifact import MANIFEST, SCRATCH, Artifact, Manifest
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
-from headwater.data_pipeline.clean.rescore import units_of
+from headwater.data_pipeline.clean.card import CARD, described, write_card
+from headwater.data_pipeline.clean.rescore import made_with, units_of
 from headwater.data_pipeline.clean.scores import SCORES, read_scores
 from headwater.data_pipeline.clean.select_documents import Decisions
 from headwater.data_pipeline.clean.stage import (
-    OF_A_REJECTED,
     REJECTED,
     MeasureWorker,
     WriteWorker,
@@ -39,6 +39,7 @@ from headwater.data_pipeline.clean.stage import (
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.corpus import KEPT
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
+from headwater.data_pipeline.documents import current
 from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
 
@@ -64,7 +65,7 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
     if base is None:
         return corpus.finished(), True
     started = time.time()
-    config = CleanConfig.model_validate(base.config)
+    config = made_with(base)
     added, unread, units = _measure(corpus, change, config, base, session)
     old = [unit for unit in units_of(corpus) if unit not in set(added)]
     decisions = _decide(corpus, [*old, *added], config, change.forget)
@@ -80,6 +81,7 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
     _forget_scores(corpus, change.forget)
     counts = whole_funnel(decisions, unread)
     metrics = report(counts, decisions.replaced, corpus, session) | {"unread": unread, "units": units}
+    write_card(corpus, _sources(corpus, change, session), metrics["funnel"], metrics["replaced"])
     corpus.finish(
         base.model_copy(
             update={
@@ -91,6 +93,13 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
         )
     )
     return corpus.finished(), False
+
+
+def _sources(corpus: Artifact, change: Change, session: Session) -> list[dict[str, Any]]:
+    """The sources on the card with those of the change, which an interrupted update may have added."""
+    known: list[dict[str, Any]] = corpus.read_json(CARD)["sources"] if corpus.exists(CARD) else []
+    added = [] if change.acquire is None else described(locate(Acquire(change.acquire), {}, session))
+    return known + [source for source in added if source not in known]
 
 
 def matches(urls: Sequence[str], forgotten: Sequence[str]) -> np.ndarray:
@@ -223,11 +232,11 @@ class MergeWorker:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         name = unit["unit"]
-        kept = read_table(self._output, f"{KEPT}/{name}.parquet")
-        rejected = read_table(self._output, f"{REJECTED}/{name}.parquet").select(OF_A_REJECTED)
+        kept = current(read_table(self._output, f"{KEPT}/{name}.parquet"))
+        rejected = current(read_table(self._output, f"{REJECTED}/{name}.parquet"))
         html = pa.nulls(rejected.num_rows, DOCUMENT_SCHEMA.field("html").type)
-        rejected = rejected.append_column("html", html).select(DOCUMENT_SCHEMA.names)
-        texts = pa.concat_tables([kept, rejected.cast(DOCUMENT_SCHEMA)])
+        rejected = rejected.append_column("html", html).select(kept.column_names)
+        texts = pa.concat_tables([kept, rejected.cast(kept.schema)])
         places = {source: row for row, source in enumerate(texts["source"].to_pylist())}
         scores = read_scores(self._output, name, ["source", "url"])
         stays = ~matches(scores["url"].to_pylist(), self._forgotten)

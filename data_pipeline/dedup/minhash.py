@@ -3,7 +3,7 @@
 Broder 1997 (signatures), with FineWeb's parameters: word 5-grams of the simplified text, 14 buckets of
 8 hashes. Two texts whose n-gram sets have Jaccard similarity s share a bucket with probability
 1 - (1 - s^8)^14: 0.92 at s = 0.8, 0.5 at s ≈ 0.70, 0.05 at s = 0.5. Signatures are those of
-datatrove 0.10.1, bit for bit.
+datatrove 0.10.1, bit for bit, in every language: words are those of the language's splitter.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import Field
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
 from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.text.languages import ENGLISH
 from headwater.data_pipeline.text.punctuation import CONTROLS, MARKS
 
 MERSENNE_61 = (1 << 61) - 1
@@ -77,9 +78,9 @@ def simplify(text: str) -> str:
     return _text(codes[stays[codes]]).strip()
 
 
-def simplified_words(text: str) -> tuple[np.ndarray, np.ndarray]:
+def simplified_words(text: str, splitter: str = ENGLISH) -> tuple[np.ndarray, np.ndarray]:
     """Words of the simplified text joined by spaces (uint8), and their starts. n-grams are slices."""
-    words = vocabulary().words(simplify(text))
+    words = vocabulary(splitter).words(simplify(text))
     return joined(words.ids, *words.vocabulary.bytes())
 
 
@@ -94,10 +95,10 @@ class MinHasher:
         self._b = generator.randint(0, MERSENNE_61, dtype=np.uint64, size=count)
         self._mask = np.uint64((1 << config.precision) - 1)
 
-    def shingles(self, text: str) -> np.ndarray:
+    def shingles(self, text: str, splitter: str = ENGLISH) -> np.ndarray:
         """uint64 hashes of the word n-grams; empty for fewer than n words."""
         n = self._config.ngram
-        data, starts = simplified_words(text)
+        data, starts = simplified_words(text, splitter)
         if (self._config.hash, self._config.precision) == ("xxhash", 64):
             return xxh64_of_ngrams(data, starts, n)
         text_bytes, places = data.tobytes(), starts.tolist()
@@ -109,14 +110,14 @@ class MinHasher:
             return xxhash.xxh32_intdigest(data)
         return int.from_bytes(hashlib.sha1(data).digest()[: self._config.precision // 8], "little")  # noqa: S324
 
-    def signature(self, text: str) -> np.ndarray | None:
+    def signature(self, text: str, splitter: str = ENGLISH) -> np.ndarray | None:
         """uint64 [buckets · hashes_per_bucket]: minimum of each permutation over all shingles."""
-        hashes = self.shingles(text)
+        hashes = self.shingles(text, splitter)
         return signature(hashes, self._a, self._b, self._mask) if len(hashes) else None
 
-    def buckets(self, text: str) -> np.ndarray:
+    def buckets(self, text: str, splitter: str = ENGLISH) -> np.ndarray:
         """uint64 [buckets]: one key per bucket from its hashes and number; all 0 without a signature."""
-        values = self.signature(text)
+        values = self.signature(text, splitter)
         if values is None:
             return np.zeros(self._config.buckets, np.uint64)
         return bucket_keys(values, self._config.hashes_per_bucket)

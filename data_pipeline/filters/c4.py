@@ -12,11 +12,16 @@ from pydantic import Field
 
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
 from headwater.data_pipeline.text.document_text import vocabulary
+from headwater.data_pipeline.text.languages import ENGLISH, UNSPACED
 from headwater.data_pipeline.text.normalise import indentation
+from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 END_PUNCTUATION = (".", "?", "!", '"', "'")
+"""Ends of English lines."""
+ENDS_ANYWHERE = (*TERMINAL_PUNCTUATION, '"', "'", *"”’»«」』）)…")
+"""Ends of lines in other languages: the sentence-ending marks of all scripts, and quotation marks."""
 ELLIPSIS = "..."
 POLICY_PHRASES = (
     "terms of use",
@@ -37,7 +42,8 @@ class C4Config(FilterConfig):
     rewrites: ClassVar[bool] = True
 
     terminal_punctuation: bool = False
-    """Drop lines that do not end in . ? ! \" or '. Off as in FineWeb, because it removes too much text."""
+    """Drop lines that do not end in . ? ! \" or '. Off as in FineWeb, because it removes too much text. In
+    other languages than English, the marks of their scripts count as well."""
     min_sentences: int = Field(5, ge=0)
     """Minimum number of sentences in the remaining text."""
     min_words_per_line: int = Field(3, ge=0)
@@ -47,7 +53,7 @@ class C4Config(FilterConfig):
 
     def measurer(self) -> Measure:
         def rewrite(found: Measured) -> Scores | Rejection:
-            result = measure(found.document.text, self, indented=True)
+            result = measure(found.document.text, self, indented=True, splitter=found.splitter)
             if isinstance(result, Rejection):
                 return result
             text, scores = result
@@ -61,22 +67,25 @@ class C4Config(FilterConfig):
         return [Rule("sentences", "too_few_sentences", least=self.min_sentences)]
 
 
-def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, Scores] | Rejection:
+def measure(
+    text: str, config: C4Config, indented: bool = False, splitter: str = ENGLISH
+) -> tuple[str, Scores] | Rejection:
     """The text without the dropped lines, with its scores, or the rejection of the whole text.
 
     The rules ignore indentation, and datatrove drops it. `indented` restores it in the kept lines.
     """
     kept, starts = [], []
+    ends, spaced = (END_PUNCTUATION if splitter == ENGLISH else ENDS_ANYWHERE), splitter not in UNSPACED
     everything = text.lower()
     suspect = any(phrase in everything for phrase in ("lorem ipsum", "javascript", *POLICY_PHRASES))
     for original in text.splitlines():
         line = original.strip()
-        words = line.split()
+        words = line.split() if spaced else vocabulary(splitter).words(line).strings()
         if len(line) > config.max_word_length and max(map(len, words)) > config.max_word_length:
             continue
         if "[" in line:
             line = CITATION.sub("", line)
-        if config.terminal_punctuation and (not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)):
+        if config.terminal_punctuation and (not line.endswith(ends) or line.endswith(ELLIPSIS)):
             continue
         if len(words) < config.min_words_per_line:
             continue
@@ -91,7 +100,7 @@ def measure(text: str, config: C4Config, indented: bool = False) -> tuple[str, S
             continue
         kept.append(line)
         starts.append(indentation(original) if indented else "")
-    scores: Scores = {"sentences": vocabulary().sentences(kept)}
+    scores: Scores = {"sentences": vocabulary(splitter).sentences(kept)}
     if any(starts) and len(kept) > 1:
         return "\n".join(map(add, starts, kept)).strip("\n"), scores
     return "\n".join(kept).strip(), scores

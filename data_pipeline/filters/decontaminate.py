@@ -18,6 +18,7 @@ from headwater.data_pipeline.dedup.minhash import simplified_words
 from headwater.data_pipeline.dedup.shingles import xxh64_of_ngrams
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.lists import read_text
+from headwater.data_pipeline.text.languages import ENGLISH
 from headwater.data_pipeline.verdict import Rule, Scores
 
 
@@ -46,41 +47,48 @@ class DecontaminateConfig(FilterConfig):
 
     def measurer(self) -> Measure:
         decontaminator = Decontaminator(self)
-        return lambda found: decontaminator.measure(found.document.text)
+        return lambda found: decontaminator.measure(found.document.text, found.splitter)
 
     def rules(self) -> list[Rule]:
         return [Rule("matches", "evaluation_text", most=self.max_matches)]
 
 
-def ngrams(text: str, ngram: int, min_words: int) -> tuple[int, np.ndarray] | None:
+def ngrams(text: str, ngram: int, min_words: int, splitter: str = ENGLISH) -> tuple[int, np.ndarray] | None:
     """Length in words of the n-grams that identify a text, `ngram` at most, and their hashes.
 
     None for a text with fewer than `min_words` words.
     """
-    words, starts = simplified_words(text)
+    words, starts = simplified_words(text, splitter)
     n = min(ngram, len(starts) - 1)
     return (n, xxh64_of_ngrams(words, starts, n)) if n >= min_words else None
 
 
 class Decontaminator:
-    """Holds the hashes of all n-grams of the sets, by length."""
+    """Holds the hashes of all n-grams of the sets, by splitter and length."""
 
     def __init__(self, config: DecontaminateConfig) -> None:
         self._config = config
-        hashes: dict[int, set[int]] = {}
-        for location in config.sets:
-            for text in _strings(location):
-                if found := ngrams(text, config.ngram, config.min_words):
-                    hashes.setdefault(found[0], set()).update(found[1].tolist())
-        self._sets = {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
+        self._texts = [text for location in config.sets for text in _strings(location)]
+        self._hashes: dict[str, dict[int, np.ndarray]] = {}
 
-    def measure(self, text: str) -> Scores:
-        """`matches`: number of n-grams of the text that occur in a set."""
-        words, starts = simplified_words(text)
+    def measure(self, text: str, splitter: str = ENGLISH) -> Scores:
+        """`matches`: number of n-grams of the text that occur in a set. Both are split into words as the
+        text's language is."""
+        if splitter not in self._hashes:
+            self._hashes[splitter] = self._hashed(splitter)
+        words, starts = simplified_words(text, splitter)
         matches = sum(
-            int(np.isin(xxh64_of_ngrams(words, starts, n), known).sum()) for n, known in self._sets.items()
+            int(np.isin(xxh64_of_ngrams(words, starts, n), known).sum())
+            for n, known in self._hashes[splitter].items()
         )
         return {"matches": matches}
+
+    def _hashed(self, splitter: str) -> dict[int, np.ndarray]:
+        hashes: dict[int, set[int]] = {}
+        for text in self._texts:
+            if found := ngrams(text, self._config.ngram, self._config.min_words, splitter):
+                hashes.setdefault(found[0], set()).update(found[1].tolist())
+        return {n: np.array(sorted(values), np.uint64) for n, values in hashes.items()}
 
 
 def _strings(location: str) -> Iterator[str]:

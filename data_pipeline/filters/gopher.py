@@ -88,7 +88,7 @@ class QualityConfig(FilterConfig):
     stop_words: tuple[NonEmpty, ...] = Field(
         default=("the", "be", "to", "of", "and", "that", "have", "with"), min_length=1
     )
-    """Common words of the language. Replace them for corpora in other languages."""
+    """Common English words. Other languages have their own (`language.per_language`)."""
 
     @model_validator(mode="after")
     def _something_can_pass(self) -> QualityConfig:

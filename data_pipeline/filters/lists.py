@@ -16,7 +16,7 @@ def read_text(location: str) -> str:
         with fs.open_input_file(path) as stream:
             return bytes(stream.read()).decode()
     except FileNotFoundError as error:
-        raise HeadwaterError("no such file", where=location, fix="correct the path in `clean`") from error
+        raise _missing(location) from error
     except UnicodeDecodeError as error:
         raise HeadwaterError(f"not UTF-8 (byte {error.start})", where=location) from error
 
@@ -29,4 +29,20 @@ def read_list(location: str) -> list[str]:
 
 def fingerprint(locations: Iterable[str]) -> dict[str, str]:
     """Location → hash of the content. It is part of the artifact's key."""
-    return {name: hashlib.sha256(read_text(name).encode()).hexdigest()[:16] for name in locations}
+    return {name: _digest(name)[:16] for name in locations}
+
+
+def _digest(location: str) -> str:
+    fs, path = filesystem(location)
+    digest = hashlib.sha256()
+    try:
+        with fs.open_input_stream(path) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise _missing(location) from error
+    return digest.hexdigest()
+
+
+def _missing(location: str) -> HeadwaterError:
+    return HeadwaterError("no such file", where=location, fix="correct the path in `clean`")

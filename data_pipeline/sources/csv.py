@@ -9,7 +9,8 @@ from typing import Any
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.lines import bounded_lines
-from headwater.data_pipeline.sources.spec import Columns
+from headwater.data_pipeline.sources.opening import decompressed, open_input
+from headwater.data_pipeline.sources.spec import Columns, CsvSource
 
 
 class _Lines:
@@ -39,11 +40,19 @@ class _Lines:
         return f"line {self.number}"
 
 
-def csv_rows(stream: Any, file: str, columns: Columns, limit: int) -> Iterator[Document | Unread]:
+def read_csv(source: CsvSource, path: str) -> Iterator[Document | Unread]:
+    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+        limit = source.max_document_bytes
+        yield from csv_rows(decompressed(stream), path, source.columns, limit, source.delimiter)
+
+
+def csv_rows(
+    stream: Any, file: str, columns: Columns, limit: int, delimiter: str = ","
+) -> Iterator[Document | Unread]:
     """Documents of an open stream. The size limit stops a quoted field that never ends."""
     lines = _Lines(stream, limit)
     csv.field_size_limit(limit)
-    reader = csv.DictReader(lines)
+    reader = csv.DictReader(lines, delimiter=delimiter)
     try:
         names = reader.fieldnames
     except csv.Error as error:

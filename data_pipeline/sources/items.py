@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 from headwater.data_pipeline.documents import Document, document_id
 from headwater.data_pipeline.sources.spec import Columns
 
+FIELDS = ("url", "title", "id", "fetched_at", "licence")
+"""Parts of a document that a table may have besides its text."""
 UTF8_BOM = b"\xef\xbb\xbf"
 
 UNREAD_SCHEMA = pa.schema(
@@ -54,12 +57,15 @@ def document_from_row(
     text = text or ""
     if len(text) > limit or len(html or b"") > limit:
         return Unread(file, position, "too_large", f"more than {limit:,} bytes")
-    fields = {name: _string(row.get(getattr(columns, name))) for name in ("url", "title", "id", "fetched_at")}
+    fields = {name: _string(row.get(getattr(columns, name))) for name in FIELDS}
     for name, value in (("text", text), *fields.items()):
         if not encodable(value):
             return Unread(file, position, "invalid_utf8", f"{name} holds bytes that are not UTF-8")
     if len(text) * 4 > limit and len(text.encode()) > limit:
         return Unread(file, position, "too_large", f"more than {limit:,} bytes")
+    metadata = _metadata(row, columns.metadata)
+    if metadata is not None and len(metadata) > limit:
+        return Unread(file, position, "too_large", f"more than {limit:,} bytes of metadata")
     identity = fields["id"] or document_id(fields["url"], text or html or b"")
     return Document(
         id=identity,
@@ -69,7 +75,21 @@ def document_from_row(
         html=None if text.strip() else html,
         source=f"{file}:{position}",
         fetched_at=fields["fetched_at"],
+        licence=fields["licence"],
+        metadata=metadata,
     )
+
+
+def _metadata(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The row's values of these columns as a JSON object (ASCII, sorted keys); those that are null are left
+    out. Numbers that JSON does not have, dates and the like become text."""
+    if not names:
+        return None
+    found = {name: row[name] for name in names if row.get(name) is not None}
+    try:
+        return json.dumps(found, sort_keys=True, default=str, allow_nan=False)
+    except (ValueError, TypeError):  # nan, infinity, keys that are no strings
+        return json.dumps({name: str(value) for name, value in found.items()}, sort_keys=True)
 
 
 def _string(value: object) -> str:

@@ -14,16 +14,20 @@ import pyarrow.fs as pafs
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.filesystem import filesystem, list_files
-from headwater.data_pipeline.sources.folder import HTML_SUFFIXES, TEXT_SUFFIXES
+from headwater.data_pipeline.sources.content import COMPRESSED, DOCUMENT_SUFFIXES
 from headwater.data_pipeline.sources.opening import REMOTE, is_url, storage_reason
-from headwater.data_pipeline.sources.spec import FileSource, Source
+from headwater.data_pipeline.sources.spec import FileSource, Source, WheelSource
 
-COMPRESSION = ("", ".gz", ".zst")
+COMPRESSION = ("", *COMPRESSED)
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "warc": tuple(stem + end for stem in (".warc", ".wet", ".warc.wet") for end in COMPRESSION),
     "jsonl": tuple(stem + end for stem in (".jsonl", ".ndjson", ".json") for end in COMPRESSION),
     "parquet": (".parquet",),
-    "folder": HTML_SUFFIXES + TEXT_SUFFIXES,
+    "folder": tuple(stem + end for stem in DOCUMENT_SUFFIXES for end in COMPRESSION),
+    "mbox": tuple(f".mbox{end}" for end in COMPRESSION),
+    "mediawiki": tuple(f".xml{end}" for end in COMPRESSION),
+    "csv": tuple(f".csv{end}" for end in COMPRESSION),
+    "archive": (".zip", ".tgz", *(f".tar{end}" for end in COMPRESSION)),
 }
 """Suffixes of files read from a folder. A file that is named directly may have any suffix."""
 
@@ -65,8 +69,9 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
             for file in input_files(source, source.kind):
                 digest.update(repr((file.path, file.identity)).encode())
                 count += 1
-        else:
-            digest.update(source.sha256.encode())
+        else:  # nothing is known of the web before it is crawled
+            known = source.sha256 if isinstance(source, WheelSource) else source.model_dump_json()
+            digest.update(known.encode())
             count += 1
     return {"files": count, "sha256": digest.hexdigest()}
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import bz2
 import collections
 import contextlib
+import io
+import lzma
 import re
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
 from headwater.cluster.storage.filesystem import filesystem
+from headwater.data_pipeline.sources.guard import AddressGuard, guarded_session
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.position import Mark
 
@@ -21,10 +26,17 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5  # doubled after each failed attempt
 
+XZ_MEMORY = 256 << 20
+"""Maximum memory of an xz decoder, in bytes (`xz -9` needs 65 MiB)."""
 CODECS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
     b"\x28\xb5\x2f\xfd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\x00": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY),
 }
+BZIP2_BLOCK = b"1AY&SY"
+"""A bzip2 file has a digit and this behind `BZh`, which a text might begin with."""
+DAMAGE = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)
 STATUS_REASONS = {404: "not_found", 410: "not_found", 401: "no_permission", 403: "no_permission"}
 FILE_BYTES = 1 << 16
 FEED_BYTES = 1 << 11
@@ -43,15 +55,22 @@ def is_url(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-@contextlib.contextmanager
-def open_input(path: str, max_download_bytes: int) -> Iterator[Any]:
-    """Yield a seekable binary stream of a file. URLs are first downloaded to a temporary file.
+def url_of(path: str) -> str:
+    """The URL of an input file: its own, or `file://` and the whole path."""
+    return path if is_url(path) or path.startswith(REMOTE) else Path(path).absolute().as_uri()
 
-    Raises UnreadableFile with a reason code: not_found, no_permission, unreachable, unreadable, too_large.
+
+@contextlib.contextmanager
+def open_input(path: str, max_download_bytes: int, allow_addresses: Iterable[str] = ()) -> Iterator[Any]:
+    """Yield a seekable binary stream of a file. URLs are first downloaded to a temporary file, from public
+    addresses and the networks `allow_addresses`.
+
+    Raises UnreadableFile with a reason code: not_found, no_permission, unreachable, unreadable, too_large,
+    forbidden_address.
     """
     if is_url(path):
         with tempfile.TemporaryFile(prefix="headwater-") as file:
-            download(path, file, max_download_bytes)
+            download(path, file, max_download_bytes, AddressGuard(allow_addresses))
             file.seek(0)
             yield file
         return
@@ -74,14 +93,21 @@ def storage_reason(error: OSError) -> str:
 
 
 def decompressed(stream: Any, begin: Mark | None = None) -> Any:
-    """The stream, decompressed if it is gzip or zstd (by its first bytes), starting at `begin`."""
-    head = stream.read(4)
+    """The stream, decompressed if it is gzip, zstd, bzip2 or xz (by its first bytes), starting at `begin`."""
+    head = stream.read(10)
     for magic, codec in CODECS.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and (magic != b"BZh" or head[4:] == BZIP2_BLOCK):
             stream.seek(begin.packed if begin else 0)
             return Unpacked(stream, codec, begin)
     stream.seek(begin.offset if begin else 0)
     return stream
+
+
+def unpacked_bytes(content: bytes, limit: int) -> bytes:
+    """Content of a file in memory, decompressed if it is compressed, up to `limit` + 1 bytes. OSError if it
+    is damaged."""
+    data: bytes = decompressed(io.BytesIO(content)).read(limit + 1)
+    return data
 
 
 def mark_at(stream: Any, offset: int, number: int) -> Mark:
@@ -91,7 +117,7 @@ def mark_at(stream: Any, offset: int, number: int) -> Mark:
 
 
 class Unpacked:
-    """Content of a gzip or zstd file with any number of members.
+    """Content of a gzip, zstd, bzip2 or xz file with any number of members.
 
     In a truncated or damaged file, all content before the damage is returned first, and the next read raises
     OSError. (The standard readers raise at once and lose their decompressed buffer.)
@@ -143,7 +169,7 @@ class Unpacked:
         fed, self._packed = self._packed[:FEED_BYTES], self._packed[FEED_BYTES:]
         try:
             piece = self._member.decompress(fed)
-        except (zlib.error, zstandard.ZstdError) as error:
+        except DAMAGE as error:
             self._damage = f"the compressed stream is damaged: {error}"
             return b""
         self._unpacked_end += len(piece)
@@ -153,7 +179,7 @@ class Unpacked:
         return piece
 
 
-def download(url: str, file: IO[bytes], max_bytes: int) -> None:
+def download(url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard) -> None:
     """Download a URL to a file. Resumes after a broken connection."""
     import requests
     import urllib3
@@ -161,7 +187,8 @@ def download(url: str, file: IO[bytes], max_bytes: int) -> None:
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _fetch(url, file, max_bytes)
+            with guarded_session(guard) as session:
+                _fetch(session, url, file, max_bytes)
             return
         except UnreadableFile as error:
             problem = error
@@ -179,15 +206,13 @@ def download(url: str, file: IO[bytes], max_bytes: int) -> None:
     raise problem
 
 
-def _fetch(url: str, file: IO[bytes], max_bytes: int) -> None:
+def _fetch(session: Any, url: str, file: IO[bytes], max_bytes: int) -> None:
     """One attempt: GET from the end of the partial file if the server supports ranges."""
-    import requests
-
     have = file.seek(0, 2)
     headers = {"Accept-Encoding": "identity", "User-Agent": "headwater"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers=headers) as response:
+    with session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers=headers) as response:
         if (status := response.status_code) >= 400:
             retried = status >= 500 or status == 429
             reason = STATUS_REASONS.get(status, "unreachable" if retried else "refused")

@@ -25,7 +25,7 @@ def read_parquet(
 ) -> Iterator[Document | Unread]:
     position = position or Position()
     wanted = position.begin.offset if position.begin else 0
-    with open_input(path, source.max_download_bytes) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
         try:
             table = pq.ParquetFile(stream)
             names = table.schema_arrow.names
@@ -78,7 +78,16 @@ def _groups_from(table: pq.ParquetFile, row: int) -> tuple[int, list[int]]:
 
 def _columns(there: list[str], wanted: Columns) -> list[str]:
     """Names of the columns to read. Raises UnreadableFile without a text or HTML column."""
-    names = [name for name in wanted.model_dump().values() if name in there]
+    known = (
+        wanted.text,
+        wanted.html,
+        wanted.url,
+        wanted.title,
+        wanted.id,
+        wanted.fetched_at,
+        *wanted.metadata,
+    )
+    names = list(dict.fromkeys(name for name in known if name in there))
     if wanted.text not in names and wanted.html not in names:
         found = ", ".join(there)
         raise UnreadableFile("missing_column", f"no column {wanted.text} or {wanted.html} among: {found}")

@@ -1,26 +1,33 @@
-"""Reader of web archives: HTTP responses (WARC) and extracted text (WET)."""
+"""Reader of web archives: HTTP responses and resources (WARC), and extracted text (WET)."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+import zstandard
+
 from headwater.data_pipeline.documents import Document, document_id
+from headwater.data_pipeline.formats.convert import MEDIA_TYPES
+from headwater.data_pipeline.sources.content import converted_document
 from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Mark, Position
-from headwater.data_pipeline.sources.spec import WarcSource
+from headwater.data_pipeline.sources.spec import SourceConfig, WarcSource
 from headwater.data_pipeline.text.charset import decode_declared
 
+WEB = ("http://", "https://", "ftp://", "file://")
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 HEADER_END = re.compile(rb"\r?\n\r?\n")
+ZSTD_WINDOW = 8 << 20
+"""Largest window of a zstd body, in bytes (RFC 9659)."""
 CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 
 
-class _Watched:
+class Watched:
     """A stream that ends at a damaged place and records the damage, so that earlier records stay readable."""
 
     def __init__(self, stream: Any, offset: int) -> None:
@@ -47,94 +54,158 @@ class _Watched:
 
 def read_warc(source: WarcSource, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
     """Pages of an archive. Raises UnreadableFile("truncated") after the last record before the damage."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
+    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+        yield from pages(stream, source, path, position or Position(), formats=source.formats)
 
-    wanted = (WarcRecordType.response, WarcRecordType.conversion)
-    position = position or Position()
+
+def pages(
+    stream: Any,
+    source: SourceConfig,
+    path: str,
+    position: Position,
+    wanted: Callable[[str], bool] = lambda url: True,
+    formats: Collection[str] = (),
+) -> Iterator[Document | Unread]:
+    """Pages of an open archive whose URLs are `wanted`, and documents in `formats`. Raises as `read_warc`."""
+    from fastwarc.warc import ArchiveIterator
+
     begin = position.begin or Mark(0, 0)
     number, place = begin.number, f"record {begin.number + 1}"
-    with open_input(path, source.max_download_bytes) as stream:
-        content = decompressed(stream, position.begin)
-        watched = _Watched(content, begin.offset)
-        try:
-            for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
-                number += 1
-                place = f"record {number}, byte {record.stream_pos} uncompressed"
-                position.mark = mark_at(content, record.stream_pos, number - 1)
-                if record.record_type in wanted:
-                    item = _read_record(record, source, path, place)
-                    if isinstance(item, Unread) and item.reason == "truncated":
-                        raise UnreadableFile("truncated", item.detail, place)
-                    yield item
-        except (OSError, ValueError) as error:
-            raise UnreadableFile("truncated" if number else "unreadable", str(error), place) from error
-        if watched.damage:
-            raise UnreadableFile(
-                "truncated", f"the file is cut off or damaged: {watched.damage}", f"after {place}"
-            )
-        if number == 0:
-            kind = "empty_file" if watched.offset == 0 else "unreadable"
-            raise UnreadableFile(kind, "the file contains no WARC record", "byte 0")
+    content = decompressed(stream, position.begin)
+    watched = Watched(content, begin.offset)
+    try:
+        for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
+            number += 1
+            place = f"record {number}, byte {record.stream_pos} uncompressed"
+            position.mark = mark_at(content, record.stream_pos, number - 1)
+            if record.record_type & page_records() and wanted(target(record)):
+                item = read_record(record, source, path, place, formats)
+                if isinstance(item, Unread) and item.reason == "truncated":
+                    raise UnreadableFile("truncated", item.detail, place)
+                yield item
+    except (OSError, ValueError) as error:
+        raise UnreadableFile("truncated" if number else "unreadable", str(error), place) from error
+    if watched.damage:
+        raise UnreadableFile(
+            "truncated", f"the file is cut off or damaged: {watched.damage}", f"after {place}"
+        )
+    if number == 0:
+        kind = "empty_file" if watched.offset == 0 else "unreadable"
+        raise UnreadableFile(kind, "the file contains no WARC record", "byte 0")
 
 
-def _read_record(record: Any, source: WarcSource, path: str, place: str) -> Document | Unread:
+def page_records() -> Any:
+    """The types of records that are pages, and revisits, which hold no page and count as unread."""
+    from fastwarc.warc import WarcRecordType
+
+    found = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
+    return found | WarcRecordType.revisit
+
+
+def target(record: Any) -> str:
+    """The URL of a record."""
+    return str(record.headers.get("WARC-Target-URI") or "").strip("<>")
+
+
+def read_record(
+    record: Any, source: SourceConfig, path: str, place: str, formats: Collection[str] = ()
+) -> Document | Unread:
     """The record's document, or an Unread with the reason why it has none."""
     from fastwarc.warc import WarcRecordType
 
     limit = source.max_document_bytes
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+    url = target(record)
     fetched_at = record.headers.get("WARC-Date") or ""
+    if record.record_type == WarcRecordType.revisit:
+        return Unread(path, place, "revisit", f"the page is in an earlier record; {url}")
+    if record.record_type == WarcRecordType.resource and not url.lower().startswith(WEB):
+        return Unread(path, place, "not_a_page", f"a note of the crawler; {url}")
     if record.content_length > limit:
         return Unread(path, place, "too_large", f"{record.content_length:,} bytes; {url}")
     block = record.reader.read()
     if len(block) < record.content_length:
         return Unread(path, place, "truncated", f"{len(block):,} of {record.content_length:,} bytes; {url}")
     if record.record_type == WarcRecordType.response:
-        page = _page_of_response(block, limit)
+        page = _page_of_response(block, limit, formats)
+    elif record.record_type == WarcRecordType.resource:
+        page = page_of(block, record.headers.get("Content-Type") or "")
     else:
         page = _text_or_problem(block, "utf-8")
-    if isinstance(page, _Problem):
+    if isinstance(page, Problem):
         return Unread(path, place, page.reason, f"{page.detail}; {url}")
+    if isinstance(page, _File):
+        where = f"{path}:{place}"
+        return converted_document(page.format, page.content, url, path, place, limit, where, fetched_at)
     html, text = page
     identity = document_id(url, text if html is None else html)
     return Document(identity, url, "", text, html, source=f"{path}:{place}", fetched_at=fetched_at)
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
+    """Why a response is no page."""
+
     reason: str
     detail: str
 
 
-def _page_of_response(block: bytes, limit: int) -> tuple[bytes | None, str] | _Problem:
-    """HTML bytes or plain text of an HTTP response, or the reason why it is not a page."""
+class _File(NamedTuple):
+    format: str
+    content: bytes
+
+
+def _page_of_response(
+    block: bytes, limit: int, formats: Collection[str] = ()
+) -> tuple[bytes | None, str] | _File | Problem:
+    """HTML bytes or plain text of an HTTP response, a file of one of `formats`, or the reason why it is
+    none."""
     status, headers, body = split_http(block)
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
-    media_type = media_type.strip().lower()
-    charset = CHARSET.search(parameters)
-    label = charset.group(1) if charset else None
     if status != 200:
-        return _Problem("http_status", f"status {status}")
-    if media_type not in (*PAGE_TYPES, "text/plain"):
-        return _Problem("not_a_page", media_type or "no content type")
+        return Problem("http_status", f"status {status}")
+    kind = media_type(headers.get("content-type", ""))
+    format = MEDIA_TYPES.get(kind)
+    if kind not in (*PAGE_TYPES, "text/plain") and format not in formats:
+        return page_of(b"", headers.get("content-type", ""))
     try:
-        body = _unpacked(body, headers, limit)
-    except (OSError, ValueError) as error:
-        return _Problem("broken_record", str(error))
+        body = unpacked(body, headers, limit)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        return Problem("broken_record", str(error))
     if len(body) > limit:
-        return _Problem("too_large", f"more than {limit:,} bytes when unpacked")
+        return Problem("too_large", f"more than {limit:,} bytes when unpacked")
+    if format is not None:
+        return _File(format, body)
+    return page_of(body, headers.get("content-type", ""))
+
+
+def charset_of(content_type: str) -> str | None:
+    """The charset that a Content-Type names."""
+    found = CHARSET.search(content_type)
+    return found.group(1) if found else None
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def page_of(body: bytes, content_type: str) -> tuple[bytes | None, str] | Problem:
+    """HTML bytes or plain text of an unpacked body."""
+    kind = media_type(content_type)
+    charset = CHARSET.search(content_type.partition(";")[2])
+    label = charset.group(1) if charset else None
+    if kind not in (*PAGE_TYPES, "text/plain"):
+        return Problem("not_a_page", kind or "no content type")
     if not body.strip():
-        return _Problem("no_text", "an empty page")
-    if media_type == "text/plain":
+        return Problem("no_text", "an empty page")
+    if kind == "text/plain":
         return _text_or_problem(body, label or "utf-8")
     # The header's charset is known only here: a page that decodes with it is passed on as marked UTF-8.
     declared = decode_declared(body, label)
     return (body if declared is None else UTF8_BOM + declared.encode("utf-8", "ignore")), ""
 
 
-def _text_or_problem(content: bytes, label: str) -> tuple[None, str] | _Problem:
+def _text_or_problem(content: bytes, label: str) -> tuple[None, str] | Problem:
     text = decode_declared(content, label)
     if text is None:
-        return _Problem("invalid_utf8" if label == "utf-8" else "invalid_charset", f"the text is not {label}")
+        return Problem("invalid_utf8" if label == "utf-8" else "invalid_charset", f"the text is not {label}")
     return None, text
 
 
@@ -149,7 +220,7 @@ def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
     return status, {name.strip().lower(): value.strip() for name, _, value in pairs}, body
 
 
-def _unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:
+def unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:
     """Decode chunked transfer and compression if actually present. Many crawlers store the decoded body with
     the original headers."""
     from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader
@@ -159,6 +230,9 @@ def _unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:
     encoding = headers.get("content-encoding", "").lower()
     if body.startswith(b"\x1f\x8b"):
         return GzipReader(io.BytesIO(body)).read(limit + 1)
+    if body.startswith(b"\x28\xb5\x2f\xfd"):
+        with zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(body) as reader:
+            return reader.read(limit + 1)
     if encoding == "br" and not body.lstrip().startswith(b"<"):
         return BrotliReader(io.BytesIO(body)).read(limit + 1)
     if encoding == "deflate" and body.startswith((b"\x78\x01", b"\x78\x9c", b"\x78\xda")):

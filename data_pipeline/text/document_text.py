@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import functools
 
-from headwater.data_pipeline.text.words import Vocabulary, WordIds
+from headwater.data_pipeline.text.languages import ENGLISH
+from headwater.data_pipeline.text.segmented import SPLITTERS, Segmented
+from headwater.data_pipeline.text.word_table import WordIds, WordTable
+from headwater.data_pipeline.text.words import Vocabulary
 
 CHUNKS_KEPT, BYTES_KEPT = 1_000_000, 100_000_000
-"""Chunks, and bytes of distinct words, at which the vocabulary is reset (about 500 MB of memory)."""
-_current: list[Vocabulary] = []
+"""Chunks, and bytes of distinct words, at which the vocabularies are reset (about 500 MB of memory)."""
+_current: dict[str, WordTable] = {}
 
 
-def vocabulary() -> Vocabulary:
-    """Vocabulary of this process. It grows with the texts read, up to a limit."""
-    full = _current and (len(_current[0]) > CHUNKS_KEPT or len(_current[0].bytes()[1]) > BYTES_KEPT)
-    if not _current or full:
-        _current[:] = [Vocabulary()]
-    return _current[0]
+def vocabulary(splitter: str = ENGLISH) -> WordTable:
+    """This process's vocabulary of a splitter: `spacy de`, or one of `segmented.SPLITTERS`. It grows with the
+    texts read, up to a limit on all of them together."""
+    if _full():
+        _current.clear()
+    if splitter not in _current:
+        kind, _, language = splitter.partition(" ")
+        made = Vocabulary(language) if kind == "spacy" else Segmented(SPLITTERS[splitter]())
+        _current[splitter] = made
+    return _current[splitter]
+
+
+def _full() -> bool:
+    tables = _current.values()
+    return sum(map(len, tables)) > CHUNKS_KEPT or sum(len(table.bytes()[1]) for table in tables) > BYTES_KEPT
 
 
 class Text:
     """A string whose words and lines are computed on first use."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, splitter: str = ENGLISH) -> None:
         self.text = text
+        self.splitter = splitter
 
     @functools.cached_property
     def words(self) -> WordIds:
-        return vocabulary().words(self.text)
+        return vocabulary(self.splitter).words(self.text)
 
     @functools.cached_property
     def lines(self) -> list[str]:

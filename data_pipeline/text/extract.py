@@ -7,23 +7,18 @@ takes too long, uses too much memory or crashes the parser is rejected alone, wi
 from __future__ import annotations
 
 import logging
-import math
-import os
-import pickle
-import resource
-import signal
-import subprocess
-import sys
-from multiprocessing.connection import Connection, Pipe
-from typing import Literal
+from dataclasses import asdict
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.text.charset import decode_html
+from headwater.data_pipeline.text.child import Child, ChildFailed
+from headwater.data_pipeline.text.kept_blocks import with_blocks, with_words
 from headwater.data_pipeline.verdict import Rejection
 
-CHILD_MEMORY_BYTES = 4 << 30
+WARM_UP = b"<html><body><p>Loads the libraries.</p></body></html>"
 
 
 class ExtractConfig(StageConfig):
@@ -34,6 +29,11 @@ class ExtractConfig(StageConfig):
     setting: Literal["quality", "fast"] = "quality"
     """`quality` uses resiliparse and trafilatura. `fast` omits trafilatura: about three times the speed, but
     more menus and comments in the texts."""
+    keep: tuple[Literal["tables", "code", "formulas"], ...] = Field(
+        default=(), exclude_if=lambda kept: not kept
+    )
+    """What stays readable in the text: `tables` as rows with ` | ` between cells, `code` with its lines
+    between lines of three backticks, `formulas` as TeX between dollar signs."""
     repair: bool = False
     """Restore quotes and dashes that a wrong decoding turned into `"?`. Use it only for prose with this
     damage, because `"?` can be correct in code."""
@@ -50,8 +50,14 @@ class ExtractConfig(StageConfig):
     """Timeout per page, in seconds. Pages that take longer are rejected."""
 
 
-def main_text(html: bytes, url: str, config: ExtractConfig) -> tuple[str, str] | Rejection:
-    """Title and main text of a page, computed in this process without a timeout."""
+class MainText(NamedTuple):
+    title: str
+    text: str
+    licence: str
+
+
+def main_text(html: bytes, url: str, config: ExtractConfig) -> MainText | Rejection:
+    """Title, main text and licence of a page, computed in this process without a timeout."""
     from lxml import etree
     from resiliparse.parse.html import HTMLParserException
 
@@ -69,8 +75,13 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> tuple[str, str] |
         elements = page.elements(tree)
         if elements > config.max_elements:
             return Rejection("html_too_many_elements", elements, config.max_elements)
-        title = page.title(tree)
+        title, licence = page.title(tree), page.licence(tree)
+        blocks: dict[str, str] = {}
+        if config.keep:
+            decoded, blocks = with_words(decoded, config.keep)
+            tree = page.HTMLTree.parse(decoded) if blocks else tree
         text = page.quality_text(decoded, tree, url) if config.setting == "quality" else page.fast_text(tree)
+        text = with_blocks(text, blocks)
     except (
         etree.LxmlError,
         HTMLParserException,
@@ -83,7 +94,7 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> tuple[str, str] |
     ):
         logging.getLogger(__name__).debug("extraction failed: %s", url, exc_info=True)
         return Rejection("extract_failed")
-    return (title, text) if text.strip() else Rejection("no_main_text")
+    return MainText(title, text, licence) if text.strip() else Rejection("no_main_text")
 
 
 class Extractor:
@@ -91,66 +102,27 @@ class Extractor:
 
     def __init__(self, config: ExtractConfig) -> None:
         self._config = config
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._child = Child(f"{__name__}:_answer", config.timeout_seconds, (WARM_UP, "", config))
 
-    def __call__(self, html: bytes, url: str) -> tuple[str, str] | Rejection:
+    def __call__(self, html: bytes, url: str) -> MainText | Rejection:
         if len(html) > self._config.max_html_bytes:
             return Rejection("html_too_large", len(html), self._config.max_html_bytes)
-        pipe = self._started()
         try:
-            pipe.send_bytes(pickle.dumps((html, url)))
-            if pipe.poll(self._config.timeout_seconds):
-                return pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own child
-            reason = Rejection("extract_timeout", self._config.timeout_seconds, self._config.timeout_seconds)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            reason = Rejection("extract_failed")
-        self.close()
-        return reason
+            found = self._child(html, url, self._config)
+        except ChildFailed as failed:
+            seconds = self._config.timeout_seconds
+            return (
+                Rejection("extract_timeout", seconds, seconds)
+                if failed.timeout
+                else Rejection("extract_failed")
+            )
+        return Rejection(**found) if isinstance(found, dict) else MainText(*found)
 
     def close(self) -> None:
-        if self._child is not None and self._pipe is not None:
-            self._child.kill()
-            self._child.wait()
-            self._pipe.close()
-        self._child = self._pipe = None
-
-    def _started(self) -> Connection:
-        if self._pipe is None:
-            self._pipe, theirs = Pipe()
-            command = [sys.executable, "-m", "headwater.data_pipeline.text.extract", str(theirs.fileno())]
-            self._child = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # the import path of this process
-            )
-            theirs.close()
-            self._pipe.send_bytes(pickle.dumps(self._config))
-            self._pipe.recv_bytes()  # ready: the timeout covers pages, not imports
-        return self._pipe
+        self._child.close()
 
 
-def _serve(descriptor: int) -> None:
-    """Main loop of the child: answers pages until the pipe closes."""
-    pipe = Connection(descriptor)
-    config = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
-    if sys.platform != "darwin":  # where the kernel refuses this limit
-        resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    logging.disable(logging.CRITICAL)
-    main_text(b"<html><body><p>Loads the libraries.</p></body></html>", "", config)
-    pipe.send_bytes(b"ready")
-    while True:
-        try:
-            html, url = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
-        except EOFError:
-            return
-        signal.alarm(2 * math.ceil(config.timeout_seconds))  # ends this process if the parent has died
-        result = main_text(html, url, config)
-        signal.alarm(0)
-        pipe.send_bytes(pickle.dumps(result))
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+def _answer(html: bytes, url: str, config: ExtractConfig) -> MainText | dict[str, Any]:
+    """`main_text` with a rejection as a dict, which is JSON."""
+    found = main_text(html, url, config)
+    return asdict(found) if isinstance(found, Rejection) else found

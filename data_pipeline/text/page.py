@@ -27,6 +27,11 @@ NESTING_TAG = re.compile(
 )
 """Tags of elements that nest: neither void nor closed by the next element of the same kind."""
 ANY_TAG = re.compile("<[a-zA-Z]")
+CREATIVE_COMMONS = re.compile(
+    r"creativecommons\.org/(?:licenses|publicdomain)/(by(?:-nc)?(?:-nd|-sa)?|zero|mark)(?:/(\d\.\d))?(?![\w-])"
+)
+CC_KINDS = {"zero": "cc0", "mark": "pdm"}
+LICENCE_CHARACTERS = 500
 
 
 def nesting(html: str, enough: int = 0) -> int:
@@ -54,6 +59,20 @@ def title(tree: HTMLTree) -> str:
         str(headings[0].text or "") if headings else "",
     )
     return next(filter(None, (" ".join(text.split()) for text in found)), "")[:TITLE_CHARACTERS]
+
+
+def licence(tree: HTMLTree) -> str:
+    """The licence that the page names: a link marked `rel=license`, else one to Creative Commons' licences.
+    Theirs are named as `cc-by-sa-4.0`, `cc0-1.0` or `pdm-1.0` (public domain mark); another is its URL."""
+    for selector in ("[rel~='license' i]", "a[href*='creativecommons.org/' i]"):
+        for element in _found(tree, selector):
+            href = str(element.getattr("href") or "").strip()
+            if known := CREATIVE_COMMONS.search(href.lower()):
+                kind = CC_KINDS.get(known[1]) or f"cc-{known[1]}"
+                return f"{kind}-{known[2]}" if known[2] else kind
+            if selector.startswith("[rel") and href.lower().startswith(("http://", "https://")):
+                return href[:LICENCE_CHARACTERS]
+    return ""
 
 
 def _found(tree: HTMLTree, selector: str) -> Any:

@@ -1,4 +1,4 @@
-"""Words of a text as datatrove counts them (spaCy's English tokens), with cached tokenization.
+"""Words of a text as datatrove counts them (the tokens of spaCy's language), with cached tokenization.
 
 spaCy splits a text at white space and tokenizes each chunk separately, so known chunks need not be tokenized
 again: a text becomes chunk ids, and these become word ids. Only one rule of spaCy crosses white space:
@@ -12,14 +12,13 @@ import contextlib
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text.punctuation import PUNCTUATION
+from headwater.data_pipeline.text.word_table import Growing, WordIds, WordTable
 from headwater.data_pipeline.verdict import Refused, Rejection
 
 LEFT, RIGHT, CUT = 1, 2, 4
@@ -40,30 +39,10 @@ FEW_MARKS = 8
 LOOKS = 1000
 """Maximum number of candidate pairs that are examined per text; further ones are assumed not to match."""
 EASY = re.compile(r"([A-Za-z]+)([,!?;:)\"]|(?<=[a-z])\.)?")
-"""Chunks that need not go through spaCy: it splits off one such mark and never splits letters."""
+"""English chunks that need not go through spaCy: it splits off one such mark and never splits letters."""
+NEVER = re.compile(r"(?!)")
 MARKS_TAKEN_OFF = re.compile(r"[^\w.-]|_")
 NO_EDGES = (frozenset[str](), frozenset[str]())
-
-
-@dataclass(frozen=True)
-class WordIds:
-    """The words of one text as rows of the vocabulary's tables."""
-
-    ids: np.ndarray
-    """int32 [N]"""
-    vocabulary: Vocabulary
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def strings(self) -> list[str]:
-        names = self.vocabulary.names
-        return [names[word] for word in self.ids.tolist()]
-
-    def distinct(self, words: Iterable[str]) -> int:
-        """Number of these words that occur in the text."""
-        known = [row for word in words if (row := self.vocabulary.rows.get(word)) is not None]
-        return int(counting.distinct(self.ids, np.array(known, np.int32)))
 
 
 @contextlib.contextmanager
@@ -79,22 +58,23 @@ def without_torch() -> Iterator[None]:
             del sys.modules["torch"]
 
 
-class Vocabulary:
-    """All chunks and words seen, in growing tables that compiled functions can read."""
+class Vocabulary(WordTable):
+    """All chunks and words seen of a language that spaCy splits at white space and marks."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str = "en") -> None:
+        """`language` is spaCy's name of it; `xx` has only the rules common to all languages."""
         with without_torch():
             import spacy
-            from spacy.attrs import IS_PUNCT
             from spacy.tokenizer import Tokenizer
 
-        language: Any = spacy.blank("en")
-        language.max_length = 1 << 30
-        self._enders = frozenset(language.add_pipe("sentencizer").punct_chars)
-        self._language, self._tokenizer = language, language.tokenizer
+        nlp: Any = spacy.blank(language)
+        nlp.max_length = 1 << 30
+        super().__init__(nlp.add_pipe("sentencizer").punct_chars)
+        self._language, self._tokenizer = nlp, nlp.tokenizer
+        self._easy = EASY if language == "en" else NEVER
         t = self._tokenizer
         self._plain = Tokenizer(
-            language.vocab,
+            nlp.vocab,
             rules={},
             prefix_search=t.prefix_search,
             suffix_search=t.suffix_search,
@@ -104,25 +84,17 @@ class Vocabulary:
         )
         self._cases = frozenset(t.rules)
         self._pairs = self._pairs_of_special_cases()
-        self._lefts, self._rights = (frozenset(side) for side in zip(*self._pairs, strict=True))
+        self._lefts = frozenset(left for left, _ in self._pairs)
+        self._rights = frozenset(right for _, right in self._pairs)
         self._ends_of_lefts, self._starts_of_rights = tuple(self._lefts), tuple(self._rights)
-        self._is_punct = language.vocab.lex_attr_getters[IS_PUNCT]
         self._chunks: dict[str, int] = {}
         self._asked: tuple[list[str], np.ndarray] = ([], np.zeros(0, np.int32))
         """Last request and its result: C4's rules mostly repeat Gopher's request, and comparing is faster."""
-        self.rows: dict[str, int] = {}
-        self.names: list[str] = []
         self._edges: list[tuple[frozenset[str], frozenset[str]]] = []
         self._chunk_texts: list[str] = []
-        self._offsets, self._of_chunks = _Growing(np.int64), _Growing(np.int32)
+        self._offsets, self._of_chunks = Growing(np.int64), Growing(np.int32)
         self._offsets.append(0)
-        self._chunk_flags, self._burdens = _Growing(np.uint8), _Growing(np.int64)
-        self.lengths, self.flags = _Growing(np.int32), _Growing(np.uint8)
-        """Of each word: its characters, and flags such as `counting.SOLID`."""
-        self.hashes, self.powers = _Growing(np.uint64), _Growing(np.uint64)
-        """Of each word: the hash of its characters, and counting.BASE to the power of their number."""
-        self._bytes, self._byte_offsets = _Growing(np.uint8), _Growing(np.int64)
-        self._byte_offsets.append(0)
+        self._chunk_flags, self._burdens = Growing(np.uint8), Growing(np.int64)
 
     def _pairs_of_special_cases(self) -> frozenset[tuple[str, str]]:
         """Adjacent tokens within the special cases that spaCy matches in a whole text."""
@@ -143,8 +115,7 @@ class Vocabulary:
         chunks = self.chunk_ids(text.split())
         if self.crosses(chunks) and not self._any_long(chunks):
             strings = [token.text for token in self._tokenizer(text) if token.text.strip()]
-            self._add_words(strings)
-            return WordIds(np.fromiter(map(self.rows.__getitem__, strings), np.int32, len(strings)), self)
+            return self.ids(strings)
         return self._expand(chunks)
 
     def chunk_ids(self, chunks: list[str]) -> np.ndarray:
@@ -215,17 +186,13 @@ class Vocabulary:
         """Number of sentences of a line, at least one: datatrove does not split a line without sentences."""
         return max(1, sum(1 for _ in self._language(line).sents))
 
-    def bytes(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [V + 1] offsets, and the concatenated UTF-8 bytes of all words."""
-        return self._byte_offsets.values, self._bytes.values
-
     # -- tables --------------------------------------------------------------------------------
     def _add(self, chunks: Mapping[str, int]) -> None:
         """Add new chunks, given with their burdens."""
         split: dict[str, tuple[list[str], list[str]]] = {}
         hard = []
         for chunk in chunks:
-            plain_word = EASY.fullmatch(chunk)
+            plain_word = self._easy.fullmatch(chunk)
             if plain_word and chunk not in self._cases and plain_word[1] not in self._cases:
                 tokens = list(filter(None, plain_word.groups()))
                 split[chunk] = tokens, tokens
@@ -254,31 +221,6 @@ class Vocabulary:
             self._edges.append((first, last) if flags else NO_EDGES)
             self._chunk_texts.append(chunk)
 
-    def _add_words(self, words: list[str]) -> None:
-        new = [word for word in dict.fromkeys(words) if word not in self.rows]
-        if not new:
-            return
-        self.rows.update(zip(new, itertools.count(len(self.names))))
-        self.names += new
-        lengths = np.fromiter(map(len, new), np.int32, len(new))
-        self.lengths.extend(lengths)
-        self.flags.extend(np.fromiter(map(self._flags_of, new), np.uint8, len(new)))
-        codes = np.frombuffer("".join(new).encode("utf-32-le", "surrogatepass"), np.uint32)
-        values, powers = counting.hash_words(codes, lengths)
-        self.hashes.extend(values)
-        self.powers.extend(powers)
-        encoded = [word.encode("utf-8", "surrogatepass") for word in new]
-        self._byte_offsets.extend(self._bytes.count + np.cumsum([len(data) for data in encoded]))
-        self._bytes.extend(np.frombuffer(b"".join(encoded), np.uint8))
-
-    def _flags_of(self, word: str) -> int:
-        return (
-            counting.SOLID * (not PUNCTUATION.issuperset(word))
-            + counting.LETTERS * any(map(str.isalpha, word))
-            + counting.ENDS * (word in self._enders)
-            + counting.MARK * self._is_punct(word)
-        )
-
 
 def burden(chunk: str) -> int:
     """Work of spaCy for a chunk: number of marks × number of characters."""
@@ -306,29 +248,3 @@ def _split_all(tokenizer: Any, chunks: list[str]) -> Iterator[tuple[str, list[st
     starts = itertools.chain([0], (end + 1 for end in ends))
     for chunk, start, end in zip(chunks, starts, [*ends, len(words)], strict=False):
         yield chunk, words[start:end]
-
-
-class _Growing:
-    """A growing numpy array. `values` is a view of its content."""
-
-    def __init__(self, dtype: type) -> None:
-        self._array: np.ndarray = np.zeros(1024, dtype)
-        self.count = 0
-
-    @property
-    def values(self) -> np.ndarray:
-        return self._array[: self.count]
-
-    def append(self, value: int) -> None:
-        self._make_room(1)
-        self._array[self.count] = value
-        self.count += 1
-
-    def extend(self, values: np.ndarray) -> None:
-        self._make_room(len(values))
-        self._array[self.count : self.count + len(values)] = values
-        self.count += len(values)
-
-    def _make_room(self, more: int) -> None:
-        while self.count + more > len(self._array):
-            self._array = np.concatenate([self._array, np.zeros_like(self._array)])

@@ -16,7 +16,7 @@ PADDING = "<|pad|>"
 SPECIAL_TOKENS = (DOCUMENT_END, TURN_START, TURN_END, PADDING)
 """In the order of their ids, 0 to 3."""
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"

@@ -8,16 +8,15 @@ defines how documents become rows. With every method each token is a target once
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.artifact import Artifact, FileRecord
+from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.packing import PackedRows
+from headwater.data_pipeline.tokens.shard_files import ShardFiles
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -76,8 +75,11 @@ class TokenRows:
             name: totals["bytes"] for name, totals in counts.get("corpora", {}).items()
         }
         """UTF-8 bytes of the documents of each corpus."""
-        self._ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
-        self._open: dict[int, tuple[np.ndarray, pa.RecordBatch]] = {}
+        self.shard_rows: tuple[int, ...] = tuple(shard["rows"] for shard in self._shards)
+        """Rows of each shard."""
+        self._ends = np.cumsum(self.shard_rows, dtype=np.int64)
+        names = [f"{split}/{shard['name']}" for shard in self._shards]
+        self.files = ShardFiles(artifact, names, self.row_length + 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (TokenRows, (self.artifact, self.split))
@@ -88,7 +90,7 @@ class TokenRows:
     def __getitem__(self, index: int) -> np.ndarray:
         """[row_length + 1] ids, a read-only view of the file."""
         shard, row = self._place(index)
-        return self._shard(shard)[0][row]
+        return self.files.open(shard)[0][row]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Rows in the order of `indices`: int64 [n, row_length + 1]."""
@@ -97,16 +99,22 @@ class TokenRows:
             raise IndexError(f"row index out of range 0 … {len(self) - 1}")
         gathered = np.empty((len(indices), self.row_length + 1), np.int64)
         shards = np.searchsorted(self._ends, indices, side="right")
-        for shard in np.unique(shards):
+        found, places = np.unique(shards, return_index=True)
+        for shard in found[np.argsort(places)].tolist():  # those of an order's earlier window first
             here = shards == shard
-            first = self._ends[shard] - self._shards[shard]["rows"]
-            gathered[here] = self._shard(int(shard))[0][indices[here] - first]
+            first = self._ends[shard] - self.shard_rows[shard]
+            gathered[here] = self.files.open(shard)[0][indices[here] - first]
         return gathered
+
+    def shards_of(self, rows: range) -> range:
+        """The shards that hold a range of rows."""
+        low, high = np.searchsorted(self._ends, [rows.start, rows.stop - 1], side="right").tolist()
+        return range(low, high + 1)
 
     def documents(self, index: int) -> list[tuple[int, str]]:
         """Documents of a row: (start offset in the row, document id)."""
         shard, row = self._place(index)
-        batch = self._shard(shard)[1]
+        batch = self.files.open(shard)[1]
         return list(
             zip(batch.column("starts")[row].as_py(), batch.column("document_ids")[row].as_py(), strict=True)
         )
@@ -114,49 +122,18 @@ class TokenRows:
     def place(self, index: int) -> tuple[str, int]:
         """Location of a row: the shard's file in the artifact, and the row in it."""
         shard, row = self._place(index)
-        return f"{self.split}/{self._shards[shard]['name']}", row
+        return self.files.names[shard], row
 
     def index(self, shard: str, row: int) -> int:
         """Index of a row of a shard; inverse of `place`."""
-        names = [f"{self.split}/{known['name']}" for known in self._shards]
-        number = names.index(shard)
-        return int(self._ends[number] - self._shards[number]["rows"]) + row
-
-    def target_counts(self) -> np.ndarray:
-        """Number of times each id is a scored target: int64 [vocab_size]."""
-        counts = np.zeros(self.vocab_size, np.int64)
-        for shard in range(len(self._shards)):
-            counts += np.bincount(self._shard(shard)[0][:, 1:].reshape(-1), minlength=self.vocab_size)
-        counts[self.pad_id] = 0
-        return counts
-
-    @functools.cached_property
-    def _records(self) -> dict[str, FileRecord]:
-        """The manifest's record of each file; empty while the artifact is unfinished."""
-        manifest = self.artifact.manifest()
-        return {record.path: record for record in manifest.files} if manifest else {}
+        number = self.files.names.index(shard)
+        return int(self._ends[number] - self.shard_rows[number]) + row
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"row index {index} out of range 0 … {len(self) - 1}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard] - self._shards[shard]["rows"])
-
-    def _shard(self, number: int) -> tuple[np.ndarray, pa.RecordBatch]:
-        if number not in self._open:
-            name = f"{self.split}/{self._shards[number]['name']}"
-            path = self.artifact.local_file(name, self._records.get(name))
-            try:
-                batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise HeadwaterError(
-                    f"not a readable token shard ({error})",
-                    where=str(path),
-                    fix="delete this artifact and run again",
-                ) from error
-            ids = batch.column("ids").values.to_numpy(zero_copy_only=True)
-            self._open[number] = (ids.reshape(-1, self.row_length + 1), batch)
-        return self._open[number]
+        return shard, index - int(self._ends[shard] - self.shard_rows[shard])
 
 
 def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
@@ -170,11 +147,12 @@ def _corpora(shards: Sequence[Mapping[str, Any]]) -> dict[str, range]:
     return ranges
 
 
-def unigram_bits_per_byte(train_counts: np.ndarray, rows: TokenRows) -> float:
-    """Bits per byte on these rows of a model that knows only the token frequencies.
+def unigram_bits_per_byte(train_counts: np.ndarray, counts: np.ndarray, text_bytes: int) -> float:
+    """Bits per byte of a model that knows only the token frequencies.
 
-    Uses the counts of the training split plus one per id (Laplace smoothing). The cost of all scored
-    targets, end tokens included, is divided by the bytes of text, as in the model's own bits per byte.
+    `counts` (int64 [vocab_size]) says how often each id is a scored target in rows of `text_bytes` bytes of
+    text. The model uses the counts of the training split plus one per id (Laplace smoothing). The cost of all
+    scored targets, end tokens included, is divided by the bytes of text, as in the model's own bits per byte.
     """
     probability = (train_counts + 1) / (train_counts.sum() + len(train_counts))
-    return float(-(rows.target_counts() * np.log2(probability)).sum() / max(1, rows.bytes))
+    return float(-(counts * np.log2(probability)).sum() / max(1, text_bytes))

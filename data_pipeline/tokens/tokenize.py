@@ -32,13 +32,13 @@ from headwater.data_pipeline.tokens.shards import (
     INDEX,
     SPLITS,
     Split,
-    TokenRows,
     unigram_bits_per_byte,
     write_shard,
 )
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, tokenizer_of
 
 COUNTS = f"{SCRATCH}/counts"
+"""Of each part: int64 [splits, vocab_size], number of times each id is a scored target."""
 TRAIN_COUNTS = "train-counts.npy"
 """int64 [vocab_size]: number of times each id is a target in the training rows."""
 UNNAMED = ""
@@ -72,6 +72,7 @@ class Tokenize(Stage[TokenizeConfig]):
     """Cleaned documents and a tokenizer → `train/`, `validation/` (Arrow files), `rows.json`."""
 
     name = "tokenize"
+    version = 2
     inputs = ("clean", TOKENIZER)
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
@@ -100,8 +101,10 @@ class Tokenize(Stage[TokenizeConfig]):
         splits = {split: _summary(split, shards, names) for split in SPLITS}
         self._check(splits, corpus)
         encoder = Encoder(tokenizer.local())
-        counts = sum(_read_array(output, f"{COUNTS}/{unit['unit']}.npy") for unit in units)
-        _write_array(output, TRAIN_COUNTS, np.asarray(counts))
+        counts = np.asarray(sum(_read_array(output, f"{COUNTS}/{unit['unit']}.npy") for unit in units))
+        train, validation = counts  # in the order of SPLITS
+        _write_array(output, TRAIN_COUNTS, train)
+        unigram = unigram_bits_per_byte(train, validation, splits["validation"]["bytes"])
         index = {
             "row_length": self.config.row_length,
             "vocab_size": encoder.vocab_size,
@@ -110,7 +113,7 @@ class Tokenize(Stage[TokenizeConfig]):
             "splits": splits,
         }
         output.write_json(INDEX, index)
-        return _metrics(index, unigram_bits_per_byte(np.asarray(counts), TokenRows(output, "validation")))
+        return _metrics(index, unigram)
 
     def _check(self, splits: Mapping[Split, Mapping[str, Any]], corpus: Artifact) -> None:
         for split, summary in splits.items():
@@ -155,12 +158,12 @@ class PartEncoder:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         groups = self._read(unit["file"])
-        counts = np.zeros(self.encoder.vocab_size, np.int64)
+        counts = np.zeros((len(SPLITS), self.encoder.vocab_size), np.int64)
         shards = []
-        for split in SPLITS:
+        for split, own in zip(SPLITS, counts, strict=True):
             for corpus in self.corpora:
                 group = groups.get((split, corpus), Group([], 0))
-                shards.append(self._write(split, corpus, unit["unit"], group, counts))
+                shards.append(self._write(split, corpus, unit["unit"], group, own))
         _write_array(self.output, f"{COUNTS}/{unit['unit']}.npy", counts)
         return {"shards": shards}
 
@@ -182,7 +185,7 @@ class PartEncoder:
     def _write(
         self, split: Split, corpus: str, part: str, group: Group, counts: np.ndarray
     ) -> dict[str, Any]:
-        """Write one shard, unless it is empty, and return its totals. Adds training targets to `counts`."""
+        """Write one shard, unless it is empty, and return its totals. Adds its targets to `counts`."""
         pad_id, length = self.encoder.pad_id, self.config.row_length
         packed = pack(
             group.documents,
@@ -192,9 +195,8 @@ class PartEncoder:
             vocab_size=self.encoder.vocab_size,
             packing=self.config.packing,
         )
-        if split == "train":
-            counts += np.bincount(packed.ids[:, 1:].reshape(-1), minlength=len(counts))
-            counts[pad_id] = 0
+        counts += np.bincount(packed.ids[:, 1:].reshape(-1), minlength=len(counts))
+        counts[pad_id] = 0
         name = f"{corpus}/{part}.arrow".lstrip("/")
         if len(packed.ids):
             with self.output.create(f"{split}/{name}") as stream:
@@ -248,7 +250,7 @@ def _metrics(index: Mapping[str, Any], unigram: float) -> dict[str, Any]:
         metrics[f"{split}_padded_share"] = round(summary["padding"] / max(1, positions), 6)
     text = sum(summary["bytes"] for summary in index["splits"].values())
     tokens = sum(summary["tokens"] for summary in index["splits"].values())
-    return metrics | {"bytes_per_token": round(text / tokens, 4), "unigram_bits_per_byte": round(unigram, 4)}
+    return metrics | {"bytes_per_token": round(text / tokens, 4), "unigram_bits_per_byte": round(unigram, 6)}
 
 
 def _write_array(output: Artifact, name: str, array: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headwater.options import AddressOption, MaxWorkersOption, console
+from headwater.options import AddressOption, GpusOption, MaxWorkersOption, console
 
 
 def batch(
@@ -28,7 +28,7 @@ def batch(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum tokens per answer, unless the request sets it.")
     ] = 256,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; 0 uses one CPU.")] = 0.0,
+    gpus_per_worker: GpusOption = 0.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,

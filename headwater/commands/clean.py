@@ -44,6 +44,10 @@ def clean(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Skip files that cannot be opened.")
     ] = False,
+    allow_address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Network that URLs may reach besides public addresses."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a result made from other inputs or settings.")
     ] = False,
@@ -76,7 +80,7 @@ def clean(
         raise _refused("no INPUT", "name the files to clean")
     columns = Columns(text=text_column, id=id_column, url=url_column)
     config = load_clean(recipe, steps.split(",") if steps else None, set_ or [])
-    job = CleanJob(inputs or [], output, config, columns, skip_unreadable)
+    job = CleanJob(inputs or [], output, config, columns, skip_unreadable, allow_address or ())
     with _session(job, address, max_workers) as session:
         if changing:
             manifest, found = _change(job, tuple(forget or ()), session)

@@ -1,4 +1,4 @@
-"""`headwater data check`: what a training stage would make of own files, before anything is trained."""
+"""`headwater data`: what a training stage would make of own files, and what `acquire` would fetch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from headwater.commands.data_plan import plan
 from headwater.options import SetOption, console
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from headwater.llm.examples.own_data.source import DataSource
     from headwater.recipe import Recipe
 
-app = typer.Typer(help="Look at your own conversations, preference pairs and prompts.", no_args_is_help=True)
+app = typer.Typer(help="Look at data before it is trained on, or fetched.", no_args_is_help=True)
+app.command()(plan)
 
 PURPOSES: tuple[Purpose, ...] = ("sft", "reward", "rl")
 PROBLEMS_LISTED = 10
@@ -27,11 +29,6 @@ PIECE_CHARACTERS = 800
 """Longer pieces of a shown conversation are cut in their middle."""
 LEARNT = ("{+", "+}")
 """Marks of learnt text where there is no colour."""
-
-
-@app.callback()
-def data() -> None:
-    """Keeps `check` a command of its own name."""
 
 
 @app.command()

@@ -11,8 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from headwater.commands.models import copied_model
 from headwater.options import (
     AddressOption,
+    GpusOption,
     JsonOption,
     MaxWorkersOption,
     SetOption,
@@ -45,7 +47,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Only the first questions of each benchmark (or MMLU subject).")
     ] = None,
     as_json: JsonOption = False,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker; 0 uses one CPU.")] = 0.0,
+    gpus_per_worker: GpusOption = 0.0,
     set_: SetOption = None,
     store: StoreOption = "store",
     address: AddressOption = None,
@@ -68,7 +70,7 @@ def evaluate(
     place = recipe.store if recipe else store
     with open_session(place, address, run, driver=True, max_workers=max_workers) as session:
         wheel(session.store)  # before a model is copied
-        inputs = _of_recipe(recipe, session) if recipe else _of_model(model, session)
+        inputs = _of_recipe(recipe, session) if recipe else {"base": copied_model(model, session)}
         artifact, _ = execute(Benchmarks(config), inputs, session)
     manifest = artifact.finished()
     if as_json:
@@ -96,15 +98,6 @@ def _config(tasks: str | None, limit: int | None, gpus: float) -> BenchmarksConf
     except ValueError as error:
         raise HeadwaterError(str(error), where="--tasks") from error
     return BenchmarksConfig(tasks=names, limit=limit, gpus_per_worker=gpus)
-
-
-def _of_model(model: str, session: Session) -> dict[str, Artifact]:
-    """The model as an artifact of the store, which it is copied into once."""
-    from headwater.cluster.runtime.stage import execute
-    from headwater.llm.stages.base import Base, BaseConfig
-
-    base, _ = execute(Base(BaseConfig(model=model)), {}, session)
-    return {"base": base}
 
 
 def _of_recipe(recipe: Recipe, session: Session) -> dict[str, Artifact]:

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.attempts import run_json
 from headwater.options import (
     DASHBOARD,
     OLD_SPELLING,
@@ -24,7 +25,7 @@ from headwater.options import (
     console,
     open_recipe,
 )
-from headwater.status import COLOURS, ago, progress_text, run_json
+from headwater.status import COLOURS, ago, progress_text
 from headwater.tables import print_json, show
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ def status(
 ) -> None:
     """Show each run's stage, progress, time left and last checkpoint; with --dashboard, nodes and actors."""
     from headwater import status as view
+    from headwater.cluster.runtime.attempts import run_json
     from headwater.cluster.storage.store import Store
 
     opened = Store(store)
@@ -43,7 +44,7 @@ def status(
 
         nodes = view.node_rows(*Jobs(dashboard).nodes_and_actors())
     if json:
-        print_json({"store": opened.location, "runs": [*map(view.run_json, records)], "nodes": nodes})
+        print_json({"store": opened.location, "runs": [*map(run_json, records)], "nodes": nodes})
         return
     show(console, view.runs_table(opened, records))
     if nodes is not None:

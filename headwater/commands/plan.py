@@ -17,8 +17,10 @@ from headwater.tables import show
 if TYPE_CHECKING:
     from headwater.cluster.storage.store import Store
     from headwater.llm.planning.budget import Budget
-    from headwater.llm.planning.plan import Memory, Plan, Work
+    from headwater.llm.planning.layouts import Memory, Room
+    from headwater.llm.planning.plan import Plan, Work
     from headwater.llm.planning.scaling_law import FittedLaw
+    from headwater.llm.stages.pretrain import PretrainConfig
     from headwater.recipe import Recipe
 
 LAW = "scaling.json"
@@ -74,6 +76,7 @@ def plan(
     if json_:
         whole = made.model_dump() | ({"budget": bought.model_dump()} if bought else {})
         console.print_json(data=whole)
+        _refuse(made)
         return
     _show(made)
     if bought is not None:
@@ -94,6 +97,16 @@ def plan(
         }
         chosen = " ".join(f"--set {key}={value}" for key, value in keys.items())
         console.print(f"  [cyan]{chosen}[/]", highlight=False, soft_wrap=True)
+    _refuse(made)
+
+
+def _refuse(made: Plan) -> None:
+    """Raises HeadwaterError, with what would fit, if no worker can hold the model as planned."""
+    from headwater.cluster.errors import HeadwaterError
+
+    if made.refused:
+        fix = f"would fit: {'; '.join(made.would_fit)}" if made.would_fit else "choose a smaller model"
+        raise HeadwaterError(made.refused, where=f"{made.recipe} on {made.target}", fix=fix)
 
 
 def _known(recipe: Recipe) -> tuple[Work, FittedLaw | None, list[str]]:
@@ -139,8 +152,6 @@ def law_of(recipe: Recipe, store: Store) -> FittedLaw | None:
 def _on_this_machine(
     recipe: Recipe, work: Work, law: FittedLaw | None, address: str | None, measure: bool, *, quiet: bool
 ) -> Plan:
-    import psutil  # type: ignore[import-untyped]
-
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.storage.store import Store
     from headwater.llm.planning.calibrate import calibrate, place, read_calibration
@@ -152,8 +163,9 @@ def _on_this_machine(
         what = "this recipe trains on GPUs, but this machine has none"
         raise HeadwaterError(what, where="pretrain.gpus_per_worker", fix="give --gpus")
     shape = work.shape()
+    room = _room(config) if address is None else None
     measured = read_calibration(Store(recipe.store), place(config, shape, work.row_length, address))
-    if measured is None and measure:
+    if measured is None and measure and not plan_here(work, None, law, room).refused:
         was_quiet, console.quiet = console.quiet, quiet
         try:
             with open_session(recipe.store, address, recipe.name) as session:
@@ -161,9 +173,21 @@ def _on_this_machine(
                 measured = calibrate(config, shape, work.row_length, session)
         finally:
             console.quiet = was_quiet
-    known = address is None and not on_gpus
-    each = psutil.virtual_memory().total / config.workers if known else None
-    return plan_here(work, measured, law, each)
+    return plan_here(work, measured, law, room)
+
+
+def _room(config: PretrainConfig) -> Room:
+    """The memory of this machine for each worker of a recipe."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    from headwater.llm.planning.layouts import Room
+
+    host = psutil.virtual_memory().total / config.workers
+    if not config.gpus_per_worker:
+        return Room(host, host)
+    device = torch.cuda.get_device_properties(0).total_memory * min(1.0, config.gpus_per_worker)
+    return Room(device, host)
 
 
 def _has_gpus() -> bool:
@@ -226,15 +250,19 @@ def _memory_table(rows: list[Memory]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in ("ZeRO", "rows", "weights", "grads", "optim", "on host", "passes", "libs", "all", "fits"):
+    timed = any(row.step_seconds is not None for row in rows)
+    columns = ("ZeRO", "rows", "weights", "grads", "optim", "passes", "libs", "all", "host", "fits")
+    for column in (*columns, *(("step s",) if timed else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        sizes = (row.parameters, row.gradients, row.optimizer, row.host, row.working, row.reserved, row.total)
+        state = (row.parameters, row.gradients, row.optimizer)
+        sizes = (*state, row.working, row.reserved, row.total, row.host_total)
         table.add_row(
             f"{row.zero}{' host' if row.offload else ''}",
             str(row.micro_batch),
             *(f"{size / unit:,.{digits}f}" if size else "" for size in sizes),
             "yes" if row.fits else "no",
+            *((f"{row.step_seconds:.4f}",) if row.step_seconds else ()),
         )
     return table
 

@@ -18,11 +18,12 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN[/ATTEMPT]", help="Defau
 def list_(store: StoreOption = "store", json: JsonOption = False) -> None:
     """List every attempt of every run, oldest first."""
     from headwater import runs
+    from headwater.cluster.runtime.attempts import attempts
     from headwater.cluster.storage.store import Store
 
     opened = Store(store)
     opened.check_readable()
-    records = runs.attempts(opened)
+    records = attempts(opened)
     if json:
         print_json({"store": opened.location, "attempts": [record.model_dump() for record in records]})
     else:

@@ -21,6 +21,7 @@ def show(
 ) -> None:
     """List the artifacts of a store, or show one with its config, metrics and lineage."""
     from headwater import show as view
+    from headwater.cluster.storage.lineage import lineage_json, summary_json
     from headwater.cluster.storage.store import Store
 
     opened = Store(store)
@@ -28,7 +29,7 @@ def show(
     if artifact is None:
         manifests = opened.manifests()
         if json:
-            artifacts = [view.summary_json(manifest) for manifest in manifests]
+            artifacts = [summary_json(manifest) for manifest in manifests]
             print_json({"store": opened.location, "artifacts": artifacts})
         else:
             print_parts(console, view.artifact_table(opened.location, manifests))
@@ -38,7 +39,7 @@ def show(
     if found is None:
         raise HeadwaterError("the artifact was deleted meanwhile", where=artifact)
     if json:
-        lineage = view.lineage_json(opened, found)
+        lineage = lineage_json(opened, found)
         print_json({"store": opened.location, "artifact": found.model_dump(), "lineage": lineage})
     else:
         print_parts(console, *view.artifact_details(opened, found))

@@ -39,6 +39,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object
 class TrainedStage:
     """A training stage with its settings and artifacts. The output may be unfinished or missing."""
 
+    store: Store
     stage: Stage[Any]
     inputs: Mapping[str, Artifact]
     output: Artifact
@@ -49,6 +50,18 @@ class TrainedStage:
         from headwater.llm.stages.trace import reading
 
         return reading(self.stage.name, self.stage.config, self.inputs, self.output)
+
+    def runs(self) -> list[tuple[TrainedStage, range]]:
+        """The runs that made its steps, with these: those it goes on from (`start_from`), then itself."""
+        from headwater.llm.stages.pretrain import PretrainConfig, first_step
+
+        config, parent = self.stage.config, self.inputs.get("pretrain")
+        if not isinstance(config, PretrainConfig) or parent is None:
+            return [(self, range(config.steps))]
+        earlier = _of_artifact(self.store, parent.stage, parent.key)
+        first = first_step(config, earlier.stage.config)
+        before = [(run, range(steps.start, min(steps.stop, first))) for run, steps in earlier.runs()]
+        return [*(each for each in before if each[1]), (self, range(first, config.steps))]
 
 
 @app.command("step")
@@ -66,8 +79,9 @@ def trace_step(
 
     trained = _open(recipe, set_, artifact, stage, store)
     check_step(step, trained.stage.config.steps)
-    parts = trained.reading().parts(step)
-    known = _documents(trained, parts)
+    made = next(run for run, steps in trained.runs() if step in steps)
+    parts = made.reading().parts(step)
+    known = _documents(made, parts)
     lines = [
         {
             "in batch": part.place,
@@ -100,9 +114,10 @@ def trace_document(
     trained = _open(recipe, set_, artifact, stage, store)
     fates = explain(trained.corpus, document)
     names = {fate.row["id"] for fate in fates if fate.kept} or {document}
-    reading = trained.reading()
-    steps = trained.stage.config.steps
-    found = sorted(visit for name in names for visit in reading.visits(name, steps))
+    found = []
+    for run, steps in trained.runs():
+        visits = (visit for name in names for visit in run.reading().visits(name, steps.stop))
+        found += sorted(each for each in visits if each[0].step in steps)
     if not found:
         raise _unread(document, fates, trained)
     lines = [
@@ -173,52 +188,31 @@ def _of_recipe(recipe: Recipe, stage: str) -> TrainedStage:
     with Session(Store(recipe.store), console=console) as session:
         found = pipeline.located(recipe, session, stage)
     made, output = found[stage]
-    names = made.input_names(list(found))
-    for name in names:
-        _, artifact = found[name]
+    inputs = made.own_inputs({name: artifact for name, (_, artifact) in found.items()})
+    for name, artifact in inputs.items():
         if artifact.manifest() is None:
             raise HeadwaterError(
                 f"stage {name} has not finished, so the batches of {stage} are unknown",
                 where=artifact.location,
                 fix="run `headwater run` first, and repeat the --set options of that run here",
             )
-    return TrainedStage(made, {name: found[name][1] for name in names}, output, found["clean"][1])
+    return TrainedStage(Store(recipe.store), made, inputs, output, found["clean"][1])
 
 
 def _of_artifact(store: Store, stage: str, key: str) -> TrainedStage:
     """A finished stage, from the settings and inputs in its manifest."""
-    from pydantic import TypeAdapter, ValidationError
-
     from headwater import pipeline
     from headwater.cluster.errors import HeadwaterError
-    from headwater.recipe import Recipe
 
-    output = store.artifact(stage, key)
-    manifest = output.manifest()
-    assert manifest is not None
-    made = next(each for each in pipeline.STAGES if each.name == stage)
-    settings: Any = Recipe.model_fields[stage].annotation
-    try:
-        config = TypeAdapter(settings).validate_python(manifest.config)
-    except ValidationError as error:
-        raise HeadwaterError(
-            f"its settings are from another version of Headwater ({error.error_count()} keys differ)",
-            where=output.location,
-            fix="trace it with the version named in its manifest",
-        ) from error
-    inputs = {name: store.artifact(name, of_input) for name, of_input in manifest.inputs.items()}
+    made, inputs, output = pipeline.opened(store, stage, key)
     corpus = inputs.get("clean")
     for of_input in inputs.values():
-        below = of_input.manifest()
-        if below is None:
-            raise HeadwaterError(
-                "an input of this stage was deleted", where=of_input.location, fix="run its stage again"
-            )
+        below = of_input.finished()
         if corpus is None and "clean" in below.inputs:
             corpus = store.artifact("clean", below.inputs["clean"])
     if corpus is None:
         raise HeadwaterError(f"{stage} was not trained on documents", where=output.location)
-    return TrainedStage(made(config), inputs, output, corpus)
+    return TrainedStage(store, made, inputs, output, corpus)
 
 
 def _documents(trained: TrainedStage, parts: Iterable[Part]) -> dict[str, dict[str, Any]]:

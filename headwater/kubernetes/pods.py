@@ -33,7 +33,8 @@ def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
         return [Need(part.cpus, part.gpus)] * (part.max_replicas if most else part.min_replicas)
 
     serve = recipe.serve
-    return [*copies(serve.api), *copies(serve.engine), *copies(serve.retrieval)]
+    web = copies(serve.web_reader) if serve.web else []
+    return [*copies(serve.api), *copies(serve.engine), *copies(serve.retrieval), *web]
 
 
 def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:

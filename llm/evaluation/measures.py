@@ -121,6 +121,8 @@ class Report:
     """Reward model's mean score per iteration."""
     rl_verifiable: Points = ()
     """Mean verifiable reward per iteration."""
+    rl_heldout_verifiable: Points = ()
+    """The same over held-out prompts."""
     rl_kl: Points = ()
     """KL to the SFT model, nats per token."""
     planned: list[Planned] = field(default_factory=list)

@@ -123,12 +123,19 @@ def loss_panels(report: Report) -> list[Panel]:
 
 def reward_panels(report: Report) -> list[Panel]:
     """Reward model score, verifiable reward and KL per iteration of reinforcement learning."""
+    heldout = Curve(report.rl_heldout_verifiable, AMBER, "held out", evaluated=True)
     return [
-        Panel(title, unit, [Curve(points, colour, title, evaluated=True)], along="iteration", last=True)
-        for points, title, unit, colour in (
-            (report.rl_reward, "Reward model's score", "mean per iteration", BLUE),
-            (report.rl_verifiable, "Verifiable reward", "mean per iteration", GREEN),
-            (report.rl_kl, "KL to the SFT model", "nats per token", RED),
+        Panel(
+            title,
+            unit,
+            [Curve(points, colour, "training", evaluated=True), *more],
+            along="iteration",
+            last=True,
+        )
+        for points, title, unit, colour, more in (
+            (report.rl_reward, "Reward model's score", "mean per iteration", BLUE, []),
+            (report.rl_verifiable, "Verifiable reward", "mean per iteration", GREEN, [heldout]),
+            (report.rl_kl, "KL to the SFT model", "nats per token", RED, []),
         )
     ]
 

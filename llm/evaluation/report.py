@@ -36,7 +36,8 @@ MEANINGS = {
     "dpo_accuracy": "Share of held-out pairs in which preference optimisation has raised the better answer's "
     "log-probability more than the other's; with `simpo` and `orpo`, in which it is likelier per token.",
     "reward": "Mean score of the reward model over answers to held-out prompts.",
-    "verifiable_reward": "Mean of the verifier's reward over answers to held-out prompts.",
+    "verifiable_reward": "Mean of the verifier's reward over answers to held-out prompts. In brackets the "
+    "95 % interval (Wilson, over prompts).",
     "kl": "How far the policy has moved from the SFT model, in nats per token.",
     "parameters": "Trained weights of the model.",
     "mfu": "Model FLOPs in pretraining as a share of the peak of the workers' matrix products, median of the "

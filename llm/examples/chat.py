@@ -31,6 +31,7 @@ __all__ = [
     "encode_conversation",
     "encode_conversations",
     "encode_prompt",
+    "encode_reply",
     "stop_ids",
 ]
 
@@ -151,6 +152,21 @@ def encode_prompt(
     for content, after in zip(contents, following, strict=True):
         ids += [*content, *after]
     return ids
+
+
+def encode_reply(
+    tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], role: str, content: str
+) -> list[int]:
+    """Ids that follow the end of the assistant's turn: a message in reply, and the header of its next turn.
+
+    `roles`: of the conversation up to that turn. A template that refuses `role` is given a user's message.
+    """
+    try:
+        *_, between, after = pieces(tokenizer, [*roles, role], prompt=True)
+    except HeadwaterError:
+        known = ["user" if each == role else each for each in roles]
+        *_, between, after = pieces(tokenizer, [*known, "user"], prompt=True)
+    return [*between[1:], *_text_ids(tokenizer, content.strip()), *after]
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ class Task:
     """A right answer: the true headline, the solution of a problem."""
     context: str = ""
     """Text that the answer should keep to: the article, the passages."""
+    verifiable: bool = True
+    """Whether a verifier can judge its answers; else only a reward model scores them."""
 
 
 def headline_tasks(documents: Iterable[Document], split: Literal["train", "heldout"]) -> Iterator[Task]:
@@ -49,8 +51,12 @@ def check_titles(clean: Artifact, stage: str) -> None:
 
 
 def arithmetic_tasks() -> Iterator[Task]:
-    """The sums of all two numbers of up to two digits, 10,000 tasks, in one fixed shuffled order."""
+    """The sums of all two numbers of up to two digits, 10,000 tasks, in one fixed shuffled order.
+
+    The origin is the same for both orders of two numbers, so that they are in one split.
+    """
     for number in np.random.default_rng(0).permutation(10_000).tolist():
         first, second = divmod(number, 100)
         prompt = [{"role": "user", "content": f"What is {first} + {second}?"}]
-        yield Task(f"arithmetic:{first}+{second}", prompt, str(first + second))
+        origin = f"arithmetic:{min(first, second)}+{max(first, second)}"
+        yield Task(origin, prompt, str(first + second))

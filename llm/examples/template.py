@@ -96,15 +96,26 @@ def _split(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], prompt: boo
     return [*found, rest]
 
 
-def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Any], *, prompt: bool) -> str:
-    """The conversation as the template writes it. Raises HeadwaterError if the template refuses it."""
+def render(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Any],
+    *,
+    prompt: bool,
+    tools: Sequence[Any] = (),
+) -> str:
+    """The conversation as the template writes it, with `tools` if it knows them. Raises HeadwaterError if the
+    template refuses it."""
     from jinja2 import TemplateError
 
     try:
         # Without thinking, templates such as Qwen3's write a prompt with which the conversation begins.
         return str(
             tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                enable_thinking=False,
             )
         )
     except (TemplateError, TypeError, ValueError) as error:

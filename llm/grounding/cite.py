@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from headwater.llm.grounding.agreement import agrees
-from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.passages import Passage, spells_control_token, title_line
+from headwater.llm.grounding.prompt import repeats_instruction
 from headwater.llm.grounding.sentences import content_stems, content_words, sentence_spans
 
 CANDIDATE_WORDS = (5, 60)
@@ -28,6 +29,7 @@ SUPPORT = 0.6
 """Minimum share of a generated sentence's distinct content words that its passage must contain."""
 SUPPORT_WORDS = 3
 """Sentences with fewer content words ("It is so.") are not cited: they would match any passage."""
+_SOURCE = re.compile(r"[\[［【〔(]\s*\d{1,3}\s*[\]］】〕)]")
 _MARKER = re.compile(r"\s*\[(\d{1,3})\]")
 
 
@@ -71,14 +73,15 @@ class Citation:
 def candidates(passages: Sequence[Passage]) -> list[Candidate]:
     """The sentences of CANDIDATE_WORDS length, by passage rank, without repeats from overlapping passages.
 
-    If the best passage has none of that length, all its sentences are candidates.
+    If the best passage has none of that length, all its sentences are candidates. No sentence is one that
+    poses as a numbered source, spells a control token or repeats the prompt's instruction.
     """
     found: list[Candidate] = []
     seen: set[tuple[str, int]] = set()
     for rank, passage in enumerate(passages, start=1):
         for start, end in sentence_spans(passage.text):
             place = (passage.document_id, passage.start + start)
-            if place not in seen:
+            if place not in seen and _quotable(passage.text[start:end]):
                 seen.add(place)
                 found.append(Candidate(passage, rank, start, end))
     low, high = CANDIDATE_WORDS
@@ -86,6 +89,11 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
     if not any(c.rank == 1 for c in fitting):
         fitting = [c for c in found if c.rank == 1] + [c for c in fitting if c.rank != 1]
     return fitting
+
+
+def _quotable(sentence: str) -> bool:
+    poses = _SOURCE.match(sentence) or spells_control_token(sentence) or repeats_instruction(sentence)
+    return not poses
 
 
 def quote_scores(
@@ -162,7 +170,7 @@ def support(sentence: str, passages: Sequence[Passage]) -> Candidate | None:
     then the better ranked.
     """
     words = content_stems(sentence)
-    if len(words) < SUPPORT_WORDS:
+    if len(words) < SUPPORT_WORDS or not _quotable(sentence.strip()):
         return None
     best: tuple[float, Candidate] | None = None
     for rank, passage in enumerate(passages, start=1):
@@ -228,7 +236,7 @@ class CitedText:
             self.citations.append(
                 Citation(
                     index=number,
-                    title=passage.title,
+                    title=title_line(passage.title),
                     url=passage.url,
                     document_id=passage.document_id,
                     quote=passage.text,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ from headwater.llm.grounding.tasks import (
 
 KINDS = {"written": 0.4, "headline": 0.3, "rule": 0.3}
 """Wanted shares of the kinds of questions: written by the model, about the headline, made by a rule."""
+BY_RULE = KINDS["headline"] + KINDS["rule"]
 CLAIMS_PER_DOCUMENT = 2
-SPARE = 1.7
-"""Claims per wanted task: some get no question, and some no passages without an answer."""
+SPARE = 1.3
+"""Claims with a question per wanted task: some find no passages without an answer."""
+WRITTEN_SPARE = 2.5
+"""Claims that the model is asked about per wanted question: a small one asks well about four of ten."""
 IN_HEADLINE = 3
 """Content words that a claim shares with the headline if it answers the question about that."""
 
@@ -46,7 +50,8 @@ Write = Callable[[list[Messages]], list[str]]
 class Wanted:
     """What to make: `tasks` in all, of these a share `unanswerable`, with `passages` each.
 
-    If `vary`, one task in six has one passage and one in six two, as after a strict search.
+    If `vary`, one task in six has one passage and one in six two, as after a strict search. If `paired`, the
+    question of an unanswerable task is also that of an answerable one: what tells them apart is the passages.
     """
 
     tasks: int
@@ -55,8 +60,14 @@ class Wanted:
     passage_words: int
     overlap_words: int
     vary: bool = True
+    paired: bool = True
     rephrase: bool = True
     seed: int = 0
+
+    @property
+    def claims(self) -> float:
+        """Claims with a question that the tasks are made of."""
+        return self.tasks * (1 - self.unanswerable if self.paired else 1)
 
 
 def make_tasks(
@@ -64,58 +75,88 @@ def make_tasks(
 ) -> tuple[list[GroundedTask], dict[str, int]]:
     """The tasks, and counts of what was made, by kind, and refused, by reason.
 
-    Deterministic for equal arguments.
+    Rules ask what they can; the model is asked for the rest, and for other words of the answers alone that
+    tasks have. Deterministic for equal arguments.
     """
     random = np.random.default_rng(wanted.seed)
-    claims = _choose_claims(documents, wanted, random)
-    counts: Counter[str] = Counter(claims=len(claims))
-    written = [_first_line(text) for text in write([question_prompt(claim.text) for claim in claims])]
-    both = [(claim, _questions(claim, text, counts)) for claim, text in zip(claims, written, strict=True)]
-    counts["without_question"] = sum(not questions for _, questions in both)
-    both = [(claim, questions) for claim, questions in both if questions]
-    claims, asked = [claim for claim, _ in both], [questions for _, questions in both]
-    if wanted.rephrase:
-        claims = _rephrased(claims, write, counts)
-    tasks: list[GroundedTask] = []
-    made: Counter[str] = Counter()
-    for claim, questions in zip(claims, asked, strict=True):
-        if len(tasks) == wanted.tasks:
+    asked = _choose_claims(documents, wanted, random)
+    by_rule = min(sum(bool(questions) for _, questions in asked), round(BY_RULE * wanted.claims))
+    few = math.ceil(WRITTEN_SPARE * (wanted.claims - by_rule))
+    unasked = [number for number, (_, questions) in enumerate(asked) if not questions][:few]
+    counts: Counter[str] = Counter(claims=len(asked), asked_of_the_model=len(unasked))
+    written = write([question_prompt(asked[number][0].text) for number in unasked])
+    for number, text in zip(unasked, written, strict=True):
+        claim, questions = asked[number]
+        question = _first_line(text)
+        if fault := question_fault(question, claim.passage, claim.text):
+            counts[f"question refused: {fault}"] += 1
+        else:
+            questions["written"] = question
+    made = _tasks([both for both in asked if both[1]], search, wanted, random, counts)
+    tasks = _reworded(made, write, counts) if wanted.rephrase else [task for _, task in made]
+    counts["unanswerable"] = sum(not task.answerable for task in tasks)
+    counts.update(task.kind for task in tasks)
+    return tasks, {**counts, "tasks": len(tasks)}
+
+
+def _tasks(
+    asked: Iterable[tuple[Claim, dict[str, str]]],
+    search: Search,
+    wanted: Wanted,
+    random: np.random.Generator,
+    counts: Counter[str],
+) -> list[tuple[Claim, GroundedTask]]:
+    """As many tasks as wanted, if there are enough claims, each with its claim."""
+    tasks: list[tuple[Claim, GroundedTask]] = []
+    kinds: Counter[str] = Counter()
+    silent = 0
+    for claim, questions in asked:
+        kind = min(questions, key=lambda name: kinds[name] / KINDS[name])
+        found = search(questions[kind])
+        if unanswerable := silent < round(wanted.unanswerable * (len(tasks) + 1)):
+            task = _task(claim, questions[kind], kind, found, False, wanted, random)
+            if task is None:
+                counts["unanswerable refused"] += 1
+            else:
+                tasks.append((claim, task))
+                silent += 1
+        if wanted.paired or not unanswerable:
+            task = _task(claim, questions[kind], kind, found, True, wanted, random)
+            tasks += [(claim, task)] if task else []
+        kinds[kind] += 1
+        if len(tasks) >= wanted.tasks:
             break
-        kind = min(questions, key=lambda name: made[name] / KINDS[name])
-        silent = made["unanswerable"] < round(wanted.unanswerable * (len(tasks) + 1))
-        task = _task(claim, questions[kind], kind, search, silent, wanted, random)
-        if task is None:
-            counts["unanswerable refused"] += 1
-            continue
-        made.update([kind, *([] if task.answerable else ["unanswerable"])])
-        tasks.append(task)
-    return tasks, {**counts, **made, "tasks": len(tasks)}
+    return tasks[: wanted.tasks]
 
 
 def _choose_claims(
     documents: Iterable[Mapping[str, Any]], wanted: Wanted, random: np.random.Generator
-) -> list[Claim]:
-    claims: list[Claim] = []
+) -> list[tuple[Claim, dict[str, str]]]:
+    """Claims in random order, each with the questions that rules make of it, by kind.
+
+    Of as many documents as it takes for `SPARE` of the questions that rules are to make.
+    """
+    found: list[tuple[Claim, dict[str, str]]] = []
+    enough, silent = SPARE * BY_RULE * wanted.claims, WRITTEN_SPARE * KINDS["written"] * wanted.claims
+    asked = 0
     for document in documents:
-        found = claims_of(document, wanted.passage_words, wanted.overlap_words)
-        order = random.permutation(len(found))[:CLAIMS_PER_DOCUMENT]
-        claims += [found[i] for i in sorted(order)]
-        if len(claims) >= SPARE * wanted.tasks:
+        claims = claims_of(document, wanted.passage_words, wanted.overlap_words)
+        order = random.permutation(len(claims))[:CLAIMS_PER_DOCUMENT]
+        new = [(claims[i], _questions(claims[i])) for i in sorted(order)]
+        found += new
+        asked += sum(bool(questions) for _, questions in new)
+        if asked >= enough and len(found) - asked >= silent:
             break
-    return [claims[i] for i in random.permutation(len(claims))]
+    return [found[i] for i in random.permutation(len(found))]
 
 
 def _first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def _questions(claim: Claim, written: str, counts: Counter[str]) -> dict[str, str]:
-    """The questions that a claim answers, by kind."""
+def _questions(claim: Claim) -> dict[str, str]:
+    """The questions that rules make of a claim, by kind."""
     found = {}
-    if fault := question_fault(written, claim.passage, claim.text):
-        counts[f"question refused: {fault}"] += 1
-    else:
-        found["written"] = written
     title = clean_title(claim.passage.title, claim.passage.url)
     if not title.endswith("?") and len(content_stems(title) & content_stems(claim.text)) >= IN_HEADLINE:
         found["headline"] = question_about(title)
@@ -124,28 +165,31 @@ def _questions(claim: Claim, written: str, counts: Counter[str]) -> dict[str, st
     return found
 
 
-def _rephrased(claims: list[Claim], write: Write, counts: Counter[str]) -> list[Claim]:
-    """The claims, in the model's words where these are right."""
-    texts = [_first_line(text) for text in write([rephrase_prompt(claim.text) for claim in claims])]
-    found = []
-    for claim, text in zip(claims, texts, strict=True):
+def _reworded(
+    chosen: list[tuple[Claim, GroundedTask]], write: Write, counts: Counter[str]
+) -> list[GroundedTask]:
+    """The tasks, answered in the model's words where these are right."""
+    answered = [(claim, task) for claim, task in chosen if task.answerable]
+    texts = write([rephrase_prompt(claim.text) for claim, _ in answered])
+    reworded: dict[int, GroundedTask] = {}
+    for (claim, task), text in zip(answered, map(_first_line, texts), strict=True):
         fault = rephrasing_fault(text, claim.passage, claim.text)
         counts[f"rephrasing refused: {fault}" if fault else "rephrased"] += 1
-        found.append(claim if fault else replace(claim, text=text))
-    return found
+        if not fault:
+            reworded[id(task)] = task.reworded(claim, text)
+    return [reworded.get(id(task), task) for _, task in chosen]
 
 
 def _task(
     claim: Claim,
     question: str,
     kind: str,
-    search: Search,
-    silent: bool,
+    found: Sequence[Passage],
+    answerable: bool,
     wanted: Wanted,
     random: np.random.Generator,
 ) -> GroundedTask | None:
-    found = search(question)
     count = max(1, wanted.passages - max(0, 2 - int(random.integers(6)))) if wanted.vary else wanted.passages
-    if silent:
-        return unanswerable_task(claim, question, kind, found, count)
-    return answerable_task(claim, question, kind, found, count, random)
+    if answerable:
+        return answerable_task(claim, question, kind, found, count, random)
+    return unanswerable_task(claim, question, kind, found, count)

@@ -33,7 +33,7 @@ _REFUSAL = re.compile(
     r"context|question|answer)\b)"
     r".*?\b(?:nothing|no (?:information|mention|answer|details?)|not (?:mention|say|provide|contain|include|"
     r"specif|have|give|answer|state|know|find|found|enough|available|possible|able)\w*|"
-    r"(?:do|does|could|can|did|is|are|was)(?:n't|not) \w+|unable to|sorry)",
+    r"(?:do|does|could|can|did|is|are|was)(?:n't|not) \w+|can't \w+|unable to|sorry)",
     re.IGNORECASE,
 )
 
@@ -129,8 +129,9 @@ class Interval:
 NO_ANSWERS = Interval(math.nan, math.nan, math.nan, 0)
 
 
-def wilson(hits: int, count: int) -> Interval:
-    """A share with Wilson's score interval (Wilson 1927)."""
+def wilson(hits: float, count: int) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927). `hits` may be a sum of scores from 0 to 1,
+    for which the interval is wider than needed."""
     if count == 0:
         return NO_ANSWERS
     share, square = hits / count, Z * Z / count

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from headwater.data_pipeline.text.normalise import INVISIBLE
 from headwater.llm.grounding.sentences import sentence_spans
 
 _TOKEN = re.compile(r"\S+")
+_DIRECTION = re.compile("[\u061c\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"<\|[^|<>\n]{1,40}\|>|<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|"
+    r"</?(?:start_of_turn|end_of_turn|bos|eos|pad|unk|think|tool_call|tool_response)>",
+    re.IGNORECASE,
+)
+"""Text that spells the control tokens of common chat templates."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,23 @@ class Passage:
     end: int
     score: float = 0.0
     """Relevance to the query; its scale depends on the search."""
+
+
+def spells_control_token(text: str) -> bool:
+    return bool(_CONTROL.search(text))
+
+
+def without_control_tokens(text: str) -> str:
+    """The text with a blank in the place of what spells a control token, however nested."""
+    while (less := _CONTROL.sub(" ", text)) != text:
+        text = less
+    return text
+
+
+def title_line(title: str) -> str:
+    """A title fit to be shown: one line, without invisible characters, direction marks and control tokens."""
+    visible = _DIRECTION.sub("", INVISIBLE.sub("", title.replace("\n", " ")))
+    return " ".join(without_control_tokens(visible).split())
 
 
 def passage_spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from headwater.llm.grounding.passages import Passage
+from headwater.llm.grounding.passages import Passage, title_line, without_control_tokens
+from headwater.llm.grounding.sentences import words
 
 NOTHING_FOUND = "I found nothing about this in my sources."
 INSTRUCTION = "Answer the question from these sources."
@@ -18,12 +19,36 @@ FULL_INSTRUCTION = (
     + NOTHING_FOUND
 )
 """For a model that was not trained on the format."""
+_OWN_SENTENCES = frozenset(
+    " ".join(words(sentence))
+    for text in (INSTRUCTION, FULL_INSTRUCTION, NOTHING_FOUND)
+    for sentence in (text, *re.split(r"(?<=[.:]) ", text))
+)
+_BRACKETED = re.compile(r"[\[［【〔]\s*(\d{1,3})\s*[\]］】〕]")
+_LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _HEAD = re.compile(r"(?:^|\n\n)\[(\d+)\] (.*)\n")
 
 
-def numbered(passages: Sequence[Passage]) -> str:
-    """The passages as text: number and title on a line, the passage below."""
-    return "\n\n".join(f"[{n}] {p.title}\n{p.text}" for n, p in enumerate(passages, start=1))
+def numbered(passages: Sequence[Passage], first: int = 1) -> str:
+    """The passages as text: number (from `first` on) and title on a line, the passage below.
+
+    What a page says cannot pass for another source: its numbers in brackets get round ones, its blank lines
+    and what spells a control token go.
+    """
+    return "\n\n".join(
+        f"[{n}] {_as_data(title_line(p.title))}\n{_as_data(p.text)}"
+        for n, p in enumerate(passages, start=first)
+    )
+
+
+def _as_data(text: str) -> str:
+    lines = _LINE_ENDS.sub("\n", without_control_tokens(text)).split("\n")
+    return _BRACKETED.sub(r"(\1)", "\n".join(line for line in lines if line.strip()))
+
+
+def repeats_instruction(sentence: str) -> bool:
+    """Whether a sentence is one of the prompt's own, or the answer where nothing is found."""
+    return " ".join(words(sentence)) in _OWN_SENTENCES
 
 
 def read_numbered(text: str) -> list[Passage]:

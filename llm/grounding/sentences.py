@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]?[A-Z0-9])|\n+")
@@ -49,9 +50,14 @@ def _append_trimmed(spans: list[tuple[int, int]], text: str, start: int, end: in
         spans.append((start, start + len(stripped)))
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in order, in lower case."""
+    return _WORD.findall(text.lower())
+
+
 def content_words(text: str) -> list[str]:
     """The words of a text in order, in lower case, without function words."""
-    return [word for word in _WORD.findall(text.lower()) if word not in FUNCTION_WORDS]
+    return [word for word in words(text) if word not in FUNCTION_WORDS]
 
 
 def content_stems(text: str) -> set[str]:
@@ -59,6 +65,7 @@ def content_stems(text: str) -> set[str]:
     return {stem(word) for word in content_words(text)}
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def stem(word: str) -> str:
     """A word in lower case without its English ending: `votes`, `voted` and `voting` are one."""
     word = word.lower().replace("’", "'").removesuffix("'s")

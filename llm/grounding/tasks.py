@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,11 @@ class GroundedTask:
     def as_prompt(self) -> Task:
         """For reinforcement learning: the answer as its reference, the passages as its context."""
         return Task(self.document_id, self.prompt(), self.answer, numbered(self.passages))
+
+    def reworded(self, claim: Claim, text: str) -> GroundedTask:
+        """The task, with its claim in other words."""
+        same, other = claim.text.removesuffix("."), text.removesuffix(".")
+        return replace(self, answer=self.answer.replace(same, other, 1))
 
     def record(self) -> dict[str, Any]:
         """As a JSON object: `messages` (prompt and answer), and the task's own fields."""

@@ -16,8 +16,8 @@ from headwater.cluster.runtime.stage import StageConfig
 
 TABLE = Path(__file__).with_name("hardware.yaml")
 MFU = (0.33, 0.38, 0.46)
-"""Assumed share of peak FLOP/s in training: low, expected, high. torchtitan publishes 33-39 % for Llama 3 on
-H100s (bf16, FSDP2), nanochat 46 % for its depth-20 model on eight of them."""
+"""Assumed share of peak FLOP/s in the passes of training: low, expected, high. torchtitan publishes 33-39 %
+for Llama 3 on H100s (bf16, FSDP2), nanochat 46 % for its depth-20 model on eight of them."""
 
 
 class Gpu(StageConfig):
@@ -26,6 +26,15 @@ class Gpu(StageConfig):
     memory_gb: float = Field(gt=0)
     peak_tflops: float = Field(gt=0)
     bandwidth_gb_s: float = Field(gt=0)
+    link_gb_s: float = Field(32.0, gt=0)
+    """To the other GPUs of its node, in one direction. Default: PCIe 4.0 x16."""
+    host_link_gb_s: float = Field(32.0, gt=0)
+    """To its host's memory, in one direction."""
+    network_gb_s: float = Field(1.56, gt=0)
+    """Of its node, per GPU. Default: 100 Gb/s for eight GPUs."""
+    host_memory_gb: float = Field(64.0, gt=0)
+    """Of its node, per GPU."""
+    gpus_per_node: int = Field(8, ge=1)
     price_per_hour: float = Field(ge=0)
     source: str = ""
     price_source: str = ""
@@ -47,6 +56,12 @@ class Machine:
     def peak_flops(self) -> float:
         """FLOP/s of all GPUs together."""
         return self.count * self.gpu.peak_tflops * 1e12
+
+    @property
+    def exchange_bytes(self) -> float:
+        """Bytes per second that each GPU exchanges with all others, in one direction: the slowest link's."""
+        within = self.count <= self.gpu.gpus_per_node
+        return 1e9 * (self.gpu.link_gb_s if within else min(self.gpu.link_gb_s, self.gpu.network_gb_s))
 
 
 def read_table(prices: Path | None = None) -> dict[str, Gpu]:

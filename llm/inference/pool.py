@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from headwater.cluster.runtime.pool import Share, map_pool
@@ -15,8 +15,12 @@ from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.conversations import Conversation
 from headwater.llm.inference import device_of, load_engine
 from headwater.llm.inference.base import Completion, Sampling
+from headwater.llm.rows.permutation import derived_seed
 
-PROMPTS_PER_CALL = 64
+LARGEST_CALL, SMALLEST_CALL = 64, 8
+"""Prompts per call."""
+SHARE_OF_REST = 8
+"""A call takes this part of the prompts that are left: large calls first, small ones at the end."""
 
 
 def generate(
@@ -30,20 +34,34 @@ def generate(
 ) -> list[Completion]:
     """Completions in the prompts' order. Deterministic for a seed, on any cluster size.
 
+    Each prompt has a seed of its own. A call takes prompts of similar length. Long ones come first and calls
+    become smaller, so that no worker has much left when the others are done.
+
     `gpus` is reserved per engine without checking the cluster first: GPU nodes may join when there is work.
     """
     share = Share(cpus=1, gpus=gpus)
     rows: list[dict[str, Any]] = [
-        {"start": start, "prompts": prompts[start : start + PROMPTS_PER_CALL]}
-        for start in range(0, len(prompts), PROMPTS_PER_CALL)
+        {"numbers": numbers, "prompts": [prompts[number] for number in numbers]} for numbers in calls(prompts)
     ]
-    found: dict[int, list[Completion]] = {}
+    found: dict[int, Completion] = {}
     arguments = {"model": model, "sampling": sampling, "gpus": gpus}
     with session.progress(label, len(prompts), "prompts") as shown:
         for result in map_pool(session, rows, _Completer, arguments, share):
-            found[result["start"]] = [Completion(**completion) for completion in result["completions"]]
+            for number, completion in zip(result["numbers"], result["completions"], strict=True):
+                found[number] = Completion(**completion)
             shown.advance(len(result["completions"]))
-    return [completion for row in rows for completion in found[row["start"]]]
+    return [found[number] for number in range(len(prompts))]
+
+
+def calls(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The prompts' numbers, call by call."""
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    found = []
+    while order:
+        size = min(LARGEST_CALL, max(SMALLEST_CALL, len(order) // SHARE_OF_REST))
+        found.append(order[:size])
+        order = order[size:]
+    return found
 
 
 def answer(
@@ -67,7 +85,7 @@ class _Completer:
         self._sampling = sampling
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        seed = self._sampling.seed  # every call draws differently
-        sampling = replace(self._sampling, seed=None if seed is None else seed + row["start"])
-        completions = self._engine.generate(row["prompts"], sampling)
-        return {"start": row["start"], "completions": [asdict(completion) for completion in completions]}
+        seed = self._sampling.seed
+        seeds = None if seed is None else [derived_seed(seed, number) for number in row["numbers"]]
+        completions = self._engine.generate(row["prompts"], self._sampling, seeds)
+        return {"numbers": row["numbers"], "completions": [asdict(completion) for completion in completions]}

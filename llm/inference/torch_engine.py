@@ -1,14 +1,14 @@
-"""The torch engine: batched decoding with a KV cache for any transformers causal model.
+"""The torch engine: continuous batching (`batching.Batch`) for any transformers causal model.
 
 It gives full log-probabilities, takes new weights in place (rollouts), and its greedy text equals
-`transformers`' own. Prompts of different lengths are padded on the left; finished sequences leave the batch
-as soon as they are half of it.
+`transformers`' own. Calls share nothing but the weights: a call's result is a function of its arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,12 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.examples.chat import stop_ids
-from headwater.llm.inference.base import Completion, Sampling
+from headwater.llm.inference.base import Completion, Limits, Sampling, Token
+from headwater.llm.inference.batching import Batch
+from headwater.llm.inference.decoder import Way, way_of
+from headwater.llm.inference.guided import Guides
+from headwater.llm.inference.prefixes import SHARED_TOKENS, common
+from headwater.llm.inference.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,18 +33,10 @@ SCORE_TOKENS = 16_384
 """Maximum tokens (including padding) per scoring pass."""
 SCORE_LOGITS = 1 << 27
 """Maximum logits per scoring pass: half a gigabyte in fp32."""
-
-SHARED_TOKENS = 16
-"""A beginning that all prompts of a batch share is read apart from this length on."""
-
-
-@dataclass
-class _Step:
-    """One decoding step: for each running sequence its index in the batch, id and log-probability."""
-
-    rows: list[int]
-    ids: list[int]
-    logprobs: list[float]
+CPU_MEMORY = 1 << 30
+"""Bytes for keys and values on a CPU."""
+GPU_SHARE = 0.3
+"""Share of a GPU's memory for keys and values: weights and a reward model may be on it, too."""
 
 
 @dataclass
@@ -57,8 +54,11 @@ class _Read:
 class TorchEngine:
     """Implements `llm.inference.base.Engine` for a `transformers` causal language model."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, limits: Limits | None = None) -> None:
         self.model = model.eval()
+        self.limits = limits or Limits()
+        self._way: Way | None = None
+        self._version = 0  # changes of the weights
         self.tokenizer = tokenizer
         self.context = int(model.config.max_position_embeddings)
         self.device = next(model.parameters()).device
@@ -67,7 +67,9 @@ class TorchEngine:
     def load(cls, folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> TorchEngine:
         """Raises HeadwaterError if transformers cannot open the folder as a model."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of tensors; stages show their own
         if threads:
             torch.set_num_threads(threads)
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
@@ -82,9 +84,14 @@ class TorchEngine:
             ) from error
         return cls(model.to(device), tokenizer)
 
+    @property
+    def precision(self) -> str:
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace parameters in place. Raises KeyError for a name that the model does not have."""
         own = dict(self.model.named_parameters())
+        self._version += 1
         with torch.no_grad():
             for name, values in weights.items():
                 own[name].copy_(torch.tensor(values))
@@ -101,29 +108,73 @@ class TorchEngine:
                 parameter.copy_(held)
         self.load_weights(changes.whole)
 
+    def batch(self, limits: Limits | None = None) -> Batch:
+        if self._way is None:
+            self._way = way_of(self.model)
+        decoder = self._way.open(self.model)
+        chosen = limits or self.limits
+        if chosen.memory is None:
+            chosen = replace(chosen, memory=max(self._memory(), decoder.bytes_per_position * self.context))
+        return Batch(
+            decoder,
+            self.context,
+            stop_ids(self.tokenizer),
+            chosen,
+            lambda: self._version,
+            self._vocabulary,
+            lambda schema, ends: self._guides.open(schema, ends),
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.model.config.get_text_config(decoder=True).vocab_size)
+
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self.tokenizer, self._vocabulary)
+
+    def prepare(self, schema: str) -> None:
+        self._guides.compile(schema)
+
     def generate(
         self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
     ) -> list[Completion]:
         completions = [Completion([], [], "length") for _ in prompts]
-        stop = self._stop_ids(sampling)
-        for step in self._decode(prompts, sampling, stop, seeds):
-            for row, token, logprob in zip(step.rows, step.ids, step.logprobs, strict=True):
-                completions[row].ids.append(token)
-                completions[row].logprobs.append(logprob)
-                if token in stop:
-                    completions[row].finish_reason = "stop"
+        if sampling.max_tokens < 1 or not prompts:
+            return completions
+        batch = self.batch()
+        drawn = [(sampling.seed, row) for row in range(len(prompts))]
+        if seeds is not None:
+            drawn = [(seed, 0) for seed in seeds]
+        handles = {
+            batch.submit(prompt, sampling, seed, number): completion
+            for prompt, completion, (seed, number) in zip(prompts, completions, drawn, strict=True)
+        }
+        while not batch.idle:
+            for event in batch.step():
+                completion = handles[event.handle]
+                completion.ids.append(event.id)
+                completion.logprobs.append(event.logprob)
+                if sampling.top_logprobs:
+                    completion.tops.append(event.top)
+                completion.finish_reason = event.finish_reason or "length"
         return completions
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[tuple[int, float]]:
-        for step in self._decode([prompt], sampling, self._stop_ids(sampling)):
-            yield step.ids[0], step.logprobs[0]
+    def stream(self, prompt: list[int], sampling: Sampling) -> Generator[Token, None, None]:
+        if sampling.max_tokens < 1:
+            return
+        batch = self.batch()
+        batch.submit(prompt, sampling)
+        while not batch.idle:
+            for event in batch.step():
+                yield event.token
 
     @torch.inference_mode()
     def score(
         self, prompts: list[list[int]], completions: list[list[int]], *, temperature: float = 1.0
     ) -> list[list[float]]:
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        self._check_lengths(lengths, 0)
+        self._check_lengths(lengths)
         # Similar lengths need little padding; equal prompts are next to each other.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], lengths[i]))
         limit = min(SCORE_TOKENS, SCORE_LOGITS // int(self.model.config.vocab_size))
@@ -133,10 +184,24 @@ class TorchEngine:
             logits_BCV = self._completion_logits([prompts[i] for i in batch], ids_BC).float()
             if temperature != 1.0:
                 logits_BCV.div_(temperature)
-            picked_BC = _log_probability(logits_BCV, ids_BC)
+            picked_BC = log_probability(logits_BCV, ids_BC)
             for position, i in enumerate(batch):
                 results[i] = picked_BC[position, : len(completions[i])].tolist()
         return results
+
+    @torch.inference_mode()
+    def read(self, ids: list[int], top: int = 0) -> list[Token]:
+        self._check_lengths([len(ids)])
+        rest_1C = torch.tensor([ids[1:]], device=self.device)
+        if not rest_1C.numel():
+            return []
+        logits_CV = self._completion_logits([ids[:1]], rest_1C)[0].float()
+        picked = log_probability(logits_CV, rest_1C[0]).tolist()
+        best = logits_CV.topk(min(top, logits_CV.shape[-1]))
+        logprobs_CT = (best.values - logits_CV.logsumexp(-1, keepdim=True)).tolist()
+        likeliest = zip(best.indices.tolist(), logprobs_CT, strict=True)
+        tops = [tuple(zip(places, values, strict=True)) for places, values in likeliest]
+        return [Token(*each) for each in zip(ids[1:], picked, tops, strict=True)]
 
     def _completion_logits(self, prompts: list[list[int]], ids_BC: torch.Tensor) -> torch.Tensor:
         """[B, C, V] logits of each completion token. A prompt that several completions share is read once."""
@@ -185,110 +250,17 @@ class TorchEngine:
             logits_BV, mask, last = logits_BV[index], mask[index], last[index]
         return _Read(logits_BV, mask, last, cache)
 
-    def _stop_ids(self, sampling: Sampling) -> frozenset[int]:
-        return frozenset(sampling.stop_ids) | frozenset(stop_ids(self.tokenizer))
+    def _memory(self) -> int:
+        """Bytes for keys and values when no limit is set."""
+        if self.device.type != "cuda":
+            return CPU_MEMORY
+        return int(GPU_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
 
-    def _check_lengths(self, lengths: list[int], new_tokens: int) -> None:
-        longest = max(lengths, default=0)
-        if longest + new_tokens > self.context:
+    def _check_lengths(self, lengths: list[int]) -> None:
+        if (longest := max(lengths, default=0)) > self.context:
             raise HeadwaterError(
-                f"{longest} + {new_tokens} tokens exceed the context of {self.context}",
-                fix="shorten the prompt or ask for fewer tokens",
+                f"{longest} tokens exceed the context of {self.context}", fix="shorten the prompt"
             )
-
-    def _decode(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        stop: frozenset[int],
-        seeds: Sequence[int] | None = None,
-    ) -> Iterator[_Step]:
-        """Yield steps until every sequence has stopped or has `max_tokens`."""
-        if not prompts or sampling.max_tokens < 1:
-            return
-        self._check_lengths([len(prompt) for prompt in prompts], sampling.max_tokens)
-        uniforms = _uniforms(sampling, len(prompts), seeds)
-        rows = list(range(len(prompts)))  # batch row → prompt
-        running = [True] * len(rows)
-        with torch.inference_mode():
-            read = self._read(prompts)
-        logits_BV, mask, positions, cache = read.logits_BV, read.mask, read.positions, read.cache
-        for step in range(sampling.max_tokens):
-            with torch.inference_mode():
-                draws = None if uniforms is None else torch.from_numpy(uniforms[rows, step]).to(self.device)
-                tokens_B, logprobs_B = sample(logits_BV.float(), sampling, draws)
-            tokens, logprobs = tokens_B.tolist(), logprobs_B.tolist()
-            live = [i for i in range(len(rows)) if running[i]]
-            yield _Step([rows[i] for i in live], [tokens[i] for i in live], [logprobs[i] for i in live])
-            running = [alive and token not in stop for alive, token in zip(running, tokens, strict=True)]
-            keep = [i for i, alive in enumerate(running) if alive]
-            if not keep or step + 1 == sampling.max_tokens:
-                return
-            if len(keep) <= len(rows) // 2:
-                index = torch.tensor(keep, device=self.device)
-                cache.batch_select_indices(index)
-                tokens_B, mask, positions = tokens_B[index], mask[index], positions[index]
-                rows, running = [rows[i] for i in keep], [True] * len(keep)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            positions = positions + 1
-            with torch.inference_mode():
-                logits_BV = self.model(
-                    input_ids=tokens_B[:, None],
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
-
-
-def sample(
-    logits_BV: torch.Tensor, sampling: Sampling, uniforms_B: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one token per row by inverse transform sampling from given uniforms in [0, 1).
-
-    Returns ids [B] and their log-probabilities [B] before top-p. At temperature 0 (`uniforms_B` None) the
-    most likely token is taken. Top-p (Holtzman et al. 2019) keeps the fewest tokens that reach p; only a p
-    below 1 needs the vocabulary in order.
-    """
-    if uniforms_B is None:
-        tokens_B = logits_BV.argmax(-1)
-        return tokens_B, _log_probability(logits_BV, tokens_B)
-    logits_BV = logits_BV / sampling.temperature
-    if sampling.top_p >= 1:
-        # In fp64: in fp32 the tail of a large vocabulary is lost in the rounding of the sum.
-        cumulative_BV = logits_BV.softmax(-1).cumsum(-1, dtype=torch.float64)
-        drawn_B1 = uniforms_B[:, None].double() * cumulative_BV[:, -1:]
-        tokens_B = torch.searchsorted(cumulative_BV, drawn_B1, right=True)[:, 0]
-        return tokens_B, _log_probability(logits_BV, tokens_B)
-    probabilities_BV, order_BV = logits_BV.softmax(-1).sort(-1, descending=True)
-    cumulative_BV = probabilities_BV.cumsum(-1)
-    before_BV = cumulative_BV - probabilities_BV
-    kept_B = (before_BV < sampling.top_p).sum(-1, keepdim=True)
-    mass_B1 = cumulative_BV.gather(-1, kept_B - 1)
-    rank_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None].to(cumulative_BV) * mass_B1, right=True)
-    tokens_B = order_BV.gather(-1, torch.minimum(rank_B1, kept_B - 1))[:, 0]
-    return tokens_B, _log_probability(logits_BV, tokens_B)
-
-
-def _log_probability(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[ids] over the last axis, without a second tensor of the logits' size."""
-    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
-
-
-def _uniforms(sampling: Sampling, rows: int, seeds: Sequence[int] | None = None) -> np.ndarray | None:
-    """One draw per row and step, each row from its own stream; None if nothing is sampled.
-
-    A row with its own seed draws what the first row of a batch with that seed would.
-    """
-    if sampling.temperature == 0:
-        return None
-    if seeds is None:
-        children = np.random.SeedSequence(sampling.seed).spawn(rows)
-    else:
-        children = [np.random.SeedSequence(seed).spawn(1)[0] for seed in seeds]
-    streams = [np.random.Generator(np.random.Philox(child)) for child in children]
-    return np.stack([stream.random(sampling.max_tokens, dtype=np.float32) for stream in streams])
 
 
 def _common_prefix(prompts: list[list[int]]) -> int:
@@ -296,8 +268,7 @@ def _common_prefix(prompts: list[list[int]]) -> int:
     if len(prompts) < 2 or not all(prompts):
         return 0
     first, last = min(prompts), max(prompts)  # in their order the most different ones
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    shared = min(shared, *(len(prompt) - 1 for prompt in prompts))
+    shared = min(common(first, last), *(len(prompt) - 1 for prompt in prompts))
     return shared if shared >= SHARED_TOKENS else 0
 
 

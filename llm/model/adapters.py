@@ -73,13 +73,16 @@ def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 
 
 
 def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
-    """A peft model around `model`, equal on every rank. The adapters start as zero: outputs are unchanged.
+    """A peft model around `model`, equal on every rank. The adapters' products start as zero: outputs are
+    unchanged. The down matrices are uniform within 1 / sqrt(inputs), as peft's own (Kaiming, He et al. 2015).
 
     The head of a sequence classifier is trained as a whole. Raises HeadwaterError when no matrix has one of
     the target names.
     """
     import peft
     import torch
+
+    from headwater.llm.model.origins import Constant, Origin, Uniform
 
     settings = peft.LoraConfig(
         r=config.rank,
@@ -94,7 +97,6 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         try:
             adapted = peft.get_peft_model(model, settings, adapter_name=ADAPTER)
         except ValueError as error:
@@ -103,6 +105,14 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
                 where="lora.targets",
                 fix="name matrices of this model, such as q_proj and v_proj",
             ) from error
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name:
+            inputs = parameter.shape[-1]
+            origin: Origin = Uniform(seed, name, inputs**-0.5) if ".lora_A." in name else Constant(0.0)
+            if parameter.is_meta:
+                parameter.origin = origin  # type: ignore[attr-defined]
+            else:
+                origin.read(0, parameter.data.view(-1))
     if hasattr(model, HEAD):
         getattr(model, HEAD).requires_grad_(True)
     return adapted
@@ -120,15 +130,46 @@ def whole_weights(module: Any) -> dict[str, torch.Tensor]:
     if not is_adapted(module):
         plain = without_head(dict(module.named_parameters()))
         return {name: parameter.detach().float() for name, parameter in plain.items()}
-    merged = {}
+    return {parameter.name: parameter.value() for parameter in merged(module)}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A parameter of the base model, with what its adapter adds if it has one."""
+
+    name: str
+    base: Any
+    up: Any = None
+    down: Any = None
+    scaling: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        state = getattr(self.base, "quant_state", None)
+        return tuple(state.shape if state is not None else getattr(self.base, "ds_shape", self.base.shape))
+
+    def parameters(self) -> list[torch.Tensor]:
+        """What must be whole to compute its value."""
+        return [self.base] if self.up is None else [self.base, self.up, self.down]
+
+    def value(self) -> torch.Tensor:
+        """In fp32."""
+        value = _dequantised(self.base).detach().float()
+        if self.up is None:
+            return value
+        return value + self.scaling * (self.up.detach().float() @ self.down.detach().float())
+
+
+def merged(module: Any) -> list[Merged]:
+    """The parameters of an adapted model under the base model's names."""
+    added = {name: parts for name, *parts in _adapter_parts(module)}
+    found = []
     for name, parameter in module.named_parameters():
         if ".lora_" not in name:
+            layer = name.removesuffix(".weight").removesuffix(".base_layer")
             own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
-            merged[own] = _dequantised(parameter).detach().float()
-    for name, up, down, scaling in _adapter_parts(module):
-        own = f"{name.removeprefix(PREFIX)}.weight"
-        merged[own] = merged[own] + scaling * (up.detach().float() @ down.detach().float())
-    return merged
+            found.append(Merged(own, parameter, *(added.get(layer, ()) if name.endswith(".weight") else ())))
+    return found
 
 
 @dataclass(frozen=True)
@@ -189,11 +230,8 @@ def _array(parameter: torch.Tensor) -> np.ndarray:
 
 
 def save_merged(module: Any, folder: Path) -> None:
-    """Save an adapted model as a plain Hugging Face folder, and the adapters in its `adapter/`, with the head
-    of a sequence classifier."""
+    """Save an adapted model as a plain Hugging Face folder, and the adapters alone (`save_adapter`)."""
     import torch
-    from peft import TaskType, get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     base = module.get_base_model()
     config = copy.deepcopy(base.config)
@@ -204,6 +242,16 @@ def save_merged(module: Any, folder: Path) -> None:
     plain.load_state_dict(whole_weights(module), strict=False, assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder)
+    save_adapter(module, folder)
+
+
+def save_adapter(module: Any, folder: Path) -> None:
+    """Save the adapters, which must be whole, in the folder's `adapter/`, with the head of a sequence
+    classifier."""
+    from peft import TaskType, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    base = module.get_base_model()
     adapter = folder / "adapter"
     adapter.mkdir()
     settings = copy.deepcopy(module.peft_config[ADAPTER])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id
 from headwater.llm.hardware.precision import Precision
-from headwater.llm.model.adapters import LoraConfig, quantisation
+from headwater.llm.model.adapters import HEAD, LoraConfig, quantisation
 from headwater.llm.model.critic import with_value_head
 from headwater.llm.model.shape import ModelConfig, hf_config
 
@@ -23,31 +23,20 @@ if TYPE_CHECKING:
 
 
 def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
-    """A model with fresh fp32 weights; the same seed gives the same weights on every rank.
+    """A whole model with fresh fp32 weights (`origins.fresh`)."""
+    from headwater.llm.model.origins import filled, fresh
 
-    Weights are normal with standard deviation 0.02. Projections into the residual stream are scaled by
-    1 / sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`.
-    """
-    import torch
-    from transformers import Qwen3ForCausalLM
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
-        scale = 0.0 if zero_outputs else (2 * config.num_hidden_layers) ** -0.5
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    parameter.mul_(scale)
-    return model.float()
+    return filled(fresh(config, seed, zero_outputs=zero_outputs))
 
 
 def fresh_model(model: ModelConfig, tokenizer: Folder, seed: int) -> torch.nn.Module:
-    """A new model sized for a tokenizer's vocabulary."""
+    """A new model sized for a tokenizer's vocabulary, without values."""
     from transformers import AutoTokenizer
 
+    from headwater.llm.model.origins import fresh
+
     opened: Any = AutoTokenizer.from_pretrained(str(tokenizer.local()), local_files_only=True)
-    return initialise(hf_config(model, len(opened), opened), seed, zero_outputs=model.zero_outputs)
+    return fresh(hf_config(model, len(opened), opened), seed, zero_outputs=model.zero_outputs)
 
 
 def saved_model(
@@ -71,11 +60,59 @@ def saved_model(
     )
 
 
+def stored_model(
+    folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
+) -> torch.nn.Module:
+    """Like `saved_model`, but without values if each worker can read its own (`stored.origins_in`)."""
+    if adapters is None or adapters.quantise == "none":
+        from transformers import AutoModelForCausalLM
+
+        if (model := _unread(folder, AutoModelForCausalLM)) is not None:
+            return model
+    return saved_model(folder, adapters, precision, gpus)
+
+
 def critic(
     folder: Folder, adapters: LoraConfig | None = None, precision: Precision = "fp32", gpus: float = 0.0
 ) -> torch.nn.Module:
-    """A saved model with a new value head."""
-    return with_value_head(saved_model(folder, adapters, precision, gpus))  # type: ignore[no-any-return]
+    """A stored model with a new value head."""
+    return with_value_head(stored_model(folder, adapters, precision, gpus))  # type: ignore[no-any-return]
+
+
+def new_reward_model(folder: Folder) -> torch.nn.Module:
+    """A sequence classifier with one label around a stored language model; its scores are 0 at first. Without
+    values if each worker can read its own."""
+    from transformers import AutoModelForSequenceClassification
+
+    model: Any = _unread(folder, AutoModelForSequenceClassification, new=(f"{HEAD}.weight",), num_labels=1)
+    if model is None:
+        return reward_model(folder, new_head_seed=0)
+    model.config.pad_token_id = padding_id(load_tokenizer(folder.local()))
+    return model  # type: ignore[no-any-return]
+
+
+def _unread(folder: Folder, kind: Any, *, new: tuple[str, ...] = (), **settings: Any) -> Any:
+    """A stored model without values, those in `new` to be 0; None if it must be read as a whole."""
+    import torch
+    from transformers import CONFIG_MAPPING, GenerationConfig
+
+    from headwater.llm.model.origins import Constant, blank, set_origins
+    from headwater.llm.model.stored import origins_in
+
+    written = folder.artifact.read_json(f"{folder.name}/config.json")
+    if "quantization_config" in written or written.get("model_type") not in CONFIG_MAPPING:
+        return None
+    config = CONFIG_MAPPING[written["model_type"]].from_dict(written | settings)
+    config.dtype = torch.float32
+    model = blank(lambda: kind.from_config(config, dtype=torch.float32)).eval()
+    origins = {name: Constant(0.0) for name in new} | origins_in(folder, model)
+    if origins.keys() != dict(model.named_parameters()).keys():
+        return None
+    set_origins(model, lambda name, _: origins[name])
+    if folder.artifact.exists(f"{folder.name}/generation_config.json"):
+        told = folder.artifact.read_json(f"{folder.name}/generation_config.json")
+        model.generation_config = GenerationConfig.from_dict(told)
+    return model
 
 
 def reward_model(folder: Folder, *, new_head_seed: int | None = None) -> torch.nn.Module:

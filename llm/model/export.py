@@ -14,6 +14,8 @@ from headwater.llm.model.gguf import PRECISIONS, Precision, write_gguf
 Format = Literal["hf", "gguf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MODEL = "model"
+PARITY = "parity.json"
+"""Log-probabilities of the weights in fp32 (`llm/inference/parity.py`)."""
 
 
 def export(model: Artifact, output: str, format_: str, precision: str | None = None) -> str:
@@ -83,7 +85,7 @@ def _converted(source: Path, scratch: Path, precision: Precision) -> Path:
     opener = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
     opened = opener.from_pretrained(str(source), dtype=types[precision], local_files_only=True)
     shutil.copytree(
-        source, scratch / "folder", ignore=shutil.ignore_patterns("*.safetensors", "*.index.json")
+        source, scratch / "folder", ignore=shutil.ignore_patterns("*.safetensors", "*.index.json", PARITY)
     )
     opened.save_pretrained(scratch / "folder")
     return scratch / "folder"

@@ -55,8 +55,14 @@ def afford(
     batch = -(-batch // machine.count) * machine.count
     steps = max(1, round(tokens / (batch * work.row_length)))
     model = work.config.model.model_copy(update={"depth": depth})
-    config = work.config.model_copy(update={"model": model, "batch": batch, "steps": steps})
-    plan = plan_gpus(Work(work.name, config, work.vocab_size, work.row_length), machine, law, mfu)
+
+    def planned(steps: int) -> Plan:
+        config = work.config.model_copy(update={"model": model, "batch": batch, "steps": steps})
+        return plan_gpus(Work(work.name, config, work.vocab_size, work.row_length), machine, law, mfu)
+
+    plan = planned(steps)
+    if plan.step_seconds and plan.step_seconds * steps > seconds > 0:  # the exchange takes time, too
+        plan = planned(max(1, int(seconds / plan.step_seconds)))
     return Budget(dollars=dollars, hours=hours, flops=flops, rule=rule, plan=plan)
 
 

@@ -26,7 +26,6 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.tokens.tokenizer import FOLDER, save_tokenizer, train, wrap
-from headwater.llm.model.build import initialise
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.pretrain import PretrainConfig, RowBatches
 from headwater.llm.training import loop
@@ -154,6 +153,8 @@ def calibrate(config: PretrainConfig, shape: Qwen3Config, row_length: int, sessi
 def _measure(
     config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session, scratch: Artifact
 ) -> Calibration:
+    from headwater.llm.model.origins import fresh
+
     with scratch.create_folder(FOLDER) as tokenizer:
         save_tokenizer(wrap(train(["a b c"], 300, 2)), tokenizer)
     short = config.model_copy(
@@ -177,7 +178,7 @@ def _measure(
                 workers_per_row=config.workers_per_row(),
                 stretches=config.sequence_parallel_size(),
             ),
-            load_model=functools.partial(initialise, shape, config.seed),
+            load_model=functools.partial(fresh, shape, config.seed),
             tokenizer=Folder(scratch, FOLDER),
             output=scratch,
             evaluate=Probe(evaluation),

@@ -80,7 +80,7 @@ def touched(group: Sequence[Weight], part: int, rank: int) -> int:
     return sum(w.size for w, end in zip(group, ends, strict=True) if low < end and end - w.size < high)
 
 
-def _moments(group: Sequence[Weight], optimizer: Optimizer) -> int:
+def moments_of(group: Sequence[Weight], optimizer: Optimizer) -> int:
     return 1 if optimizer == "muon" and group[0].hidden else 2
 
 
@@ -89,7 +89,7 @@ def _replicated(groups: list[list[Weight]], element: int, optimizer: Optimizer) 
     for group in groups:
         own = sum(weight.size for weight in group)
         size += own
-        moments += _moments(group, optimizer) * own
+        moments += moments_of(group, optimizer) * own
     copy = 0 if element == FP32 else size
     return StateBytes(element * size, element * size, FP32 * (copy + moments))
 
@@ -105,7 +105,7 @@ def _partitioned_groups(
         overlapped = touched(group, part, rank)
         parameters += element * part * world_size
         gradients += element * (size if whole else overlapped)
-        muon = _moments(group, optimizer) == 1  # in the gradient's type, for every touched matrix
+        muon = moments_of(group, optimizer) == 1  # in the gradient's type, for every touched matrix
         held += FP32 * part + (element * overlapped if muon else 2 * FP32 * part)
     return StateBytes(parameters, gradients, held)
 
@@ -117,5 +117,5 @@ def _partitioned_parameters(
     for group in groups:
         part = sum(-(-weight.size // world_size) for weight in group)
         parameters += element * part
-        held += FP32 * part + (element if _moments(group, optimizer) == 1 else 2 * FP32) * part
+        held += FP32 * part + (element if moments_of(group, optimizer) == 1 else 2 * FP32) * part
     return StateBytes(parameters, parameters, held)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from headwater.cluster.storage.artifact import Folder
 from headwater.data_pipeline.split import document_fraction
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
-from headwater.llm.examples.chat import encode_conversation
+from headwater.llm.examples.chat import PromptTooLong, encode_answer, encode_prompt
 from headwater.llm.examples.conversations import Conversation
 from headwater.llm.examples.rankings import Kept
 from headwater.llm.model.build import reward_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Judged = tuple[Conversation, str]
 """A prompt and an answer."""
@@ -46,7 +49,8 @@ def agreement(judge: Folder, kept: Sequence[Kept], max_length: int) -> dict[str,
 def scores(judge: Folder, answers: Sequence[Judged], max_length: int) -> list[float]:
     """The judge's score of each answer, read at the end of its turn as in training.
 
-    An answer that does not begin within `max_length` tokens gets the lowest score.
+    The prompt is shortened to leave room for the answer. An answer that does not fit `max_length` tokens
+    gets the lowest score.
     """
     import torch
 
@@ -62,7 +66,12 @@ def scores(judge: Folder, answers: Sequence[Judged], max_length: int) -> list[fl
     return found
 
 
-def _encoded(tokenizer: object, prompt: Conversation, answer: str, max_length: int) -> list[int]:
-    messages = [*prompt, {"role": "assistant", "content": answer}]
-    ids, mask = encode_conversation(tokenizer, messages, max_length)  # type: ignore[arg-type]
-    return ids[: len(mask) - mask[::-1].index(1)] if any(mask) else []
+def _encoded(
+    tokenizer: PreTrainedTokenizerFast, prompt: Conversation, answer: str, max_length: int
+) -> list[int]:
+    """Ids of a prompt and its whole answer; none if the answer does not fit."""
+    ids = encode_answer(tokenizer, answer)
+    try:
+        return encode_prompt(tokenizer, prompt, max_length - len(ids)) + ids
+    except PromptTooLong:
+        return []

@@ -6,7 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.examples.rankings import Kept
+
+
+def pairs_in(file: str) -> DataSource:
+    """The file of `pair_lines`, as a source of `reward.data` and `dpo.data`."""
+    return DataSource(files=(file,), format="preference")
 
 
 def pair_lines(kept: Iterable[Kept]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Reinforcement learning: rollouts, verifiers, advantages, policy losses.
+"""Reinforcement learning: rollouts and their journal, verifiers, advantages, policy losses.
 
 `stages` imports it.
 Add a reward in `verifiers.py`, an advantage estimator in `advantages.py`, a loss in `losses.py`; or a reward
-or a task in a file of your own (`plugins.py`).
+or a task in a file of your own (`cluster/runtime/plugins.py`).
 """

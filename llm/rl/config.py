@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from headwater.cluster.runtime.needs import Actors, Need
+from headwater.cluster.runtime.plugins import Plugin, is_plugin, read_plugin
 from headwater.llm.examples.own_data.source import DataSources
-from headwater.llm.examples.tasks import Task, arithmetic_tasks
 from headwater.llm.rl.losses import Critic, Policy
-from headwater.llm.rl.plugins import Plugin, is_plugin, read_plugin
-from headwater.llm.rl.verifiers import HEADLINE, VERIFIERS
-from headwater.llm.training.config import FineTuneConfig
+from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name
+from headwater.llm.rl.verifiers import CITATIONS, HEADLINE, VERIFIERS
+from headwater.llm.training.config import RUNTIME_FIELDS, FineTuneConfig
 
-TASKS: dict[str, tuple[Callable[[], Iterable[Task]], str]] = {"arithmetic": (arithmetic_tasks, "number")}
-"""Tasks made by a program, each with its verifier."""
+RUNTIME = RUNTIME_FIELDS | {
+    *("rollout_workers", "cpus_per_rollout_worker", "verifier_seconds", "mismatch_limit")
+}
+"""Settings that do not change what is trained: a run may resume with other values."""
+ARITHMETIC = {"micro_batch", "cpus_per_worker", "zero", "activation_checkpointing", "torch_compile"}
+"""Those of them that change the last bits of what is trained."""
 
 
 class RlConfig(FineTuneConfig):
@@ -33,8 +36,17 @@ class RlConfig(FineTuneConfig):
     with `files`. A right answer beside a prompt is what a verifier compares with. A tenth is held out."""
     task: str | None = None
     """Tasks made by a program instead of the headline task: `arithmetic` (sums of two numbers of up to two
-    digits), or `FILE.py:FUNCTION`, a function of your own that yields pairs of a prompt and a right answer,
-    see docs/extending.md. A tenth is held out."""
+    digits), `search` (the questions of the section `grounded`, without passages: the model looks for them in
+    the index), or `FILE.py:FUNCTION`, a function of your own that yields pairs of a prompt and a right
+    answer, or a class of several turns, see docs/extending.md. A tenth is held out."""
+    rankings: bool | str = False
+    """Also train on the prompts that people ranked at the endpoint, or on those of a file of pairs. A tenth
+    is held out. Only the reward model scores their answers."""
+    max_turns: int = Field(3, ge=1)
+    """Messages of the model in a task of several turns, its answer included."""
+    max_episode_tokens: int = Field(512, ge=1)
+    """Tokens after the prompt of a task of several turns: all messages of the model and all replies. A reply
+    that leaves no room for `max_new_tokens` more ends the episode."""
     verifier: str | None = None
     """What scores an answer from 0 to 1: a name of `llm/rl/verifiers.py`, or `FILE.py:FUNCTION`, a function
     of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for the tasks
@@ -90,8 +102,27 @@ class RlConfig(FineTuneConfig):
     """Weight of the reward model's score in the reward."""
     verifier_weight: float = Field(2.0, ge=0)
     """Weight of the verifier's score (0 to 1) in the reward."""
+    max_staleness: int = Field(0, ge=0)
+    """How many rollout batches may have been trained since the weights that sampled an answer. At 0 learners
+    and rollout workers take turns. From 1 on rollout workers sample ahead while the learners train (AReaL, Fu
+    et al. 2025, which finds no loss up to about 4 to 8 with `importance_cap`), and prompts are trained in the
+    order in which their answers arrive."""
+    importance_cap: float | None = Field(None, gt=0)
+    """Truncated importance weights: each token's policy loss is multiplied by min(p / q, this), with its
+    probability p under the learner at the beginning of the rollout batch and q when it was sampled; the clip
+    then acts around p (TIS, Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training", with 2; decoupled PPO in AReaL). Costs another forward pass per rollout batch. Default: off, q
+    counts as p."""
+    sequence_bound: float | None = Field(None, gt=1)
+    """Leave an answer out if the geometric mean of p / q over its tokens is above this or below 1 / this
+    (Liu et al. 2025, "When speed kills stability"). Default: none is left out."""
+    mismatch_limit: float = Field(0.1, gt=0)
+    """Stop if the learner's log-probabilities of answers that its own weights sampled differ from the
+    recorded ones by more than this, in nats: the mean over the tokens of a step. Rounding in bf16 makes some
+    0.01; wrong weights, or another temperature, make more. Not tested with `lora.dropout`."""
     cpus_per_worker: float = Field(0.5, gt=0)
-    """CPUs reserved per learner. Learners and rollout workers take turns, so they can share cores."""
+    """CPUs reserved per learner. Learners and rollout workers take turns, so they can share cores, unless
+    `max_staleness` lets them work at the same time."""
     rollout_workers: int = Field(2, ge=1)
     """Number of workers that sample answers."""
     cpus_per_rollout_worker: float = Field(0.5, ge=0)
@@ -105,23 +136,23 @@ class RlConfig(FineTuneConfig):
     @classmethod
     def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
         if name is not None:
-            _check_name(name, VERIFIERS if info.field_name == "verifier" else TASKS)
+            check_name(name, VERIFIERS if info.field_name == "verifier" else [*TASKS, SEARCH])
         return name
 
     @field_validator("rewards")
     @classmethod
     def _all_known(cls, rewards: dict[str, float]) -> dict[str, float]:
         for name in rewards:
-            _check_name(name, VERIFIERS)
+            check_name(name, VERIFIERS)
         return rewards
 
     def verifiers(self) -> dict[str, float]:
         """The verifiers in use, with their weights."""
         if self.rewards:
             return self.rewards
-        default = TASKS[self.task][1] if self.task in TASKS else HEADLINE
-        own = self.prompts or (self.task and self.task not in TASKS)
-        name = self.verifier or (None if own else default)
+        own = self.prompts or (self.task and is_plugin(self.task))
+        known = {name: verifier for name, (_, verifier) in TASKS.items()} | {SEARCH: CITATIONS}
+        name = self.verifier or (None if own else known.get(self.task or "", HEADLINE))
         return {name: 1.0} if name else {}
 
     def verifier_name(self) -> str | None:
@@ -154,9 +185,21 @@ class RlConfig(FineTuneConfig):
             return ""
         return "rl: answers are sampled on CPUs; `rl.gpus_per_rollout_worker` gives the rollout workers GPUs"
 
+    def steps_per_rollout(self) -> int:
+        """Steps that a rollout batch is trained for."""
+        return self.epochs * self.mini_batches
+
+    def arithmetic(self) -> dict[str, Any]:
+        """What else than the seed decides about the last bits of a step."""
+        return self.model_dump(mode="json", include=ARITHMETIC)
+
+    def corrects(self) -> bool:
+        """Whether the learner computes its own log-probabilities of a rollout batch before training on it."""
+        return self.importance_cap is not None or self.sequence_bound is not None
+
     def resumable(self, step: int) -> bool:
         """Between rollout batches: the answers of one are not part of a checkpoint."""
-        return step % (self.epochs * self.mini_batches) == 0
+        return step % self.steps_per_rollout() == 0
 
     def accumulation(self, world_size: int) -> int:
         """As of whole groups, which a learner's share is made of."""
@@ -181,14 +224,33 @@ class RlConfig(FineTuneConfig):
                 f"`batch` ({self.batch}) holds fewer groups of {self.group} than there are `workers` "
                 f"({self.workers}): raise `batch` or lower `workers`"
             )
+        if self.task == SEARCH and self.max_episode_tokens < 2 * self.max_new_tokens:
+            raise ValueError(
+                f"`max_episode_tokens` ({self.max_episode_tokens}) has no room for a search and an answer of "
+                f"`max_new_tokens` ({self.max_new_tokens}): raise it"
+            )
         if self.prompts and self.task:
             raise ValueError("`prompts` and `task` both give the prompts: remove one")
+        if self.rankings and not self.reward_model_weight:
+            raise ValueError(
+                "only a reward model can score answers to prompts that people ranked: raise "
+                "`reward_model_weight` or remove `rankings`"
+            )
+        if self.rankings and self.task and (self.task == SEARCH or is_plugin(self.task)):
+            raise ValueError(
+                "`rankings` gives prompts of one turn, and `task` may take several: remove one of them"
+            )
         if self.verifier and self.rewards:
             raise ValueError("`verifier` and `rewards` both score the answers: remove one")
         if self.advantage == "gae" and (self.lora or self.optimizer != "adamw" or self.zero.stage == 3):
             raise ValueError(
                 "`advantage: gae` trains a value head, for which `lora`, `optimizer: muon` and "
                 "`zero.stage: 3` are not made: remove them"
+            )
+        if self.max_staleness and self.on_nan == "rollback":
+            raise ValueError(
+                "`max_staleness` lets rollout workers sample with weights that `on_nan: rollback` would take "
+                "back: choose `stop` or `skip`"
             )
         if self.keep_best and not self.resumable(self.evaluate_every):
             raise ValueError(
@@ -197,8 +259,3 @@ class RlConfig(FineTuneConfig):
                 "between rollout batches"
             )
         return self
-
-
-def _check_name(name: str, known: Mapping[str, Any]) -> None:
-    if name not in known and not is_plugin(name):
-        raise ValueError(f"no {name}: one of {', '.join(known)}, or FILE.py:FUNCTION")

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from headwater.cluster.errors import first_line
+from headwater.cluster.runtime.plugins import Plugin
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion
-from headwater.llm.rl.plugins import Plugin
 from headwater.llm.rl.verifiers import VERIFIERS
 
 log = logging.getLogger("headwater")
@@ -49,7 +49,8 @@ class Judged:
     """What verifiers say of some answers."""
 
     verified: np.ndarray
-    """[answers] mean of the scores by weight; nan where a verifier failed; 0 without verifiers."""
+    """[answers] mean of the scores by weight; nan where a verifier failed; 0 without verifiers, and for
+    answers to tasks that no verifier can judge."""
     scores: dict[str, np.ndarray]
     """By verifier; nan where it failed."""
     failures: list[str]
@@ -75,6 +76,9 @@ class Judge:
         for each in self.verifiers:
             scores[each.name] = np.full(len(answers), np.nan)
             for place, asked in enumerate(zip(answers, completions, tasks, strict=True)):
+                if not asked[-1].verifiable:
+                    scores[each.name][place] = 0.0
+                    continue
                 try:
                     scores[each.name][place] = finite(self._ask[each.name](*asked))
                 except Exception as error:  # noqa: BLE001  a user's function may raise anything

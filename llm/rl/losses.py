@@ -116,8 +116,9 @@ class Policy:
 
     Batch (all [B, L+1] except `advantages`, [B] or [B, L+1]): `ids`; `mask`, 1 on generated tokens, 0 in the
     whole row of an answer that does not count; `old_logprobs` and `reference_logprobs` of each token, in
-    nats. Answers of a micro-batch that share their prompt are read with it once: with `micro_batch` equal to
-    `group` that is every group.
+    nats. Optional: `importance`, what a token's surrogate is multiplied by, and `rollout_logprobs`, those of
+    sampling where `old_logprobs` are others (`llm/rl/correction.py`). Answers of a micro-batch that share
+    their prompt are read with it once: with `micro_batch` equal to `group` that is every group.
 
     `normalise` says what the sum over the whole global batch is divided by. `tokens`: each token counts the
     same in long and short answers (Yu et al. 2025, DAPO). `sequences`: each answer counts the same, by the
@@ -169,6 +170,10 @@ class Policy:
         advantages = batch["advantages"]
         advantages = advantages[:, None] if advantages.ndim == 1 else advantages[:, 1:]
         surrogate, clipped = self.surrogate(logprobs, old, advantages, mask, self.low, self.high)
+        if "importance" in batch:
+            surrogate = surrogate * batch["importance"][:, 1:]
+        recorded = batch["rollout_logprobs"][:, 1:] * mask if "rollout_logprobs" in batch else old
+        apart = (logprobs - recorded).detach().abs()
         penalty = self.estimate(logprobs, reference)
         weights = mask
         if self.normalise == "sequences":
@@ -176,7 +181,8 @@ class Policy:
         loss = ((surrogate + self.kl * penalty) * weights).sum()
         told = {
             "kl": (penalty * weights).detach().sum(),
-            "rollout_mismatch": ((logprobs - old).detach().abs() * weights).sum(),
+            "rollout_mismatch": (apart * weights).sum(),
+            "rollout_mismatch_max": (apart * mask).max(),
             "clipped": (clipped * weights).sum(),
         }
         if self.critic and values is not None:

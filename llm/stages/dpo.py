@@ -191,6 +191,7 @@ class ReferenceScorer:
 
 class Dpo(PairStage[DpoConfig]):
     name = "dpo"
+    version = 2
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config, objective = self.config, self.config.objective()
@@ -223,7 +224,7 @@ class Dpo(PairStage[DpoConfig]):
                 objective=objective,
                 source=AnswerBatches(output, "train", pair_order(pairs, config), pad_id, config),
                 load_model=functools.partial(
-                    build.saved_model, start, config.lora, config.precision, config.gpus_per_worker
+                    build.stored_model, start, config.lora, config.precision, config.gpus_per_worker
                 ),
                 tokenizer=tokenizer_folder,
                 output=output,

@@ -28,6 +28,7 @@ from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.rl.search import OpenIndex
 from headwater.llm.stages.metric_rows import expectations, metric_rows, metrics_of, rl_config
 from headwater.llm.stages.models import MODELS, newest_model, starting_model
 from headwater.llm.stages.pretrain import PretrainConfig
@@ -88,6 +89,8 @@ class Evaluate(Stage[EvaluateConfig]):
         )
     )
     off_fields = frozenset({"grounded_questions", "unanswerable"})
+    open_index: OpenIndex | None = None
+    """As that of `Rl`."""
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         rl = settings.get("rl")
@@ -128,8 +131,16 @@ class Evaluate(Stage[EvaluateConfig]):
         with output.create_folder("report") as folder:
             report.write_report(folder, self._card(inputs, measured, samples, cited))
         if answers:
-            means = [answers[when]["means"]["reward"] for when in ("before", "after")]
-            session.say(f"reward on held-out prompts {means[0]:.3f} before RL, {means[1]:.3f} after")
+            before, after = (answers[when]["means"] for when in ("before", "after"))
+            session.say(
+                f"reward on held-out prompts {before['reward']:.3f} before RL, {after['reward']:.3f} after"
+            )
+            if rl_config(inputs["rl"]).verifier_name():
+                shares = [_told(means["verified_interval"]) for means in (before, after)]
+                count = before["verified_interval"]["count"]
+                session.say(
+                    f"verified on {count:,} held-out prompts: {shares[0]} before RL, {shares[1]} after"
+                )
         if accuracies := measured["reward_accuracy"]:
             session.say(f"reward model accuracy {_percentages(accuracies)} on held-out pairs")
         return measured
@@ -148,7 +159,9 @@ class Evaluate(Stage[EvaluateConfig]):
         calls: dict[str, list[Any]] = {}
         try:
             for when, policy in (("before", starting_policy(inputs)), ("after", inputs["rl"])):
-                board, workers = start_rollout_workers(session, inputs, each, policy=policy)
+                board, workers = start_rollout_workers(
+                    session, inputs, each, policy=policy, open_index=self.open_index
+                )
                 actors += [board, *workers]
                 calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0)]
                 for i, worker in enumerate(workers):
@@ -162,7 +175,7 @@ class Evaluate(Stage[EvaluateConfig]):
             when: {
                 "greedy": greedy,
                 "greedy_rewards": total_reward(greedy, rl),
-                "means": _means(sampled, rl),
+                "means": _means(sampled, rl, config.answers),
                 "tasks": shown,
             }
             for when, (greedy, *sampled) in found.items()
@@ -243,6 +256,7 @@ class Evaluate(Stage[EvaluateConfig]):
             reward_accuracy=_points(histories["reward"], "heldout_accuracy"),
             rl_reward=_points(histories["rl"], "reward_model") if "reward" in inputs else [],
             rl_verifiable=_points(histories["rl"], "verified") if verifier else [],
+            rl_heldout_verifiable=_points(histories["rl"], "heldout_verified") if verifier else [],
             rl_kl=_points(histories["rl"], "kl"),
             planned=[measures.Planned(**row) for row in pretrain.get("planned", [])],
             samples=samples,
@@ -300,14 +314,18 @@ def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]
     return accuracies
 
 
-def _means(parts: list[Rollouts], rl: RlConfig) -> dict[str, float]:
+def _means(parts: list[Rollouts], rl: RlConfig, answers: int) -> dict[str, Any]:
+    """Means over all answers that were judged, `answers` to each prompt. The interval counts prompts."""
     parts = [part.judged() for part in parts]
+    verified = np.concatenate([part.verified for part in parts])
+    prompts = -(-len(verified) // answers)
     rewards = np.concatenate([total_reward(part, rl) for part in parts])
     return {
         "reward": float(rewards.mean()),
         "reward_standard_error": float(rewards.std(ddof=1) / len(rewards) ** 0.5),
         "reward_model": float(np.concatenate([part.model_rewards for part in parts]).mean()),
-        "verified": float(np.concatenate([part.verified for part in parts]).mean()),
+        "verified": float(verified.mean()),
+        "verified_interval": asdict(wilson(float(verified.mean()) * prompts, prompts)),
         "answers": len(rewards),
     }
 
@@ -331,6 +349,10 @@ def _samples(answers: dict[str, dict[str, Any]]) -> list[measures.Sample]:
         )
         for i, task in enumerate(tasks)
     ]
+
+
+def _told(share: dict[str, float]) -> str:
+    return f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
 
 
 def _percentages(accuracies: dict[str, dict[str, float]]) -> str:

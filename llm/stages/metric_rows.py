@@ -75,9 +75,16 @@ def _rl_rows(
     shown = {"verifiable_reward": "verified"} if config.verifier_name() else {}
     shown |= {"reward": "reward_model"} if "reward" in found else {}
     rows = [
-        measures.Metric(name, after[key], baseline=before[key], baseline_name="before RL")
+        measures.Metric(
+            name, after[key], "", before[key], "before RL", _interval(after.get(f"{key}_interval"))
+        )
         for name, key in sorted(shown.items())
     ]
+    if "verifiable_reward" in shown:
+        meaning, interval = report.MEANINGS["verifiable_reward"], _interval(before.get("verified_interval"))
+        rows.append(
+            measures.Metric("verifiable_reward before RL", before["verified"], meaning, interval=interval)
+        )
     rows.append(
         measures.Metric(
             "total reward",
@@ -88,6 +95,10 @@ def _rl_rows(
         )
     )
     return [*rows, kl]
+
+
+def _interval(share: Mapping[str, float] | None) -> tuple[float, float] | None:
+    return (share["low"], share["high"]) if share else None
 
 
 def _dpo_rows(inputs: Mapping[str, Artifact]) -> list[measures.Metric]:

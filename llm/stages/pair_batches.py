@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from headwater.llm.examples.encoded import EncodedExamples, describe_examples, pad
-from headwater.llm.rows.order import BatchOrder, permutation
+from headwater.llm.rows.order import BatchOrder
+from headwater.llm.rows.permutation import permutation
 from headwater.llm.training.job import Worker
 from headwater.llm.training.objectives import Objective
 

@@ -1,11 +1,13 @@
 """The pretrain stage: next-token prediction on packed rows, sharded by ZeRO.
 
-It starts from fresh weights, or from the recipe's base model: continued pretraining.
+It starts from fresh weights, from the recipe's base model (continued pretraining), or from the training state
+of an earlier pretrain artifact (`start_from`): a longer run, a branch, or a change of data on the way.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
@@ -18,21 +20,28 @@ from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
+from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.tokens.packing import document_positions
-from headwater.data_pipeline.tokens.shards import TokenRows, unigram_bits_per_byte
+from headwater.data_pipeline.tokens.shard_files import MOST_OPEN
+from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, tokenizer_of
-from headwater.llm.model.build import fresh_model, saved_model
+from headwater.llm.model.build import fresh_model, stored_model
 from headwater.llm.model.shape import ModelConfig, shape_of, weights_of
 from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.rows.row_documents import row_documents
+from headwater.llm.rows.windows import Windows
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from headwater.llm.training.held_memory import WithMemory
+from headwater.llm.training.job import Start
 from headwater.llm.training.loop import TrainJob, Worker
 from headwater.llm.training.objectives import NextToken
 from headwater.llm.training.parallel import sequence, tensor
+from headwater.llm.training.state.manager import kept
+
+START = re.compile(r"(?P<key>[0-9a-f]{16})(@(?P<step>[0-9]+))?")
 
 
 class PretrainConfig(TrainConfig):
@@ -49,11 +58,27 @@ class PretrainConfig(TrainConfig):
     """Relative weight of each corpus of `tokenize.corpora` in the batches; corpora without a weight are
     omitted. Empty: every row counts the same."""
 
+    window_shards: int = Field(1024, ge=1, le=MOST_OPEN)
+    """Rows are shuffled within windows of so many shuffled shards (per corpus of a mixture): only these must
+    be on a host's disk. A corpus with no more shards than this is shuffled as a whole."""
+    shard_cache_gb: float = Field(64.0, ge=0)
+    """Disk of each host for shards of an object store that are fetched before they are read, in 10⁹ bytes:
+    the current window, then the next. Shards beyond it are fetched when they are read."""
+
     sequence_parallel: int = Field(1, ge=1)
     """Workers that share each row: for rows too long for one worker's memory."""
 
     tensor_parallel: int = Field(1, ge=1)
     """Workers that share every layer: for models too wide for one worker's memory."""
+
+    start_from: str = Field("", pattern=r"^([0-9a-f]{16}(@[0-9]+)?)?$")
+    """Go on from the training state of a finished pretrain artifact of this store: its `KEY` after its last
+    step, or `KEY@STEP` after another step that it keeps. `steps` and the shares of the schedule count from
+    that run's beginning. The model's shape and the optimizer are those of that run; data, `batch` and
+    learning rates may be others."""
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps whose training state stays with the artifact, besides that of the last, for `start_from`. Each
+    takes about 12 bytes per parameter with AdamW, and 8 for weights that Muon trains."""
 
     @model_validator(mode="after")
     def _rows_are_shared_whole(self) -> PretrainConfig:
@@ -85,14 +110,18 @@ class RowBatches:
         separate_documents: bool = False,
         workers_per_row: int = 1,
         stretches: int = 1,
+        cache_bytes: int = 0,
     ) -> None:
         self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
         self.workers_per_row, self.stretches = workers_per_row, stretches
+        self.cache_bytes = cache_bytes
 
     def open(self, worker: Worker) -> None:
         self.rank, self.world_size = worker.rank, worker.world_size
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
+        if (expected := self.plan.shards(step)) is not None:
+            self.rows.files.expect(*expected, self.cache_bytes)
         group, groups = self.rank // self.workers_per_row, self.world_size // self.workers_per_row
         ids = self.rows.gather(self.plan.share(step, group, groups))
         if self.stretches > 1:
@@ -124,7 +153,8 @@ def check_sharing(config: PretrainConfig, *, vocab_size: int, row_length: int) -
 def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | MixtureOrder:
     """The order of rows: shuffled, or mixed by `mixture`. Raises HeadwaterError for an unknown corpus."""
     if not config.mixture:
-        return ShuffledOrder(len(rows), config.batch, config.seed)
+        windows = Windows(rows.shard_rows, config.window_shards)
+        return ShuffledOrder(len(rows), config.batch, config.seed, windows)
     unknown = config.mixture.keys() - rows.corpora.keys()
     if unknown:
         raise HeadwaterError(
@@ -133,21 +163,77 @@ def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | Mixt
             fix=f"choose from `tokenize.corpora`: {', '.join(rows.corpora) or 'none'}",
         )
     chosen = [name for name in rows.corpora if name in config.mixture]
+    shards = [rows.shards_of(rows.corpora[name]) for name in chosen]
     return MixtureOrder(
         tuple(rows.corpora[name] for name in chosen),
         tuple(config.mixture[name] for name in chosen),
         config.batch,
         config.seed,
+        tuple(Windows(rows.shard_rows[s.start : s.stop], config.window_shards, s.start) for s in shards),
     )
 
 
-def epochs(plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig) -> dict[str, float]:
-    """Metrics: passes over all rows, and over each corpus of a mixture."""
-    passes = {"epochs": config.steps * config.batch / len(rows)}
+def epochs(
+    plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig, steps: int
+) -> dict[str, float]:
+    """Metrics: passes over all rows, and over each corpus of a mixture, in so many steps."""
+    passes = {"epochs": steps * config.batch / len(rows)}
     if isinstance(plan, MixtureOrder):
         chosen = [name for name in rows.corpora if name in config.mixture]
-        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(config.steps), strict=True)}
+        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(steps), strict=True)}
     return passes
+
+
+def starting_point(config: PretrainConfig, parent: Artifact) -> Start:
+    """The checkpoint that `start_from` names.
+
+    Raises HeadwaterError if the artifact is missing, does not keep that step, or trained another model.
+    """
+    where = "pretrain.start_from"
+    manifest = parent.manifest()
+    if manifest is None:
+        raise HeadwaterError(
+            f"no finished pretrain artifact {parent.key} is in this store",
+            where=where,
+            fix="headwater show lists the artifacts",
+        )
+    before = PretrainConfig.model_validate(manifest.config)
+    for name in ("model", "optimizer", "ema_decay"):
+        if getattr(config, name) != getattr(before, name):
+            raise HeadwaterError(
+                f"`{name}` is not that of pretrain/{parent.key}",
+                where=f"pretrain.{name}",
+                fix="training goes on with the same model and optimizer: take the settings of that run",
+            )
+    step = first_step(config, before)
+    if step not in (has := kept(parent)):
+        steps = ", ".join(map(str, has)) or "none: it was made before training state was kept"
+        raise HeadwaterError(
+            f"pretrain/{parent.key} does not keep the training state of step {step}",
+            where=where,
+            fix=f"choose from those it keeps ({steps}), or train it again with `keep_steps`",
+        )
+    if step >= config.steps:
+        raise HeadwaterError(
+            f"`steps` ({config.steps}) count from the beginning, and that run has made {step}",
+            where="pretrain.steps",
+            fix=f"raise `steps` above {step}",
+        )
+    return Start(parent, step)
+
+
+def first_step(config: PretrainConfig, before: PretrainConfig) -> int:
+    """The first step of a run that goes on from the run with the settings `before`."""
+    found = START.fullmatch(config.start_from)
+    return int(found["step"]) if found and found["step"] else before.steps
+
+
+def tokens_before(start: Start | None) -> int:
+    """Tokens that were trained on before a run began, for an even share of them per step."""
+    if start is None:
+        return 0
+    made = start.artifact.finished()
+    return round(made.metrics["tokens"] * start.step / made.config["steps"])
 
 
 class Comparison(Protocol):
@@ -160,14 +246,34 @@ class Comparison(Protocol):
 
 class Pretrain(Stage[PretrainConfig]):
     name = "pretrain"
+    version = 2
     inputs = (TOKENIZER, "tokenize", Input(("base",), required=False))
-    runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS
+    runtime_fields = RUNTIME_FIELDS | {"keep_steps", "shard_cache_gb"}
+    off_fields = OFF_FIELDS | {"start_from", "window_shards"}
     compare_with_plan: Callable[..., Comparison] | None = None
     """Makes a plan during the run; the front door sets `planning.plan_report.PlanAhead`."""
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [[self.config.learners()]]
+
+    def check(self) -> None:
+        if late := [step for step in self.config.keep_steps if step > self.config.steps]:
+            raise HeadwaterError(
+                f"there is no step {late[0]} to keep",
+                where="pretrain.keep_steps",
+                fix=f"the last is {self.config.steps}",
+            )
+
+    def check_store(self, store: Store) -> None:
+        if found := START.fullmatch(self.config.start_from):
+            starting_point(self.config, store.artifact(self.name, found["key"]))
+
+    def own_inputs(self, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """With `start_from` the artifact that training goes on from is an input, too."""
+        own = super().own_inputs(artifacts)
+        if found := START.fullmatch(self.config.start_from):
+            own[self.name] = own["tokenize"].beside(self.name, found["key"])
+        return own
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -178,9 +284,11 @@ class Pretrain(Stage[PretrainConfig]):
         plan = batch_order(rows, config)
         if base is None:
             check_sharing(config, vocab_size=rows.vocab_size, row_length=rows.row_length)
-        unigram = unigram_bits_per_byte(rows.target_counts(), validation)
+        unigram: float = inputs["tokenize"].finished().metrics["unigram_bits_per_byte"]
         began, goes_on = time.monotonic(), output.exists(SCRATCH)
-        make = self.compare_with_plan if base is None else None  # a plan knows fresh models alone
+        start = starting_point(config, inputs[self.name]) if self.name in inputs else None
+        fresh = base is None and start is None
+        make = self.compare_with_plan if fresh else None  # a plan knows fresh models alone
         ahead = make(config, rows, len(validation), output, session) if make else None
         history = loop.train(
             TrainJob(
@@ -193,8 +301,9 @@ class Pretrain(Stage[PretrainConfig]):
                     separate_documents=config.separate_documents,
                     workers_per_row=config.workers_per_row(),
                     stretches=config.sequence_parallel_size(),
+                    cache_bytes=round(1e9 * config.shard_cache_gb),
                 ),
-                load_model=functools.partial(saved_model, base)
+                load_model=functools.partial(stored_model, base)
                 if base
                 else functools.partial(fresh_model, config.model, tokenizer, config.seed),
                 tokenizer=tokenizer,
@@ -203,9 +312,12 @@ class Pretrain(Stage[PretrainConfig]):
                     BitsPerByte(validation, config.micro_batch, separate_documents=config.separate_documents)
                 ),
                 judged_by="bits_per_byte",
+                keep=frozenset({*config.keep_steps, config.steps}),
+                start=start,
             ),
             session,
         )
+        own_steps = config.steps - (start.step if start else 0)
         seconds = None if goes_on else time.monotonic() - began
         final = history[-1]["bits_per_byte"]
         session.say(
@@ -216,8 +328,8 @@ class Pretrain(Stage[PretrainConfig]):
             "bits_per_byte": final,
             "unigram_bits_per_byte": unigram,
             "parameters": exported_parameters(output),
-            "tokens": config.steps * config.batch * rows.row_length,
-            **epochs(plan, rows, config),
+            "tokens": tokens_before(start) + own_steps * config.batch * rows.row_length,
+            **epochs(plan, rows, config, own_steps),
             **loop.summary(history),
             "planned": ahead.beside(history, seconds) if ahead else [],
         }

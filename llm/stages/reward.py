@@ -44,6 +44,7 @@ class RewardConfig(PairConfig, FineTuneConfig):
 
 class Reward(PairStage[RewardConfig]):
     name = "reward"
+    version = 2
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
@@ -61,9 +62,7 @@ class Reward(PairStage[RewardConfig]):
                 config=config,
                 objective=objective,
                 source=PairBatches(train, pair_order(train, config), pad_id),
-                load_model=functools.partial(
-                    build.reward_model, newest_model(inputs), new_head_seed=config.seed
-                ),
+                load_model=functools.partial(build.new_reward_model, newest_model(inputs)),
                 tokenizer=tokenizer_folder,
                 output=output,
                 evaluate=evaluate,

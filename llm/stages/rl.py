@@ -2,19 +2,21 @@
 
 The learner is the training loop of all stages; its batches are rollouts (`llm/rl/batches.py`). Each rollout
 batch publishes the weights, has the rollout workers sample a group of answers per prompt, and computes
-advantages from their rewards, which one or several clipped policy steps follow. Prompts and seeds are
-functions of the step: a resumed run uses the same prompts.
+advantages from their rewards, which one or several clipped policy steps follow. Rollout workers may sample
+ahead. Each rollout batch is journalled before it is trained on (`llm/rl/journal.py`): a resumed run goes on
+with it, and `llm/stages/replay.py` trains from it again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from headwater.cluster.errors import HeadwaterError, first_line
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.logs import Context
 from headwater.cluster.runtime.needs import Moments
+from headwater.cluster.runtime.plugins import is_plugin, read_plugin
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -28,42 +30,58 @@ from headwater.llm.grounding.tasks import balanced, read_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
 from headwater.llm.rl.batches import RolloutBatches as RolloutBatches
-from headwater.llm.rl.batches import prompt_order as prompt_order
 from headwater.llm.rl.batches import total_reward as total_reward
-from headwater.llm.rl.config import TASKS
+from headwater.llm.rl.config import RUNTIME
 from headwater.llm.rl.config import RlConfig as RlConfig
+from headwater.llm.rl.journal import Journal
 from headwater.llm.rl.judge import Weighted
-from headwater.llm.rl.plugins import read_plugin
+from headwater.llm.rl.made_tasks import SEARCH, made_tasks
 from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
+from headwater.llm.rl.sampler import Replayed, Sampler
+from headwater.llm.rl.sampler import prompt_order as prompt_order
+from headwater.llm.rl.search import OpenIndex, open_search, search_task
+from headwater.llm.rl.turns import Turns
+from headwater.llm.stages import ranked_prompts
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
 from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
-from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS
+from headwater.llm.training.config import OFF_FIELDS
 from headwater.llm.training.loop import TrainJob
 
 SPLITS: tuple[Literal["train"], Literal["heldout"]] = ("train", "heldout")
 REWARD = Input(("reward",), required=False)
+RANKED_REWARD = Input(("reward",), what="a reward model: nothing else scores the prompts of `rl.rankings`")
+SEARCHED = (
+    Input(("grounded",), what="questions with answers from sources"),
+    Input(("index",), what="an index to search"),
+)
+"""Inputs of the task `search`."""
 
 
 class Rl(Stage[RlConfig]):
     name = "rl"
-    version = 3
-    runtime_fields = RUNTIME_FIELDS | {"rollout_workers", "cpus_per_rollout_worker", "verifier_seconds"}
+    version = 5
+    runtime_fields = RUNTIME
     off_fields = OFF_FIELDS | {
         *("prompts", "task", "verifier", "rewards", "mini_batches", "epochs"),
         *("loss", "normalise", "kl_estimator", "clip_high"),
         *("gamma", "gae_lambda", "value_weight", "value_clip"),
+        *("max_staleness", "importance_cap", "sequence_bound"),
+        *("max_turns", "max_episode_tokens", "rankings"),
     }
+    open_index: OpenIndex | None = None
+    """How the task `search` opens the index; the pipeline sets it."""
 
     def needs(self) -> tuple[Input, ...]:
         what = "documents with titles: its task is to write their headlines"
         tasks = Input(("grounded", "clean"), what=what, fix="give `rl.prompts`")
         return (
+            *(SEARCHED if self.config.task == SEARCH else ()),
             *([] if self.config.prompts or self.config.task else [tasks]),
             TOKENIZER,
             FINE_TUNED,
             Input(("dpo",), required=False),
-            REWARD,
+            RANKED_REWARD if self.config.rankings else REWARD,
         )
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
@@ -78,6 +96,8 @@ class Rl(Stage[RlConfig]):
     def fingerprint(self, session: Session) -> dict[str, Any]:
         prompts, plugins = self.config.prompts, self.config.plugins()
         found: dict[str, Any] = {"prompts": fingerprint(prompts, "rl.prompts")} if prompts else {}
+        if self.config.rankings:
+            found |= ranked_prompts.fingerprint(self.config.rankings, session.store)
         return found | ({"plugins": {plugin.name: plugin.sha256 for plugin in plugins}} if plugins else {})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
@@ -85,7 +105,6 @@ class Rl(Stage[RlConfig]):
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config
-        tokenizer = tokenizer_of(inputs)
         own: dict[str, Any] = {}
         if config.prompts:
             tasks, files = own_tasks(config.prompts)
@@ -93,6 +112,10 @@ class Rl(Stage[RlConfig]):
             own = report(session, "own prompts", units)
         else:
             tasks = tasks_of(config, inputs)
+        if config.rankings:
+            ranked = ranked_prompts.keep(config.rankings, session.store, output)
+            tasks = {split: [*tasks[split], *ranked[split]] for split in SPLITS}
+            session.say(f"rl: {len(ranked['train']):,} prompts that people ranked")
         if not tasks["train"]:
             raise HeadwaterError(
                 "there are no prompts to train on",
@@ -102,29 +125,11 @@ class Rl(Stage[RlConfig]):
         heldout = tasks["heldout"][: config.heldout_prompts]
         if note := config.note_on_devices():
             session.say(note)
-        board, workers = start_rollout_workers(session, inputs, config)
-        pad_id = padding_id(load_tokenizer(tokenizer.local()))
-        source = RolloutBatches(config, tasks["train"], heldout, board, workers, pad_id)
+        board, workers = start_rollout_workers(session, inputs, config, open_index=self.open_index)
+        sampler = Sampler(config, tasks["train"], board, workers, Journal(output))
+        job = learner(config, inputs, output, tasks["train"], heldout, sampler)
         try:
-            history = loop.train(
-                TrainJob(
-                    label="rl",
-                    config=config,
-                    objective=config.objective(),
-                    source=source,
-                    load_model=functools.partial(
-                        build.critic if config.advantage == "gae" else build.saved_model,
-                        Folder(starting_policy(inputs), FOLDER),
-                        config.lora,
-                        config.precision,
-                    ),
-                    tokenizer=tokenizer,
-                    output=output,
-                    evaluate=source.evaluate if len(heldout) >= config.workers else None,
-                    judged_by="-heldout_reward" if len(heldout) >= config.workers else None,
-                ),
-                session,
-            )
+            history = loop.train(job, session)
         finally:
             stop_actors([board, *workers])
         first, last = (sum(r["reward"] for r in part) / len(part) for part in (history[:5], history[-5:]))
@@ -136,15 +141,58 @@ class Rl(Stage[RlConfig]):
             "first_reward": first,
             "last_reward": last,
             "kl": history[-1]["kl"],
+            "rollout_wait": waited_share(history),
             **own,
             **loop.summary(history),
         }
+
+
+def learner(
+    config: RlConfig,
+    inputs: Mapping[str, Artifact],
+    output: Artifact,
+    tasks: list[Task],
+    heldout: list[Task],
+    sampler: Sampler | Replayed,
+) -> TrainJob:
+    """The learner's job. Held-out prompts, if there are any, are answered by the sampler's workers."""
+    tokenizer = tokenizer_of(inputs)
+    pad_id = padding_id(load_tokenizer(tokenizer.local()))
+    source = RolloutBatches(config, tasks, heldout, sampler, pad_id)
+    judged = bool(heldout) and len(heldout) >= config.workers
+    return TrainJob(
+        label="rl",
+        config=config,
+        objective=config.objective(),
+        source=source,
+        load_model=functools.partial(
+            build.critic if config.advantage == "gae" else build.stored_model,
+            Folder(starting_policy(inputs), FOLDER),
+            config.lora,
+            config.precision,
+        ),
+        tokenizer=tokenizer,
+        output=output,
+        evaluate=source.evaluate if judged else None,
+        judged_by="-heldout_reward" if judged else None,
+        check=source.check,
+    )
+
+
+def waited_share(history: Sequence[Mapping[str, float]]) -> float:
+    """Share of all steps' time that the learner waited for rollouts."""
+    timed = [record for record in history if "rollout_wait" in record]
+    whole = sum(record["seconds"] for record in timed)
+    return sum(record["rollout_wait"] * record["seconds"] for record in timed) / max(whole, 1e-9)
 
 
 def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list[Task]]:
     """The tasks of both splits, in a fixed order."""
     if config.prompts:
         return own_tasks(config.prompts)[0]
+    if config.task == SEARCH:
+        found = {split: balanced(read_tasks(inputs["grounded"], split)) for split in SPLITS}
+        return {split: [search_task(task) for task in some] for split, some in found.items()}
     if config.task:
         return made_tasks(config.task)
     if "grounded" in inputs:
@@ -170,35 +218,6 @@ def own_tasks(sources: Sequence[DataSource]) -> tuple[dict[str, list[Task]], lis
     return tasks, files
 
 
-def made_tasks(name: str) -> dict[str, list[Task]]:
-    """The tasks of both splits that a program makes: one of `TASKS`, or the user's function.
-
-    Raises HeadwaterError that names the function if it raises, or yields anything but a pair of a prompt and
-    a reference, or a `Task`.
-    """
-    tasks: dict[str, list[Task]] = {"train": [], "heldout": []}
-    try:
-        made = TASKS[name][0]() if name in TASKS else read_plugin(name, "rl.task").load()()
-        for number, given in enumerate(made):
-            task = given if isinstance(given, Task) else _task(f"{name}:{number}", *given)
-            tasks[split_of_record(task.origin)].append(task)
-    except HeadwaterError:
-        raise
-    except Exception as error:
-        raise HeadwaterError(
-            f"the task failed ({type(error).__name__}: {first_line(error)})",
-            where=f"rl.task: {name}",
-            fix="have it yield pairs of a prompt and a right answer, both text",
-        ) from error
-    return tasks
-
-
-def _task(origin: str, prompt: str, reference: str) -> Task:
-    if not isinstance(prompt, str) or not isinstance(reference, str):
-        raise TypeError(f"yielded {prompt!r}, {reference!r}")
-    return Task(origin, [{"role": "user", "content": prompt}], reference)
-
-
 def starting_policy(inputs: Mapping[str, Artifact]) -> Artifact:
     """The initial policy and KL reference: the newest model before this stage."""
     return newest({name: artifact for name, artifact in inputs.items() if name != Rl.name})
@@ -210,6 +229,7 @@ def start_rollout_workers(
     config: RlConfig,
     *,
     policy: Artifact | None = None,
+    open_index: OpenIndex | None = None,
 ) -> tuple[Any, list[Any]]:
     """The weight board and the rollout workers; they survive a restart of the learner."""
     import ray
@@ -237,10 +257,25 @@ def start_rollout_workers(
             context=Context.here(),
             gpus=config.gpus_per_rollout_worker,
             verifier_seconds=config.verifier_seconds,
+            turns=turns_of(session, inputs, config, open_index),
         )
         for _ in range(config.rollout_workers)
     ]
     return board, workers
+
+
+def turns_of(
+    session: Session, inputs: Mapping[str, Artifact], config: RlConfig, open_index: OpenIndex | None
+) -> Turns | None:
+    """How the rollout workers open the task's environment; None for tasks of one turn by their making."""
+    opener: Callable[[], Any] | None = None
+    if config.task == SEARCH:
+        assert open_index is not None, "the pipeline sets it"
+        key = inputs["index"].key if "index" in inputs else inputs[Rl.name].finished().inputs["index"]
+        opener = functools.partial(open_search, open_index, session.store.artifact("index", key).location)
+    elif config.task and is_plugin(config.task):
+        opener = read_plugin(config.task, "rl.task").load
+    return Turns(opener, config.max_turns, config.max_episode_tokens) if opener else None
 
 
 def stop_actors(actors: Iterable[Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Moments, pool
@@ -25,9 +25,11 @@ from headwater.llm.examples.chat import EncodedConversations, encode_conversatio
 from headwater.llm.examples.encoded import EncodedExamples, Example, describe_examples, pad, write_examples
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSource, DataSources, fingerprint, list_files
-from headwater.llm.examples.tasks import check_titles
+from headwater.llm.examples.tasks import Task, check_titles
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.model import build
+from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name, made_tasks, task_fingerprint
+from headwater.llm.rl.search import demonstration
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
 from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_base, newest_model
 from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
@@ -56,20 +58,31 @@ class SftConfig(FineTuneConfig):
     z_loss: float = Field(0.0, ge=0)
     """Weight of log²Z added to the cross-entropy (PaLM: 1e-4), which keeps logits small; 0 turns it off."""
     make: tuple[Literal["headline", "passage"], ...] = ("headline", "passage")
-    """Kinds of conversations to make from the cleaned documents that are not held out. A recipe with `data`
-    or a section `grounded` makes none unless it asks for them."""
+    """Kinds of conversations to make from the cleaned documents that are not held out. A recipe with `data`,
+    `task` or a section `grounded` makes none unless it asks for them."""
     files: tuple[NonEmpty, ...] = ()
     """Additional files of `{"messages": […]}`: short for `data` with this format."""
     data: DataSources | None = None
     """Own conversations: files, folders, globs, `s3://` and `hf://` names, or sections with `files`. A tenth
     is held out."""
+    task: str | None = None
+    """Conversations made by a program: the prompts and right answers of `arithmetic` or of
+    `FILE.py:FUNCTION`, as for `rl.task`, which holds out the same tenth. `search`: the tasks of the section
+    `grounded`, with a search for their passages, to begin with before `rl.task: search`."""
     max_length: int = Field(320, ge=2)
     """Maximum tokens of a conversation; longer ones lose the middle of their longest prompt."""
 
+    @field_validator("task")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_name(name, [*TASKS, SEARCH])
+        return name
+
 
 class ConversationEncoder:
-    """Unit worker: encodes the conversations of one part of the corpus, of one own file, or of the grounded
-    tasks of a split."""
+    """Unit worker: encodes the conversations of one part of the corpus, of one own file, of the grounded
+    tasks of a split, or of tasks that a program made."""
 
     def __init__(
         self,
@@ -78,8 +91,10 @@ class ConversationEncoder:
         tokenizer: Folder,
         output: Artifact,
         grounded: Artifact | None = None,
+        made: Mapping[str, Sequence[Task]] | None = None,
     ) -> None:
-        self.config, self.clean, self.output, self.grounded = config, clean, output, grounded
+        self.config, self.clean, self.output = config, clean, output
+        self.grounded, self.made = grounded, made or {}
         self.tokenizer = load_tokenizer(tokenizer.local())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -88,20 +103,20 @@ class ConversationEncoder:
         if "grounded" in unit:
             return self._grounded(unit["grounded"], unit["unit"])
         split: dict[str, list[Talk]] = {"train": [], "heldout": []}
+        if "task" in unit:
+            split |= {name: [_talk(task) for task in tasks] for name, tasks in self.made.items()}
+            return self._write_both(split, unit["unit"])
         assert self.clean is not None, "only a corpus has parts"
         for document in iter_documents(self.clean, files=[unit["part"]]):
             made = [MAKERS[kind](document) for kind in self.config.make]
             split[conversations.split_of(document["id"])] += [(document["id"], t) for t in made if t]
-        counts: dict[str, int] = {}
-        for name, talks in split.items():
-            encoded = self._write(f"{name}/{unit['unit']}.arrow", talks)
-            counts |= {name: len(encoded.kept), f"{name}_shortened": encoded.shortened}
-        return counts
+        return self._write_both(split, unit["unit"])
 
     def _grounded(self, split: Literal["train", "heldout"], name: str) -> dict[str, Any]:
         assert self.grounded is not None, "the unit is of this artifact"
         tasks = read_tasks(self.grounded, split)
-        talks = [(task.document_id, task.record()["messages"]) for task in tasks]
+        searched = self.config.task == SEARCH
+        talks = [(t.document_id, demonstration(t) if searched else t.record()["messages"]) for t in tasks]
         encoded = self._write(f"{split}/{name}.arrow", talks)
         counts = {"train": 0, "train_shortened": 0, "heldout": 0, "heldout_shortened": 0}
         return counts | {split: len(encoded.kept), f"{split}_shortened": encoded.shortened}
@@ -133,6 +148,13 @@ class ConversationEncoder:
         used = counts["train"] + counts["heldout"]
         own = {"file": unit["file"], "format": opened.format, "used": used}
         return counts | own | skipped.close(self.output, unit["unit"])
+
+    def _write_both(self, split: Mapping[str, Sequence[Talk]], name: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for part, talks in split.items():
+            encoded = self._write(f"{part}/{name}.arrow", talks)
+            counts |= {part: len(encoded.kept), f"{part}_shortened": encoded.shortened}
+        return counts
 
     def _write(self, name: str, talks: Sequence[Talk]) -> EncodedConversations:
         encoded = encode_conversations(self.tokenizer, [talk for _, talk in talks], self.config.max_length)
@@ -198,8 +220,9 @@ class Heldout:
 
 class Sft(Stage[SftConfig]):
     name = "sft"
+    version = 2
     runtime_fields = RUNTIME_FIELDS
-    off_fields = OFF_FIELDS | {"data"}
+    off_fields = OFF_FIELDS | {"data", "task"}
 
     def needs(self) -> tuple[Input, ...]:
         documents = Input(
@@ -211,19 +234,21 @@ class Sft(Stage[SftConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
-        if "clean" in inputs and not (self.config.files or self.config.data):
+        if "clean" in inputs and not (self.config.files or self.config.data or self.config.task):
             check_titles(inputs["clean"], self.name)
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         files = {"files": [_size_and_time(location) for location in self.config.files]}
-        data = self.config.data
-        return files | ({"data": fingerprint(data, "sft.data")} if data else {})
+        data, plugin = self.config.data, task_fingerprint(self.config.task, "sft.task")
+        own = {"data": fingerprint(data, "sft.data")} if data else {}
+        return files | own | ({"plugins": plugin} if plugin else {})
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [pool(), [self.config.learners()]]
 
     def check(self) -> None:
         check_files(self.config.data, "sft.data", OwnFile.conversations)
+        task_fingerprint(self.config.task, "sft.task")
 
     def files(self) -> Iterable[tuple[str, str]]:
         return (("files", location) for location in self.config.files)
@@ -243,6 +268,7 @@ class Sft(Stage[SftConfig]):
                 "tokenizer": tokenizer,
                 "output": output,
                 "grounded": inputs.get("grounded"),
+                "made": made_tasks(config.task, "sft.task") if config.task not in (None, SEARCH) else None,
             },
         )
         pad_id = padding_id(load_tokenizer(tokenizer.local()))
@@ -262,7 +288,7 @@ class Sft(Stage[SftConfig]):
                 objective=NextToken(config.z_loss, sparse=True),
                 source=ConversationBatches(train, config.batch, config.seed, pad_id, order),
                 load_model=functools.partial(
-                    build.saved_model,
+                    build.stored_model,
                     newest_model(inputs),
                     config.lora,
                     config.precision,
@@ -298,10 +324,16 @@ def _units(
             yield {"unit": part.rsplit("/", 1)[-1].removesuffix(".parquet"), "part": part}
     for split in ("train", "heldout") if grounded is not None else ():
         yield {"unit": f"grounded-{split}", "grounded": split}
+    if config.task not in (None, SEARCH):
+        yield {"unit": "task", "task": config.task}
     for number, location in enumerate(config.files):
         yield {"unit": f"file-{number:05d}", "file": location}
     for number, file in enumerate(list_files(config.data or (), "sft.data")):
         yield {"unit": f"{file_prefix(file.number)}-{number:05d}", "file": file.path, "source": file.number}
+
+
+def _talk(task: Task) -> Talk:
+    return task.origin, [*task.prompt, {"role": "assistant", "content": task.reference}]
 
 
 def _size_and_time(location: str) -> list[Any]:

@@ -1,6 +1,7 @@
 """Which documents a training stage read in a step, and in which steps it read a document.
 
-Everything is computed from the settings and the stage's inputs: it also works for unfinished runs.
+Everything is computed from the settings and the stage's inputs, or read from the journal of an rl stage whose
+rollout workers sample ahead: it also works for unfinished runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.encoded import EncodedExamples
+from headwater.llm.rl.journal import Journal, JournalledOrder
 from headwater.llm.rows import row_documents
 from headwater.llm.rows.order import BatchOrder, Visit
+from headwater.llm.stages import ranked_prompts
 from headwater.llm.stages.own_data import example_order
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
 from headwater.llm.stages.rl import RlConfig, prompt_order, tasks_of
@@ -114,8 +117,14 @@ def _examples(config: Any, inputs: Mapping[str, Artifact], output: Artifact) -> 
 
 
 def _tasks(config: RlConfig, inputs: Mapping[str, Artifact], output: Artifact) -> Reading:
-    documents = [task.origin for task in tasks_of(config, inputs)["train"]]
-    return TaskReading(documents, prompt_order(config, len(documents)))
+    tasks = tasks_of(config, inputs)["train"]
+    if config.rankings:
+        tasks = [*tasks, *ranked_prompts.kept_tasks(output)["train"]]
+    documents = [task.origin for task in tasks]
+    order = prompt_order(config, len(documents))
+    if config.max_staleness:
+        order = JournalledOrder(Journal(output), order.batch, config.mini_batches, config.epochs)
+    return TaskReading(documents, order)
 
 
 READINGS: dict[str, Callable[[Any, Mapping[str, Artifact], Artifact], Reading]] = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.hardware.precision import resolve_precision
+from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model.adapters import with_adapters
 from headwater.llm.model.coverage import check_tensor_parallel
 from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig, TrainConfig
 from headwater.llm.training.parallel import sequence as sequences
 from headwater.llm.training.parallel import tensor as tensors
+from headwater.llm.training.state import birth
 from headwater.llm.training.state.average import Average
 from headwater.llm.training.zero_config import ZeroConfig
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
+def build(model: torch.nn.Module, config: TrainConfig, world_size: int, *, fill: bool = True) -> Any:
     """The DeepSpeed engine for a model that is equal on every rank; all ranks must call it.
 
+    A model may have no values yet (`llm/model/origins.py`): without `fill` they are left to
+    `Checkpoints.restore`, which may have better ones.
     Raises HeadwaterError for settings that this host does not support.
     """
     from headwater.llm.model.cpu_kernels import use_kernels
@@ -44,7 +47,11 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int) -> Any:
         check_tensor_parallel(model)
         groups = tensors.form_groups(sharing)
     settings = zero.deepspeed_config(config, precision, world_size) | tensors.settings(sharing)
+    origins = birth.give_memory(model, settings, config, torch_dtype(precision), groups)
     engine = zero.initialise_engine(model, settings, config, groups)
+    engine.origins = origins
+    if fill:
+        birth.fill(engine)
     if config.torch_compile:
         engine.compile()
     if config.ema_decay is not None:

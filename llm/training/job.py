@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -40,6 +40,14 @@ class BatchSource(Protocol):
     # Optional: `describe(step) -> list[str]`, the documents of the step's global batch.
 
 
+@dataclass(frozen=True)
+class Start:
+    """The kept checkpoint of another artifact that a job goes on from."""
+
+    artifact: Artifact
+    step: int
+
+
 @dataclass
 class TrainJob:
     """Everything a worker needs, sent to it once."""
@@ -49,7 +57,7 @@ class TrainJob:
     objective: Objective
     source: BatchSource
     load_model: Callable[[], torch.nn.Module]
-    """Builds the starting model, equal on every rank."""
+    """Builds the starting model, equal on every rank; it may have no values yet (`llm/model/origins.py`)."""
     tokenizer: Folder
     """Tokenizer files to copy next to the exported model."""
     output: Artifact
@@ -58,6 +66,13 @@ class TrainJob:
     judged_by: str | None = None
     """Metric of `evaluate` that ranks checkpoints (`keep_best`): lower is better; with a `-` before its name,
     higher is better."""
+    check: Callable[[int, Mapping[str, float]], None] | None = None
+    """Called on every rank with a step and the objective's metrics of it, before the weights change; raises
+    StopTraining if they show a mistake."""
+    keep: frozenset[int] = frozenset()
+    """Steps whose checkpoint stays with the finished artifact."""
+    start: Start | None = None
+    """The checkpoint of another artifact to begin with, in place of `load_model`'s weights and step 0."""
     board: Any = None
 
 

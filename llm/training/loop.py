@@ -8,11 +8,11 @@ run resumes from it on any number of workers as if it had not stopped.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
@@ -20,13 +20,13 @@ from headwater.cluster.runtime.logs import Context
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import SCRATCH
 from headwater.cluster.storage.filesystem import filesystem
-from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
 from headwater.llm.hardware.peak import peak
 from headwater.llm.hardware.precision import resolve_precision
-from headwater.llm.model import adapters, critic
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training import zero
 from headwater.llm.training.config import check
+from headwater.llm.training.export import DONE
+from headwater.llm.training.export import export as export
 from headwater.llm.training.health import nan_guard
 from headwater.llm.training.health.nan_guard import NotFinite
 from headwater.llm.training.health.preemption import Notice
@@ -35,10 +35,10 @@ from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
 from headwater.llm.training.job import BatchSource as BatchSource
 from headwater.llm.training.job import StopTraining, TrainJob, Worker
 from headwater.llm.training.objectives import Batch
-from headwater.llm.training.parallel import tensor
 from headwater.llm.training.records import Recorder, RunRecorder, batch_flops, read_history, resident_mb
 from headwater.llm.training.records import summary as summary
 from headwater.llm.training.schedule import share_of_peak
+from headwater.llm.training.state.average import averaged
 from headwater.llm.training.state.manager import Checkpoints, due, score_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ KEEP_MEMORY = {
 }
 """glibc settings for workers that keep a step's memory for the next step. By default it is returned to the
 system and page-faulted in again: 25,000 faults in a step of 0.8 s, a twentieth of its time."""
-DONE = f"{SCRATCH}/exported"
-"""Written after model and history are complete: on S3 a folder's files do not appear at once."""
+MAXIMUM = "_max"
+"""End of the names of metrics that are maxima (`Objective.loss_sum`)."""
 
 
 def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
@@ -160,7 +160,7 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     torch.manual_seed(config.seed)
-    engine = training_engine.build(job.load_model(), config, world_size)
+    engine = training_engine.build(job.load_model(), config, world_size, fill=False)
     limit_waiting(engine, config.collective_timeout_s)
     worker = Worker(rank, world_size, engine, engine.device, copies=config.tensor_parallel_size())
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
@@ -223,15 +223,14 @@ def run_steps(
                         continue
             step += 1
             watchdog.beat(step)
-            if step == config.steps and config.ema_decay is not None:
-                engine.average.install()
             if job.evaluate and (step == config.steps or step % config.evaluate_every == 0):
-                record |= evaluate(job.evaluate, worker)
+                with averaged(engine) if step == config.steps else contextlib.nullcontext():
+                    record |= evaluate(job.evaluate, worker)
                 watchdog.beat(step)
             worker.history.append(record)
             recorder.add(record)
             score = score_of(record, job.judged_by)
-            wanted = wanted or bool(warning) or due(config, step, worker.history, job.judged_by)
+            wanted = wanted or bool(warning) or due(job, step, worker.history)
             if wanted and (config.resumable(step) or step == config.steps):
                 checkpoints.save(step, score=score)
                 if warning:
@@ -285,10 +284,14 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         with own:
             loss, extra = job.objective.loss_sum(engine, micro)
         for name, value in {"loss": loss, **extra}.items():
-            sums[name] = sums.get(name, 0.0) + counts * value.detach().double()
+            own_value, before = counts * value.detach().double(), sums.get(name, 0.0)
+            sums[name] = max(before, own_value) if name.endswith(MAXIMUM) else before + own_value
         scale = counts * engine.gradient_divisor * len(micro_batches) / weight
         if number == len(micro_batches):
             totals = exchange(worker, arrays, sums, waited, own.seconds())
+            means = {n: totals[n] / (1 if n.endswith(MAXIMUM) else weight) for n in sorted(sums)}
+            if job.check:
+                job.check(step, means)
             if not math.isfinite(totals["loss"]):
                 scale = math.nan  # poisons the gradient: all ranks refuse the update
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
@@ -301,7 +304,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     seconds = time.perf_counter() - started
     record = {
         "step": step,
-        **{name: totals[name] / weight for name in sorted(sums)},
+        **means,
         "learning_rate": config.learning_rate * share,
         "gradient_norm": norm,
         "tokens_per_second": totals["tokens"] / seconds,
@@ -332,7 +335,7 @@ def exchange(
     everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])
     worker.heard = [rank[len(said) :] for rank in everybody]
     by_name = {name: [rank[place] for rank in everybody] for place, name in enumerate(said)}
-    most = ("data_wait", "memory_mb")
+    most = {"data_wait", "memory_mb", *(name for name in said if name.endswith(MAXIMUM))}
     return {name: max(values) if name in most else sum(values) for name, values in by_name.items()}
 
 
@@ -352,36 +355,3 @@ def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> 
         micro = {name: torch.from_numpy(array[chosen]).to(device) for name, array in arrays.items()}
         micro_batches.append((micro, bool(part.size)))
     return micro_batches
-
-
-def export(job: TrainJob, worker: Worker, checkpoints: Checkpoints, wait: Callable[[], None]) -> None:
-    """Rank 0 writes the Hugging Face folder, and one of the best state if wanted and not the last.
-
-    The other ranks call `wait` meanwhile: a collective would time out.
-    """
-    _export_folder(job, worker, "model")
-    wait()
-    best = checkpoints.best() if job.config.keep_best else None
-    final = score_of(worker.history[-1], job.judged_by)
-    if best is not None and best.score is not None and (final is None or best.score < final):
-        checkpoints.load(best)
-        if job.config.ema_decay is not None:
-            worker.engine.average.install()
-        _export_folder(job, worker, "best")
-        wait()
-    if worker.rank == 0:
-        job.output.write_json(DONE, {"steps": job.config.steps})
-
-
-def _export_folder(job: TrainJob, worker: Worker, name: str) -> None:
-    with zero.gathered(worker.engine) as module:
-        weights = tensor.whole_weights(worker.engine, module)
-        if weights is None and hasattr(module, critic.HEAD):
-            weights = critic.without_head(module.state_dict())
-        if worker.rank == 0:
-            with job.output.create_folder(name) as folder:
-                if adapters.is_adapted(module):
-                    adapters.save_merged(module, Path(folder))
-                else:
-                    module.save_pretrained(folder, state_dict=weights)
-                save_tokenizer(load_tokenizer(job.tokenizer.local()), folder)

@@ -25,7 +25,10 @@ class Objective(Protocol):
         ...
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The summed loss of a micro-batch, and other metrics to report, summed over the same weight."""
+        """The summed loss of a micro-batch, and other metrics to report, summed over the same weight.
+
+        Of a metric whose name ends with `_max` the largest of all micro-batches is reported instead.
+        """
         ...
 
 

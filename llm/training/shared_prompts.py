@@ -20,14 +20,15 @@ def answer_losses(
     """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
 
     `mask` [B, L+1] is 1 on the answers' tokens; elsewhere the result is unspecified. Equals `token_losses`
-    there, and is it where the rows do not begin with the same prompt.
+    there, and is it where the rows share less than they differ in: rows of many prompts share a template's
+    first tokens, and one row of all their rests would attend to rows² × length² positions.
     """
     import torch
 
     from headwater.llm.model import cpu_kernels
 
     shared = _shared(ids, mask)
-    if ids.shape[0] == 1 or shared < 2:
+    if ids.shape[0] == 1 or shared < max(2, ids.shape[1] - shared):
         return token_losses(model, ids, temperature=temperature)
     tails_BT = ids[:, shared:]
     B, T = tails_BT.shape

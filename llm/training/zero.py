@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training.config import TrainConfig
@@ -75,7 +75,8 @@ def start(gpus: float = 0.0) -> None:
 def initialise_engine(
     model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, groups: Any = None
 ) -> Any:
-    """Wrap a model whose weights are equal on every rank. Matrices have weight decay, vectors do not.
+    """Wrap a model whose weights are equal on every rank, or partitioned already. Matrices have weight decay,
+    vectors do not.
 
     `muon` (Jordan et al. 2024) orthogonalises the updates of the hidden matrices and leaves embeddings, head
     and vectors to AdamW; DeepSpeed shards both. `settings` comes from `deepspeed_config`, `groups` from
@@ -90,9 +91,9 @@ def initialise_engine(
     lookup = _input_embeddings(model)
     decay, betas = config.weight_decay, config.betas
     decays = [
-        {"params": [p for p in parameters if p.ndim >= 2 and p is not lookup], "weight_decay": decay},
+        {"params": [p for p in parameters if _is_matrix(p) and p is not lookup], "weight_decay": decay},
         {"params": [p for p in parameters if p is lookup], "weight_decay": decay, "name": EMBEDDINGS},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     decays = [group for group in decays if group["params"]]
     if config.optimizer == "muon":
@@ -108,6 +109,10 @@ def initialise_engine(
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=settings, mpu=groups)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
+
+
+def _is_matrix(parameter: Any) -> bool:
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ds_shape: partitioned already
 
 
 def _gradient_divisor(engine: Any, groups: Any) -> int:
@@ -145,12 +150,14 @@ def set_learning_rate(
 
 
 @contextlib.contextmanager
-def gathered(engine: Any) -> Iterator[Any]:
-    """The module with whole parameters on every rank (ZeRO-3 partitions them); all ranks must enter."""
+def gathered(engine: Any, parameters: Sequence[torch.Tensor] | None = None) -> Iterator[Any]:
+    """The module with whole parameters on every rank (ZeRO-3 partitions them), all or these; all ranks must
+    enter."""
     import deepspeed
 
     if engine.zero_optimization_stage() < 3:
         yield engine.module
         return
-    with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=None):
+    chosen = list(engine.module.parameters()) if parameters is None else list(parameters)
+    with deepspeed.zero.GatheredParameters(chosen, modifier_rank=None):
         yield engine.module

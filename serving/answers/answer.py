@@ -6,16 +6,19 @@ over numbered sources, checked against them), `plain` (no sources).
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import encode_prompt, stop_ids
 from headwater.llm.grounding.cite import (
     Candidate,
-    Citation,
     CitedText,
     candidates,
     choose,
@@ -25,53 +28,27 @@ from headwater.llm.grounding.cite import (
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.prompt import NOTHING_FOUND, with_sources
 from headwater.llm.grounding.sentences import sentence_spans
-from headwater.llm.inference.base import Engine, Sampling
+from headwater.llm.inference.base import Engine, Sampling, Token, Tokens
+from headwater.llm.rows.permutation import derived_seed
+from headwater.serving.answers import tool_calls
+from headwater.serving.answers.events import (
+    AnswerJob,
+    CompletionJob,
+    Delta,
+    Event,
+    Finished,
+    Message,
+    Started,
+    ToolCall,
+    Tools,
+    sources_of,
+)
 from headwater.serving.answers.text_stream import TextStream
+from headwater.serving.answers.token_text import spoken
 from headwater.serving.errors import ApiError
 
-Message = dict[str, str]
 MIN_ANSWER = 16
 """Minimum tokens of the context reserved for the answer."""
-
-
-@dataclass(frozen=True)
-class AnswerJob:
-    """A validated request, with the passages found for it (None: retrieval is off)."""
-
-    messages: list[Message]
-    passages: list[Passage] | None
-    mode: Literal["quote", "write"]
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stops: tuple[str, ...] = ()
-    choices: int = 1
-    quoted_sentences: int = 3
-
-
-@dataclass(frozen=True)
-class Started:
-    prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class Delta:
-    choice: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    choice: int
-    reason: Literal["stop", "length"]
-    completion_tokens: int
-    citations: list[Citation]
-    token_ids: list[int] = field(default_factory=list)
-    """As the model sampled them, with those behind a stop string; none for quotations."""
-
-
-Event = Started | Delta | Finished
 
 
 def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) -> Iterator[Event]:
@@ -80,20 +57,31 @@ def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) 
     Raises ApiError 400 if the question alone exceeds the model's context.
     """
     cancelled = stop or threading.Event()
+    job = _with_tools(engine, job)
     if job.passages is None:
         prompt = checked_prompt(engine, job.messages, 1)
-        yield Started(len(prompt))
-        for choice in range(job.choices):
-            yield from _generate(engine, prompt, job, choice, [], cancelled)
+        yield from _write(engine, prompt, job, [], cancelled)
     elif not job.passages:
         yield from _nothing_found(engine, job)
     elif job.mode == "quote":
         yield from _quote(engine, job, job.passages, cancelled)
     else:
-        prompt, fitting = write_prompt(engine, job.messages, job.passages, job.max_tokens)
-        yield Started(len(prompt))
-        for choice in range(job.choices):
-            yield from _generate(engine, prompt, job, choice, fitting, cancelled)
+        prompt, fitting = write_prompt(engine, job.messages, job.passages, job.sampling.max_tokens)
+        yield from _write(engine, prompt, job, fitting, cancelled)
+
+
+def _with_tools(engine: Engine, job: AnswerJob) -> AnswerJob:
+    """The job with tools and calls as the text of plain messages, and with the schema of a forced call."""
+    tools = job.tools
+    if tools is None and not any(m["role"] == "tool" or m.get("tool_calls") for m in job.messages):
+        return job
+    functions, choice = (tools.functions, tools.choice) if tools else ((), "none")
+    try:
+        messages = tool_calls.with_tools(engine.tokenizer, job.messages, functions, choice)
+        schema = tool_calls.forced_schema(functions, choice) or job.sampling.schema
+    except HeadwaterError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="tools") from error
+    return replace(job, messages=messages, sampling=replace(job.sampling, schema=schema))
 
 
 def checked_prompt(engine: Engine, messages: Sequence[Message], room: int) -> list[int]:
@@ -118,7 +106,7 @@ def _nothing_found(engine: Engine, job: AnswerJob) -> Iterator[Event]:
     yield Started(len(checked_prompt(engine, job.messages[-1:], 1)))
     for choice in range(job.choices):
         yield Delta(choice, NOTHING_FOUND)
-        yield Finished(choice, "stop", _count(engine, NOTHING_FOUND), [])
+        yield Finished(choice, "stop", _count(engine, NOTHING_FOUND))
 
 
 def _count(engine: Engine, text: str) -> int:
@@ -134,11 +122,13 @@ def _ids(engine: Engine, text: str) -> list[int]:
 def _quote(
     engine: Engine, job: AnswerJob, passages: list[Passage], cancelled: threading.Event
 ) -> Iterator[Event]:
-    """Quote the best-scored sentences. The scoring prompt has the question but no sources: with them, every
-    sentence would score high for being a copy of the prompt."""
-    prompt = checked_prompt(engine, _last_question(job.messages), MIN_ANSWER)
+    """Quote the best-scored sentences. The scoring prompt has the system messages and the question, but
+    neither sources nor earlier answers: every sentence of these would score high as a copy of the prompt."""
+    if not (found := candidates(passages)):
+        yield from _nothing_found(engine, job)
+        return
+    prompt = checked_prompt(engine, _scoring_messages(job), MIN_ANSWER)
     yield Started(len(prompt))
-    found = candidates(passages)
     scores = _score(engine, prompt, found)
     for choice in range(job.choices):
         if cancelled.is_set():
@@ -147,15 +137,17 @@ def _quote(
             found,
             scores,
             job.quoted_sentences,
-            temperature=job.temperature,
-            top_p=job.top_p,
-            seed=None if job.seed is None else abs(job.seed) + choice,
+            temperature=job.sampling.temperature,
+            top_p=job.sampling.top_p,
+            seed=choice_seed(job.sampling.seed, choice),
         )
         yield from _say(engine, job, choice, chosen)
 
 
-def _last_question(messages: Sequence[Message]) -> list[Message]:
-    return [next((m for m in reversed(messages) if m["role"] == "user"), messages[-1])]
+def _scoring_messages(job: AnswerJob) -> list[Message]:
+    last = next((m for m in reversed(job.messages) if m["role"] == "user"), job.messages[-1])
+    system = [message for message in job.messages if message["role"] == "system"]
+    return [*system, {**last, "content": job.question or last["content"]}]
 
 
 def _score(engine: Engine, prompt: list[int], found: Sequence[Candidate]) -> Any:
@@ -172,7 +164,7 @@ def _say(engine: Engine, job: AnswerJob, choice: int, chosen: list[Candidate]) -
     reason: Literal["stop", "length"] = "stop"
     for candidate in chosen:
         sentence, stopped = _before_stop(candidate.text, job.stops)
-        room = job.max_tokens - used
+        room = job.sampling.max_tokens - used
         ids = _ids(engine, sentence)
         if len(ids) > room:
             reason = "length"
@@ -186,7 +178,9 @@ def _say(engine: Engine, job: AnswerJob, choice: int, chosen: list[Candidate]) -
             yield Delta(choice, delta)
         if stopped or reason == "length":
             break
-    yield Finished(choice, reason, min(used, job.max_tokens), text.citations)
+    used = min(used, job.sampling.max_tokens)
+    sources = sources_of(text.citations, job.passages or [])
+    yield Finished(choice, reason, used, text.citations, sources=sources)
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
@@ -220,38 +214,117 @@ def write_prompt(
     return bare, []
 
 
-def _generate(
+def _write(
+    engine: Engine, prompt: list[int], job: AnswerJob, passages: list[Passage], cancelled: threading.Event
+) -> Iterator[Event]:
+    """Generate all choices together, and yield one after the other."""
+    told = functools.partial(_told, engine, job, passages, cancelled)
+    yield from generate(engine, [prompt], job, told)
+
+
+def generate(
     engine: Engine,
-    prompt: list[int],
+    prompts: Sequence[list[int]],
+    job: AnswerJob | CompletionJob,
+    tell: Callable[[int, TextStream, Iterator[Token]], Iterator[Event]],
+) -> Iterator[Event]:
+    """Started, and what `tell` makes of every choice's tokens. They are generated together."""
+    _check_ids(engine, job.sampling)
+    ends = () if job.sampling.ignore_eos else stop_ids(engine.tokenizer)
+    with contextlib.ExitStack() as streams:
+        opened: list[Tokens] = []
+        for prompt in prompts:
+            room = min(job.sampling.max_tokens, engine.context - len(prompt))
+            for _ in range(job.choices):
+                seed = choice_seed(job.sampling.seed, len(opened))
+                sampling = replace(job.sampling, max_tokens=room, seed=seed)
+                opened.append(streams.enter_context(contextlib.closing(engine.stream(prompt, sampling))))
+        # Taken before the answer starts: it raises what the engine refuses.
+        first = _first(opened[0]) if job.sampling.schema else []
+        yield Started(sum(len(prompt) for prompt in prompts))
+        for choice, tokens in enumerate(opened):
+            stream = TextStream(engine.tokenizer, ends, job.stops)
+            yield from tell(choice, stream, itertools.chain(first if choice == 0 else (), tokens))
+            tokens.close()  # it may have ended at a stop string
+
+
+def _first(tokens: Tokens) -> list[Token]:
+    """The first token. Raises ApiError 400 for a schema that cannot be followed."""
+    try:
+        return list(itertools.islice(tokens, 1))
+    except HeadwaterError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="response_format") from error
+
+
+def _check_ids(engine: Engine, sampling: Sampling) -> None:
+    for number, _ in sampling.logit_bias:
+        if number >= len(engine.tokenizer):
+            message = f"There is no token {number}."
+            raise ApiError(400, message, code="invalid_value", param="logit_bias")
+
+
+def choice_seed(seed: int | None, choice: int) -> int | None:
+    """The seed of one choice of a request. No two choices, of one seed or of two, share it."""
+    return None if seed is None else derived_seed(seed, choice)
+
+
+def _told(
+    engine: Engine,
     job: AnswerJob,
-    choice: int,
     passages: list[Passage],
     cancelled: threading.Event,
+    choice: int,
+    stream: TextStream,
+    tokens: Iterator[Token],
 ) -> Iterator[Event]:
-    """Stream generated text; with passages, sentence by sentence, each with its citation."""
-    sampling = Sampling(
-        max_tokens=min(job.max_tokens, engine.context - len(prompt)),
-        temperature=job.temperature,
-        top_p=job.top_p,
-        seed=None if job.seed is None else abs(job.seed) + choice,
-        stop_ids=stop_ids(engine.tokenizer),
-    )
-    stream = TextStream(engine.tokenizer, sampling.stop_ids, job.stops)
-    text, waiting = CitedText(), ""
-    for piece in stream.read(engine.stream(prompt, sampling)):
+    """Generated text as it comes, and calls of tools; with passages sentence by sentence, each with its
+    citation."""
+    text, waiting, calls = CitedText(), "", list[ToolCall]()
+    if job.sampling.schema:
+        passages = []  # a marker would not follow the schema
+
+    def delta(said: str) -> Delta:
+        return Delta(choice, said, spoken(engine.tokenizer, stream.said()) if job.logprobs else ())
+
+    for part in _parts(stream.read(tokens), job.tools):
         if cancelled.is_set():
             return
-        if not passages:
-            yield Delta(choice, text.add(piece, None))
-            continue
-        waiting += piece
-        while len(spans := sentence_spans(waiting)) > 1:
-            end = spans[0][1]
-            yield Delta(choice, _cited(text, waiting[:end], passages))
-            waiting = waiting[end:]
+        if not isinstance(part, str):
+            number = f"call_{uuid.uuid4().hex[:24]}"
+            calls.append(ToolCall(choice, len(calls), number, part.name, part.arguments))
+            yield calls[-1]
+            if job.tools and not job.tools.parallel:
+                break
+        elif not passages:
+            yield delta(text.add(part, None))
+        else:
+            waiting += part
+            while len(spans := sentence_spans(waiting)) > 1:
+                end = spans[0][1]
+                yield delta(_cited(text, waiting[:end], passages))
+                waiting = waiting[end:]
     if waiting.strip():
-        yield Delta(choice, _cited(text, waiting.rstrip(), passages))
-    yield Finished(choice, stream.finish_reason, stream.tokens, text.citations, stream.ids)
+        yield delta(_cited(text, waiting.rstrip(), passages))
+    yield Finished(
+        choice,
+        "tool_calls" if calls else stream.finish_reason,
+        stream.tokens,
+        text.citations,
+        stream.ids,
+        sources_of(text.citations, passages),
+        calls,
+    )
+
+
+def _parts(pieces: Iterator[str], tools: Tools | None) -> Iterator[str | tool_calls.ToolCall]:
+    """Pieces of text, and the calls of tools among them."""
+    if tools is None:
+        yield from pieces
+        return
+    stream = tool_calls.ToolCallStream(tools.functions)
+    for piece in pieces:
+        yield from stream.add(piece)
+    yield from stream.end()
 
 
 def _cited(text: CitedText, sentence: str, passages: list[Passage]) -> str:

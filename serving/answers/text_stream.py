@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from headwater.llm.inference.base import Token
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +24,8 @@ class TextStream:
         self._tokenizer, self._stop_ids, self._stops = tokenizer, frozenset(stop_ids), stops
         self._longest_stop = max((len(stop) for stop in stops), default=1)
         self.ids: list[int] = []
+        self._said: list[tuple[Token, int]] = []  # tokens with text, and the characters before each
+        self._length: int | None = None  # of the text, where a stop string ended it
         self.finish_reason: Literal["stop", "length"] = "length"
 
     @property
@@ -29,23 +33,29 @@ class TextStream:
         """Number of tokens, with the ending one."""
         return len(self.ids)
 
-    def read(self, ids: Iterable[tuple[int, float]]) -> Iterator[str]:
-        """Yield pieces of final text. `ids` are (token id, log-probability).
+    def said(self) -> list[Token]:
+        """The tokens of the text since the last call; those behind a stop string are none of it."""
+        taken, self._said = self._said, []
+        return [token for token, start in taken if self._length is None or start < self._length]
+
+    def read(self, tokens: Iterable[Token]) -> Iterator[str]:
+        """Yield pieces of final text.
 
         Text that may be the start of a stop string is held back until that is decided.
         """
-        held = ""
-        for piece in self._characters(ids):
+        held, sent = "", 0
+        for piece in self._characters(tokens):
             held += piece
             places = [place for stop in self._stops if (place := held.find(stop)) >= 0]
             if places:
                 self.finish_reason = "stop"
                 held = held[: min(places)]
+                self._length = sent + len(held)
                 break
             safe = len(held) - self._undecided(held)
             if safe:
                 yield held[:safe]
-                held = held[safe:]
+                held, sent = held[safe:], sent + safe
         if held:
             yield held
 
@@ -56,19 +66,22 @@ class TextStream:
                 return length
         return 0
 
-    def _characters(self, ids: Iterable[tuple[int, float]]) -> Iterator[str]:
+    def _characters(self, tokens: Iterable[Token]) -> Iterator[str]:
         """Decode tokens as soon as the bytes of a character are complete."""
         pending: list[int] = []
-        for token, _ in ids:
-            self.ids.append(token)
-            if token in self._stop_ids:
+        length = 0
+        for token in tokens:
+            self.ids.append(token.id)
+            if token.id in self._stop_ids:
                 self.finish_reason = "stop"
                 break
-            pending.append(token)
+            self._said.append((token, length))
+            pending.append(token.id)
             text = str(self._tokenizer.decode(pending, skip_special_tokens=True))
             if text.endswith(REPLACEMENT) and len(pending) < LONGEST_CHARACTER:
                 continue
             pending = []
+            length += len(text)
             if text:
                 yield text
         if pending and (text := str(self._tokenizer.decode(pending, skip_special_tokens=True))):

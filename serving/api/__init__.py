@@ -1,5 +1,5 @@
 """HTTP: routes, OpenAI types, API keys, limits, metrics and the client.
 
 `app`, `batch` and the commands import it.
-Add a route in `ingress.py`, a request field in `openai_types.py`, a metric in `metrics.py`.
+Add a route to the list in `ingress.py` (each has a file of its own), a metric in `metrics.py`.
 """

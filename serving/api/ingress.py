@@ -1,340 +1,264 @@
-"""HTTP ingress: routes, server-sent events, OpenAI error bodies, the console's files."""
+"""HTTP ingress: the list of routes, what is around each of them, and errors in OpenAI's format."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import ValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.store import Store
-from headwater.llm.examples.rankings import RankedAnswer, Ranking, save
-from headwater.llm.grounding.cite import without_markers
-from headwater.llm.grounding.passages import Passage
-from headwater.serving.answers.answer import AnswerJob, Delta, Event, Finished, Started
-from headwater.serving.api import openai_types as api
-from headwater.serving.api.auth import RANK, Key, check_key, read_keys
-from headwater.serving.api.limits import PerMinute, SecurityHeaders, read_json_body
-from headwater.serving.api.metrics import CONTENT_TYPE, Metrics
+from headwater.serving.api import (
+    chat,
+    completions,
+    console,
+    console_routes,
+    documents,
+    embeddings,
+    key_routes,
+    models,
+    rankings,
+    responses,
+    tokens,
+)
+from headwater.serving.api.auth import Key, check_key
+from headwater.serving.api.backend import Backend
+from headwater.serving.api.chat_answers import ChatChunk, ChatResponse
+from headwater.serving.api.chat_types import ChatRequest
+from headwater.serving.api.limits import LoopbackHost, SecurityHeaders
+from headwater.serving.api.openapi import document
+from headwater.serving.api.responses_types import ResponseObject, ResponsesRequest
+from headwater.serving.api.routes import Route
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
 
-log = logging.getLogger("headwater")
-
-CONSOLE = Path(__file__).parents[1] / "console"
-RETRY_SECONDS = 2
-"""Retry-After of an overloaded server, in seconds: about the time of one short answer."""
-
-Handler = Callable[[Request], Awaitable[Response]]
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        chat.chat,
+        "chat",
+        "Answer a conversation.",
+        request=ChatRequest,
+        response=ChatResponse,
+        chunk=ChatChunk,
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        completions.completions,
+        "completions",
+        "Go on with a text.",
+        request=completions.CompletionRequest,
+        response=completions.CompletionResponse,
+        chunk=completions.CompletionResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/responses",
+        responses.responses,
+        "responses",
+        "Answer a conversation (OpenAI's newer API).",
+        request=ResponsesRequest,
+        response=ResponseObject,
+        chunk=dict[str, Any],
+    ),
+    Route(
+        "POST",
+        "/v1/embeddings",
+        embeddings.embeddings,
+        "embeddings",
+        "Vectors of texts.",
+        request=embeddings.EmbeddingRequest,
+        response=embeddings.EmbeddingResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/rankings",
+        rankings.rank,
+        "rankings",
+        "Keep how a person ranks answers.",
+        request=rankings.RankingRequest,
+        response=rankings.Saved,
+        status=201,
+    ),
+    Route(
+        "POST",
+        "/v1/search",
+        documents.search,
+        "search",
+        "Search passages.",
+        request=documents.SearchRequest,
+        response=documents.SearchResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/documents",
+        documents.put,
+        "documents",
+        "Add or replace a document.",
+        request=documents.DocumentRequest,
+        response=documents.DocumentSaved,
+        status=201,
+    ),
+    Route(
+        "DELETE",
+        "/v1/documents",
+        documents.delete,
+        "documents",
+        "Delete the documents of a URL.",
+        query={"url": {"type": "string", "minLength": 1, "maxLength": documents.MAX_URL}},
+        response=documents.DocumentDeleted,
+    ),
+    Route(
+        "GET",
+        "/v1/documents",
+        documents.listed,
+        "documents",
+        "List documents.",
+        query=documents.LISTED,
+        response=documents.Documents,
+    ),
+    Route("GET", "/v1/models", models.models, "models", "List the models.", response=models.Models),
+    Route(
+        "GET",
+        "/v1/models/{name:path}",
+        models.models,
+        "models",
+        "Show a model.",
+        response=models.Model,
+    ),
+    Route(
+        "POST",
+        "/tokenize",
+        tokens.tokenize,
+        "tokenize",
+        "The tokens of a text or a conversation.",
+        request=tokens.TokenizeRequest,
+        response=tokens.TokenizeResponse,
+    ),
+    Route(
+        "POST",
+        "/detokenize",
+        tokens.detokenize,
+        "detokenize",
+        "The text of tokens.",
+        request=tokens.DetokenizeRequest,
+        response=tokens.DetokenizeResponse,
+    ),
+    Route("GET", "/healthz", models.health, "", "Health.", response=models.Health),
+    Route("GET", "/health", models.health, "", "Health, by vLLM's name.", response=models.Health),
+    Route("GET", "/version", models.version, "", "Headwater's version.", response=models.Version),
+    Route("GET", "/metrics", models.metrics, "", "Prometheus metrics.", media="text/plain"),
+    Route("GET", "/", console.page),
+    Route("GET", "/console/{name}", console.page_file),
+    *(Route("GET", path, handler, "console") for path, handler in console_routes.HANDLERS),
+    Route("GET", "/console/api/keys", key_routes.listed, "console"),
+    Route("POST", "/console/api/keys", key_routes.add, "console"),
+    Route("DELETE", "/console/api/keys/{id}", key_routes.revoke, "console"),
+)
 
 
 class Ingress:
-    """One replica of the HTTP ingress. Its only state is its metrics and how much each rater has sent."""
+    """One replica of the HTTP ingress."""
 
     def __init__(
-        self, config: AppConfig, engine: DeploymentHandle, retrieval: DeploymentHandle | None
+        self,
+        config: AppConfig,
+        engine: DeploymentHandle,
+        retrieval: DeploymentHandle | None,
+        web: DeploymentHandle | None = None,
     ) -> None:
-        self._config, self._retrieval = config, retrieval
-        self._engine = engine.options(stream=True)
-        self._keys = read_keys(config.api_keys)
         several = config.api.max_replicas > 1
-        self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id if several else "")
-        self._rankings = PerMinute(config.rankings_per_minute)
-        self._created = int(time.time())
+        replica = serve.get_replica_context().replica_id.unique_id if several else ""
+        self._backend = Backend(config, engine, retrieval, web, replica)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build this replica's ASGI application. Called by Serve."""
-        app = FastAPI(title="Headwater", docs_url=None, redoc_url=None, openapi_url=None)
-        app.add_middleware(SecurityHeaders)
-        if self._config.cors_origins:
+
+        @contextlib.asynccontextmanager
+        async def warmed(app: FastAPI) -> AsyncIterator[None]:
+            await self._backend.ledger.sync_now()
+            keeping = asyncio.create_task(self._backend.ledger.keep())
+            await self._backend.warm()
+            yield
+            keeping.cancel()
+            await self._backend.ledger.sync_now()
+
+        app = FastAPI(title="Headwater", docs_url=None, redoc_url=None, openapi_url=None, lifespan=warmed)
+        if not self._backend.keys:
+            app.add_middleware(LoopbackHost)
+        app.add_middleware(SecurityHeaders)  # around what is refused, too
+        if origins := self._backend.config.cors_origins:
             app.add_middleware(
                 CORSMiddleware,
-                allow_origins=list(self._config.cors_origins),
-                allow_methods=["GET", "POST"],
+                allow_origins=list(origins),
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["authorization", "content-type"],
             )
         app.add_exception_handler(HTTPException, _http_error)
         app.add_exception_handler(Exception, _unforeseen)
-        routes: list[tuple[str, str, Handler]] = [
-            ("POST", "/v1/chat/completions", self._counted("chat", self.chat)),
-            ("POST", "/v1/rankings", self._counted("rankings", self.rank)),
-            ("GET", "/v1/models", self._counted("models", self.models)),
-            ("GET", "/v1/models/{name:path}", self._counted("models", self.models)),
-        ]
-        for method, path, handler in routes:
-            app.add_api_route(path, handler, methods=[method], response_model=None)
-        app.add_api_route("/healthz", self.health, methods=["GET"], response_model=None)
-        app.add_api_route("/metrics", self.metrics, methods=["GET"], response_model=None)
-        app.add_api_route("/", self.page, methods=["GET"], response_model=None)
-        app.add_api_route("/console/{name}", self.page_file, methods=["GET"], response_model=None)
+        described = JSONResponse(document(ROUTES, keys=bool(self._backend.keys)))
+        app.add_api_route("/openapi.json", lambda: described, methods=["GET"], response_model=None)
+        for route in ROUTES:
+            handler = self._counted(route) if route.name else self._open(route)
+            app.add_api_route(route.path, handler, methods=[route.method], response_model=None)
         return app
 
-    def _counted(self, route: str, handler: Handler) -> Handler:
-        """Wrap a handler: check the API key, turn errors into responses, record metrics.
+    def _open(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            try:
+                return await route.handler(self._backend, request)
+            except ApiError as error:
+                return _error_response(error)
+
+        return handle
+
+    def _counted(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
+        """Check the API key before the handler, turn errors into responses, record metrics.
 
         The duration of a stream is recorded when it ends.
         """
+        metrics, respond = self._backend.metrics, self._open(route)
 
         async def handle(request: Request) -> Response:
             started = time.monotonic()
             try:
-                request.state.key = check_key(request.headers.get("authorization"), self._keys)
-                response = await handler(request)
+                key = check_key(request.headers.get("authorization"), self._backend.keys)
             except ApiError as error:
                 response = _error_response(error)
-            self._metrics.requests.labels(route, response.status_code).inc()
+            else:
+                request.state.key = key
+                response = await self._within_quota(key, respond, request)
+            metrics.requests.labels(route.name, response.status_code).inc()
             if not isinstance(response, StreamingResponse):
-                self._metrics.seconds.labels(route).observe(time.monotonic() - started)
+                metrics.seconds.labels(route.name).observe(time.monotonic() - started)
             return response
 
         return handle
 
-    # -- chat ----------------------------------------------------------------------------------
-    async def chat(self, request: Request) -> Response:
-        started = time.monotonic()
-        body = await read_json_body(request, self._config.max_body_bytes)
-        wanted = api.parse(api.ChatRequest, body)
-        wanted.check_supported()
-        self._check_model(wanted.model)
-        events = self._answer(wanted, started)
-        first = await anext(events)  # raises errors before the response starts
-        assert isinstance(first, Started)
-        identifier = f"chatcmpl-{uuid.uuid4().hex}"
-        if wanted.stream:
-            return StreamingResponse(
-                self._sse(wanted, first, events, identifier, started),
-                media_type="text/event-stream",
-                headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-            )
-        async with contextlib.aclosing(events):
-            return await self._whole(wanted, first, events, identifier)
-
-    def _check_model(self, name: str) -> None:
-        if name != self._config.model_name:
-            raise ApiError(
-                404,
-                f"The model `{name[:100]}` does not exist. This server has `{self._config.model_name}`.",
-                code="model_not_found",
-                param="model",
-            )
-
-    async def _answer(self, wanted: api.ChatRequest, started: float) -> AsyncGenerator[Event, None]:
-        """Search passages, then yield the events of the answer."""
-        self._metrics.in_progress.inc()
-        try:
-            with _parts_explained():
-                job = await self._job(wanted)
-                spoken = False
-                call = cast(DeploymentResponseGenerator, self._engine.answer.remote(job))
-                try:
-                    async for event in call:
-                        if isinstance(event, ApiError):
-                            raise event
-                        if isinstance(event, Delta) and not spoken:
-                            spoken = True
-                            self._metrics.first_token_seconds.observe(time.monotonic() - started)
-                        yield event
-                finally:
-                    call.cancel()  # no-op if the call has ended
-        finally:
-            self._metrics.in_progress.dec()
-
-    async def _job(self, wanted: api.ChatRequest) -> AnswerJob:
-        config = self._config
-        passages = await self._passages(api.question(wanted.messages), wanted.retrieval)
-        return AnswerJob(
-            messages=[message.plain() for message in wanted.messages],
-            passages=passages,
-            mode=config.answer,
-            max_tokens=wanted.max_completion_tokens or wanted.max_tokens or config.max_tokens,
-            temperature=config.temperature if wanted.temperature is None else wanted.temperature,
-            top_p=1.0 if wanted.top_p is None else wanted.top_p,
-            seed=wanted.seed,
-            stops=wanted.stops(),
-            choices=wanted.n or 1,
-            quoted_sentences=config.quoted_sentences,
-        )
-
-    async def _passages(self, question: str, retrieval: bool | None) -> list[Passage] | None:
-        """What is found for a question; None without retrieval."""
-        config = self._config
-        if self._retrieval is not None and retrieval is not False:
-            return await self._retrieval.search.remote(
-                question, config.passages, config.per_document, config.min_relevance
-            )
-        if retrieval:
-            raise ApiError(
-                400, "This server has no index to search.", code="unsupported_parameter", param="retrieval"
-            )
-        return None
-
-    async def _whole(
-        self, wanted: api.ChatRequest, first: Started, events: AsyncIterator[Event], identifier: str
+    async def _within_quota(
+        self, key: Key, respond: Callable[[Request], Awaitable[Response]], request: Request
     ) -> Response:
-        texts = [""] * (wanted.n or 1)
-        ends: list[Finished] = []
-        async for event in events:
-            if isinstance(event, Delta):
-                texts[event.choice] += event.text
-            elif isinstance(event, Finished):
-                ends.append(event)
-        choices = [(texts[end.choice], end.reason, end.citations, _ids(wanted, end)) for end in ends]
-        used = self._count(first, ends)
-        return JSONResponse(api.completion(identifier, self._config.model_name, choices, used))
-
-    async def _sse(
-        self,
-        wanted: api.ChatRequest,
-        first: Started,
-        events: AsyncGenerator[Event, None],
-        identifier: str,
-        started: float,
-    ) -> AsyncIterator[str]:
-        chunks = api.Chunks(identifier, self._config.model_name)
-        ends: list[Finished] = []
+        """The response, with the headers that tell how the key stands."""
         try:
-            for choice in range(wanted.n or 1):
-                yield chunks.delta(choice, {"role": "assistant", "content": ""})
-            async for event in events:
-                if isinstance(event, Delta):
-                    yield chunks.delta(event.choice, {"content": event.text})
-                elif isinstance(event, Finished):
-                    ends.append(event)
-                    yield chunks.finish(event.choice, event.reason, event.citations, _ids(wanted, event))
-            if wanted.stream_options and wanted.stream_options.include_usage:
-                yield chunks.usage(api.usage(first.prompt_tokens, sum(end.completion_tokens for end in ends)))
-            yield api.DONE
-        except ApiError as error:  # the status is already sent, so the error is sent as an event
-            yield api.event(error.body())
-        finally:
-            await events.aclose()
-            self._count(first, ends)
-            self._metrics.seconds.labels("chat").observe(time.monotonic() - started)
-
-    def _count(self, first: Started, ends: list[Finished]) -> dict[str, int]:
-        used = api.usage(first.prompt_tokens, sum(end.completion_tokens for end in ends))
-        self._metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
-        self._metrics.tokens.labels("completion").inc(used["completion_tokens"])
-        self._metrics.citations.inc(sum(len(end.citations) for end in ends))
-        return used
-
-    # -- the other routes -----------------------------------------------------------------------
-    async def rank(self, request: Request) -> Response:
-        key: Key = request.state.key
-        if RANK not in key.roles:
-            raise ApiError(403, f"This API key has not the role `{RANK}`.", code="not_allowed")
-        body = await read_json_body(request, self._config.max_body_bytes)
-        wanted = api.parse(api.RankingRequest, body)
-        if not self._config.store:
-            raise ApiError(404, "This server does not store rankings.", code="rankings_disabled")
-        self._rankings.check(key.name, time.monotonic())
-        prompt = [message.plain() for message in wanted.messages]
-        with _parts_explained():  # the same search as for the answers
-            passages = await self._passages(api.question(wanted.messages), wanted.retrieval)
-        try:
-            answers = [  # [1] is added by the server, not written by the model
-                RankedAnswer(**each.model_dump() | {"text": without_markers(each.text)})
-                for each in wanted.answers
-            ]
-            ranking = Ranking(
-                prompt=prompt,
-                answers=answers,
-                ranks=wanted.ranks,
-                rater=key.name,
-                source="console",
-                model=self._config.model_name,
-                model_key=self._config.model_key,
-                passages=[asdict(passage) for passage in passages or []],
-                reason=wanted.reason,
-                blind=wanted.blind,
-            )
-            await asyncio.to_thread(save, Store(self._config.store), ranking)
-        except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-            raise ApiError(400, message, code="invalid_value") from error
-        except HeadwaterError as error:
-            raise ApiError(400, str(error), code="invalid_value") from error
-        return JSONResponse({"object": "ranking", "saved": True}, status_code=201)
-
-    async def models(self, request: Request) -> Response:
-        entry = {
-            "id": self._config.model_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "headwater",
-            "retrieval": self._retrieval is not None,
-            "rankings": bool(self._config.store) and RANK in request.state.key.roles,
-        }
-        if name := request.path_params.get("name"):
-            self._check_model(name)
-            return JSONResponse(entry)
-        return JSONResponse({"object": "list", "data": [entry]})
-
-    async def health(self) -> Response:
-        """200 if every deployment is healthy, 503 otherwise."""
-        status = await asyncio.to_thread(serve.status)
-        parts = {
-            name: deployment.status.value
-            for application in status.applications.values()
-            for name, deployment in application.deployments.items()
-        }
-        well = all(state in ("HEALTHY", "UPSCALING", "DOWNSCALING") for state in parts.values())
-        body = {"status": "ok" if well else "unhealthy", "model": self._config.model_name, "parts": parts}
-        return JSONResponse(body, status_code=200 if well else 503)
-
-    async def metrics(self) -> Response:
-        return Response(self._metrics.render(), media_type=CONTENT_TYPE)
-
-    async def page(self) -> Response:
-        return FileResponse(CONSOLE / "index.html", headers={"cache-control": "no-cache"})
-
-    async def page_file(self, name: str) -> Response:
-        files = {path.name: path for path in CONSOLE.iterdir() if path.suffix in (".js", ".css", ".svg")}
-        if name not in files:
-            return _error_response(ApiError(404, "There is no such file.", code="not_found"))
-        return FileResponse(files[name], headers={"cache-control": "no-cache"})
-
-
-def _ids(wanted: api.ChatRequest, end: Finished) -> dict[str, list[int]]:
-    return {"token_ids": end.token_ids} if wanted.return_token_ids else {}
-
-
-@contextlib.contextmanager
-def _parts_explained() -> Iterator[None]:
-    """ApiError 503 if the model or the search is overloaded or has failed."""
-    try:
-        yield
-    except BackPressureError as error:
-        message = "The request queue is full. Try again shortly."
-        raise ApiError(503, message, code="overloaded", retry_after=RETRY_SECONDS) from error
-    except (RayError, RayServeException) as error:
-        log.exception("the model or the search failed")
-        raise ApiError(
-            503, "A part of this server is not available.", code="unavailable", retry_after=RETRY_SECONDS
-        ) from error
+            self._backend.quotas.request(key)
+            response = await respond(request)
+        except ApiError as error:
+            response = _error_response(error)
+        response.headers.update(self._backend.quotas.headers(key))
+        return response
 
 
 def _error_response(error: ApiError) -> Response:
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

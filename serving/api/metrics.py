@@ -39,6 +39,12 @@ class Metrics:
             "headwater_tokens", "Tokens read and generated", ["kind"], registry=self._registry
         )
         self.citations = Counter("headwater_citations", "Citations given", registry=self._registry)
+        self.web_pages = Counter(
+            "headwater_web_pages",
+            "Pages of the live web, and searches that failed, by outcome",
+            ["outcome"],
+            registry=self._registry,
+        )
         self.in_progress = Gauge(
             "headwater_requests_in_progress",
             "Chat requests waiting or being answered",

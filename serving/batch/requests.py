@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from headwater.serving.api import openai_types as api
-from headwater.serving.api.openai_types import ChatRequest
+from headwater.serving.api import chat_answers as out
+from headwater.serving.api.bodies import parse, usage
+from headwater.serving.api.chat_types import ChatRequest
 from headwater.serving.batch.lines import LONGEST_LINE
 from headwater.serving.errors import ApiError
 
@@ -55,8 +56,7 @@ def read_request(content: bytes, line: int, *, repeated: bool = False) -> Reques
             raise _invalid("duplicate_custom_id", f"An earlier line has the custom_id {custom_id!r}.")
         _check_envelope(value)
         in_body = True
-        body = api.parse(ChatRequest, to_json({"model": MODEL} | value["body"]))
-        body.check_supported()
+        body = parse(ChatRequest, to_json({"model": MODEL} | value["body"]))
         _check_batch(body)
     except ApiError as error:
         return Refusal(line, custom_id, error, in_body)
@@ -109,7 +109,7 @@ def _check_envelope(value: dict[str, Any]) -> None:
 
 def _check_batch(body: ChatRequest) -> None:
     """Refuse parameters that only the endpoint supports."""
-    for name in ("stream", "retrieval"):
+    for name in ("stream", "retrieval", "tools"):
         if getattr(body, name):
             raise _invalid("unsupported_parameter", f"`{name}` is not supported in a batch.", name)
 
@@ -120,17 +120,17 @@ def _invalid(code: str, message: str, param: str | None = None) -> ApiError:
 
 # -- output ------------------------------------------------------------------------------------
 def answer_record(
-    request: Request, choices: list[tuple[str, str]], prompt_tokens: int, completion_tokens: int
+    request: Request, choices: list[out.Choice], prompt_tokens: int, completion_tokens: int
 ) -> dict[str, Any]:
-    """The output record of an answered request; `choices` are (text, finish reason)."""
+    """The output record of an answered request."""
     name = _name(request.custom_id)
-    body = api.completion(
+    body = out.completion(
         f"chatcmpl-{name}",
         request.body.model,
-        [(text, reason, [], {}) for text, reason in choices],
-        api.usage(prompt_tokens, completion_tokens),
+        choices,
+        usage(prompt_tokens, completion_tokens),
     )
-    return _record(name, request.custom_id, {"status_code": 200, "body": body}, None)
+    return _record(name, request.custom_id, {"status_code": 200, "body": dict(body)}, None)
 
 
 def error_record(refusal: Refusal) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headwater.cluster.storage.artifact import Artifact
@@ -18,8 +18,12 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import device_of, load_engine
 from headwater.llm.inference.base import Completion, Engine, Sampling
+from headwater.llm.rows.permutation import derived_seed
 from headwater.serving.answers.answer import checked_prompt
+from headwater.serving.answers.events import Finished
 from headwater.serving.answers.text_stream import TextStream
+from headwater.serving.answers.token_text import spoken
+from headwater.serving.api import chat_answers as out
 from headwater.serving.batch.requests import (
     Refusal,
     Request,
@@ -120,16 +124,13 @@ def complete(
 def _drafts(engine: Engine, number: int, request: Request, max_tokens: int) -> list[_Draft]:
     body = request.body
     ids = checked_prompt(engine, [message.plain() for message in body.messages], 1)
-    sampling = Sampling(
-        max_tokens=min(
-            body.max_completion_tokens or body.max_tokens or max_tokens, engine.context - len(ids)
-        ),
-        temperature=0.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        stop_ids=stop_ids(engine.tokenizer),
-    )
-    seed = _seed(request.custom_id) if body.seed is None else abs(body.seed)  # same rule as the endpoint
-    return [_Draft(number, choice, ids, sampling, seed + choice) for choice in range(body.n or 1)]
+    wanted = body.chat_sampling(max_tokens, 0.0)
+    sampling = replace(wanted, max_tokens=min(wanted.max_tokens, engine.context - len(ids)), seed=None)
+    seed = _seed(request.custom_id) if body.seed is None else body.seed
+    return [
+        _Draft(number, choice, ids, sampling, derived_seed(seed, choice))  # as at the endpoint
+        for choice in range(body.n or 1)
+    ]
 
 
 def _seed(custom_id: str) -> int:
@@ -156,11 +157,13 @@ def _generate(engine: Engine, drafts: Sequence[_Draft], batch_size: int) -> dict
 def _answer(
     engine: Engine, request: Request, completions: list[Completion], prompt_tokens: int
 ) -> dict[str, Any]:
-    choices: list[tuple[str, str]] = []
-    tokens = 0
-    for completion in completions:
-        stream = TextStream(engine.tokenizer, stop_ids(engine.tokenizer), request.body.stops())
-        text = "".join(stream.read(zip(completion.ids, completion.logprobs, strict=True)))
-        choices.append((text, stream.finish_reason))
+    body, choices, tokens = request.body, [], 0
+    ends = () if body.ignore_eos else stop_ids(engine.tokenizer)
+    for number, completion in enumerate(completions):
+        stream = TextStream(engine.tokenizer, ends, body.stops())
+        text = "".join(stream.read(completion.tokens))
+        end = Finished(number, stream.finish_reason, stream.tokens, token_ids=stream.ids)
+        said = spoken(engine.tokenizer, stream.said()) if body.logprobs else None
+        choices.append(out.choice(text, end, said, ids=bool(body.return_token_ids)))
         tokens += stream.tokens
     return answer_record(request, choices, prompt_tokens, tokens)

@@ -17,11 +17,11 @@ function headers() {
   return { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
 }
 
-async function call(path, body, signal) {
+async function call(path, body, signal, method = body ? "POST" : "GET") {
   let response;
   try {
     response = await fetch(path, {
-      method: body ? "POST" : "GET",
+      method,
       headers: headers(),
       body: body ? JSON.stringify(body) : undefined,
       signal,
@@ -35,37 +35,49 @@ async function call(path, body, signal) {
   throw new ApiError(error?.message ?? `The server answered with status ${response.status}.`, response.status, error?.code);
 }
 
-export async function firstModel() {
-  return (await (await call("/v1/models")).json()).data[0];
+export async function get(path) {
+  return (await call(path)).json();
 }
 
-export async function saveRanking(ranking) {
-  await call("/v1/rankings", ranking);
+export async function post(path, body, signal) {
+  return (await call(path, body, signal)).json();
 }
 
-// Streams `sampling.n` answers (default: one) to the same messages; calls `onText(choice, text so far)`.
-// Resolves to a list of { text, citations, token_ids }. If the conversation exceeds the model's context, drops
-// its oldest turns.
-export async function streamAnswers({ model, messages, retrieval, sampling = {} }, onText, signal) {
-  for (let turns = messages; ; turns = turns.slice(2)) {
+export async function remove(path) {
+  return (await call(path, undefined, undefined, "DELETE")).json();
+}
+
+// Streams one answer; calls `onText(text so far)`. Resolves to { text, citations, unread, token_ids }; a
+// citation has the `origin` of its source, and `unread` are pages of the live web that failed. If the
+// conversation exceeds the model's context, drops its oldest turns, but no system prompt.
+export async function streamAnswer({ model, messages, retrieval, sampling = {} }, onText, signal) {
+  const system = messages.filter((message) => message.role === "system");
+  let turns = messages.slice(system.length);
+  for (;;) {
     const body = {
-      model, messages: turns, stream: true, return_token_ids: true, ...sampling, ...(retrieval ? {} : { retrieval: false }),
+      model,
+      messages: [...system, ...turns],
+      stream: true,
+      return_token_ids: true,
+      ...sampling,
+      ...(retrieval === true ? {} : { retrieval }),
     };
     try {
-      return await readStream(await call("/v1/chat/completions", body, signal), sampling.n ?? 1, onText);
+      return await readStream(await call("/v1/chat/completions", body, signal), onText);
     } catch (error) {
       if (error.code !== "context_length_exceeded" || turns.length < 3) throw error;
+      turns = turns.slice(2);
     }
   }
 }
 
-async function readStream(response, count, onText) {
-  const answers = Array.from({ length: count }, () => ({ text: "", citations: [], token_ids: [] }));
+async function readStream(response, onText) {
+  const answer = { text: "", citations: [], unread: [], token_ids: [] };
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let waiting = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return answers;
+    if (done) return answer;
     const events = (waiting + value).split("\n\n");
     waiting = events.pop();
     for (const event of events) {
@@ -75,10 +87,13 @@ async function readStream(response, count, onText) {
       if (chunk.error) throw new ApiError(chunk.error.message, 0, chunk.error.code);
       const [choice] = chunk.choices;
       if (!choice) continue;
-      const answer = answers[choice.index];
-      if (chunk.citations) answer.citations = chunk.citations;
+      if (chunk.retrieval) answer.unread = chunk.retrieval.failures;
+      if (chunk.citations) {
+        const sources = choice.delta.sources ?? [];
+        answer.citations = chunk.citations.map((citation, n) => ({ ...citation, origin: sources[n]?.origin }));
+      }
       if (choice.token_ids) answer.token_ids = choice.token_ids;
-      if (choice.delta.content) onText(choice.index, (answer.text += choice.delta.content));
+      if (choice.delta.content) onText((answer.text += choice.delta.content));
     }
   }
 }

@@ -1,15 +1,17 @@
-"""The stage `index`: passages of the cleaned documents in LanceDB, for vector and full-text search.
+"""The stage `index`: passages of the cleaned documents, for vector and full-text search.
 
 `lancedb/passages` has one row per passage: text, position in the document, the document's id, URL and title,
-and the embedding of title and text. Title and text have BM25 indexes.
+and the embedding of title and text. `documents.parquet` has one row per document, `words/` the inverted
+indexes of passages and titles, `vectors.npy` the embeddings as float16; all in the same order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
@@ -17,16 +19,14 @@ from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.parallel import map_units
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import NonEmpty, Stage, StageConfig
-from headwater.cluster.storage.artifact import SCRATCH, Artifact
-from headwater.cluster.storage.filesystem import filesystem
+from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.corpus import kept_files, read_documents
 from headwater.data_pipeline.split import document_fraction
 from headwater.llm.examples.conversations import clean_title, question_about
-from headwater.llm.grounding.passages import passage_spans
+from headwater.serving.retrieval.build import PassageMaker, index_vectors, join, rows_of
 from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
+from headwater.serving.retrieval.passages import VECTORS
 from headwater.serving.retrieval.search import DESCRIPTION, FOLDER, TABLE, PassageIndex, connect
-
-PARTS = f"{SCRATCH}/parts"
 
 
 class IndexConfig(StageConfig):
@@ -38,6 +38,9 @@ class IndexConfig(StageConfig):
     """Maximum overlap of neighbouring passages in words; only whole sentences are shared."""
     embedding: NonEmpty = WORDLLAMA
     """Embedding model: `wordllama` (bundled, fast on CPUs) or the folder of a transformers encoder."""
+    exact_passages: int = Field(100_000, ge=0)
+    """Up to so many passages every vector is compared. Above, an approximate vector index is built. Its
+    recall of the ten nearest is measured and written into the manifest; below 0.95 it is not used."""
     questions: int = Field(100, ge=0)
     """Number of documents whose headlines are searched to measure the quality of the index; 0 skips it."""
 
@@ -52,9 +55,10 @@ class IndexConfig(StageConfig):
 
 
 class Index(Stage[IndexConfig]):
-    """Cleaned documents → `lancedb/` and `index.json`."""
+    """Cleaned documents → `lancedb/`, `words/`, `vectors.npy`, `documents.parquet` and `index.json`."""
 
     name = "index"
+    version = 2
     inputs = ("clean",)
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
@@ -73,7 +77,13 @@ class Index(Stage[IndexConfig]):
             "index",
             units,
             PassageMaker,
-            worker_args={"clean": clean, "output": output, "config": self.config},
+            worker_args={
+                "clean": clean,
+                "output": output,
+                "embedding": self.config.embedding,
+                "passage_words": self.config.passage_words,
+                "overlap_words": self.config.overlap_words,
+            },
         )
         passages = sum(result["passages"] for result in results)
         if passages == 0:
@@ -83,91 +93,32 @@ class Index(Stage[IndexConfig]):
                 fix="loosen the filters of the stage `clean`",
             )
         embedded = time.monotonic()
+        parts, dimensions = [result["part"] for result in results], results[0]["dimensions"]
+        join(output, parts, passages, dimensions)
+        near = None
         with output.create_folder(FOLDER) as folder:
-            _build(str(folder), output, [result["part"] for result in results], results[0]["dimensions"])
-        description = {"embedding": self.config.embedding, "passages": passages}
+            table = connect(str(folder)).create_table(TABLE, rows_of(output, parts, dimensions))
+            if passages > self.config.exact_passages:
+                vectors = np.load(output.local_file(VECTORS), mmap_mode="r")
+                near = index_vectors(
+                    table, np.asarray(vectors, np.float32), load_embedder(self.config.embedding)
+                )
+        description = {
+            "embedding": self.config.embedding,
+            "passages": passages,
+            "passage_words": self.config.passage_words,
+            "overlap_words": self.config.overlap_words,
+            "near": near,
+        }
         output.write_json(DESCRIPTION, description)
         return {
             "documents": sum(result["documents"] for result in results),
             "passages": passages,
             "embed_seconds": round(embedded - started, 2),
             "build_seconds": round(time.monotonic() - embedded, 2),
+            **({f"vectors_{name}": value for name, value in near.items()} if near else {}),
             **measure(PassageIndex(output.location), clean, self.config.questions),
         }
-
-
-class PassageMaker:
-    """Splits and embeds the documents of one corpus file."""
-
-    def __init__(self, clean: Artifact, output: Artifact, config: IndexConfig) -> None:
-        self._clean, self._output, self._config = clean, output, config
-        self._embed = load_embedder(config.embedding)
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        import pyarrow.parquet as pq
-
-        part = f"{PARTS}/{unit['unit']}.parquet"
-        schema = _schema(self._embed.dimensions)
-        documents = passages = 0
-        with self._output.create(part) as stream, pq.ParquetWriter(stream, schema) as writer:
-            for batch in read_documents(self._clean, ["id", "url", "title", "text"], files=[unit["file"]]):
-                rows = [row for document in batch.to_pylist() for row in self._rows(document)]
-                documents += batch.num_rows
-                passages += len(rows)
-                writer.write_table(self._table(rows))
-        dimensions = self._embed.dimensions
-        return {"documents": documents, "passages": passages, "part": part, "dimensions": dimensions}
-
-    def _rows(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        text = document["text"] or ""
-        spans = passage_spans(text, self._config.passage_words, self._config.overlap_words)
-        for number, (start, end) in enumerate(spans):
-            yield {
-                "id": f"{document['id']}#{number:05d}",
-                "document_id": document["id"],
-                "url": document["url"] or "",
-                "title": document["title"] or "",
-                "text": text[start:end],
-                "start": start,
-                "end": end,
-            }
-
-    def _table(self, rows: list[dict[str, Any]]) -> Any:
-        import pyarrow as pa
-
-        schema = _schema(self._embed.dimensions)
-        vectors = self._embed([f"{row['title']}\n{row['text']}" for row in rows])
-        columns = [
-            pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names[:-1]
-        ]
-        columns.append(pa.FixedSizeListArray.from_arrays(vectors.ravel(), self._embed.dimensions))
-        return pa.table(columns, schema=schema)
-
-
-def _schema(dimensions: int) -> Any:
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("id", "document_id", "url", "title", "text")]
-    places = [("start", pa.int64()), ("end", pa.int64())]
-    return pa.schema([*texts, *places, ("vector", pa.list_(pa.float32(), dimensions))])
-
-
-def _build(folder: str, output: Artifact, parts: list[str], dimensions: int) -> None:
-    """Write the table and its word indexes into a local folder."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for part in parts:
-            fs, path = filesystem(output.path(part))
-            with fs.open_input_file(path) as stream:
-                yield from pq.ParquetFile(stream).iter_batches()
-
-    rows = pa.RecordBatchReader.from_batches(_schema(dimensions), batches())
-    table = connect(folder).create_table(TABLE, rows)
-    for column in ("title", "text"):
-        # LanceDB's defaults: English stemming and stop words, lower case, accents folded.
-        table.create_fts_index(column)
 
 
 def measure(index: PassageIndex, clean: Artifact, questions: int) -> dict[str, Any]:

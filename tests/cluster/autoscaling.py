@@ -24,7 +24,8 @@ from pathlib import Path
 import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-from tests.cluster.heads import ROOT, free_ports
+from tests.cluster.heads import ROOT
+from tests.ports import free_ports
 
 MARK = "HEADWATER_TEST_CLUSTER"
 """Every process of a cluster inherits this variable: so exactly these are counted, and ended."""

@@ -23,19 +23,21 @@ class WebServer:
     """Path → how many times the connection breaks off in the middle before it goes well."""
     requests: list[tuple[str, str]]
     """Path and Range header of each request."""
+    redirects: dict[str, str]
+    """Path → where it sends."""
 
 
 @pytest.fixture
 def web_server() -> Iterator[WebServer]:
-    state = WebServer("", {}, {}, [])
+    state = WebServer("", {}, {}, [], {"/to-file": "file:///etc/passwd"})
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
             state.requests.append((self.path, wanted))
-            if self.path == "/to-file":
+            if self.path in state.redirects:
                 self.send_response(302)
-                self.send_header("Location", "file:///etc/passwd")
+                self.send_header("Location", state.redirects[self.path])
                 self.end_headers()
                 return
             if self.path not in state.files:

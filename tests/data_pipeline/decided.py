@@ -17,16 +17,24 @@ from headwater.data_pipeline.filters.filter import Measured
 from headwater.data_pipeline.verdict import Rejection
 
 
-def decided(step: str, texts: Sequence[str], **settings: Any) -> list[tuple[str | None, str]]:
-    """Of each text the reason why the step drops it, or None and the text as the step leaves it."""
-    off = {name: {"enabled": False} for name in CleanConfig.model_fields if name != step}
+def decided(
+    step: str, texts: Sequence[str], *, language: str = "", **settings: Any
+) -> list[tuple[str | None, str]]:
+    """Of each text the reason why the step drops it, or None and the text as the step leaves it. All texts
+    are taken to be in `language`, if one is given."""
+    off: dict[str, Any] = {name: {"enabled": False} for name in CleanConfig().names() if name != step}
+    if language:
+        off["language"] = {"languages": [language]}
     config = CleanConfig.model_validate(off | {step: settings})
     rows, left, sign = [], [], Signer(config)("")
-    filter = config.filter(step)
+    filter = config.of_language(language).filter(step) if language else config.filter(step)
     assert filter is not None
     measure = filter.measurer()
     for text in texts:
         found = Measured(Document("", "", "", text), {"read": len(text)})
+        if language:
+            found.splitter = config.splitter(language)
+            found.scores["language"] = {"language": language, "certainty": 1.0}
         result = measure(found)
         if isinstance(result, Rejection):
             found.stop = step, result

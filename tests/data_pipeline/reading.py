@@ -11,9 +11,13 @@ from headwater.data_pipeline.sources import read_source
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.spec import Source
 
+LOOPBACK = ["127.0.0.0/8"]
+
 
 def source_of(kind: str, **settings: Any) -> Source:
-    return TypeAdapter(Source).validate_python({"kind": kind} | settings)
+    """A source that may reach this machine unless `allow_addresses` says otherwise."""
+    loopback = {} if kind == "wheel" else {"allow_addresses": LOOPBACK}
+    return TypeAdapter(Source).validate_python({"kind": kind} | loopback | settings)
 
 
 def read_all(

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
 from headwater.llm.examples.conversations import split_of
+from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.recipe import load, parse
 from tests.data_pipeline.corpora import article
@@ -54,7 +57,9 @@ def metrics(store: Path, stage: str) -> tuple[dict[str, Any], set[str]]:
     return manifest["metrics"], set(manifest["inputs"])
 
 
-def test_the_recipe_runs_through_every_stage_with_a_tiny_base(trains_here: Session, tmp_path: Path) -> None:
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    """A corpus and a tiny untrained base for the recipe."""
     texts = [article(n, sentences=5) for n in range(120)]
     rows = [
         {"text": text, "url": f"https://example.org/{n}", "title": " ".join(text.split()[:26])}
@@ -65,7 +70,12 @@ def test_the_recipe_runs_through_every_stage_with_a_tiny_base(trains_here: Sessi
         "acquire": json.dumps({"sources": [{"kind": "jsonl", "paths": [str(pages)]}]}),
         "base": json.dumps({"model": foreign_model(tmp_path / "base", "llama").path("model")}),
     }
-    overrides = [f"{key}={value}" for key, value in settings.items()]
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def test_the_recipe_runs_through_every_stage_with_a_tiny_base(
+    trains_here: Session, overrides: list[str]
+) -> None:
     store = Path(trains_here.store.location)
     assert list(dry_run("assistant", trains_here, overrides)) == STAGES
 
@@ -89,6 +99,28 @@ def test_the_recipe_runs_through_every_stage_with_a_tiny_base(trains_here: Sessi
     (card,) = store.glob("evaluate/*/report/report.md")
     assert "## Answers from sources" in card.read_text()
     assert "| 2 answerable, 1 unanswerable questions | good prompt | before training |" in card.read_text()
+
+
+def test_the_assistant_can_learn_to_search_for_its_passages(
+    trains_here: Session, overrides: list[str]
+) -> None:
+    searching = ["sft.task=search", "sft.max_length=512", "rl.task=search", "rl.max_episode_tokens=128"]
+    made = dry_run("assistant", trains_here, [*overrides, *searching])
+    talks = EncodedExamples(made["sft"], "train")
+    tokenizer = load_tokenizer(made["base"].local("model"))
+    ids, mask = (talks.gather(name, np.array([0]))[0] for name in ("ids", "mask"))
+    learnt = tokenizer.decode([token for token, counts in zip(ids, mask, strict=True) if counts])
+    task = read_tasks(made["grounded"], "train")[0]
+    end = "<|im_end|>"
+    assert learnt == f"search: {task.question}{end}{task.answer}{end}"
+    rl = made["rl"].manifest()
+    assert rl is not None and set(rl.inputs) == {"base", "grounded", "index", "sft"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_searching_needs_grounded_tasks(stage: str) -> None:
+    with pytest.raises(HeadwaterError, match=f"`{stage}.task: search` asks the questions of the section"):
+        parse(SOURCES | BASE | {stage: {"task": "search"}}, "own")
 
 
 def test_with_grounded_tasks_the_later_stages_take_no_titles() -> None:

@@ -115,6 +115,10 @@ def test_a_value_out_of_range_is_refused_by_its_key(override: str, message: str)
             r"pretrain: `warmup_share` \(0\.6\) and `decay_share` \(0\.5\) add",
         ),
         (["rl.batch=41"], r"rl: `batch` \(41\) is not a multiple of `group` \(8\)"),
+        (
+            ["rl.max_staleness=1", "rl.on_nan=rollback"],
+            r"rl: `max_staleness` lets .* choose `stop` or `skip`",
+        ),
         (["rl.batch=8"], r"rl: `batch` \(8\) holds fewer groups of 8 than there are `workers` \(2\)"),
         (["reward.max_new_tokens=320"], r"reward: `max_new_tokens` \(320\) leaves no room .* `max_length`"),
         (["reward.lora={quantise: nf4}"], r"reward: `lora\.quantise` is not there for a reward model"),

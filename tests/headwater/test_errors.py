@@ -13,10 +13,10 @@ import yaml
 
 from headwater.cluster.storage import lease
 from headwater.cluster.storage.store import Store
-from tests.cluster.heads import free_ports
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater, in_a_process
 from tests.headwater.sections import CHAIN
+from tests.ports import free_ports
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from headwater.improve import FOLDER, _judging, _learning, improve
 from headwater.llm.examples import rankings
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import hf_config
+from headwater.llm.rankings import judge
 from headwater.llm.rankings.aside import ASIDE
+from headwater.llm.stages import ranked_prompts
 from headwater.llm.stages.dpo import DpoConfig
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import headwater
@@ -181,8 +183,9 @@ def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
 def test_reward_and_rl_on_rankings_are_measured_on_text_too(tmp_path: Path, ray_cluster: None) -> None:
     rows = [{"text": article(n), "url": f"https://example.org/{n}", "title": f"Page {n}"} for n in range(60)]
     (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rl = {"steps": 12, "batch": 64, "group": 8, "max_new_tokens": 12, "kl": 0.0, "learning_rate": 0.003}
+    rl = {"steps": 12, "batch": 64, "group": 8, "max_new_tokens": 12, "kl": 0.0, "learning_rate": 0.0005}
     workers = {"rollout_workers": 1, "heldout_prompts": 8, "prompts": [str(tmp_path / "talks.jsonl")]}
+    workers |= {"rankings": True}
     file, store = promoted_start(
         tmp_path,
         acquire={"sources": [{"kind": "jsonl", "paths": [str(tmp_path / "pages.jsonl")]}]},
@@ -201,3 +204,7 @@ def test_reward_and_rl_on_rankings_are_measured_on_text_too(tmp_path: Path, ray_
     bits = served.gate["bits per byte"]
     assert bits["served"] > 0 and 0 < bits["candidate"] < 1.5 * bits["served"]
     assert served.gate["win rate"]["prompts"] > 40  # those of the judge's rankings, and rl's held-out ones
+    stage, _, key = served.model.partition("/")
+    trained = ranked_prompts.kept_tasks(store.artifact(stage, key))
+    judges = {repr(each.ranking.prompt) for each in judge.split(rankings.read(store), 0.5)[0]}
+    assert trained["train"] and not judges & {repr(task.prompt) for task in trained["train"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -23,14 +22,15 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.chat_template import CHAT_TEMPLATE
-from headwater.llm.stages.rl import RolloutBatches
+from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
 from headwater.llm.training import loop
 from headwater.llm.training.job import TrainJob
 from headwater.recipe import load, packaged
 from tests.data_pipeline.corpora import article
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.mirror import build, some_pages
 from tests.headwater.command import headwater
 from tests.k8s.conftest import kubectl as kubectl  # the fixture
+from tests.llm.actors import actors_here, at_once
 from tests.llm.examples.own_data.test_formats import json_lines
 from tests.llm.examples.template_tokenizers import family
 from tests.llm.jobs import Screen, work
@@ -41,7 +41,7 @@ RUN_ELSEWHERE = {"quickstart", "assistant"}
 """Recipes whose runs have test modules of their own."""
 PLANNED = {
     "speedrun-8xh100": ("8xH100", 0.92e9, 11.2, 267),
-    "pretrain-64gpu": ("64xH100", 6.7e9, 67, 12_840),
+    "pretrain-64gpu": ("64xH100", 6.7e9, 76, 14_570),
 }
 """GPUs, and the parameters, hours and dollars that the recipes' comments state."""
 OWN_FILES = {
@@ -85,19 +85,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trains_here(here: Session, ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A session that trains on one forked rank: Ray Train's own processes would take most of the time. The
-    learners of RL, which talk with rollout workers, are Ray Train's."""
-    with_ray = loop.train
+    """A session that trains on one forked rank, with the rollout workers of RL in it: processes of Ray would
+    take most of the time."""
 
     def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
-        if isinstance(job.source, RolloutBatches):
-            return with_ray(job, session)
         job.board = Screen(Path(os.devnull))
-        on_ranks(1, work, job)
+        on_ranks(1, _work, job)
         return loop.read_history(job.output)
 
     monkeypatch.setattr(loop, "train", train)
+    actors_here(monkeypatch, RolloutWorker, WeightBoard)
     return here
+
+
+def _work(job: TrainJob) -> None:
+    at_once()
+    work(job)
 
 
 def articles(path: Path, count: int) -> Path:
@@ -255,20 +258,26 @@ def test_math_is_run(trains_here: Session, base: Path, tmp_path: Path) -> None:
     assert "verifiable_reward" in measures(made)
 
 
-def test_clean_common_crawl_is_run_on_files_where_the_crawl_has_them(s3_server: str) -> None:
+def test_addition_is_run(trains_here: Session) -> None:
+    own = ["evaluate.heldout_prompts=2", "evaluate.samples=1", "base.fresh.width=64"]
+    made = dry_run("addition", trains_here, own + sets("sft", ONE_STEP) + sets("rl", RL))
+    opens(made["rl"], CHAT_TEMPLATE)
+    assert {"verifiable_reward", "verifiable_reward before RL"} <= measures(made)
+    assert "What is" in made["evaluate"].read_bytes("report/report.md").decode()
+
+
+def test_clean_common_crawl_is_run_on_a_bucket_with_the_crawls_layout(s3_server: str, tmp_path: Path) -> None:
     client = boto3.client("s3", endpoint_url=s3_server)
     client.create_bucket(Bucket="commoncrawl")
-    segment = "crawl-data/CC-MAIN-2024-10/segments/1707947473347.0"
-    stem = "CC-MAIN-20240220211055-20240221001055"
-    for number, place in enumerate(("warc/{}-00000", "warc/{}-00001", "crawldiagnostics/{}-00000")):
-        paragraphs = "".join(f"<p>{part}.</p>" for part in article(number).removesuffix(".").split(". "))
-        page = f"<html><body><article>{paragraphs}</article></body></html>".encode()
-        body = gzip.compress(warc_record(f"https://example.org/{number}", page))
-        client.put_object(Bucket="commoncrawl", Key=f"{segment}/{place.format(stem)}.warc.gz", Body=body)
+    pages = some_pages()[:12]
+    build(tmp_path, pages)
+    for path in tmp_path.rglob("*.gz*"):
+        client.upload_file(str(path), "commoncrawl", str(path.relative_to(tmp_path)))
     with Session(Store("s3://corpus/crawl"), max_workers=0) as session:
-        made = dry_run("clean-common-crawl", session, ["store=s3://corpus/crawl"])
-        kept = [document["url"] for document in iter_documents(made["clean"])]
-    assert kept == ["https://example.org/0"]
+        own = ["store=s3://corpus/crawl", "acquire.sources.0.sample=1"]
+        made = dry_run("clean-common-crawl", session, own)
+        kept = {document["url"] for document in iter_documents(made["clean"])}
+    assert kept == {page.url for page in pages if page.languages in ("eng", "eng,fra") and page.status == 200}
 
 
 def test_speedrun_is_run(trains_here: Session, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from headwater.commands.dial import dial_table
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import starting_policy
 from headwater.pipeline import position, stages
-from headwater.recipe import load, parse
+from headwater.recipe import load, load_clean, parse
 from tests.headwater.sections import CHAIN
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
@@ -42,7 +42,8 @@ def test_an_unknown_key_of_a_source_gets_hints_of_its_own_kind_alone() -> None:
 
     of_another_kind = refusal({"kind": "jsonl", "paths": ["a"], "package": "x"})
     assert of_another_kind.endswith(
-        "package: no such key; valid here: columns, kind, max_document_bytes, max_download_bytes, paths"
+        "package: no such key; valid here: allow_addresses, columns, kind, max_document_bytes, "
+        "max_download_bytes, paths"
     )
     assert "did you mean paths?" in refusal({"kind": "jsonl", "paths": ["a"], "pahts": "x"})
     assert "did you mean package?" in refusal(
@@ -209,3 +210,18 @@ def test_a_base_keeps_its_own_learning_rate_and_cannot_be_planned() -> None:
     with pytest.raises(HeadwaterError, match="only the training of a new model can be planned"):
         parse(raw | {"pretrain": {"steps": "auto"}}, "test")
     assert parse(raw, "test").pretrain.learning_rate == PretrainConfig().learning_rate
+
+
+def test_the_steps_option_leaves_filters_of_own_files_out_unless_it_names_them(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from headwater.data_pipeline.filters.filter import FilterConfig\n\n"
+        "class Mine(FilterConfig):\n    pass\n"
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: own\nstore: s\nacquire: {sources: [{kind: folder, paths: [.]}]}\n"
+        f"clean: {{filters: [{{custom: '{tmp_path}/own.py:Mine'}}]}}\n"
+    )
+    assert load_clean(recipe, ["language"], []).steps() == ["extract", "language"]
+    assert load_clean(recipe, ["language", "filters"], []).steps() == ["extract", "language", "Mine"]
+    assert "Mine" in load_clean(recipe, None, []).steps()

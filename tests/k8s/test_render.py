@@ -79,6 +79,14 @@ def test_serving_needs_range_from_minimum_to_maximum_replicas() -> None:
     assert sum(need.gpus for need in many) == 6
 
 
+def test_the_live_web_needs_a_reader_more() -> None:
+    without, with_web = (
+        serving_needs(load(QUICKSTART, settings), most=False)
+        for settings in ([], ["serve.web.contact=me@example.org"])
+    )
+    assert len(with_web) == len(without) + 1
+
+
 def test_the_gpu_pool_scales_from_zero_to_the_largest_stage(
     kubectl: Path,
 ) -> None:

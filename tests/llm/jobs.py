@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
-from headwater.llm.training.job import BatchSource, TrainJob, Worker
+from headwater.llm.training.job import BatchSource, Start, TrainJob, Worker
 from headwater.llm.training.loop import export, run_steps
 from headwater.llm.training.objectives import NextToken, Objective
 from headwater.llm.training.state.manager import Checkpoints
@@ -50,6 +50,8 @@ def run_job(
     objective: Objective | None = None,
     tokenizer: Folder | None = None,
     model: Callable[[], torch.nn.Module] = small_model,
+    keep: Iterable[int] = (),
+    start: Start | None = None,
     **settings: Any,
 ) -> Worker:
     """Run or go on with a job whose output is `folder`, on the ranks of this group; what is left of it.
@@ -59,16 +61,22 @@ def run_job(
     defaults = {"steps": 6, "batch": 8, "micro_batch": 2, "precision": "fp32", "checkpoint_every": 2}
     config = TrainConfig(**(defaults | {"learning_rate": 3e-3, "workers": world_size} | settings))
     output = Artifact(str(folder), "train", "key")
-    own = functools.partial(copy.deepcopy, model())
+    own = functools.partial(_as_new, model())
     job = TrainJob("test", config, objective or NextToken(), source, own, tokenizer or NOWHERE, output)
     job.evaluate, job.judged_by, job.board = evaluate, judged_by, Screen(screen)
+    job.keep, job.start = frozenset(keep), start
     return work(job)
+
+
+def _as_new(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy, or the model itself if it has no values that training could change."""
+    return model if next(model.parameters()).is_meta else copy.deepcopy(model)
 
 
 def work(job: TrainJob) -> Worker:
     """This rank's part of a job, whose board is a `Screen`; the model is exported if there is a tokenizer."""
     config, world_size = job.config, dist.get_world_size()
-    engine = training_engine.build(job.load_model(), config, world_size)
+    engine = training_engine.build(job.load_model(), config, world_size, fill=False)
     worker = Worker(dist.get_rank(), world_size, engine, engine.device, peak=1e12, say=job.board.say)
     checkpoints = Checkpoints(job, worker)
     start = checkpoints.restore()

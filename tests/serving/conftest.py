@@ -18,6 +18,8 @@ from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
 from headwater.serving import app
 from headwater.serving.config import AppConfig
 from headwater.serving.retrieval.index import Index, IndexConfig
+from tests.serving.in_process import ingress_of, served
+from tests.serving.web.conftest import config as web_config
 
 ARTICLES = {
     "Council votes to rebuild the old stone bridge": (
@@ -120,19 +122,32 @@ def news_index(news_store: Store) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def endpoint(
-    ray_cluster: None, news_index: Artifact, news_store: Store, model_folder: Path
-) -> Iterator[Endpoint]:
-    config = AppConfig(
+def news_config(news_index: Artifact, news_store: Store, model_folder: Path) -> AppConfig:
+    return AppConfig(
         model=str(model_folder),
         model_name="tiny",
         index=news_index.location,
         store=news_store.location,
         port=0,
         max_body_bytes=64 * 1024,
+        parallel_requests=4,
         max_queue=2,
         threads=1,
     )
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_cluster: None, news_config: AppConfig, news_store: Store) -> Iterator[Endpoint]:
+    """The endpoint on Serve: for what lies between its parts."""
+    config = news_config.model_copy(update={"web": web_config()})
     url = app.start(config, Session(news_store))
     yield Endpoint(url, news_store, config)
     app.stop()
+
+
+@pytest.fixture(scope="session")
+def local(news_config: AppConfig, news_store: Store) -> Iterator[Endpoint]:
+    """The same parts in this process, without Serve: for what the routes take and give."""
+    config = news_config.model_copy(update={"parallel_requests": 16, "max_queue": 64})
+    with served(ingress_of(config)) as url:
+        yield Endpoint(url, news_store, config)

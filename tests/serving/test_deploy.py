@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from headwater.recipe import parse
 from headwater.serving import app, deploy
 from headwater.serving.api.metrics import Metrics
 from headwater.serving.config import AppConfig
+from tests.ports import free_ports
 
 RUN = """
 import sys, time, httpx, yaml
@@ -108,9 +108,7 @@ def config(model_folder: Path, news_index: Artifact, tmp_path: Path) -> dict[str
     (tmp_path / "keys").write_text("# for the test\nopen-sesame\n")
     config = render.serve_config(recipe, model=str(model_folder), index=news_index.location)
     assert config["http_options"]["host"] == "0.0.0.0"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config["http_options"] = {"host": "127.0.0.1", "port": probe.getsockname()[1]}
+    config["http_options"] = {"host": "127.0.0.1", "port": free_ports(1)[0]}
     config["applications"][0]["args"]["api_keys"] = str(tmp_path / "keys")
     return config
 

@@ -25,7 +25,7 @@ class BadRecord(Exception):
 def messages_of(value: object) -> Conversation:
     """A list of `{"role", "content"}` or ShareGPT's `{"from", "value"}` as messages; empty system ones go.
 
-    Raises BadRecord naming the message. A role that is neither system, user nor assistant is never mapped.
+    Raises BadRecord naming the message. A role that is not one of `ROLES` is never mapped.
     """
     if not isinstance(value, list) or not value:
         raise BadRecord("not_messages", "the messages are not a non-empty list")

@@ -7,6 +7,8 @@ number of workers.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training.state import elements
@@ -41,10 +43,24 @@ class Average:
             if elements.AVERAGE in run.values:
                 run.values[elements.AVERAGE].lerp_(run.values[elements.WEIGHTS].detach(), share)
 
-    def install(self) -> None:
-        """Replace the weights by the average, for evaluation and export. All ranks must call it."""
+    def swap(self) -> None:
+        """Exchange weights and average: for evaluation and export, and back. All ranks must call it."""
         for run in elements.runs(self.engine):
             if elements.AVERAGE in run.values:
-                run.values[elements.WEIGHTS].detach().copy_(run.values[elements.AVERAGE])
+                weights, average = run.values[elements.WEIGHTS].detach(), run.values[elements.AVERAGE]
+                before = weights.clone()
+                weights.copy_(average)
+                average.copy_(before)
                 elements.to_model(run)
         elements.spread_weights(self.engine)
+
+
+@contextlib.contextmanager
+def averaged(engine: Any) -> Iterator[None]:
+    """Within the block the weights are their moving average, if the engine has one."""
+    average: Average | None = getattr(engine, "average", None)
+    if average is not None:
+        average.swap()
+    yield
+    if average is not None:
+        average.swap()

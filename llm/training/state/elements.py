@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.model.stored import header
 from headwater.llm.training.parallel import tensor
 
 if TYPE_CHECKING:
@@ -147,16 +148,12 @@ def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
     import torch
 
     names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
-    header, end = {}, 0
-    for name, values in tensors.items():
-        begin, end = end, end + values.numel() * values.element_size()
-        header[name] = {"dtype": names[values.dtype], "shape": [values.numel()], "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
+    sizes = {name: values.numel() * values.element_size() for name, values in tensors.items()}
+    head = header({n: (names[values.dtype], (values.numel(),), sizes[n]) for n, values in tensors.items()})
+    stream.write(head)
     for values in tensors.values():
         stream.write(values.contiguous().view(torch.uint8).numpy().data)
-    return 8 + len(text) + end
+    return len(head) + sum(sizes.values())
 
 
 def load(engine: Any, folder: Path) -> dict[str, Any]:
@@ -211,7 +208,8 @@ class _Stored:
 
     def read(self, parameter: str, kind: str, place: Place, into: torch.Tensor) -> None:
         """Fill `into` with the elements at `place`."""
-        found = sum(_copy(piece, at, into, place) for at, piece in self.pieces[parameter, kind])
+        pieces = self.pieces[parameter, kind]
+        found = sum(copy_overlap(piece, piece.get_shape()[0], at, into, place) for at, piece in pieces)
         if found != into.numel():
             raise HeadwaterError(
                 f"only {found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are stored",
@@ -220,9 +218,8 @@ class _Stored:
             )
 
 
-def _copy(piece: Any, at: Place, into: torch.Tensor, place: Place) -> int:
-    """Copy the overlap of a stored and a wanted run; returns the number of elements."""
-    length = piece.get_shape()[0]
+def copy_overlap(piece: Any, length: int, at: Place, into: torch.Tensor, place: Place) -> int:
+    """Copy the overlap of a run of `length` elements and a wanted one; returns the number of elements."""
     columns = at.columns or place.columns or max(at.start + length, place.start + into.numel())
     found = 0
     for here in at.blocks(length, columns):

@@ -4,6 +4,9 @@ To save a step, training pauses to copy this rank's share to host memory; a thre
 while training continues, and finally writes a note with the number of bytes. When rank 0's thread sees every
 rank's note it writes `whole.json` with the size of every file, which makes the checkpoint valid. A checkpoint
 without `whole.json`, or with a file of another size, is torn: it is skipped for the one before.
+
+Checkpoints lie in the artifact's scratch folder, which is deleted when the stage finishes; those of the steps
+that the job keeps lie in `checkpoints/`, from which another artifact can go on.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +27,14 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import SCRATCH, Artifact
 from headwater.cluster.storage.cache import cached_file
 from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
-from headwater.llm.rows.order import derived_seed
-from headwater.llm.training.state import elements
+from headwater.llm.rows.permutation import derived_seed
+from headwater.llm.training.state import birth, elements
 
 if TYPE_CHECKING:
-    from headwater.llm.training.config import TrainConfig
     from headwater.llm.training.job import TrainJob, Worker
 
 FOLDER = f"{SCRATCH}/train"
+KEPT = "checkpoints"
 WHOLE = "whole.json"
 WRITTEN = "written-{:05d}.json"
 """Last file of each rank: the total bytes of its other files."""
@@ -47,25 +50,38 @@ class Stored:
     """Number of completed steps."""
     score: float | None
     """Its evaluation score; lower is better."""
+    kept: bool = False
+    """It stays when the stage has finished."""
+
+    @property
+    def folder(self) -> str:
+        return f"{KEPT if self.kept else FOLDER}/{self.name}"
 
 
-def find(output: Artifact) -> tuple[list[Stored], list[str]]:
-    """The complete checkpoints of a job, oldest first, and the names of the torn ones."""
-    sizes: dict[str, dict[str, int]] = {}
-    for path, size in _sizes(output, FOLDER).items():
-        folder, _, file = path.partition("/")
-        if folder.startswith("checkpoint_"):
-            sizes.setdefault(folder, {})[file] = size
+def find(output: Artifact) -> tuple[list[Stored], list[Stored]]:
+    """The complete checkpoints of a job, oldest first, and the torn ones."""
     whole, torn = [], []
-    for name, files in sizes.items():
-        marker: dict[str, Any] = {"files": {WHOLE: 0}}
-        if WHOLE in files:
-            marker = output.read_json(f"{FOLDER}/{name}/{WHOLE}")
-        if all(files.get(file) == size for file, size in marker["files"].items()):
-            whole.append(Stored(name, marker["step"], marker["score"]))
-        else:
-            torn.append(name)
+    for parent in (FOLDER, KEPT):
+        sizes: dict[str, dict[str, int]] = {}
+        for path, size in _sizes(output, parent).items():
+            name, _, file = path.partition("/")
+            if name.startswith("checkpoint_"):
+                sizes.setdefault(name, {})[file] = size
+        for name, files in sizes.items():
+            found = Stored(name, int(name.split("_")[1]), None, kept=parent == KEPT)
+            marker: dict[str, Any] = {"files": {WHOLE: 0}}
+            if WHOLE in files:
+                marker = output.read_json(f"{found.folder}/{WHOLE}")
+            if all(files.get(file) == size for file, size in marker["files"].items()):
+                whole.append(replace(found, score=marker["score"]))
+            else:
+                torn.append(found)
     return sorted(whole, key=lambda stored: stored.step), torn
+
+
+def kept(output: Artifact) -> dict[int, Stored]:
+    """Step → its checkpoint, of those that stay with an artifact."""
+    return {stored.step: stored for stored in find(output)[0] if stored.kept}
 
 
 def _sizes(output: Artifact, folder: str) -> dict[str, int]:
@@ -77,7 +93,7 @@ def _sizes(output: Artifact, folder: str) -> dict[str, int]:
 @contextlib.contextmanager
 def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
     """A local folder with the checkpoint's files. The processes of a host download each file from S3 once."""
-    folder = f"{FOLDER}/{stored.name}"
+    folder = stored.folder
     if not is_remote(output.location):
         yield output.local(folder)
         return
@@ -88,9 +104,9 @@ def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
 
 
 def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Stored]:
-    """Checkpoints to delete: neither among the `newest` nor the best."""
-    kept = {*whole[-newest:], best_of(whole) if keep_best else None}
-    return [stored for stored in whole if stored not in kept]
+    """Checkpoints to delete: neither kept, nor among the `newest`, nor the best."""
+    needed = {*whole[-newest:], best_of(whole) if keep_best else None}
+    return [stored for stored in whole if not stored.kept and stored not in needed]
 
 
 def best_of(whole: list[Stored]) -> Stored | None:
@@ -114,22 +130,27 @@ class Checkpoints:
         self._closed = threading.Event()
 
     def restore(self) -> int:
-        """Load the newest complete checkpoint, if any; returns the step to resume at."""
+        """Load the newest complete checkpoint, else the one that the job starts from; returns the step to go
+        on at, 0 if there is neither. Weights that no checkpoint has are made or read."""
         reseed(self.config.seed, self.worker.rank, 0)
-        chosen = self.worker.agree(self._newest() if self.worker.rank == 0 else None)
-        return 0 if chosen is None else self.load(chosen)
+        chosen, start = self.worker.agree(self._newest() if self.worker.rank == 0 else None), self.job.start
+        birth.fill(self.worker.engine, trained=chosen is None and start is None)
+        if chosen is not None:
+            return self.load(chosen)
+        return 0 if start is None else self.load(kept(start.artifact)[start.step], start.artifact)
 
-    def load(self, stored: Stored) -> int:
-        """Load engine, history and random generators from a checkpoint; returns the step to resume at."""
-        worker = self.worker
-        with fetched(self.job.output, stored) as folder:
+    def load(self, stored: Stored, of: Artifact | None = None) -> int:
+        """Load engine, history and random generators from a checkpoint of this job, or of another artifact;
+        returns the step to go on at."""
+        worker, artifact = self.worker, of or self.job.output
+        with fetched(artifact, stored) as folder:
             state = elements.load(worker.engine, folder)
             if state["world_size"] == worker.world_size:
                 set_random_state(json.loads((folder / f"random-{worker.rank:05d}.json").read_text()))
             else:
                 reseed(self.config.seed, worker.rank, stored.step)
             worker.total([0.0])  # barrier: no rank deletes while another reads
-            if is_remote(self.job.output.location):
+            if is_remote(artifact.location):
                 for file in folder.iterdir():
                     file.resolve().unlink(missing_ok=True)
         worker.history = state["history"]
@@ -139,11 +160,11 @@ class Checkpoints:
         """The newest complete checkpoint; deletes torn ones."""
         whole, torn = find(self.job.output)
         last = whole[-1] if whole else None
-        for name in torn:
-            if last is None or int(name.split("_")[1]) > last.step:
+        for each in torn:
+            if last is None or each.step > last.step:
                 instead = f"that of step {last.step}" if last else "the beginning"
-                self.worker.say(f"the checkpoint {name} is incomplete: resuming from {instead}")
-            self.job.output.delete_folder(f"{FOLDER}/{name}")
+                self.worker.say(f"the checkpoint {each.name} is incomplete: resuming from {instead}")
+            self.job.output.delete_folder(each.folder)
         return last
 
     def newest(self) -> Stored | None:
@@ -161,12 +182,13 @@ class Checkpoints:
     def save(self, step: int, *, score: float | None = None) -> None:
         """Save the state after `step` steps. Waits for an earlier checkpoint that is still being written."""
         self.settle()
-        self._next = Stored(f"checkpoint_{step:08d}_{self._token}", step, score)
+        name = f"checkpoint_{step:08d}_{self._token}"
+        self._next = Stored(name, step, score, step in self.job.keep)
         worker = self.worker
         state = {"step": step, "history": list(worker.history), "world_size": worker.world_size}
         own = elements.own_state(worker.engine, state)
         randomness = json.dumps(random_state()).encode()
-        folder = Artifact(self.job.output.path(f"{FOLDER}/{self._next.name}"))
+        folder = Artifact(self.job.output.path(self._next.folder))
         share: Any = elements.pieces(worker.engine)
         if self.config.background_checkpoints:
             share = list(share)  # the only part that training waits for
@@ -212,7 +234,7 @@ class Checkpoints:
 
     def _commit(self, stored: Stored) -> None:
         """Rank 0: complete the checkpoint once all ranks have written it, then delete superfluous ones."""
-        output, folder = self.job.output, f"{FOLDER}/{stored.name}"
+        output, folder = self.job.output, stored.folder
         notes = [WRITTEN.format(rank) for rank in range(self.worker.world_size)]
         for note in notes:
             while not output.exists(f"{folder}/{note}"):
@@ -231,10 +253,8 @@ class Checkpoints:
         output.write_json(f"{folder}/{WHOLE}", marker)
         whole, _ = find(output)
         for old in superfluous(whole, self.config.keep_checkpoints, self.config.keep_best):
-            output.delete(
-                f"{FOLDER}/{old.name}/{WHOLE}"
-            )  # first: a half-deleted checkpoint must not be valid
-            output.delete_folder(f"{FOLDER}/{old.name}")
+            output.delete(f"{old.folder}/{WHOLE}")  # first: a half-deleted checkpoint must not be valid
+            output.delete_folder(old.folder)
 
     def _raise(self, done: Future[Any]) -> None:
         try:
@@ -242,7 +262,7 @@ class Checkpoints:
         except OSError as error:
             raise HeadwaterError(
                 f"the checkpoint of step {self._next.step} could not be written: {error}",
-                where=self.job.output.path(FOLDER),
+                where=self.job.output.path(self._next.folder),
                 fix="free space or check the store, then run again",
             ) from error
 
@@ -259,10 +279,11 @@ def _write(folder: Artifact, share: Any, own: dict[str, Any], rank: int, randomn
     folder.write_json(WRITTEN.format(rank), written)
 
 
-def due(config: TrainConfig, done: int, history: list[dict[str, float]], name: str | None) -> bool:
+def due(job: TrainJob, done: int, history: list[dict[str, float]]) -> bool:
     """Whether to save the state after `done` steps: at the interval, after the last step (so that a failed
-    export can be repeated without training), and if it is the best so far and wanted."""
-    if done == config.steps or done % config.checkpoint_every == 0:
+    export can be repeated without training), if it is kept, and if it is the best so far and wanted."""
+    config, name = job.config, job.judged_by
+    if done == config.steps or done % config.checkpoint_every == 0 or done in job.keep:
         return True
     score = score_of(history[-1], name)
     if not config.keep_best or score is None:

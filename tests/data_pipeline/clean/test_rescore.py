@@ -62,14 +62,16 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "none": {},
     "looser": {
         "gopher_quality": {"min_words": 10},
-        "language": {"languages": ("en", "de")},
         "c4": {"min_sentences": 1},
     },
-    "tighter": {"gopher_quality": {"min_words": 170}, "fineweb": {"max_short_lines": 0.1}},
+    "tighter": {
+        "gopher_quality": {"min_words": 170},
+        "language": {"min_score": 0.9},
+        "fineweb": {"max_short_lines": 0.1},
+    },
     "left out": {
         "gopher_repetition": {"enabled": False},
         "minhash_dedup": {"enabled": False},
-        "language": {"enabled": False},
     },
 }
 
@@ -96,6 +98,9 @@ def test_the_funnel_under_other_limits_is_that_of_cleaning_with_them(
     [
         ({"c4": {"terminal_punctuation": True}}, "c4.terminal_punctuation: this setting changes the scores"),
         ({"c4": {"enabled": False}}, "c4.enabled: this step cannot be disabled afterwards"),
+        ({"language": {"languages": ("en", "de")}}, "language.languages: documents that this step rejected"),
+        ({"language": {"min_score": 0.6}}, "language.min_score: documents that this step rejected"),
+        ({"language": {"enabled": False}}, "language.enabled: this step cannot be disabled afterwards"),
         ({"minhash_dedup": {"buckets": 20}}, "minhash_dedup.buckets: this setting changes the scores"),
         ({"gopher_repetition": {"top_ngrams": ((5, 0.1),)}}, "top_5_gram: not among the scores"),
     ],

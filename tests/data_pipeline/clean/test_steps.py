@@ -57,11 +57,11 @@ def test_a_field_of_the_settings_makes_a_step() -> None:
     assert counts["capitals"].characters_out == 400 and counts["capitals"].documents_in == 2
 
 
-def test_only_a_filter_that_leaves_the_text_alone_can_be_switched_off_afterwards() -> None:
+def test_only_a_filter_that_leaves_texts_and_later_steps_alone_can_be_switched_off_afterwards() -> None:
     config = MoreSteps()
     separable = {name for name in MoreSteps.model_fields if rescore._is_separable(config, name)}
     assert separable == {
-        "language", "gopher_repetition", "gopher_quality", "fineweb", "quality_classifier", "toxicity",
+        "licence", "gopher_repetition", "gopher_quality", "fineweb", "quality_classifier", "toxicity",
         "decontaminate", "exact_dedup", "minhash_dedup",
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fastwarc.warc import WarcRecord, WarcRecordType
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
@@ -48,6 +49,51 @@ def test_a_truncated_gzip_warc_is_named_and_what_was_read_is_kept(tmp_path: Path
     assert unread == []
     assert error is not None and error.reason == "truncated"
     assert f"record {len(documents)}," in error.position or f"record {len(documents) + 1}," in error.position
+
+
+def test_no_record_of_an_archive_is_lost_in_silence(tmp_path: Path) -> None:
+    """A status that is no number, resources, revisits and zstd bodies: pages in = documents + unread."""
+    html = b"<html><body><p>hello</p></body></html>"
+    zstd = "Content-Type: text/html\r\nContent-Encoding: zstd"
+    records = [
+        warc_record("https://example.org/0", b"<p>x</p>").replace(
+            b"HTTP/1.1 200", "HTTP/1.1 2²".encode("latin-1") + b"0"
+        ),
+        warc_record("https://example.org/1", html),
+        *(_record(kind, n, html) for n, kind in ((2, WarcRecordType.resource), (3, WarcRecordType.revisit))),
+        warc_record("https://example.org/4", zstandard.compress(html), zstd),
+        warc_record("https://example.org/5", zstandard.compress(html)[:5] + b"damaged", zstd),
+        warc_record("https://example.org/6", zstandard.compress(bytes(30_000_000)), zstd),
+        _record(WarcRecordType.metadata, 7, b"no page, and not counted"),
+    ]
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(records))
+    documents, unread, error = read_all("warc", str(path))
+    assert error is None
+    assert [(d.url[-1], d.html) for d in documents] == [("1", html), ("2", html), ("4", html)]
+    assert [(u.detail[-1], u.reason) for u in unread] == [
+        ("0", "http_status"),
+        ("3", "revisit"),
+        ("5", "broken_record"),
+        ("6", "too_large"),
+    ]
+
+
+def _record(kind: WarcRecordType, number: int, body: bytes) -> bytes:
+    record, buffer = WarcRecord(), io.BytesIO()
+    record.init_headers(kind)
+    record.headers.append("WARC-Target-URI", f"https://example.org/{number}")
+    record.headers.append("Content-Type", "text/html")
+    record.set_bytes_content(body)
+    record.write(buffer)
+    return buffer.getvalue()
+
+
+def test_a_byte_order_mark_does_not_cost_the_first_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + b'{"text": "one"}\n{"text": "two"}\n')
+    documents, unread, _ = read_all("jsonl", str(path))
+    assert ([d.text for d in documents], unread) == (["one", "two"], [])
 
 
 def test_an_unpacked_warc_that_ends_in_the_middle_of_a_record_keeps_the_whole_ones(tmp_path: Path) -> None:
@@ -322,7 +368,7 @@ def test_the_stage_counts_what_it_could_not_read_and_goes_on(
     manifest = artifact.manifest()
     assert manifest is not None
     assert manifest.metrics["documents"] == 10
-    assert manifest.metrics["rejected"] == {"broken_line": 1, "empty_file": 1, "unreachable": 1}
+    assert manifest.metrics["rejected"] == {"broken_line": 1, "empty_file": 1, "forbidden_address": 1}
     assert len(artifact.files("unread", ".parquet")) == 3
     _, found = execute(Acquire(config), {}, here)
     assert found

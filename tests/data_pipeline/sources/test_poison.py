@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from headwater.data_pipeline.clean.score_documents import Measured, Measurer
 from headwater.data_pipeline.clean.scores import Signer
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.filters.language import LanguageConfig
 from headwater.data_pipeline.filters.toxicity import ToxicityConfig
 from headwater.data_pipeline.filters.url import UrlConfig
 from headwater.data_pipeline.text import words
@@ -23,7 +25,15 @@ from headwater.data_pipeline.text.normalise import MARKS_ON_ONE, normalise, with
 from headwater.data_pipeline.verdict import Refused
 from tests.data_pipeline.corpora import article
 
+
+class NoLastWord(LanguageConfig):
+    """Identifies the language, and lets the later steps measure texts in any."""
+
+    last_word: ClassVar[bool] = False
+
+
 CONFIG = CleanConfig(
+    language=NoLastWord(),
     extract=ExtractConfig(repair=True),
     toxicity=ToxicityConfig(languages=("en",)),
     url=UrlConfig(words=("casino",)),

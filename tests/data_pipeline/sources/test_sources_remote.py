@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import boto3
@@ -20,6 +19,7 @@ from headwater.data_pipeline.sources.spec import Columns
 from tests.data_pipeline.conftest import WebServer
 from tests.data_pipeline.reading import read_all, source_of
 from tests.hub import REPOSITORY, hub
+from tests.ports import free_ports
 
 
 def test_a_url_is_read(web_server: WebServer, jsonl_file: Path) -> None:
@@ -50,10 +50,7 @@ def test_a_url_without_an_answer_is_named_with_its_reason(
 
 
 def test_a_server_that_is_not_there_is_unreachable() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    _, _, error = read_all("jsonl", f"http://127.0.0.1:{port}/a.jsonl")
+    _, _, error = read_all("jsonl", f"http://127.0.0.1:{free_ports(1)[0]}/a.jsonl")
     assert error is not None and error.reason == "unreachable"
 
 

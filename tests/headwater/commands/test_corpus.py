@@ -60,7 +60,8 @@ def cleaned(ray_cluster: None, pages: Path) -> Path:
 
 def test_any_files_become_kept_and_rejected(cleaned: Path) -> None:
     names = {path.name for path in cleaned.iterdir()}
-    assert names == {"kept", "rejected", "scores", "funnel.json", "funnel.png", "manifest.json"}
+    files = {"funnel.json", "funnel.png", "card.json", "card.md", "croissant.json", "manifest.json"}
+    assert names == {"kept", "rejected", "scores"} | files
     assert not Path(f"{cleaned}.work").exists()
     rejected = pq.read_table(cleaned / "rejected").to_pylist()
     assert {row["step"] for row in rejected} >= {"gopher_quality", "exact_dedup", "minhash_dedup"}
@@ -139,8 +140,8 @@ def test_bad_names_are_told_with_the_nearest_one(pages: Path, tmp_path: Path) ->
     with pytest.raises(HeadwaterError, match="needs lists or sets"):
         call("clean", pages, "-o", out, "--steps", "url")
     with pytest.raises(HeadwaterError, match="no file in a supported format"):
-        (tmp_path / "x.docx").write_bytes(b"PK")
-        call("clean", tmp_path / "x.docx", "-o", out)
+        (tmp_path / "x.xls").write_bytes(b"PK")
+        call("clean", tmp_path / "x.xls", "-o", out)
     assert not out.exists()
 
 

@@ -19,8 +19,9 @@ import yaml
 from headwater.cluster.runtime.run_record import Record, read_record
 from headwater.cluster.storage.store import Store
 from headwater.cluster.versions import commit
-from tests.cluster.heads import Head, free_ports, head
+from tests.cluster.heads import Head, head
 from tests.data_pipeline.corpora import article
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.ray
 SECRET = "a-word-that-nobody-may-read"
@@ -64,7 +65,7 @@ def run_of(recipe: Path) -> Record | None:
     return read_record(Store(content["store"]), content["name"])
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -62,6 +64,27 @@ def test_an_unmeasured_machine_gets_memory_and_no_time_when_it_may_not_be_measur
     made = json.loads(plan("--no-measure", "--json", "--set", f"store={tmp_path}"))
     assert made["seconds"] is None and made["workers"] == 2 and made["zero"] == 2
     assert any("Not measured" in note for note in made["notes"])
+
+
+def test_a_model_that_no_worker_can_hold_is_refused_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1.01e9))
+    result = CliRunner().invoke(app, ["plan", QUICKSTART, "--set", f"store={tmp_path}"])
+    assert isinstance(result.exception, HeadwaterError)
+    assert "a worker needs 0." in str(result.exception) and "has 0.505 GB of memory" in str(result.exception)
+    assert "memory per worker" in result.output, "the figures are shown first"
+
+
+def test_json_of_a_refused_plan_says_what_would_fit(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "Tiny: {memory_gb: 2.11, peak_tflops: 1, bandwidth_gb_s: 1, price_per_hour: 1}\n"
+    )
+    options = ["--gpus", "Tiny", "--prices", str(tmp_path / "p.yaml"), "--json", "--set", f"store={tmp_path}"]
+    result = CliRunner().invoke(app, ["plan", QUICKSTART, *options])
+    assert isinstance(result.exception, HeadwaterError)
+    made = json.loads(result.output)
+    assert made["refused"].startswith("a worker needs") and made["refused"] in str(result.exception)
 
 
 @pytest.mark.parametrize(

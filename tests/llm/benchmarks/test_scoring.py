@@ -70,7 +70,7 @@ def test_finished_units_are_not_scored_again(
 
 
 def test_a_word_counts_if_it_is_the_most_likely_one_token_for_token(tmp_path: Path, here: Session) -> None:
-    context, engine = "The council voted", small_engine()
+    context, engine = "The council voted", small_engine(2)
     (likely,) = engine.generate([engine.tokenizer.encode(context)], Sampling(max_tokens=2, temperature=0))
     word = str(engine.tokenizer.decode(likely.ids))
     assert engine.tokenizer.encode(context + word)[-2:] == likely.ids, "the word is encoded as it was decoded"
@@ -78,7 +78,7 @@ def test_a_word_counts_if_it_is_the_most_likely_one_token_for_token(tmp_path: Pa
         Item(((context, text),), 0, "") for text in (word, " bridge on the old bridge", word[:-1] + " x")
     ]
     output = Artifact(str(tmp_path / "out"))
-    found = answer(here, output, "model", save_model(tmp_path), {"lambada_openai": items})
+    found = answer(here, output, "model", save_model(tmp_path, small_model(2)), {"lambada_openai": items})
     assert found["lambada_openai"].answers == [True, False, False]
 
 

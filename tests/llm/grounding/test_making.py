@@ -32,7 +32,7 @@ DOCUMENTS: list[dict[str, Any]] = [
     {
         "id": town,
         "url": f"https://news.example/{town}",
-        "title": f"Mayor of {town} rebuilds bridge",
+        "title": f"Mayor of {town} rebuilds bridge" if number % 2 else "",
         "text": f"The council of {town} voted to rebuild the old bridge for {number} million pounds.",
     }
     for number, town in enumerate(TOWNS, start=10)
@@ -66,7 +66,8 @@ def test_tasks_have_the_wanted_shares_and_answers_that_their_passages_support(re
     tasks, counts = make_tasks(DOCUMENTS, search, write, replace(WANTED, rephrase=rephrase))
     assert len(tasks) == counts["tasks"] == 8 and counts["unanswerable"] == 2
     assert sum(not task.answerable for task in tasks) == 2
-    assert {task.kind for task in tasks} == {"written", "headline"}
+    kinds = {task.kind for task in tasks}
+    assert kinds == {"written", "headline"}
     for task in tasks:
         found = measure(task.question, task.answer, task.passages)
         own = [task.document_id in (p.document_id for p in task.passages)]
@@ -79,10 +80,35 @@ def test_tasks_have_the_wanted_shares_and_answers_that_their_passages_support(re
 
 
 def test_what_the_model_writes_is_refused_and_counted() -> None:
-    _, counts = make_tasks(DOCUMENTS, search, write, WANTED)
-    assert counts["claims"] == 12 and counts["rephrased"] == 11
+    tasks, counts = make_tasks(DOCUMENTS, search, write, WANTED)
+    assert counts["rephrased"] == sum(task.answerable for task in tasks) - 1
     refused = {name: count for name, count in counts.items() if "refused" in name}
     assert refused == {"question refused: length": 1, "rephrasing refused: unsupported": 1}
+
+
+def test_the_model_is_asked_about_no_more_than_rules_leave_to_it() -> None:
+    asked: list[int] = []
+
+    def counted(prompts: list[Messages]) -> list[str]:
+        asked.append(len(prompts))
+        return write(prompts)
+
+    tasks, counts = make_tasks(DOCUMENTS, search, counted, WANTED)
+    assert counts["asked_of_the_model"] == asked[0] == 5 and counts["headline"] >= 3
+    assert asked[1] == sum(task.answerable for task in tasks)
+    untitled = [document | {"title": ""} for document in DOCUMENTS]
+    asked.clear()
+    tasks, counts = make_tasks(untitled, search, counted, WANTED)
+    assert asked[0] == 12 and counts["written"] == len(tasks) == 8
+
+
+def test_an_unanswerable_question_is_also_asked_with_the_passage_that_answers_it() -> None:
+    tasks, _ = make_tasks(DOCUMENTS, search, write, WANTED)
+    silent = {task.question: task for task in tasks if not task.answerable}
+    told = {task.question: task for task in tasks if task.answerable}
+    assert len(silent) == 2 and set(silent) <= set(told)
+    apart, _ = make_tasks(DOCUMENTS, search, write, replace(WANTED, paired=False))
+    assert len({task.question for task in apart}) == len(apart) == 8
 
 
 def test_the_number_of_passages_varies_only_if_wanted() -> None:

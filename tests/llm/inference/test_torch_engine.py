@@ -13,7 +13,9 @@ import torch
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import Sampling, load_engine
-from headwater.llm.inference.torch_engine import SHARED_TOKENS, TorchEngine, sample
+from headwater.llm.inference.prefixes import SHARED_TOKENS
+from headwater.llm.inference.sampling import sample
+from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model import adapters
 from headwater.llm.model.adapters import LoraConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -57,42 +59,30 @@ def test_scores_equal_one_plain_pass_and_do_not_depend_on_the_batch() -> None:
         np.testing.assert_allclose(logprobs, plain.numpy(), atol=2e-5)
 
 
-def test_a_prompt_that_several_completions_share_is_read_once() -> None:
-    engine = small_engine()
+def test_a_prompt_that_several_scored_completions_share_is_read_once() -> None:
+    engine = TorchEngine(copy.deepcopy(small_model()), chat_tokenizer())
     read: list[tuple[int, ...]] = []
     engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    group = engine.generate([PROMPTS[1]] * 3 + [PROMPTS[0]], Sampling(max_tokens=4, seed=5))
-    assert read[:2] == [(2, 7), (4, 1)]
-    read.clear()
     engine.score([PROMPTS[1]] * 3, [[5, 6, 7]] * 3)
     assert read == [(1, 7), (3, 2)]
-    alone = [engine.generate([PROMPTS[1]], Sampling(max_tokens=4), seeds=[seed])[0] for seed in (1, 2)]
-    both = engine.generate([PROMPTS[1]] * 2, Sampling(max_tokens=4), seeds=[1, 2])
-    assert [one.ids for one in both] == [one.ids for one in alone]
-    assert len({tuple(one.ids) for one in group}) > 1
 
 
-def test_a_beginning_that_all_prompts_share_is_read_once() -> None:
-    engine = small_engine()
+def test_a_beginning_that_all_scored_prompts_share_is_read_once() -> None:
+    engine = TorchEngine(copy.deepcopy(small_model()), chat_tokenizer())
     beginning = list(range(5, 5 + SHARED_TOKENS))
     prompts = [beginning + rest for rest in ([30], [40, 41, 42], [40, 50])]
-    alone = [engine.generate([prompt], Sampling(max_tokens=6, temperature=0))[0] for prompt in prompts]
+    completions = [[5, 6], [7], [8, 9, 10]]
+    alone = [engine.score([p], [c])[0] for p, c in zip(prompts, completions, strict=True)]
     read: list[tuple[int, ...]] = []
-    hook = engine.model.register_forward_pre_hook(
+    engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    together = engine.generate(prompts, Sampling(max_tokens=6, temperature=0))
-    hook.remove()
-    assert read[:2] == [(1, SHARED_TOKENS), (3, 3)]
+    together = engine.score(prompts, completions)
+    assert read == [(1, SHARED_TOKENS), (3, 3), (3, 2)]
     for one, other in zip(together, alone, strict=True):
-        assert one.ids == other.ids
-        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-4)
-    longer = [beginning, [*beginning, 30]]  # one prompt is the beginning of another
-    assert [c.ids for c in engine.generate(longer, Sampling(max_tokens=4, temperature=0))] == [
-        engine.generate([prompt], Sampling(max_tokens=4, temperature=0))[0].ids for prompt in longer
-    ]
+        np.testing.assert_allclose(one, other, atol=2e-4)
 
 
 def test_sampling_does_not_depend_on_what_else_is_in_the_batch() -> None:
@@ -106,7 +96,7 @@ def test_streaming_gives_what_generating_gives() -> None:
     engine = small_engine()
     sampling = Sampling(max_tokens=16, seed=3)
     whole = engine.generate(PROMPTS[:1], sampling)[0]
-    assert [token for token, _ in engine.stream(PROMPTS[0], sampling)] == whole.ids
+    assert [token.id for token in engine.stream(PROMPTS[0], sampling)] == whole.ids
 
 
 def test_a_stop_id_ends_the_completion_and_is_kept() -> None:
@@ -129,7 +119,7 @@ def test_the_end_of_a_turn_and_of_a_document_end_a_completion_unasked(token: str
     engine.model.register_forward_hook(likeliest)
     (ended,) = engine.generate(PROMPTS[:1], Sampling(max_tokens=8, seed=0))
     assert (ended.ids, ended.finish_reason) == ([end], "stop")
-    assert [token for token, _ in engine.stream(PROMPTS[0], Sampling(max_tokens=8, seed=0))] == [end]
+    assert [token.id for token in engine.stream(PROMPTS[0], Sampling(max_tokens=8, seed=0))] == [end]
 
 
 def test_a_model_without_a_chat_template_ends_at_the_end_of_a_document() -> None:
@@ -143,12 +133,12 @@ def test_a_model_without_a_chat_template_ends_at_the_end_of_a_document() -> None
 def test_sampled_frequencies_follow_the_distribution_and_top_p_cuts_its_tail() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
     draws = torch.from_numpy(np.random.default_rng(0).random(20_000, dtype=np.float32))
-    tokens, _ = sample(logits, Sampling(), draws)
+    tokens, _ = sample(logits, 1.0, 1.0, draws)
     shares = torch.bincount(tokens, minlength=4) / len(tokens)
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.015)
-    nearly, _ = sample(logits, Sampling(top_p=0.999), draws)  # in the order of the probabilities
+    nearly, _ = sample(logits, 1.0, 0.999, draws)  # in the order of the probabilities
     assert torch.equal(nearly, tokens)
-    cut, _ = sample(logits, Sampling(top_p=0.6), draws)  # 0.5 does not reach 0.6, 0.5 + 0.3 does
+    cut, _ = sample(logits, 1.0, 0.6, draws)  # 0.5 does not reach 0.6, 0.5 + 0.3 does
     assert set(cut.tolist()) == {0, 1}
 
 
@@ -156,7 +146,7 @@ def test_the_whole_distribution_is_sampled_in_the_vocabularys_order(monkeypatch:
     monkeypatch.setattr(torch.Tensor, "sort", None)  # it took most of a step
     logits = torch.log(torch.tensor([[0.1, 0.0, 0.6, 0.3, 0.0]])).repeat(7, 1)
     draws = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 0.9999, 1 - 2**-24])
-    tokens, logprobs = sample(logits, Sampling(), draws)
+    tokens, logprobs = sample(logits, 1.0, 1.0, draws)
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3, 3]  # never one of probability 0
     torch.testing.assert_close(logprobs.exp(), torch.tensor([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.3]))
 

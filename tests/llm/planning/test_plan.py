@@ -10,6 +10,7 @@ from headwater.llm.hardware.machines import Machine, parse_machine, read_table
 from headwater.llm.model.shape import ModelConfig
 from headwater.llm.planning.budget import afford
 from headwater.llm.planning.calibrate import CHECKPOINT_EVERY, STEPS, WARM, Calibration, from_history, place
+from headwater.llm.planning.layouts import Room
 from headwater.llm.planning.plan import START_SECONDS, Work, plan_gpus, plan_here
 from headwater.llm.planning.plan_report import compared
 from headwater.llm.planning.scaling_law import FittedLaw, Law, Point
@@ -47,8 +48,9 @@ MEASURED = Calibration(
 def test_time_and_price_follow_from_flops_and_the_given_mfu() -> None:
     plan = plan_gpus(work(), H100S, None, mfu=0.4)
     assert plan.seconds is not None and plan.dollars is not None
-    flops = plan.flops_per_token * plan.tokens
-    assert plan.seconds - START_SECONDS == pytest.approx(flops / (8 * 989.5e12 * 0.4))
+    passes = plan.flops_per_token * plan.tokens / (8 * 989.5e12 * 0.4)
+    exchange = 1000 * 2 * 2 * plan.parameters * 7 / 8 / 450e9  # gradients and weights once a step, NVLink
+    assert plan.seconds - START_SECONDS == pytest.approx(passes + exchange)
     assert plan.dollars == pytest.approx(plan.seconds / 3600 * 8 * 2.99)
     assert plan.loss is None and any("headwater scaling" in note for note in plan.notes)
 
@@ -87,6 +89,27 @@ def test_the_largest_micro_batch_that_fits_grows_with_the_memory_and_with_shardi
         assert table[0].parameters > table[3].parameters
 
 
+def test_a_model_that_cannot_be_built_is_refused_and_told_what_would_fit() -> None:
+    """Below ZeRO 3 each of 64 workers makes 4 bytes of every parameter, and has 3 beside its libraries."""
+    model = ModelConfig(depth=16, width=256, context=64)
+    settings = {"model": model, "optimizer": "adamw", "precision": "bf16", "workers": 64, "batch": 64}
+    small = Work("small", work(micro_batch=1, **settings).config, 1024, 16)
+    plan = plan_here(small, None, None, Room(3 * small.parameters() + 0.5e9))
+    assert plan.parameters == 12_855_552  # 51.4 MB in fp32
+    assert plan.refused == (
+        "a worker needs 0.551 GB while the model is built at ZeRO 2 and has 0.539 GB of memory"
+    )
+    assert plan.would_fit == ["`zero.stage: 3`", "128 such workers with `zero.stage: 3`"]
+
+
+def test_gpus_that_cannot_hold_a_model_are_refused_and_more_of_them_suggested() -> None:
+    large = work(model=ModelConfig(depth=24, width=4096, context=2048), optimizer="adamw")
+    plan = plan_gpus(large, Machine(2, "L4", read_table()["L4"]), None)
+    assert "of its device" in plan.refused and "has 24.0 GB" in plan.refused
+    assert plan.would_fit[-1] == "16 such workers with `zero.stage: 3`"
+    assert not plan_gpus(work(), H100S, None).refused
+
+
 def test_a_plan_for_this_machine_adds_what_was_measured_to_the_formulas() -> None:
     config = work(
         steps=100,
@@ -104,7 +127,8 @@ def test_a_plan_for_this_machine_adds_what_was_measured_to_the_formulas() -> Non
     assert plan.seconds == pytest.approx(20 + 100 * 0.5 + 3 * 2 + 3 * 3 * 0.25 + 3)
     assert plan.peak_bytes == 900_000_000 == pytest.approx(plan.memory[1].total)
     assert plan.loss is not None and plan.loss.low < plan.loss.mean < plan.loss.high
-    assert plan_here(small, None, None).seconds is None
+    unmeasured = plan_here(small, None, None)
+    assert unmeasured.seconds is None and not unmeasured.refused, "the memory is not known"
 
 
 def test_a_calibration_is_stored_under_everything_it_depends_on() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch.distributed as dist
 
 from headwater.cluster.storage.artifact import Artifact, Folder
@@ -18,12 +17,13 @@ from headwater.llm.inference import Completion
 from headwater.llm.rl.batches import RolloutBatches
 from headwater.llm.rl.config import RlConfig
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
+from headwater.llm.rl.sampler import Sampler
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.health.watchdog import Watchdog
 from headwater.llm.training.job import TrainJob, Worker
 from headwater.llm.training.loop import run_steps
 from headwater.llm.training.state.manager import Checkpoints, find
-from tests.llm.actors import Handle
+from tests.llm.actors import Handle, at_once
 from tests.llm.jobs import Screen
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
@@ -53,7 +53,7 @@ class Placed:
 
 def train(folder: Path, stop_at: int, settings: dict[str, Any]) -> None:
     """On every rank: go on to the end, or fail as if killed after a step."""
-    ray.get = ray.put = lambda value: value  # of this process, which ends with its test
+    at_once()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = RlConfig(
         **(
@@ -62,7 +62,8 @@ def train(folder: Path, stop_at: int, settings: dict[str, Any]) -> None:
             | settings
         )
     )
-    source = RolloutBatches(config, TASKS, [], Handle(WeightBoard()), [Handle(Placed())] * 3, 7)
+    sampler = Sampler(config, TASKS, Handle(WeightBoard()), [Handle(Placed())] * 3)
+    source = RolloutBatches(config, TASKS, [], sampler, 7)
     engine = training_engine.build(copy.deepcopy(small_model()), config, world_size)
     output = Artifact(str(folder), "rl", "key")
     job = TrainJob("rl", config, config.objective(), source, small_model, Folder(output, "model"), output)
@@ -113,7 +114,7 @@ def test_any_number_of_learners_is_one_trajectory(
 ) -> None:
     found = told(tmp_path / "rl", learners, **REPEATED)
     assert len(set(found["losses"])) == STEPS
-    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-5)
+    np.testing.assert_allclose(found["losses"], alone["losses"], rtol=1e-5, atol=1e-6)  # some are near 0
 
 
 def test_a_run_that_stops_within_a_rollout_goes_on_from_before_it(

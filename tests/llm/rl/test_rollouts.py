@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +23,9 @@ from headwater.llm.rl.config import RlConfig
 from headwater.llm.rl.judge import Weighted
 from headwater.llm.rl.losses import LOSSES, Policy
 from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard, learner_arrays
+from headwater.llm.rl.sampler import Sampler
 from headwater.llm.training.job import Worker
-from tests.llm.actors import Handle
+from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_engine, small_model
 from tests.llm.training.parallel.test_sharding import small_reward_model
@@ -38,9 +38,7 @@ TASKS = [
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Object references are the objects themselves."""
-    monkeypatch.setattr(ray, "get", lambda reference: reference)
-    monkeypatch.setattr(ray, "put", lambda value: value)
+    at_once(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +69,23 @@ def logprobs_of(model: Any, prompt: list[int], answer: list[int], temperature: f
     return logprobs.gather(-1, ids[0, 1:, None])[-len(answer) :, 0].numpy()
 
 
-def test_the_board_gives_out_a_version_only_once_it_is_there() -> None:
-    async def scene() -> list[Any]:
-        board = WeightBoard()
-        await board.publish(0, ["old"])
-        waiting = asyncio.create_task(board.fetch(1))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        await board.publish(1, ["new"])
-        return [await asyncio.wait_for(waiting, 10), await board.fetch(1)]
-
-    assert asyncio.run(scene()) == [["new"], ["new"]]
+def test_the_board_gives_out_what_is_there_and_refuses_what_is_not() -> None:
+    board = WeightBoard()
+    with pytest.raises(KeyError):
+        board.fetch(1)
+    board.publish(1, ["one"])
+    board.publish(2, ["two"], 1)
+    assert [board.fetch(1)[1], board.fetch(2)[1]] == [["one"], ["two"]]
+    board.publish(4, ["four"], 2)
+    with pytest.raises(KeyError):
+        board.fetch(1)
+    board.publish(2, ["again"], 2)  # another learner, from an earlier checkpoint on
+    assert board.fetch(2) == (4, ["again"])
+    with pytest.raises(KeyError):
+        board.fetch(4)
+    board.clear()
+    with pytest.raises(KeyError):
+        board.fetch(2)
 
 
 def test_a_worker_answers_every_prompt_so_many_times_in_the_tasks_order(worker: RolloutWorker) -> None:
@@ -111,13 +115,14 @@ def test_an_answer_depends_on_its_tasks_place_and_not_on_what_else_a_worker_is_a
 
 def test_a_worker_reads_the_prompt_of_a_group_once(worker: RolloutWorker) -> None:
     read: list[tuple[int, ...]] = []
+    worker.engine.batch()  # how the model is decoded is found at the first batch
     hook = worker.engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     worker.rollout(TASKS[:2], 4, seed=5)
     hook.remove()
     tokens = len(encode_prompt(chat_tokenizer(), TASKS[0].prompt))
-    assert read[:2] == [(2, tokens), (8, 1)]
+    assert read[:3] == [(2, tokens), (6, 1), (8, 1)]  # the other samples read the last id alone
 
 
 def test_a_worker_reports_the_log_probabilities_of_the_policy_and_of_the_reference(
@@ -280,7 +285,8 @@ def opened(*given: Given, board: Any = None, **settings: Any) -> RolloutBatches:
     """The batches of one learner with a small model, two groups of two a step."""
     config = RlConfig(**({"batch": 4, "group": 2} | settings))
     workers = [Handle(each) for each in given]
-    source = RolloutBatches(config, TASKS, TASKS[:2], board or Handle(WeightBoard()), workers, 7)
+    sampler = Sampler(config, TASKS, board or Handle(WeightBoard()), workers)
+    source = RolloutBatches(config, TASKS, TASKS[:2], sampler, 7)
     engine = SimpleNamespace(module=small_model(), zero_optimization_stage=lambda: 0)
     source.open(Worker(0, 1, engine, torch.device("cpu")))
     return source
@@ -307,7 +313,7 @@ def test_each_step_publishes_its_weights_and_asks_for_its_own_prompts(in_this_pr
     assert sorted(prompts[0] + prompts[1]) == [task.origin for task in TASKS]  # an epoch
     assert source.describe(1) == prompts[1]
     assert (groups, versions, places) == ((2, 2), (0, 1), ([0, 1], [0, 1])) and seeds[0] != seeds[1]
-    (changes,) = asyncio.run(board.fetch(1))
+    _, (changes,) = board.fetch(1)
     assert changes.whole.keys() == dict(small_model().named_parameters()).keys()
     resumed = Given([0, 1, 2, 3])
     opened(resumed).batch(1)
@@ -376,7 +382,10 @@ def test_the_record_has_the_means_over_answers(in_this_process: None) -> None:
     source = opened(Given([1.0, 2.0, 3.0, 6.0], [4.0, 0.0]), verifier_weight=0.0, reward_model_weight=2.0)
     source.batch(0)
     expected = {"reward": 6.0, "reward_model": 3.0, "verified": 0.0, "answer_tokens": 1.5, "not_judged": 0.0}
-    assert source.metrics() == expected
+    expected |= {"staleness": 0.0}
+    found = source.metrics()
+    assert 0 <= found.pop("rollout_wait") <= 1
+    assert found == expected
     heldout = source.evaluate(source.worker)
     assert heldout["heldout_reward"] == 4.0 and heldout["heldout_reward_model"] == 2.0
 
@@ -387,9 +396,8 @@ def test_weights_reach_a_rollout_worker_through_ray(session: Any, folders: dict[
         **folders, verifiers=[], board=board, sampling=Sampling(4), threads=1, context=Context("", "")
     )
     weights = {name: parameter.detach().numpy() for name, parameter in small_model().named_parameters()}
-    waiting = worker.rollout.remote(TASKS[:2], 2, 0, 1)  # before they are there
     ray.get(board.publish.remote(1, [ray.put(Changes(weights))]))
-    made = ray.get(waiting, timeout=120)
+    made = ray.get(worker.rollout.remote(TASKS[:2], 2, 0, 1), timeout=120)
     for completion, given in zip(made.completions, made.reference_logprobs, strict=True):
         np.testing.assert_allclose(completion.logprobs, given, atol=1e-4)
     ray.kill(worker)

@@ -13,13 +13,38 @@ from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.rl import sandbox
 from headwater.llm.rl.sandbox import Limits
-from headwater.llm.rl.verifiers import VERIFIERS
+from headwater.llm.rl.verifiers import VERIFIERS, headline
 
 STOPPED = Completion([1], [0.0], "stop")
 
 
 def score(verifier: str, answer: str, reference: str) -> float:
     return VERIFIERS[verifier](answer, STOPPED, Task("t", [], reference))
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Council voted to rebuild old bridge", 1),
+        ("Martians voted to leave", 1 / 3),  # of three content words
+        ("Voted to rebuild the bridge, to rebuild it", 2 / 3 * 3 / 4),  # three different of four
+        ("Council voted on the council bridge", 2 / 3 * 3 / 4),
+        ("Council of the of the stone bridge", 2 / 3),
+        ("The stone stone bridge voted", 2 / 3 * 3 / 4),
+        ("Stone bridge", 2 / 3 * 2 / 3),  # too short, and two of three content words
+        ("The the of the of the to a", 0),
+        ("", 0),
+    ],
+)
+def test_a_headline_is_short_says_nothing_twice_and_is_about_its_article(answer: str, right: float) -> None:
+    task = Task("id", [], "", "The council voted on Tuesday to rebuild the old stone bridge.")
+    assert headline(answer, STOPPED, task) == pytest.approx(right)
+
+
+def test_a_headline_has_to_stop_by_itself() -> None:
+    task = Task("id", [], "", "The council voted on Tuesday to rebuild the old stone bridge.")
+    cut = Completion([1], [0.0], "length")
+    assert headline("Council voted to rebuild old bridge", cut, task) == pytest.approx(2 / 3)
 
 
 def test_a_regular_expression_has_to_match_the_whole_answer() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import RepeatedOrder, ShuffledOrder, permutation
+from headwater.llm.rows.order import RepeatedOrder, ShuffledOrder
+from headwater.llm.rows.permutation import permutation
 
 seeds = st.integers(0, 2**64 - 1)
 

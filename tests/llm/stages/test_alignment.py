@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 
@@ -31,13 +30,14 @@ from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.critic import with_value_head
 from headwater.llm.rl.losses import Policy
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
+from headwater.llm.rl.sampler import Sampler
 from headwater.llm.stages import dpo
 from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
 from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.rl import RlConfig, RolloutBatches
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, SftConfig
 from headwater.llm.training.objectives import REFERENCE_FREE, BradleyTerry, NextToken
-from tests.llm.actors import Handle
+from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model, small_model
@@ -176,7 +176,7 @@ class Sampled:
         self.reference = TorchEngine(small_model(), chat_tokenizer())
 
     def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
-        (changes,) = self.board.fetch.remote(version)
+        _, (changes,) = self.board.fetch.remote(version)
         self.engine.load_weights(changes.whole)
         texts = [task.prompt[0]["content"] for task in tasks]
         answers = [(text, place) for text in texts for place in (0, 1, 0, 1)]
@@ -205,11 +205,12 @@ def reinforced(
     **settings: Any,
 ) -> Any:
     """The worker after a run with these rewards of the good and the bad answer to each prompt."""
-    ray.get = ray.put = lambda value: value  # of this process, which ends with its test
+    at_once()
     tasks = [Task(text, user(text), "", "") for text in SAMPLED]
     board = Handle(WeightBoard())
     worker = Handle(Sampled(board, dict(zip(SAMPLED, rewards, strict=True))))
-    source = RolloutBatches(RlConfig(batch=8, group=4, **settings), tasks, [], board, [worker], PAD)
+    config = RlConfig(batch=8, group=4, **settings)
+    source = RolloutBatches(config, tasks, [], Sampler(config, tasks, board, [worker]), PAD)
     more = {"model": model, "batch": 8, "tokenizer": tokenizer} | (more or {})
     return trained(folder, source, objective or Policy(kl=kl), **more)
 

@@ -98,15 +98,19 @@ def test_the_reward_models_accuracy_is_measured_on_each_kind_of_pairs(tmp_path: 
     assert found["people"]["value"] == int((better > worse).sum()) / 7
 
 
-@pytest.mark.parametrize(("verifier", "shown"), [("number", {"verifiable_reward"}), (None, set())])
+@pytest.mark.parametrize(
+    ("verifier", "shown"), [("number", {"verifiable_reward", "verifiable_reward before RL"}), (None, set())]
+)
 def test_a_verifiers_reward_is_shown_if_there_is_a_verifier(
     tmp_path: Path, verifier: str | None, shown: set[str]
 ) -> None:
     rl = finished_rl(tmp_path / "rl", tmp_path / "prompts.jsonl", verifier=verifier)
-    means = {"reward": 0.1, "reward_model": 0.0, "verified": 0.0}
+    share = {"value": 0.0, "low": 0.0, "high": 0.3, "count": 9}
+    means = {"reward": 0.1, "reward_model": 0.0, "verified": 0.0, "verified_interval": share}
     measured = {"bits_per_byte": {}, "reward_accuracy": {}, "before_rl": means, "after_rl": means}
-    names = {row.name for row in metric_rows({"rl": rl}, measured)}
-    assert names == {"total reward", "kl"} | shown
+    rows = {row.name: row for row in metric_rows({"rl": rl}, measured)}
+    assert rows.keys() == {"total reward", "kl"} | shown
+    assert all(rows[name].interval == (0.0, 0.3) for name in shown)
 
 
 def finished_pretrain(folder: Path, parameters: int) -> Artifact:

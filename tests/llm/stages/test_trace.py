@@ -18,7 +18,8 @@ from headwater.llm.examples.conversations import headline_conversation
 from headwater.llm.examples.encoded import EncodedExamples, write_examples
 from headwater.llm.examples.preferences import headline_pairs
 from headwater.llm.rows.mixture import BLOCK, MixtureOrder
-from headwater.llm.rows.order import ShuffledOrder, Visit, inverse_permutation, permutation
+from headwater.llm.rows.order import ShuffledOrder, Visit
+from headwater.llm.rows.permutation import inverse_permutation, permutation
 from headwater.llm.rows.row_documents import row_documents, visits
 from headwater.llm.stages.pair_batches import PairBatches
 from headwater.llm.stages.pretrain import RowBatches

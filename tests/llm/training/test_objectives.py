@@ -8,10 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from headwater.llm.examples.tasks import Task
-from headwater.llm.inference import Completion
 from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
-from headwater.llm.rl.verifiers import headline
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.objectives import NextToken
 from headwater.llm.training.preference_losses import bradley_terry
@@ -89,16 +86,6 @@ def test_bradley_terry_of_a_known_pair() -> None:
     loss = bradley_terry(torch.tensor(1.5), torch.tensor(0.2))
     assert float(loss) == pytest.approx(0.241008, abs=1e-6)  # log(1 + e^-1.3)
     assert float(bradley_terry(torch.tensor(3.0), torch.tensor(3.0))) == pytest.approx(math.log(2))
-
-
-def test_the_headline_verifier_rewards_what_a_headline_must_be() -> None:
-    task = Task("id", [], "ref", "The council voted on Tuesday to rebuild the old stone bridge.")
-    ended, cut = Completion([1], [0.0], "stop"), Completion([1], [0.0], "length")
-    assert headline("Council voted to rebuild old bridge", ended, task) == 1.0
-    assert headline("Council voted to rebuild old bridge", cut, task) == 0.75
-    assert headline("Council council council council", ended, task) == 0.75
-    assert headline("Martians voted to leave", ended, task) == pytest.approx((3 + 2 / 4) / 4)
-    assert headline("", ended, task) == 0.0
 
 
 def test_the_schedule_warms_up_stays_and_decays() -> None:

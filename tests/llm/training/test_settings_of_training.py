@@ -138,7 +138,7 @@ def trained(worker: Worker) -> dict[str, torch.Tensor]:
 def keep_end(worker: Worker, path: Path, *, average: bool) -> None:
     """The weights that would be exported."""
     if average:
-        worker.engine.average.install()
+        worker.engine.average.swap()
     weights = trained(worker)
     if worker.rank == 0:
         torch.save(weights, path)

@@ -33,6 +33,7 @@ CASES = {
     "same beginning": rows([20, 21], [20, 22]),
     "one row": rows([20, 21]),
     "other prompts": rows([20, 21], [22], prompts=[PROMPT, [9, 8]]),
+    "a template in common": rows([20, 21], [22], prompts=[PROMPT, [*PROMPT[:2], 9, 8]]),
 }
 
 
@@ -55,12 +56,12 @@ def plain(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, temperature: flo
     return torch.cat([token_losses(model, row[None], temperature=temperature) for row in ids])
 
 
-def test_the_prompt_is_read_once() -> None:
+@pytest.mark.parametrize(("case", "tokens"), [("group", 5 + 4 * 2), ("a template in common", 2 * 6)])
+def test_a_prompt_is_read_once_and_a_template_with_each_row(case: str, tokens: int) -> None:
     model: Any = copy.deepcopy(small_model())
     read: list[int] = []
     model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    ids, mask = CASES["group"]
-    answer_losses(model, ids, mask)
-    assert read == [len(PROMPT) + 4 * 2]
+    answer_losses(model, *CASES[case])
+    assert read == [tokens]

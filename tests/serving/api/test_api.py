@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import openai
 import pytest
+import ray
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.conversations import question_about
@@ -14,14 +16,18 @@ from headwater.llm.examples.preferences import read_rankings
 from headwater.llm.grounding.prompt import NOTHING_FOUND
 from headwater.serving import app
 from headwater.serving.api.client import ask
+from headwater.serving.config import AppConfig
+from headwater.serving.errors import ApiError
+from headwater.serving.replicas import EngineReplica, RetrievalReplica
 from tests.serving.conftest import ARTICLES, BRIDGE, Endpoint
+from tests.serving.in_process import ingress_of, served
 
 QUESTION = [{"role": "user", "content": question_about(BRIDGE)}]
 
 
 @pytest.fixture
-def client(endpoint: Endpoint) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0)
+def client(local: Endpoint) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{local.url}/v1", api_key="none", max_retries=0)
 
 
 def test_answer_quotes_the_article_and_cites_it(client: openai.OpenAI) -> None:
@@ -111,10 +117,10 @@ def test_models_lists_the_one_model(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tiny").owned_by == "headwater"
 
 
-def test_own_client_streams_and_returns_numbered_sources(endpoint: Endpoint) -> None:
+def test_own_client_streams_and_returns_numbered_sources(local: Endpoint) -> None:
     pieces: list[str] = []
-    answer = ask(endpoint.url, question_about(BRIDGE), on_text=pieces.append)
-    assert "".join(pieces) == answer.text == ask(endpoint.url, question_about(BRIDGE)).text
+    answer = ask(local.url, question_about(BRIDGE), on_text=pieces.append)
+    assert "".join(pieces) == answer.text == ask(local.url, question_about(BRIDGE)).text
     assert answer.sources()[0]["index"] == 1
     assert answer.model == "tiny"
 
@@ -133,15 +139,15 @@ def test_own_client_says_where_nothing_answers() -> None:
         ask("http://127.0.0.1:9", "Anybody there?", timeout=5)
 
 
-def test_ranking_is_kept_as_preference_data(endpoint: Endpoint) -> None:
+def test_ranking_is_kept_as_preference_data(local: Endpoint) -> None:
     body = {"messages": QUESTION, "chosen": "The council voted.", "rejected": "It rained."}
-    response = httpx.post(f"{endpoint.url}/v1/rankings", json=body)
+    response = httpx.post(f"{local.url}/v1/rankings", json=body)
     assert response.status_code == 201
-    kept = read_rankings(endpoint.store)[-1]
+    kept = read_rankings(local.store)[-1]
     assert (kept.prompt, kept.chosen, kept.rejected) == (QUESTION, "The council voted.", "It rained.")
 
 
-def test_sampled_ids_come_with_the_answer_where_they_are_asked_for(endpoint: Endpoint) -> None:
+def test_sampled_ids_come_with_the_answer_where_they_are_asked_for(local: Endpoint) -> None:
     body = {
         "model": "tiny",
         "messages": QUESTION,
@@ -150,7 +156,7 @@ def test_sampled_ids_come_with_the_answer_where_they_are_asked_for(endpoint: End
         "n": 2,
         "temperature": 1,
     }
-    url = f"{endpoint.url}/v1/chat/completions"
+    url = f"{local.url}/v1/chat/completions"
     plain = httpx.post(url, json=body | {"seed": 3}).json()
     assert "token_ids" not in plain["choices"][0]
     whole = httpx.post(url, json=body | {"seed": 3, "return_token_ids": True}).json()
@@ -167,7 +173,7 @@ def test_health_and_metrics_report_state_and_requests(endpoint: Endpoint) -> Non
     ask(endpoint.url, question_about(BRIDGE))
     health = httpx.get(f"{endpoint.url}/healthz")
     assert health.status_code == 200 and health.json()["status"] == "ok"
-    assert set(health.json()["parts"]) == {"Ingress", "Engine", "Retrieval"}
+    assert set(health.json()["parts"]) == {"Ingress", "Engine", "Retrieval", "Web"}
     metrics = httpx.get(f"{endpoint.url}/metrics").text
     assert 'headwater_requests_total{route="chat",status="200"}' in metrics
     assert 'headwater_tokens_total{kind="completion"}' in metrics
@@ -192,3 +198,43 @@ def test_stream_is_made_of_server_sent_events(endpoint: Endpoint) -> None:
     events = response.text.strip().split("\n\n")
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[0].removeprefix("data: "))["object"] == "chat.completion.chunk"
+
+
+def test_health_without_ray_starts_none(local: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve.status` starts a Ray where none runs."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *args, **kwargs: pytest.fail("Ray was started"))
+    response = httpx.get(f"{local.url}/healthz")
+    assert response.status_code == 200 and response.json()["parts"] == {}
+
+
+def test_search_and_model_are_used_once_before_the_endpoint_is_ready(
+    news_config: AppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    search, answer = RetrievalReplica.search, EngineReplica.answer
+
+    def searched(self: RetrievalReplica, *args: Any) -> Any:
+        used.append("search")
+        return search(self, *args)
+
+    def answered(self: EngineReplica, job: Any) -> Any:
+        used.append("answer")
+        return answer(self, job)
+
+    monkeypatch.setattr(RetrievalReplica, "search", searched)
+    monkeypatch.setattr(EngineReplica, "answer", answered)
+    with served(ingress_of(news_config)) as url:
+        assert used == ["search", "answer"]
+        assert "headwater_first_token_seconds_count 0.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_an_endpoint_whose_search_fails_serves_all_the_same(
+    news_config: AppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*args: Any) -> Any:
+        raise ApiError(503, "not available", code="unavailable")
+
+    monkeypatch.setattr(RetrievalReplica, "search", fails)
+    with served(ingress_of(news_config)) as url:
+        assert httpx.get(f"{url}/v1/models").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import json
 import time
@@ -15,14 +16,18 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
 from headwater.serving.api.auth import Key, check_key, read_keys
 from headwater.serving.api.limits import PerMinute
+from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
 from tests.serving.conftest import Endpoint
+from tests.serving.in_process import ingress_of, served
 
 GOOD: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "What about the bridge?"}]}
 CHAT = "/v1/chat/completions"
@@ -45,8 +50,8 @@ def error(response: httpx.Response) -> dict[str, Any]:
     "body",
     [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe{}", b'{"model": "tiny"}', b"[" * 20_000, HALF_A_PAIR],
 )
-def test_body_that_is_no_request_gets_400(endpoint: Endpoint, body: bytes) -> None:
-    response = post(endpoint, body)
+def test_body_that_is_no_request_gets_400(local: Endpoint, body: bytes) -> None:
+    response = post(local, body)
     assert response.status_code == 400
     assert error(response)["type"] == "invalid_request_error"
 
@@ -72,32 +77,39 @@ def test_body_that_is_no_request_gets_400(endpoint: Endpoint, body: bytes) -> No
         ({"stop": ""}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"guided_json": {"type": "object"}}, "guided_json"),
+        ({"best_of": 3}, "best_of"),
+        ({"temprature": 0.5}, "temprature"),
     ],
 )
-def test_wrong_value_is_named(endpoint: Endpoint, change: dict[str, Any], param: str) -> None:
-    response = post(endpoint, {**GOOD, **change})
+def test_wrong_value_is_named(local: Endpoint, change: dict[str, Any], param: str) -> None:
+    response = post(local, {**GOOD, **change})
     assert response.status_code == 400
     assert str(error(response)["param"]).startswith(param)
 
 
-def test_parameters_that_do_not_change_the_answer_are_accepted(endpoint: Endpoint) -> None:
+def test_parameters_that_do_not_change_the_answer_are_accepted(local: Endpoint) -> None:
     harmless = {
         "user": "u1",
         "metadata": {"a": "b"},
         "presence_penalty": 0,
         "response_format": {"type": "text"},
+        "top_k": -1,
+        "repetition_penalty": 1.0,
+        "ignore_eos": False,
     }
-    assert post(endpoint, {**GOOD, **harmless}).status_code == 200
+    assert post(local, {**GOOD, **harmless}).status_code == 200
 
 
-def test_unknown_model_gets_404(endpoint: Endpoint) -> None:
-    response = post(endpoint, {**GOOD, "model": "gpt-9"})
+def test_unknown_model_gets_404(local: Endpoint) -> None:
+    response = post(local, {**GOOD, "model": "gpt-9"})
     assert response.status_code == 404 and error(response)["code"] == "model_not_found"
 
 
-def test_unknown_path_and_method_keep_the_error_shape(endpoint: Endpoint) -> None:
+def test_unknown_path_and_method_keep_the_error_shape(local: Endpoint) -> None:
     for method, path, status in [
         ("GET", "/v2/x", 404),
         ("GET", CHAT, 405),
@@ -106,55 +118,77 @@ def test_unknown_path_and_method_keep_the_error_shape(endpoint: Endpoint) -> Non
         ("GET", "/console/style.css%00", 404),
         ("GET", "/docs", 404),
     ]:
-        response = httpx.request(method, f"{endpoint.url}{path}")
+        response = httpx.request(method, f"{local.url}{path}")
         assert response.status_code == status and error(response)["message"]
 
 
-def test_body_over_the_limit_gets_413_with_and_without_a_declared_length(endpoint: Endpoint) -> None:
+def test_body_over_the_limit_gets_413_with_and_without_a_declared_length(local: Endpoint) -> None:
     huge = json.dumps({**GOOD, "user": "x" * 100_000}).encode()
-    assert error(post(endpoint, huge))["code"] == "request_too_large"
+    assert error(post(local, huge))["code"] == "request_too_large"
 
     def chunks() -> Any:
         yield from (huge[i : i + 4096] for i in range(0, len(huge), 4096))
 
     headers = {"content-type": "application/json"}
-    response = httpx.post(f"{endpoint.url}{CHAT}", content=chunks(), headers=headers)
+    response = httpx.post(f"{local.url}{CHAT}", content=chunks(), headers=headers)
     assert response.status_code == 413
 
 
-def test_prompt_longer_than_the_context_gets_400_streaming_or_not(endpoint: Endpoint) -> None:
+def test_prompt_longer_than_the_context_gets_400_streaming_or_not(local: Endpoint) -> None:
     long = {**GOOD, "messages": [{"role": "user", "content": "bridge " * 5000}]}
     for body in (long, {**long, "stream": True}, {**long, "retrieval": False}):
-        response = post(endpoint, body)
+        response = post(local, body)
         assert response.status_code == 400 and error(response)["code"] == "context_length_exceeded"
 
 
-def test_other_content_types_are_refused_so_that_web_pages_cannot_post(endpoint: Endpoint) -> None:
-    response = post(endpoint, GOOD, headers={"content-type": "text/plain"})
+def test_other_content_types_are_refused_so_that_web_pages_cannot_post(local: Endpoint) -> None:
+    response = post(local, GOOD, headers={"content-type": "text/plain"})
     assert response.status_code == 415
     preflight = httpx.options(
-        f"{endpoint.url}{CHAT}",
+        f"{local.url}{CHAT}",
         headers={"origin": "https://evil.example", "access-control-request-method": "POST"},
     )
     assert "access-control-allow-origin" not in preflight.headers
 
 
-def test_every_response_carries_the_security_headers(endpoint: Endpoint) -> None:
-    for path in ("/", "/healthz", "/v1/models", "/nothing"):
-        headers = httpx.get(f"{endpoint.url}{path}").headers
+def test_every_response_carries_the_security_headers(local: Endpoint) -> None:
+    for path in ("/", "/version", "/v1/models", "/nothing"):
+        headers = httpx.get(f"{local.url}{path}").headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_overload_returns_503_with_retry_after(endpoint: Endpoint) -> None:
+def test_a_request_too_many_is_refused_at_once_and_told_when_to_come_back(endpoint: Endpoint) -> None:
     body = {**GOOD, "retrieval": False, "temperature": 2, "max_tokens": 400}
-    with ThreadPoolExecutor(16) as pool:
-        responses = list(pool.map(lambda seed: post(endpoint, {**body, "seed": seed}), range(16)))
-    turned_away = [r for r in responses if r.status_code == 503]
-    assert {r.status_code for r in responses} == {200, 503}
-    for response in turned_away:
+    many = 3 * endpoint.config.max_requests
+    with ThreadPoolExecutor(many) as pool:
+        responses = list(pool.map(lambda seed: post(endpoint, {**body, "seed": seed}), range(many)))
+    assert {r.status_code for r in responses} == {200, 429}
+    for response in (r for r in responses if r.status_code == 429):
         assert error(response)["code"] == "overloaded" and int(response.headers["retry-after"]) > 0
     assert post(endpoint, GOOD).status_code == 200
+
+
+def test_serves_proxy_has_the_door(endpoint: Endpoint) -> None:
+    """The ingress would look at the type of the content first."""
+    huge = b"x" * (endpoint.config.max_body_bytes + 1)
+    response = httpx.post(f"{endpoint.url}{CHAT}", content=huge, headers={"content-type": "text/plain"})
+    assert response.status_code == 413 and error(response)["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "192.168.1.5", "", "[::1", "127.0.0.1.evil.example"]
+)
+def test_without_keys_only_names_of_this_machine_are_answered(local: Endpoint, host: str) -> None:
+    for path in ("/", "/v1/models", "/console/main.js"):
+        response = httpx.get(f"{local.url}{path}", headers={"host": host})
+        assert response.status_code in (400, 421), path
+        assert response.status_code == 400 or response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000"])
+def test_this_machines_own_names_are_answered(local: Endpoint, host: str) -> None:
+    assert httpx.get(f"{local.url}/v1/models", headers={"host": host}).status_code == 200
 
 
 def test_client_that_disconnects_frees_its_slot(endpoint: Endpoint) -> None:
@@ -167,10 +201,10 @@ def test_client_that_disconnects_frees_its_slot(endpoint: Endpoint) -> None:
         time.sleep(0.1)
 
 
-def test_rankings_need_two_different_answers(endpoint: Endpoint) -> None:
+def test_rankings_need_two_different_answers(local: Endpoint) -> None:
     for change in ({"chosen": ""}, {"chosen": "same [1]"}, {"rejected": None}):
         body = {"messages": GOOD["messages"], "chosen": "other", "rejected": "same", **change}
-        response = httpx.post(f"{endpoint.url}/v1/rankings", json=body)
+        response = httpx.post(f"{local.url}/v1/rankings", json=body)
         assert response.status_code == 400 and error(response)["message"]
 
 
@@ -178,7 +212,9 @@ def test_keys_are_compared_whole(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# mine\nsk-one\n\n sk-two anna rank\n")
     keys = read_keys(str(file))
-    assert keys == (Key(b"sk-one"), Key(b"sk-two", "anna", frozenset({"rank"})))
+    one, two = (hashlib.sha256(secret).digest() for secret in (b"sk-one", b"sk-two"))
+    assert keys == (Key(one), Key(two, "anna", frozenset({"rank"})))
+    assert "sk-one" not in repr(vars(keys[0]))
     assert "sk-" not in repr(keys)
     assert check_key("Bearer sk-two", keys).name == "anna"
     assert check_key(None, ()).name == "local"
@@ -209,13 +245,19 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         return compare(one, other)
 
     monkeypatch.setattr(hmac, "compare_digest", watched)
-    keys = tuple(map(Key, (b"sk-one", b"sk-two", b"sk-three")))
+    own, *others = (hashlib.sha256(secret).digest() for secret in (b"sk-one", b"sk-two", b"sk-three"))
+    keys = tuple(map(Key, (own, *others)))
     check_key("Bearer sk-one", keys)
-    assert compared == [{b"sk-one", key.secret} for key in keys]
+    assert compared == [{own, key.digest} for key in keys]
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"), [("sk-one a/b", "the name is not of letters"), ("sk-one anna admin", "no role admin")]
+    ("line", "fault"),
+    [
+        ("sk-one a/b", "the name is not of letters"),
+        ("sk-one anna owner", "no role owner"),
+        ("sha256:sk-one anna", "not 64 hexadecimal digits"),
+    ],
 )
 def test_a_line_that_is_no_key_is_named_by_its_number_alone(tmp_path: Path, line: str, fault: str) -> None:
     file = tmp_path / "keys"
@@ -223,6 +265,38 @@ def test_a_line_that_is_no_key_is_named_by_its_number_alone(tmp_path: Path, line
     with pytest.raises(HeadwaterError, match=f"keys, line 2: .*{fault}") as caught:
         read_keys(str(file))
     assert "sk-one" not in str(caught.value)
+
+
+def test_a_new_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    result = CliRunner().invoke(app, ["key", "anna", "rank", "--file", str(file)])
+    assert result.exit_code == 0
+    secret = result.output.split()[0]
+    assert secret not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    keys = read_keys(str(file))
+    assert check_key(f"Bearer {secret}", keys).name == "anna"
+    assert check_key(f"Bearer {secret}", keys).roles == {"rank"}
+    with pytest.raises(ApiError, match="Incorrect API key"):
+        check_key(f"Bearer {file.read_text().split()[0]}", keys)  # the hash is no key
+    again = CliRunner().invoke(app, ["key", "ben", "--file", str(file)])
+    assert again.exit_code == 0 and [key.name for key in read_keys(str(file))] == ["anna", "ben"]
+    assert isinstance(CliRunner().invoke(app, ["key", "ben", "owner"]).exception, HeadwaterError)
+
+
+def test_a_keys_requests_are_limited_apart_from_other_keys(news_config: AppConfig, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-one\nsk-two\n")
+    limited = news_config.model_copy(update={"api_keys": str(file), "requests_per_minute": 2})
+    with served(ingress_of(limited)) as url:
+
+        def ask(key: str) -> httpx.Response:
+            return httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"})
+
+        assert [ask("sk-one").status_code for _ in range(3)] == [200, 200, 429]
+        assert 1 <= int(ask("sk-one").headers["retry-after"]) <= 60
+        assert ask("sk-two").status_code == 200
+        assert ask("sk-three").status_code == 401
+        assert httpx.get(f"{url}/version").status_code == 200
 
 
 @asynccontextmanager
@@ -235,7 +309,7 @@ async def in_process(endpoint: Endpoint, **changes: Any) -> AsyncIterator[httpx.
     engine, retrieval = (serve.get_deployment_handle(name, "headwater") for name in ("Engine", "Retrieval"))
     config = endpoint.config.model_copy(update=changes)
     built = Ingress(config, engine, retrieval).__serve_build_asgi_app__()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://localhost") as client:
         yield client
 
 
@@ -254,7 +328,7 @@ def test_key_is_asked_for_where_keys_are_set_and_the_page_stays_open(
             allowed = await client.post(CHAT, json=GOOD, headers={"authorization": "Bearer sk-one"})
             assert allowed.status_code == 200
             official = openai.AsyncOpenAI(
-                base_url="http://test/v1", api_key="wrong", http_client=client, max_retries=0
+                base_url="http://localhost/v1", api_key="wrong", http_client=client, max_retries=0
             )
             with pytest.raises(openai.AuthenticationError):
                 await official.chat.completions.create(**GOOD)
@@ -333,11 +407,11 @@ def test_a_rater_who_floods_is_slowed_down_and_others_are_not(endpoint: Endpoint
         {"answers": [{"text": "a"}, {"text": "a"}, {"text": "c"}]},
     ],
 )
-def test_a_ranking_of_the_wrong_size_is_refused(endpoint: Endpoint, change: dict[str, Any]) -> None:
-    before = len(rankings.read(endpoint.store))
-    response = httpx.post(f"{endpoint.url}/v1/rankings", json=RANKING | change)
+def test_a_ranking_of_the_wrong_size_is_refused(local: Endpoint, change: dict[str, Any]) -> None:
+    before = len(rankings.read(local.store))
+    response = httpx.post(f"{local.url}/v1/rankings", json=RANKING | change)
     assert response.status_code == 400 and error(response)["message"]
-    assert len(rankings.read(endpoint.store)) == before
+    assert len(rankings.read(local.store)) == before
 
 
 def test_calls_are_counted_over_a_sliding_minute() -> None:

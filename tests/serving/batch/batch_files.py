@@ -8,6 +8,8 @@ from typing import Any
 
 from headwater.serving.batch.lines import LONGEST_LINE
 
+TOOLS = [{"type": "function", "function": {"name": "look_up"}}]
+
 
 def request(custom_id: str, question: str = "What is the news?", **body: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": question}]
@@ -40,7 +42,7 @@ def bad_lines() -> list[tuple[bytes, str, str | None]]:
         (json.dumps(good | {"custom_id": "url", "url": "/v1/x"}).encode() + b"\n", "invalid_url", "url"),
         (json.dumps(good | {"custom_id": "body", "body": 5}).encode() + b"\n", "invalid_body", "body"),
         (line("hot", temperature=9), "invalid_value", "hot"),
-        (line("tools", tools=[{"type": "function"}]), "unsupported_parameter", "tools"),
+        (line("tools", tools=TOOLS), "unsupported_parameter", "tools"),
         (line("stream", stream=True), "unsupported_parameter", "stream"),
         (line("sources", retrieval=True), "unsupported_parameter", "sources"),
         (line("no messages", messages=[]), "invalid_value", "no messages"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.llm.inference import Engine
-from headwater.serving.answers.answer import AnswerJob, Delta, answer
+from headwater.serving.answers.answer import answer
+from headwater.serving.answers.events import AnswerJob, Delta
 from headwater.serving.batch import lines
 from headwater.serving.batch.lines import plan
 from headwater.serving.batch.requests import Refusal, Request, error_record, line_id, read_request
@@ -157,9 +158,7 @@ def test_a_batch_gives_the_same_answer_as_the_endpoint(engine: Engine, body: dic
         messages=[message.plain() for message in one.body.messages],
         passages=None,
         mode="write",
-        max_tokens=20,
-        temperature=body.get("temperature", 0.0),
-        seed=body.get("seed"),
+        sampling=one.body.chat_sampling(20, 0.0),
         stops=one.body.stops(),
         choices=body.get("n", 1),
     )

@@ -16,18 +16,14 @@ from headwater.data_pipeline.documents import Document
 from headwater.llm.examples.conversations import question_about
 from headwater.serving.retrieval.embed import load_embedder
 from headwater.serving.retrieval.index import Index, IndexConfig
-from headwater.serving.retrieval.search import PassageIndex, reciprocal_rank_fusion
+from headwater.serving.retrieval.passages import WebPassage, collected
+from headwater.serving.retrieval.search import PassageIndex
 from tests.serving.conftest import ARTICLES, BRIDGE, clean_artifact, documents
 
 
 @pytest.fixture(scope="module")
 def index(news_index: Artifact) -> PassageIndex:
     return PassageIndex(news_index.location)
-
-
-def test_fusion_adds_reciprocal_ranks() -> None:
-    fused = reciprocal_rank_fusion([["a", "b"], ["b", "c"]])
-    assert fused == [("b", 1 / 62 + 1 / 61), ("a", 1 / 61), ("c", 1 / 62)]  # Cormack et al. 2009, k = 60
 
 
 def test_vectors_have_length_one_and_like_texts_lie_close() -> None:
@@ -123,6 +119,18 @@ def test_corpus_without_text_is_refused(here: Session) -> None:
 def test_folder_that_is_no_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(HeadwaterError, match="no passage index"):
         PassageIndex(str(tmp_path))
+
+
+def test_a_page_stands_for_the_document_of_its_url_and_competes_with_the_others(index: PassageIndex) -> None:
+    text = "The city council has given up the old stone bridge over the Avon, Mayor Anna Reed said on Friday."
+    page = WebPassage("w", "https://news.example/story/0", BRIDGE, text, 0, len(text))
+    web = collected([page], load_embedder("wordllama")([f"{page.title}\n{page.text}"]))
+    found = index.search(question_about(BRIDGE), limit=20, per_document=20, min_relevance=0, web=web)
+    assert found[0].text == text and isinstance(found[0], WebPassage)
+    assert [each.document_id for each in found if each.url == page.url] == ["w"]
+    assert len(found) > 1  # the other documents are still there
+    other = next(title for title in ARTICLES if title != BRIDGE)
+    assert index.search(question_about(other), web=web)[0].title == other
 
 
 def test_index_on_s3_is_searched_where_it_lies(news_index: Artifact, s3_server: str) -> None:

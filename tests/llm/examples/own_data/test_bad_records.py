@@ -53,9 +53,9 @@ def test_a_malformed_line_is_named_and_the_others_are_read(tmp_path: Path) -> No
     ("record", "reason", "detail"),
     [
         (
-            {"messages": [user("Hm?"), {"role": "tool", "content": "4"}]},
+            {"messages": [user("Hm?"), {"role": "function", "content": "4"}]},
             "unknown_role",
-            "message 2 .* 'tool'",
+            "message 2 .* 'function'",
         ),
         ({"messages": [user("Hm?")]}, "no_answer", "no message of the assistant"),
         ({"messages": [user("Hm?"), assistant(" ")]}, "empty_message", r"message 2 \(assistant\) is empty"),

@@ -41,7 +41,7 @@ def made(stage: int, tensor_parallel: int) -> tuple[TrainJob, Worker]:
 def figures_of(job: TrainJob, worker: Worker, first: int) -> dict[str, Any]:
     """Of the steps from `first` on, and of the average's evaluation after them."""
     steps = followed(job, worker, range(first, STEPS))
-    worker.engine.average.install()
+    worker.engine.average.swap()
     rows = cast("TokenRows", RandomRows(13, 24, 300))
     worker.engine.module.eval()
     return {"steps": steps, **BitsPerByte(rows, 2)(worker)}

@@ -1,0 +1,69 @@
+"""Seconds of a training step on GPUs: passes, exchange between the workers, and an optimizer on the host.
+
+They follow each other, as in the engine (`overlap_comm` is off). The bytes that a worker exchanges are those
+of Rajbhandari et al. 2019, section 7; what an offloaded optimizer moves, of Ren et al. 2021, section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headwater.llm.hardware.machines import Machine
+from headwater.llm.planning.memory import ELEMENT_BYTES
+
+ADAM_BYTES = 30
+"""Host memory traffic of Adam per parameter: weights, two moments and gradient are read (16), weights and
+moments written (12), and the 16-bit weights (2)."""
+HOST_BYTES_PER_SECOND = 100e9
+"""Assumed memory bandwidth of a node's CPUs in the optimizer's step."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step."""
+
+    passes: float
+    exchange: float
+    offload: float
+
+    @property
+    def seconds(self) -> float:
+        return self.passes + self.exchange + self.offload
+
+
+def exchanged_bytes(stage: int, parameters: int, element: int, accumulation: int, workers: int) -> float:
+    """Bytes that each worker sends, and receives, in a step with so many micro-batches.
+
+    Gradients are reduced to their owners, and weights gathered from them: one model each. Stage 2 reduces
+    after each micro-batch, stage 3 also gathers for its forward and its backward pass.
+    """
+    models = {0: 2, 1: 2, 2: 1 + accumulation, 3: 3 * accumulation}[stage]
+    return models * element * parameters * (workers - 1) / workers
+
+
+def step_time(
+    machine: Machine,
+    *,
+    parameters: int,
+    precision: str,
+    stage: int,
+    offload: bool,
+    accumulation: int,
+    flops: float,
+    mfu: float,
+) -> StepTime:
+    """A step of `flops` on the worker with the largest share, whose passes reach `mfu` of the peak.
+
+    With `offload` each micro-batch's gradients go to the host, which updates the weights and sends them back.
+    """
+    workers, element = machine.count, ELEMENT_BYTES[precision]
+    sent = exchanged_bytes(stage, parameters, element, accumulation, workers)
+    moved = held = 0.0
+    if offload:
+        moved = (accumulation + 1) * element * parameters / workers / (1e9 * machine.gpu.host_link_gb_s)
+        held = ADAM_BYTES * parameters / workers * min(workers, machine.gpu.gpus_per_node)
+    return StepTime(
+        passes=flops / (1e12 * machine.gpu.peak_tflops * mfu),
+        exchange=sent / machine.exchange_bytes,
+        offload=moved + held / HOST_BYTES_PER_SECOND,
+    )

@@ -1,0 +1,136 @@
+"""The start of a model's weights: each worker gets memory for its share, and makes what it keeps.
+
+A model without values (`llm/model/origins.py`) becomes an engine in two steps. `give_memory` runs before
+DeepSpeed and leaves values undefined: at ZeRO 3 a parameter is one worker's partition, else it is whole.
+`fill` runs afterwards and writes the fp32 elements that this worker has, from where they come. Weights are
+therefore the same for every number of workers, ZeRO stage and precision. A checkpoint takes the place of
+`fill` for what is trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training import zero
+from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.state import elements
+
+if TYPE_CHECKING:
+    import torch
+
+    from headwater.llm.model.origins import Origin
+
+CHUNK = 1 << 22
+"""Elements read at a time for some columns of a matrix."""
+
+
+def give_memory(
+    model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, dtype: torch.dtype, groups: Any
+) -> dict[str, Origin]:
+    """Give the parameters on the meta device memory; returns where their values come from.
+
+    At ZeRO 3 all parameters are partitioned afterwards, as DeepSpeed does it. All ranks must call it.
+    """
+    import torch
+
+    from headwater.llm.model import origins
+
+    found = origins.origins(model)
+    if not found:
+        return {}
+    if config.zero.offload_parameters == "nvme":  # DeepSpeed writes partitions to the disk at once
+        origins.filled(model, dtype)
+        return {}
+    if (
+        config.zero.stage < 3 or config.tensor_parallel_size() > 1
+    ):  # DeepSpeed splits layers of whole parameters
+        origins.give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=dtype))
+        return found
+    zero.start(config.gpus_per_worker)
+    _partition(model, settings, config, dtype, groups)
+    return found
+
+
+def _partition(
+    model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, dtype: torch.dtype, groups: Any
+) -> None:
+    import deepspeed
+    import torch
+
+    from headwater.llm.model import origins
+
+    remote = config.zero.offload_parameters
+    maker = deepspeed.zero.Init(
+        module=torch.nn.Module(),  # has no parameters yet: only switches on DeepSpeed's linear layers
+        config_dict_or_path=settings,
+        remote_device=None if remote == "none" else remote,
+        dtype=dtype,
+        mpu=groups,
+    )
+    for parameter in model.parameters():
+        if not parameter.is_meta:  # adapters and new heads
+            parameter.data = parameter.data.to(dtype)
+    one = torch.empty(1, dtype=dtype, device=maker.local_device)
+    for parameter in origins.give_memory(model, lambda parameter: one.expand(parameter.shape)):
+        maker._convert_to_deepspeed_param(parameter)
+        size = maker._aligned_size(parameter) // maker._partition_world_size(parameter)
+        part: Any = torch.empty(size, dtype=dtype, device=maker.remote_device)
+        part = part.pin_memory() if maker.pin_memory else part
+        part[max(0, parameter.ds_numel - size * maker._partition_rank(parameter)) :] = 0  # padding
+        part.ds_numel, part.final_location = size, None
+        part.status = deepspeed.runtime.zero.partition_parameters.PartitionedParamStatus.AVAILABLE
+        parameter.ds_tensor, parameter.ds_numel_aligned = part, maker._aligned_size(parameter)
+        deepspeed.runtime.zero.partition_parameters.free_param(parameter)
+    maker._convert_to_zero_parameters(model.parameters())
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(maker.local_device)
+
+
+def fill(engine: Any, *, trained: bool = True) -> None:
+    """Write the elements of this worker; all ranks must call it. Frozen weights alone if not `trained`."""
+    import torch
+
+    sources, engine.origins = engine.origins, {}
+    if not sources:
+        return
+    with torch.no_grad():
+        for run in elements.runs(engine) if trained else ():
+            if elements.WEIGHTS in run.values:
+                weights = run.values[elements.WEIGHTS].detach()
+                if run.parameter in sources:
+                    _read(sources[run.parameter], run.place, weights)
+                    elements.to_model(run)
+                if elements.AVERAGE in run.values:
+                    run.values[elements.AVERAGE].copy_(weights)
+        if trained:
+            elements.spread_weights(engine)
+        for name, parameter in engine.module.named_parameters():
+            if name in sources and not parameter.requires_grad:
+                _read_frozen(engine, sources[name], parameter)
+
+
+def _read_frozen(engine: Any, origin: Origin, parameter: Any) -> None:
+    if engine.zero_optimization_stage() < 3:
+        origin.read(0, parameter.data.view(-1))
+        return
+    size = parameter.partition_numel()
+    start = size * parameter.ds_zero_partition_rank
+    if start < parameter.ds_numel:
+        origin.read(start, parameter.ds_tensor.view(-1)[: parameter.ds_numel - start])
+
+
+def _read(origin: Origin, place: elements.Place, into: torch.Tensor) -> None:
+    """The elements at a place; of some columns by reading whole rows."""
+    import torch
+
+    if not place.columns:
+        origin.read(place.start, into)
+        return
+    for block in place.blocks(into.numel(), place.columns):
+        wanted = into.narrow(0, block.offset, block.rows * block.columns).view(block.rows, block.columns)
+        step = max(1, CHUNK // place.columns)
+        for first in range(0, block.rows, step):
+            part = wanted[first : first + step]
+            rows = torch.empty(len(part), place.columns)
+            origin.read((block.row + first) * place.columns, rows.view(-1))
+            part.copy_(rows[:, block.column : block.column + block.columns])

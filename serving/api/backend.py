@@ -1,0 +1,177 @@
+"""What the routes share: the settings, the model, the search, the metrics, and the one queue before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from headwater.llm.inference.base import Sampling
+from headwater.serving.answers.events import AnswerJob, CompletionJob, Delta, Event, Finished, Job, Started
+from headwater.serving.api.auth import NO_KEY, Key, Limits
+from headwater.serving.api.bodies import Usage, usage
+from headwater.serving.api.key_file import KeyFile
+from headwater.serving.api.limits import RETRY_SECONDS, PerMinute, overloaded
+from headwater.serving.api.metrics import Metrics
+from headwater.serving.api.quotas import Quotas
+from headwater.serving.api.usage import Ledger
+from headwater.serving.config import AppConfig
+from headwater.serving.errors import ApiError
+
+log = logging.getLogger("headwater")
+
+WARM_SECONDS = 120.0
+"""Longest wait of a new replica for the model and the search; then it serves, and says what they lack."""
+
+
+class Backend:
+    """The parts behind one replica of the ingress. Its only state: metrics, requests in progress, and how
+    much each rater has sent."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        engine: DeploymentHandle,
+        retrieval: DeploymentHandle | None,
+        web: DeploymentHandle | None,
+        replica: str,
+    ) -> None:
+        """`replica`: its name in the metrics; empty if there is only one."""
+        self.config, self.retrieval, self.web = config, retrieval, web
+        self._engine, self._streams = engine, engine.options(stream=True)
+        self.key_file = KeyFile(config.api_keys)
+        self.metrics = Metrics(replica)
+        self.rankings = PerMinute(config.rankings_per_minute)
+        self.ledger = Ledger(config.store if self.keys else "", alone=config.api.max_replicas == 1)
+        defaults = {name: getattr(config, name) for name in Limits.__dataclass_fields__}
+        self.quotas = Quotas(Limits(**defaults), self.ledger)
+        self.created = int(time.time())
+        self._answering = 0
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Those of the file as it is now; none where no key is asked for."""
+        return self.key_file.now()
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError 404 unless this is the served model."""
+        if name != self.config.model_name:
+            raise ApiError(
+                404,
+                f"The model `{name[:100]}` does not exist. This server has `{self.config.model_name}`.",
+                code="model_not_found",
+                param="model",
+            )
+
+    async def answer(
+        self, make: Callable[[], Awaitable[Job]], started: float, key: Key = NO_KEY
+    ) -> AsyncGenerator[Event, None]:
+        """Make the job, then yield the events of its answer, whose tokens count for `key`.
+
+        Raises ApiError 429 before anything else where too many requests wait or the key has no tokens left.
+        `started`: by `time.monotonic`.
+        """
+        self.quotas.check_tokens(key)
+        if self._answering >= self.config.max_requests:
+            raise overloaded()
+        self._answering += 1
+        self.metrics.in_progress.inc()
+        meter = Meter(self.quotas, key)
+        try:
+            with parts_explained():
+                job = await make()
+                spoken = False
+                call = cast(DeploymentResponseGenerator, self._streams.answer.remote(job))
+                try:
+                    async for events in call:
+                        for event in events:
+                            if isinstance(event, ApiError):
+                                raise event
+                            meter.read(event)
+                            if isinstance(event, Delta) and not spoken:
+                                spoken = True
+                                self.metrics.first_token_seconds.observe(time.monotonic() - started)
+                            if isinstance(event, Started) and isinstance(job, AnswerJob):
+                                event = replace(event, web=job.web)
+                            yield event
+                finally:
+                    call.cancel()  # no-op if the call has ended
+        finally:
+            meter.close()
+            self._answering -= 1
+            self.metrics.in_progress.dec()
+
+    async def warm(self) -> None:
+        """Send one search and one token through the parts: their first use takes seconds, on a busy machine
+        many. The replica is not healthy before. What fails is logged; it fails again for whoever asks."""
+        job = CompletionJob(["warm"], Sampling(1))
+        try:
+            async with asyncio.timeout(WARM_SECONDS):
+                with parts_explained():
+                    if self.retrieval is not None:
+                        await self.retrieval.search.remote("warm", 1, 1, self.config.min_relevance, ())
+                    async for _ in cast(DeploymentResponseGenerator, self._streams.answer.remote(job)):
+                        pass
+        except (ApiError, TimeoutError):
+            log.warning("the parts did not warm up", exc_info=True)
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """What a method of the model's replica returns. Raises ApiError for what it refuses, too."""
+        with parts_explained():
+            result = await getattr(self._engine, method).remote(*args)
+        if isinstance(result, ApiError):
+            raise result
+        return result
+
+    def count(self, first: Started, ends: Sequence[Finished]) -> Usage:
+        """Count the tokens and citations of an answer in the metrics. Returns its usage."""
+        used = usage(first.prompt_tokens, sum(end.completion_tokens for end in ends))
+        self.metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
+        self.metrics.tokens.labels("completion").inc(used["completion_tokens"])
+        self.metrics.citations.inc(sum(len(end.citations) for end in ends))
+        return used
+
+
+class Meter:
+    """Counts the tokens of one answer for a key, also of one that its client does not read to the end."""
+
+    def __init__(self, quotas: Quotas, key: Key) -> None:
+        self._quotas, self._key = quotas, key
+        self._pieces: dict[int, int] = {}
+        """Choice → its pieces of text so far; each has a token at least."""
+
+    def read(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._quotas.spent(self._key, prompt=event.prompt_tokens)
+        elif isinstance(event, Delta):
+            self._pieces[event.choice] = self._pieces.get(event.choice, 0) + 1
+        elif isinstance(event, Finished):
+            self._pieces.pop(event.choice, None)
+            self._quotas.spent(self._key, completion=event.completion_tokens)
+
+    def close(self) -> None:
+        """Count what was read of choices that have not finished."""
+        if cut := sum(self._pieces.values()):
+            self._quotas.spent(self._key, completion=cut)
+
+
+@contextlib.contextmanager
+def parts_explained() -> Iterator[None]:
+    """ApiError 429 if the model or the search is overloaded, 503 if it has failed."""
+    try:
+        yield
+    except BackPressureError as error:
+        raise overloaded() from error
+    except (RayError, RayServeException) as error:
+        log.exception("the model or the search failed")
+        raise ApiError(
+            503, "A part of this server is not available.", code="unavailable", retry_after=RETRY_SECONDS
+        ) from error

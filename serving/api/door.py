@@ -1,0 +1,150 @@
+"""The door: what stands in Serve's HTTP proxy before a request enters Ray.
+
+A request costs the proxy and the ingress several milliseconds of CPU time each. Under overload these queue
+up, and a refusal by the ingress comes as late as an answer. The door refuses in the proxy's process, at a
+small part of that. Each proxy loads it by `CALLBACK`, Serve's hook for ASGI middlewares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+
+from headwater.serving.api.limits import SECURITY_HEADERS, Receive, overloaded, read_body
+from headwater.serving.errors import ApiError
+
+CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+LIMITS = "HEADWATER_DOOR"
+"""Environment variable: `MOST,BYTES`, as the arguments of `Door`."""
+ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
+"""Paths whose requests wait for the model."""
+HEALTH = frozenset({"/health", "/healthz"})
+HEALTH_SECONDS = 0.25
+"""Time that the application has to say how it is, before its last answer is told."""
+FRESH_SECONDS = 10.0
+"""Greatest age of that answer: about the period of a probe."""
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Door:
+    """ASGI middleware: status 429 for one request too many, 413 for a body too large, 408 for one too slow.
+
+    Health is asked for once at a time. Where its answer takes long, the last one is told, if it is fresh.
+    """
+
+    def __init__(self, app: Any, most: int, max_body_bytes: int) -> None:
+        """`most`: requests to `ANSWERED` that may be inside at a time."""
+        self._app, self._most, self._max_body_bytes = app, most, max_body_bytes
+        self._inside = 0
+        self._health = Health(app)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in HEALTH and scope["method"] == "GET":
+            for message in await self._health.answer(scope):
+                await send(message)
+            return
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        counted = scope["path"] in ANSWERED
+        try:
+            self._check(counted)
+            declared = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
+            body = await read_body(receive, declared, self._max_body_bytes)
+            self._check(counted)  # others came while this one was read
+        except ApiError as error:
+            await _refuse(error, send)
+            return
+        except ClientDisconnect:
+            return
+        self._inside += counted
+        try:
+            await self._app(scope, _again(body, receive), send)
+        finally:
+            self._inside -= counted
+
+    def _check(self, counted: bool) -> None:
+        if counted and self._inside >= self._most:
+            raise overloaded()
+
+
+class Health:
+    """What the application says of its health. Under load that takes seconds: it asks Serve's controller."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._asked: asyncio.Task[list[Any]] | None = None
+        self._host = b""
+        self._last: tuple[float, list[Any]] = (-math.inf, [])
+
+    async def answer(self, scope: Any) -> list[Any]:
+        """The messages of the response: new ones if they come within `HEALTH_SECONDS`, or the last ones, if
+        these are less than `FRESH_SECONDS` old and of the same name of the host."""
+        host = dict(scope["headers"]).get(b"host", b"")
+        if host != self._host or self._asked is None or self._asked.done():
+            self._host, self._last = host, self._last if host == self._host else (-math.inf, [])
+            self._asked = asyncio.create_task(self._ask(scope))
+        asked = self._asked
+        await asyncio.wait([asked], timeout=HEALTH_SECONDS)
+        told, messages = self._last
+        if not asked.done() and time.monotonic() - told < FRESH_SECONDS:
+            return messages
+        messages = await asyncio.shield(asked)
+        if host == self._host:
+            self._last = (time.monotonic(), messages)
+        return messages
+
+    async def _ask(self, scope: Any) -> list[Any]:
+        messages: list[Any] = []
+        requests: list[Any] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            return requests.pop() if requests else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await self._app(scope, receive, send)
+        return messages
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then what comes after it."""
+    first: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Any:
+        return first.pop() if first else await receive()
+
+    return received
+
+
+async def _refuse(error: ApiError, send: Send) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **SECURITY_HEADERS,
+        **error.headers(),
+    }
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+def environment(most: int, max_body_bytes: int) -> dict[str, str]:
+    """Variables by which a proxy of Serve gets its door."""
+    return {CALLBACK: f"{__name__}.middlewares", LIMITS: f"{most},{max_body_bytes}"}
+
+
+def middlewares() -> list[Middleware]:
+    """Called by Serve in each proxy."""
+    most, max_body_bytes = map(int, os.environ[LIMITS].split(","))
+    return [Middleware(Door, most=most, max_body_bytes=max_body_bytes)]

@@ -1,0 +1,154 @@
+"""The corpus engine."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import mutant
+
+FILTERS = "test_filters.py"
+LANGUAGES = "test_languages.py"
+GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
+COMMON_CRAWL = "test_common_crawl.py"
+CARD = "test_card.py"
+SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
+
+MUTANTS = [
+    mutant(
+        "last-rule-decides",
+        "hit = alive & among & np.asarray(rule.hits(scores), bool)",
+        "hit = among & np.asarray(rule.hits(scores), bool)",
+        GOPHER,
+    ),
+    mutant("duplicates-counted-once", "characters += len(piece)", "characters += 1", GOPHER),
+    mutant(
+        "ngrams-overlap",
+        "place += n\n",
+        "place += 1\n",
+        f"{FILTERS}::test_ngram_counts_equal_the_naive_definition",
+    ),
+    mutant(
+        "shortest-duplicate-stays",
+        "np.lexsort((-lengths[rows], groups[rows]))",
+        "np.lexsort((lengths[rows], groups[rows]))",
+        "test_dedup.py::test_the_longest_stays_then_the_smallest_id_in_any_order",
+    ),
+    mutant(
+        "positions-go-on",
+        "np.where(inputs == end_id, at, 0)",
+        "np.where(inputs == end_id, 0, 0)",
+        SEPARATE,
+    ),
+    mutant(
+        "wider-gaps-are-fetched",
+        "offsets[last] - end <= gap",
+        "offsets[last] - end <= 2 * gap + 1",
+        f"{COMMON_CRAWL}::test_requests_cover_every_page_once_and_no_wider_gap",
+    ),
+    mutant(
+        "resumed-unit-starts-over",
+        "first = position.begin.offset if position.begin else 0\n    requests",
+        "first = 0\n    requests",
+        f"{COMMON_CRAWL}::test_a_killed_run_goes_on_after_its_last_part_and_gives_the_same_bytes",
+    ),
+    mutant(
+        "domain-by-sort-key-alone",
+        'return there & ((host == domain) | pc.ends_with(host, f".{domain}"))',
+        "return there",
+        f"{COMMON_CRAWL}::test_conditions_select_exactly",
+    ),
+    mutant(
+        "index-read-without-statistics",
+        'return there & ((host == domain) | pc.ends_with(host, f".{domain}"))',
+        'return (host == domain) | pc.ends_with(host, f".{domain}")',
+        f"{COMMON_CRAWL}::test_an_index_file_without_the_domain_is_not_read_beyond_its_footer",
+    ),
+    mutant(
+        "any-language-of-the-page",
+        'first = pc.list_element(pc.split_pattern(ds.field("content_languages"), ","), 0)',
+        'first = pc.utf8_slice_codeunits(ds.field("content_languages"), -3, 7)',
+        f"{COMMON_CRAWL}::test_conditions_select_exactly",
+    ),
+    mutant(
+        "sample-ignores-its-seed",
+        'url.encode("utf-8", "surrogatepass"), seed)',
+        'url.encode("utf-8", "surrogatepass"), 0)',
+        f"{COMMON_CRAWL}::test_a_sample_depends_on_seed_and_url_alone",
+    ),
+    mutant(
+        "unreachable-file-counts-as-read",
+        'if problem.reason in ("not_found", CUT):',
+        "if True:",
+        "test_common_crawl_failures.py::test_a_file_that_cannot_be_reached_stops_the_run_which_goes_on_later",
+    ),
+    mutant(
+        "credentials-on-the-card",
+        'netloc=parts.netloc.rpartition("@")[2], query=""',
+        'query=""',
+        f"{CARD}::test_credentials_do_not_get_into_a_card",
+    ),
+    mutant(
+        "columns-row-by-row",
+        "gutter = _gutter(segments) if depth < DEEPEST else None",
+        "gutter = None",
+        "test_pdf.py::test_columns_are_read_one_after_the_other_below_a_title_over_both",
+    ),
+    mutant(
+        "page-numbers-stay",
+        "or len(counted) >= needed or same & counted",
+        "or False",
+        "test_pdf.py::test_running_headers_footers_and_page_numbers_go_and_headings_stay",
+    ),
+    mutant(
+        "compounds-lose-their-hyphen",
+        'or f"{first.group(1)}-{second.group(0)}" not in whole',
+        "or True",
+        "test_pdf.py::test_a_divided_word_is_joined_and_a_compound_keeps_its_hyphen",
+    ),
+    mutant(
+        "entities-allowed",
+        'if b"<!ENTITY" in content',
+        'if b"<!NOTHING" in content',
+        "test_packages.py::test_a_document_that_cannot_be_read_is_refused_by_name",
+    ),
+    mutant(
+        "archives-without-end",
+        'left -= len(member.content or b"")',
+        "left -= 0",
+        "test_document_files.py::test_archives_that_unpack_without_end_are_ended",
+    ),
+    mutant(
+        "redirects-are-pages",
+        'redirect = redirect or name == "redirect"',
+        "redirect = False",
+        "test_dumps.py::test_a_dump_gives_its_articles_and_names_the_other_pages",
+    ),
+    mutant(
+        "key-without-the-filters-file",
+        'return {**values, "source": read_plugin(name, SETTING).source}',
+        'return {**values, "source": " "}',
+        "test_custom.py::test_the_key_follows_the_file_and_not_its_absence",
+    ),
+    mutant(
+        "other-languages-measured",
+        "found.left_out = True\n                break",
+        "found.left_out = True",
+        f"{LANGUAGES}::test_a_text_in_another_language_is_not_measured_further",
+    ),
+    mutant(
+        "english-words-for-all",
+        "found.splitter = language.splitter",
+        "pass",
+        f"{LANGUAGES}::test_a_good_text_is_kept_in_its_language",
+    ),
+    mutant(
+        "limits-above-own-settings",
+        "new = {name: value for name, value in values.items() if name not in kept}",
+        "new = dict(values)",
+        f"{LANGUAGES}::test_a_setting_that_differs_from_its_default_holds_for_all_languages",
+    ),
+    mutant(
+        "languages-added-afterwards",
+        "set(wanted.languages) <= set(self.languages)",
+        "bool(wanted.languages)",
+        "test_rescore.py::test_rescoring_refuses_settings_that_stored_scores_cannot_answer",
+    ),
+]

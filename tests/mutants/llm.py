@@ -1,0 +1,246 @@
+"""Rows, examples, training, stages and rankings."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import mutant
+
+ALIGNMENT = "test_alignment.py"
+OBJECTIVES = "test_objectives.py"
+KILLED = "test_killed.py"
+CHAT = "test_chat.py"
+DPO = "test_dpo.py"
+ENGINE = "test_torch_engine.py"
+PAIR = "test_preferences.py"
+PAIRS = "test_pairs.py"
+PAIR_LOSSES = "test_preference_losses.py"
+RECORDS = "test_records.py"
+KNOWLEDGE = "test_knowledge.py"
+LAYOUTS = "test_layouts.py"
+WINDOWS = "test_windows.py"
+SHARDS = "test_shards_s3.py"
+CONTINUATION = "test_continuation.py"
+CUT = "test_manager.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_does_not_count"
+
+BIRTH = "test_birth.py"
+DRAWS = "test_draws.py"
+EXPORT = "test_export_in_parts.py"
+STORED = "test_stored.py"
+
+MUTANTS = [
+    mutant("draws-start-at-another-word", "[start - first * WORDS :][:count]", "[:count]", DRAWS),
+    mutant("the-name-is-not-in-the-key", 'f"{seed}/{name}".encode()', 'f"{seed}".encode()', DRAWS),
+    mutant("padding-is-drawn", "        into[begin:end] = 0.0\n", "", "test_origins.py"),
+    mutant(
+        "a-file-is-read-from-its-start",
+        "offset + (start + first) * dtype.itemsize",
+        "offset + first * dtype.itemsize",
+        STORED,
+    ),
+    mutant(
+        "the-average-starts-as-nothing",
+        "run.values[elements.AVERAGE].copy_(weights)",
+        "run.values[elements.AVERAGE].zero_()",
+        BIRTH,
+    ),
+    mutant(
+        "resumed-weights-are-made-first",
+        "trained=chosen is None and start is None",
+        "trained=True",
+        BIRTH,
+    ),
+    mutant("parts-are-not-collected", "            dist.reduce(part, 0)", "            pass", EXPORT),
+    mutant(
+        "every-stage-builds-a-share",
+        "if zero.stage == 3 else FP32 * size",
+        "if zero.stage else FP32 * size",
+        LAYOUTS,
+    ),
+    mutant(
+        "a-checkpoint-has-no-copy",
+        "saving = max(saving, saving_bytes(self.weights, optimizer, workers))",
+        "saving = max(saving, 0)",
+        LAYOUTS,
+    ),
+    mutant(
+        "the-host-has-room-for-all",
+        "and (room.host is None or host_total <= room.host)",
+        "and (room.host is None or state.host <= room.host)",
+        LAYOUTS,
+    ),
+    mutant(
+        "the-larger-micro-batch-wins",
+        "(not row.fits, row.step_seconds, -row.micro_batch, row.zero)",
+        "(not row.fits, -row.micro_batch, row.step_seconds, row.zero)",
+        LAYOUTS,
+    ),
+    mutant(
+        "stage-two-reduces-once",
+        "2: 1 + accumulation, 3:",
+        "2: 2, 3:",
+        "test_step_time.py",
+    ),
+    mutant(
+        "windows-share-a-shuffle",
+        "index[here] = start + inverse_permutation(size, seeds, epoch, at[here] - start)",
+        "index[here] = start + inverse_permutation(size, derived_seed(seed, 1), epoch, at[here] - start)",
+        WINDOWS,
+    ),
+    mutant(
+        "a-rest-is-a-window-of-its-own",
+        "np.arange(windows.count + 1) * len(windows.sizes) // windows.count",
+        "np.minimum(np.arange(windows.count + 1) * windows.width, len(windows.sizes))",
+        WINDOWS,
+    ),
+    mutant(
+        "shards-are-read-by-number",
+        "found[np.argsort(places)].tolist()",
+        "found.tolist()",
+        WINDOWS,
+    ),
+    mutant(
+        "a-mixtures-position-forgets-its-block",
+        "return block * quotas[number] + int(",
+        "return int(",
+        WINDOWS,
+    ),
+    mutant(
+        "nothing-is-closed",
+        "                self._open.popitem(last=False)",
+        "                break",
+        SHARDS,
+    ),
+    mutant(
+        "the-cache-has-no-limit",
+        "or (size := size + record.size) > limit",
+        "or (size := size + record.size) < 0",
+        SHARDS,
+    ),
+    mutant(
+        "chosen-and-rejected-swapped",
+        "(a, b) if self.ranks[a] < self.ranks[b]",
+        "(a, b) if self.ranks[a] > self.ranks[b]",
+        ALIGNMENT,
+    ),
+    mutant(
+        "kept-checkpoints-are-deleted",
+        "if not stored.kept and stored not in needed",
+        "if stored not in needed",
+        CONTINUATION,
+    ),
+    mutant(
+        "the-last-checkpoint-has-the-average",
+        "    yield\n    if average is not None:\n        average.swap()",
+        "    yield",
+        CONTINUATION,
+    ),
+    mutant(
+        "own-checkpoint-is-ignored",
+        "if chosen is not None:\n            return self.load(chosen)",
+        "if chosen is not None and self.job.start is None:\n            return self.load(chosen)",
+        CONTINUATION,
+    ),
+    mutant("rankings-dropped", "read_rankings(session.store)", "read_rankings(session.store)[:0]", ALIGNMENT),
+    mutant(
+        "sft-mask-inverted",
+        '"mask": pad(self.examples.gather("mask", indices), 0, np.uint8),',
+        '"mask": 1 - pad(self.examples.gather("mask", indices), 0, np.uint8),',
+        ALIGNMENT,
+    ),
+    mutant(
+        "sums-split-by-their-order",
+        "{min(first, second)}+{max(first, second)}",
+        "{first}+{second}",
+        "test_made_tasks.py",
+    ),
+    mutant(
+        "tokenizer-of-a-task-without-its-words",
+        'yield from (message["role"], message["content"])',
+        'yield message["role"]',
+        "test_fresh.py::test_its_tokenizer_knows_the_tasks_words_and_takes_digits_one_by_one",
+    ),
+    mutant(
+        "blank-is-told", "if _untold(text[start:end], [rest, _title(claim)]):", "if True:", "test_facts.py"
+    ),
+    mutant(
+        "unsure-taught",
+        "for each in asked if each.state == state",
+        "for each in asked if each.state != state",
+        KNOWLEDGE,
+    ),
+    mutant("refusals-are-wrong", 'return "refused"', 'return "wrong"', KNOWLEDGE),
+    mutant("one-order", "else listed[::-1]", "else listed", "test_bias.py"),
+    mutant("good-questions-unsigned", "sign = 1 if question.bad else -1", "sign = 1", "test_bias.py"),
+    mutant("reply-shifted", "[*between[1:], *_text_ids", "[*between, *_text_ids", "test_turns.py"),
+    mutant(
+        "replay-of-itself",
+        "_bits(weights) == _bits(other[name])",
+        "_bits(weights) == _bits(weights)",
+        f"{KILLED}::test_a_replay_names_the_first_difference",
+    ),
+    mutant(
+        "gradients-halved",
+        "len(micro_batches) / weight",
+        "len(micro_batches) / weight / 2",
+        "test_plain_torch.py",
+    ),
+    mutant(
+        "clip-left-out", 'config.clip if config.optimizer == "adamw" else 0.0', "0.0", "test_plain_torch.py"
+    ),
+    mutant("warmup-from-zero", "(step + 1) / warmup", "step / warmup", OBJECTIVES),
+    mutant("z-loss-unmasked", ".square() * mask_BL).sum()", ".square()).sum()", OBJECTIVES),
+    mutant(
+        "dpo-reference-added",
+        "h = beta * ((chosen - reference_chosen)",
+        "h = beta * ((chosen + reference_chosen)",
+        DPO,
+    ),
+    mutant(
+        "dpo-prompt-counted", "-(token_losses(model, ids) * mask[:, 1:])", "-(token_losses(model, ids))", DPO
+    ),
+    mutant(
+        "pair-prompt-not-shortened", "room = max_length - max(map(len,", "room = 9999 - max(map(len,", PAIR
+    ),
+    mutant("held-out-rankings-learnt", "if split_of_prompt(r.prompt) == split", "if True", PAIRS),
+    mutant("rankings-without-weight", "        return rankings\n", "        return 1.0\n", PAIRS),
+    mutant(
+        "first-held-out-pairs", "permutation(len(rows), 0, 0, np.arange(share))", "np.arange(share)", PAIRS
+    ),
+    mutant("kto-own-answers", "(rows + 1) % len(pairs)", "rows % len(pairs)", DPO),
+    mutant("simpo-of-sums", "/ mask[:, 1:].sum(dim=1) if mean", "if mean", PAIR_LOSSES),
+    mutant("frozen-gradients", "4 * matrices + 6 * adapters", "6 * matrices + 6 * adapters", RECORDS),
+    mutant("turns-end-alone", "[*turns, document_end_id(tokenizer),", "[*turns,", ENGINE),
+    mutant(
+        "end-of-turn-not-learnt",
+        'len(content) + 1 if role == "assistant"',
+        'len(content) if role == "assistant"',
+        CHAT,
+    ),
+    mutant("one-epoch-order", "np.uint64(epoch & _MASK)", "np.uint64(0)", "test_order.py"),
+    mutant(
+        "shares-overlap",
+        "self.batch * (rank + 1) // world_size",
+        "self.batch * (rank + 1) // world_size + 1",
+        "test_order.py",
+    ),
+    mutant(
+        "heldout-is-trained-on",
+        "(document_id) < HELDOUT_SHARE",
+        "(document_id) >= HELDOUT_SHARE",
+        "test_conversations.py",
+    ),
+    mutant("bytes-of-a-rank-unchecked", "if found != written:", "if False:", CUT),
+    mutant(
+        "better-by-chance",
+        "decided >= DECIDED and rate.low > 0.5",
+        "decided >= DECIDED and rate.value > 0.5",
+        "test_gate.py::test_the_win_rate_must_be_above_a_half_by_its_interval",
+    ),
+    mutant(
+        "ranks-without-halves",
+        "np.cumsum(totals) - totals / 2",
+        "np.cumsum(totals)",
+        "test_agreement.py::test_alpha_equals_the_published_values",
+    ),
+    mutant("rank-not-counted", "- np.log(np.asarray(ranks, float))", "", "test_cite.py"),
+    mutant("said-twice", "near and not any(_same(", "near or not any(_same(", "test_cite.py"),
+]

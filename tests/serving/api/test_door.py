@@ -1,0 +1,168 @@
+"""The door in front of the endpoint: what it refuses, and that nobody holds a place by being slow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from headwater.serving.api import door, limits
+from headwater.serving.api.door import LIMITS, Door, environment, middlewares
+from tests.serving.in_process import served
+
+CHAT = "/v1/chat/completions"
+BODY = json.dumps({"model": "tiny", "messages": []}).encode()
+
+
+class Slow:
+    """An application that answers when it is let, and says how many requests it has."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.release = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        message = await receive()
+        self.bodies.append(message.get("body", b""))
+        if scope["path"] == CHAT:
+            left, told = asyncio.create_task(receive()), asyncio.create_task(self.release.wait())
+            await asyncio.wait([left, told], return_when=asyncio.FIRST_COMPLETED)
+            left.cancel()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answered"})
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def url(slow: Slow) -> Iterator[str]:
+    with served(Door(slow, most=2, max_body_bytes=1000)) as url:
+        yield url
+
+
+def dribbling(url: str) -> socket.socket:
+    """A connection that announces a body and sends its first byte alone."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\n{{"
+    connection.sendall(head.encode())
+    return connection
+
+
+async def _fill(client: httpx.AsyncClient, slow: Slow, count: int) -> list[asyncio.Task[httpx.Response]]:
+    """So many requests inside."""
+    tasks = [asyncio.create_task(client.post(CHAT, content=BODY)) for _ in range(count)]
+    async with asyncio.timeout(20):
+        while len(slow.bodies) < count:
+            await asyncio.sleep(0.005)
+    return tasks
+
+
+def test_one_request_too_many_is_refused_and_those_inside_are_answered(slow: Slow, url: str) -> None:
+    async def talk() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            inside = await _fill(client, slow, 2)
+            refused = await client.post(CHAT, content=BODY)
+            assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+            assert refused.headers["x-content-type-options"] == "nosniff"
+            for other in (client.get("/healthz"), client.post("/v1/search", content=BODY)):
+                assert (await other).status_code == 200
+            slow.release.set()
+            assert [(await each).text for each in inside] == ["answered"] * 2
+            assert (await client.post(CHAT, content=BODY)).status_code == 200
+            assert slow.bodies.count(BODY) == 4
+
+    asyncio.run(talk())
+
+
+def test_a_client_that_leaves_frees_its_place(slow: Slow, url: str) -> None:
+    async def talk() -> None:
+        async with asyncio.timeout(20), httpx.AsyncClient(base_url=url, timeout=20) as client:
+            gone, stays = await _fill(client, slow, 2)
+            gone.cancel()
+            while (status := (await client.post("/v1/search", content=BODY)).status_code) == 200:
+                third = asyncio.create_task(client.post(CHAT, content=BODY))
+                await asyncio.wait([third], timeout=0.1)
+                if not third.done():  # it is inside
+                    break
+            slow.release.set()
+            assert (await stays).status_code == (await third).status_code == status == 200
+
+    asyncio.run(talk())
+
+
+def test_connections_that_dribble_hold_no_place(slow: Slow, url: str) -> None:
+    held = [dribbling(url) for _ in range(20)]
+    slow.release.set()
+    assert httpx.post(f"{url}{CHAT}", content=BODY).status_code == 200
+    assert slow.bodies == [BODY]
+    for connection in held:
+        connection.close()
+
+
+def test_a_body_that_does_not_arrive_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.05)
+    with dribbling(url) as connection:
+        told = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert told.startswith(b"HTTP/1.1 408 ") and b'"request_timeout"' in told
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_body_is_refused_before_it_is_taken_in(slow: Slow, url: str, declared: bool) -> None:
+    content: Any = b"x" * 5000 if declared else (b"x" * 100 for _ in range(50))
+    assert httpx.post(f"{url}{CHAT}", content=content).status_code == 413
+    assert slow.bodies == []
+
+
+def test_a_proxy_reads_its_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMITS, environment(48, 1000)[LIMITS])
+    (made,) = middlewares()
+    assert made.kwargs == {"most": 48, "max_body_bytes": 1000}
+
+
+class Well:
+    """An application whose health takes as long as it is told to, and says how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked, self.hangs, self.status = 0, False, 200
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked += 1
+        status = self.status
+        if self.hangs:
+            await asyncio.sleep(0.5)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": dict(scope["headers"])[b"host"]})
+
+
+def _health(door: Door, host: str) -> Any:
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url=f"http://{host}")
+    return client.get("/healthz")
+
+
+def test_health_that_takes_long_is_the_last_one_while_that_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk() -> None:
+        app = Well()
+        front = Door(app, most=1, max_body_bytes=1000)
+        assert (await _health(front, "one")).status_code == 200
+        app.hangs, app.status = True, 503
+        monkeypatch.setattr(door, "HEALTH_SECONDS", 0.01)
+        told = [await _health(front, "one") for _ in range(3)]
+        assert [each.status_code for each in told] == [200] * 3 and app.asked == 2
+        assert (await _health(front, "two")).text == "two"  # never what was told to another name
+        monkeypatch.setattr(door, "FRESH_SECONDS", 0.0)
+        assert (await _health(front, "two")).status_code == 503
+
+    asyncio.run(talk())

@@ -1,0 +1,74 @@
+"""The endpoint's own parts in this process, behind a real HTTP server: all but Serve between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from headwater.serving.api.ingress import Ingress
+from headwater.serving.config import AppConfig
+from headwater.serving.replicas import EngineReplica, RetrievalReplica, WebReplica
+
+
+class Handle:
+    """As Serve's handle of a deployment: calls go to one replica in this process."""
+
+    def __init__(self, replica: Any, stream: bool = False) -> None:
+        self._replica, self._stream = replica, stream
+
+    def options(self, stream: bool = False) -> Handle:
+        return Handle(self._replica, stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return _Method(getattr(self._replica, name), self._stream)
+
+
+class _Method:
+    def __init__(self, method: Any, stream: bool) -> None:
+        self._method, self._stream = method, stream
+
+    def remote(self, *args: Any) -> Any:
+        called = self._method(*args)
+        return _Stream(called) if self._stream else called
+
+
+class _Stream:
+    def __init__(self, events: Any) -> None:
+        self._events = events
+
+    def __aiter__(self) -> Any:
+        return self._events
+
+    def cancel(self) -> None:
+        self._closing = asyncio.ensure_future(self._events.aclose())
+
+
+def ingress_of(config: AppConfig) -> Any:
+    """The ASGI application of a configuration."""
+    engine = EngineReplica(*config.engine_arguments)
+    search = Handle(RetrievalReplica(config.index)) if config.index else None
+    web = Handle(WebReplica(*config.web_arguments)) if config.web else None
+    handles: Any = (Handle(engine), search, web)
+    return Ingress(config, *handles).__serve_build_asgi_app__()
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an ASGI application on a free port of the loopback; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
