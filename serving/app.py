@@ -12,8 +12,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
-from headwater.serving.api.auth import check_open, read_keys
 from headwater.serving.api.door import environment
+from headwater.serving.api.keys.auth import check_open, read_keys
 from headwater.serving.config import AppConfig, ReplicaRange
 from headwater.serving.web.provider import key_of
 

@@ -24,7 +24,7 @@ from warcio.warcwriter import WARCWriter
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.crawl.fetch import Headers, Response, Row
-from headwater.data_pipeline.sources.warc import media_type
+from headwater.data_pipeline.sources.readers.warc import media_type
 
 PAGES, OTHER, INDEX, LOG = "warc", "other", "cdxj", "log"
 SPOOL_BYTES = 32 << 20

@@ -22,8 +22,8 @@ from yarl import URL
 
 from headwater.data_pipeline.sources.guard import AddressGuard, ForbiddenAddress
 from headwater.data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.readers.warc import PAGE_TYPES, media_type, unpacked
 from headwater.data_pipeline.sources.spec import FetchSettings
-from headwater.data_pipeline.sources.warc import PAGE_TYPES, media_type, unpacked
 
 TYPES = {
     "page": (*PAGE_TYPES, "text/plain"),

@@ -18,8 +18,8 @@ from headwater.data_pipeline.crawl.robots import (
     read,
 )
 from headwater.data_pipeline.crawl.urls import Place, place
+from headwater.data_pipeline.sources.readers.warc import unpacked
 from headwater.data_pipeline.sources.spec import FetchSettings
-from headwater.data_pipeline.sources.warc import unpacked
 
 FIRST_PAUSE_SECONDS = 1.0
 """Pause before the second attempt, doubled after each further one."""

@@ -18,8 +18,8 @@ from headwater.data_pipeline.crawl.hosts import REDIRECTS, Host, Task
 from headwater.data_pipeline.crawl.links import PageLinks, page_links, xml_links
 from headwater.data_pipeline.crawl.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.crawl.urls import Place, Scope, place, split
+from headwater.data_pipeline.sources.readers.warc import PAGE_TYPES, charset_of, media_type
 from headwater.data_pipeline.sources.spec import CrawlSource
-from headwater.data_pipeline.sources.warc import PAGE_TYPES, charset_of, media_type
 
 SEGMENT_BYTES = 256 << 20
 MAX_HOPS = 10

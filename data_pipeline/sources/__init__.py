@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources.archive import read_archive
 from headwater.data_pipeline.sources.common_crawl.reader import read_common_crawl
-from headwater.data_pipeline.sources.csv import read_csv
-from headwater.data_pipeline.sources.folder import read_folder_file
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, encodable
-from headwater.data_pipeline.sources.jsonl import read_jsonl
-from headwater.data_pipeline.sources.mbox import read_mbox
-from headwater.data_pipeline.sources.mediawiki import read_mediawiki
-from headwater.data_pipeline.sources.parquet import read_parquet
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.readers.archive import read_archive
+from headwater.data_pipeline.sources.readers.csv import read_csv
+from headwater.data_pipeline.sources.readers.folder import read_folder_file
+from headwater.data_pipeline.sources.readers.jsonl import read_jsonl
+from headwater.data_pipeline.sources.readers.mbox import read_mbox
+from headwater.data_pipeline.sources.readers.mediawiki import read_mediawiki
+from headwater.data_pipeline.sources.readers.parquet import read_parquet
+from headwater.data_pipeline.sources.readers.warc import read_warc
+from headwater.data_pipeline.sources.readers.wheel import read_wheel
 from headwater.data_pipeline.sources.spec import (
     ArchiveSource,
     CommonCrawlSource,
@@ -29,8 +31,6 @@ from headwater.data_pipeline.sources.spec import (
     WarcSource,
     WheelSource,
 )
-from headwater.data_pipeline.sources.warc import read_warc
-from headwater.data_pipeline.sources.wheel import read_wheel
 
 
 def read_source(source: Source, path: str, position: Position | None = None) -> Iterator[Document | Unread]:

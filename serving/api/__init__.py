@@ -1,4 +1,4 @@
-"""HTTP: routes, OpenAI types, API keys, limits, metrics and the client.
+"""HTTP: routes, limits, metrics and the client. OpenAI's routes: `openai/`; API keys and quotas: `keys/`.
 
 `app`, `batch` and the commands import it.
 Add a route to the list in `ingress.py` (each has a file of its own), a metric in `metrics.py`.

@@ -16,13 +16,13 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from headwater.llm.inference.base import Sampling
 from headwater.serving.answers.events import AnswerJob, CompletionJob, Delta, Event, Finished, Job, Started
-from headwater.serving.api.auth import NO_KEY, Key, Limits
 from headwater.serving.api.bodies import Usage, usage
-from headwater.serving.api.key_file import KeyFile
+from headwater.serving.api.keys.auth import NO_KEY, Key, Limits
+from headwater.serving.api.keys.key_file import KeyFile
+from headwater.serving.api.keys.quotas import Quotas
+from headwater.serving.api.keys.usage import Ledger
 from headwater.serving.api.limits import RETRY_SECONDS, PerMinute, overloaded
 from headwater.serving.api.metrics import Metrics
-from headwater.serving.api.quotas import Quotas
-from headwater.serving.api.usage import Ledger
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
 

@@ -22,9 +22,9 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.corpus import read_documents
 from headwater.llm.examples.conversations import clean_title, question_about
-from headwater.serving.api.auth import ADMIN, RANK, Key, check_role
 from headwater.serving.api.backend import Backend, parts_explained
 from headwater.serving.api.chat_types import RetrievalOptions
+from headwater.serving.api.keys.auth import ADMIN, RANK, Key, check_role
 from headwater.serving.api.retrieve import searched
 from headwater.serving.errors import ApiError
 from headwater.serving.views import corpus, lineage, people, prompts, runs

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from pydantic import Field, field_validator
 from typing_extensions import TypedDict
 
-from headwater.serving.api.auth import ADMIN, check_role
 from headwater.serving.api.backend import Backend, parts_explained
 from headwater.serving.api.bodies import Body, RequestBody, parse
+from headwater.serving.api.keys.auth import ADMIN, check_role
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.errors import ApiError
 from headwater.serving.retrieval.changes import Change

@@ -15,26 +15,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from headwater.serving.api import (
-    chat,
-    completions,
-    console,
-    console_routes,
-    documents,
-    embeddings,
-    key_routes,
-    models,
-    rankings,
-    responses,
-    tokens,
-)
-from headwater.serving.api.auth import Key, check_key
+from headwater.serving.api import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.backend import Backend
-from headwater.serving.api.chat_answers import ChatChunk, ChatResponse
 from headwater.serving.api.chat_types import ChatRequest
+from headwater.serving.api.keys.auth import Key, check_key
 from headwater.serving.api.limits import LoopbackHost, SecurityHeaders
+from headwater.serving.api.openai import chat, completions, embeddings, models, responses, tokens
+from headwater.serving.api.openai.chat_answers import ChatChunk, ChatResponse
+from headwater.serving.api.openai.responses_types import ResponseObject, ResponsesRequest
 from headwater.serving.api.openapi import document
-from headwater.serving.api.responses_types import ResponseObject, ResponsesRequest
 from headwater.serving.api.routes import Route
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError

@@ -16,12 +16,12 @@ from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
-from headwater.serving.api.auth import ADMIN, NAME, Key, Limits, check_role
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.bodies import RequestBody, parse
-from headwater.serving.api.key_file import add_key, revoke_key
+from headwater.serving.api.keys.auth import ADMIN, NAME, Key, Limits, check_role
+from headwater.serving.api.keys.key_file import add_key, revoke_key
+from headwater.serving.api.keys.usage import read_usage
 from headwater.serving.api.limits import read_json_body
-from headwater.serving.api.usage import read_usage
 from headwater.serving.errors import ApiError
 
 DAYS = 31

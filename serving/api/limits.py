@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import ipaddress
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from headwater.serving.api.auth import is_loopback
 from headwater.serving.errors import ApiError
 
 if TYPE_CHECKING:
@@ -180,3 +180,13 @@ def _host(headers: Iterable[tuple[bytes, bytes]]) -> str:
         return urlsplit(f"//{given}").hostname or ""
     except ValueError:
         return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or empty: every address
+        return False

@@ -25,10 +25,10 @@ from headwater.llm.examples.rankings import (
     save,
 )
 from headwater.llm.grounding.cite import without_markers
-from headwater.serving.api.auth import NAME, RANK, Key, check_role
 from headwater.serving.api.backend import Backend, parts_explained
 from headwater.serving.api.bodies import Body, RequestBody, parse
 from headwater.serving.api.chat_types import Message, RetrievalOptions
+from headwater.serving.api.keys.auth import NAME, RANK, Key, check_role
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.retrieve import retrieve
 from headwater.serving.errors import ApiError

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from headwater.serving.api import chat_answers as out
 from headwater.serving.api.bodies import parse, usage
 from headwater.serving.api.chat_types import ChatRequest
+from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.batch.lines import LONGEST_LINE
 from headwater.serving.errors import ApiError
 

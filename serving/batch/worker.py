@@ -23,7 +23,7 @@ from headwater.serving.answers.answer import checked_prompt
 from headwater.serving.answers.events import Finished
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.answers.token_text import spoken
-from headwater.serving.api import chat_answers as out
+from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.batch.requests import (
     Refusal,
     Request,

@@ -17,8 +17,8 @@ from headwater.data_pipeline.sources.common_crawl.ranges import Range, merged
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.readers.warc import Watched, page_records, pages, read_record
 from headwater.data_pipeline.sources.spec import CommonCrawlSource
-from headwater.data_pipeline.sources.warc import Watched, page_records, pages, read_record
 
 WET_BUFFER = 8 << 20
 """Bytes of a request for a piece of a WET file."""

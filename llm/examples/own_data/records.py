@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile, encodable
-from headwater.data_pipeline.sources.jsonl import json_object
 from headwater.data_pipeline.sources.lines import bounded_lines
 from headwater.data_pipeline.sources.opening import decompressed, open_input
-from headwater.data_pipeline.sources.parquet import ROWS_AT_ONCE, python_rows
+from headwater.data_pipeline.sources.readers.jsonl import json_object
+from headwater.data_pipeline.sources.readers.parquet import ROWS_AT_ONCE, python_rows
 from headwater.data_pipeline.sources.spec import MEGABYTE
 
 LINE_BYTES = 20 * MEGABYTE

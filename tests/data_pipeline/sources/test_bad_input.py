@@ -24,9 +24,9 @@ from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig, PartWriter, ReadWorker, _units
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources.csv import csv_rows
 from headwater.data_pipeline.sources.guess import sources_of
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
+from headwater.data_pipeline.sources.readers.csv import csv_rows
 from headwater.data_pipeline.sources.spec import Columns
 from headwater.data_pipeline.text.charset import decode_declared, decode_html
 from tests.data_pipeline.reading import read_all

@@ -15,9 +15,10 @@ import pytest
 import zstandard
 
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources import archive, read_source
+from headwater.data_pipeline.sources import read_source
 from headwater.data_pipeline.sources.guess import sources_of
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.readers import archive
 from headwater.data_pipeline.sources.spec import Columns, WarcSource
 from tests.data_pipeline.formats.making import docx, epub, paragraph, pdf, zipped
 from tests.data_pipeline.reading import read_all, source_of

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources import mediawiki, read_source
+from headwater.data_pipeline.sources import read_source
 from headwater.data_pipeline.sources.guess import sources_of
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.readers import mediawiki
 from headwater.data_pipeline.sources.spec import Columns
 from tests.data_pipeline.reading import read_all, source_of
 

@@ -15,10 +15,10 @@ import zstandard
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.sources.csv import csv_rows
 from headwater.data_pipeline.sources.listing import fingerprint, input_files
+from headwater.data_pipeline.sources.readers.csv import csv_rows
+from headwater.data_pipeline.sources.readers.wheel import _member
 from headwater.data_pipeline.sources.spec import Columns, WheelSource
-from headwater.data_pipeline.sources.wheel import _member
 from headwater.data_pipeline.text.charset import decode_html
 from tests.data_pipeline.reading import read_all, source_of
 

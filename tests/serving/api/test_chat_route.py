@@ -213,7 +213,7 @@ def test_responses_end_at_their_bound_and_keep_nothing(client: openai.OpenAI) ->
 
 
 def test_items_of_a_conversation_are_its_messages(local: Endpoint) -> None:
-    from headwater.serving.api.responses_types import ResponsesRequest
+    from headwater.serving.api.openai.responses_types import ResponsesRequest
 
     wanted = ResponsesRequest.model_validate_json(
         json.dumps(

@@ -22,7 +22,7 @@ from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
-from headwater.serving.api.auth import Key, check_key, read_keys
+from headwater.serving.api.keys.auth import Key, check_key, read_keys
 from headwater.serving.api.limits import PerMinute
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError

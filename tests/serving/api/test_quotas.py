@@ -17,13 +17,13 @@ from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.serving.answers.events import Delta, Finished, Started
-from headwater.serving.api import key_file
-from headwater.serving.api.auth import Key, Limits, read_keys
 from headwater.serving.api.backend import Meter
-from headwater.serving.api.key_file import KeyFile, add_key, revoke_key
+from headwater.serving.api.keys import key_file
+from headwater.serving.api.keys.auth import Key, Limits, read_keys
+from headwater.serving.api.keys.key_file import KeyFile, add_key, revoke_key
+from headwater.serving.api.keys.quotas import DAY, Quotas
+from headwater.serving.api.keys.usage import Ledger, Used, read_usage
 from headwater.serving.api.limits import Window
-from headwater.serving.api.quotas import DAY, Quotas
-from headwater.serving.api.usage import Ledger, Used, read_usage
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
 from tests.serving.in_process import ingress_of, served

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headwater.serving.api.auth import read_keys
+from headwater.serving.api.keys.auth import read_keys
 from headwater.serving.config import AppConfig
 from tests.serving.console.conftest import DESKTOP, application
 from tests.serving.in_process import served

@@ -21,11 +21,11 @@ from headwater.serving.answers.events import (
     ToolCall,
     Tools,
 )
-from headwater.serving.api import chat_answers as out
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.bodies import DONE, event, parse, usage
 from headwater.serving.api.chat_types import ChatRequest, NamedTool, RetrievalOptions, question
 from headwater.serving.api.limits import read_json_body
+from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.api.retrieve import Retrieved, retrieve
 from headwater.serving.errors import ApiError
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headwater.serving.api.auth import Key, Limits
+from headwater.serving.api.keys.auth import Key, Limits
+from headwater.serving.api.keys.usage import Ledger, Used
 from headwater.serving.api.limits import MINUTE, Window, too_many
-from headwater.serving.api.usage import Ledger, Used
 
 DAY = 86_400.0
 

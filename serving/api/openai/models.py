@@ -12,8 +12,8 @@ from ray import serve
 from typing_extensions import TypedDict
 
 from headwater import __version__
-from headwater.serving.api.auth import RANK
 from headwater.serving.api.backend import Backend
+from headwater.serving.api.keys.auth import RANK
 from headwater.serving.api.metrics import CONTENT_TYPE
 
 

@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from headwater.serving.answers.events import Delta, Event, Finished, Spoken, Started, ToolCall
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.bodies import event, parse, usage
-from headwater.serving.api.chat import STREAM_HEADERS, job_of
-from headwater.serving.api.chat_answers import logprobs, retrieval_fields, source_fields, url_citations
 from headwater.serving.api.limits import read_json_body
-from headwater.serving.api.responses_types import (
+from headwater.serving.api.openai.chat import STREAM_HEADERS, job_of
+from headwater.serving.api.openai.chat_answers import logprobs, retrieval_fields, source_fields, url_citations
+from headwater.serving.api.openai.responses_types import (
     OutputCall,
     OutputMessage,
     OutputText,

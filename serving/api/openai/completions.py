@@ -29,8 +29,8 @@ from headwater.serving.api.bodies import (
     unsupported,
     usage,
 )
-from headwater.serving.api.chat import STREAM_HEADERS, whole
 from headwater.serving.api.limits import read_json_body
+from headwater.serving.api.openai.chat import STREAM_HEADERS, whole
 from headwater.serving.errors import ApiError
 
 MAX_COMPLETIONS = 128

@@ -11,7 +11,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from headwater.serving.api.bodies import MAX_TOP_LOGPROBS, Body, RequestBody, Text, unsupported
-from headwater.serving.api.chat_answers import RetrievalOut, SourceOut
 from headwater.serving.api.chat_types import (
     AssistantCall,
     CalledFunction,
@@ -27,6 +26,7 @@ from headwater.serving.api.chat_types import (
     SchemaFormat,
     Tool,
 )
+from headwater.serving.api.openai.chat_answers import RetrievalOut, SourceOut
 
 NOT_KEPT = {"previous_response_id", "conversation"}
 """They name what an earlier request has left on the server; this one keeps nothing. Send the items."""

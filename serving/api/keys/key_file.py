@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.serving.api.auth import Key, new_key, read_keys
+from headwater.serving.api.keys.auth import Key, new_key, read_keys
 
 log = logging.getLogger("headwater")
 
