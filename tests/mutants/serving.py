@@ -97,11 +97,9 @@ MUTANTS = [
         "keys-by-equality",
         "hmac.compare_digest(digest, key.digest)",
         "digest == key.digest",
-        "test_hostile.py::test_every_key_is_compared_in_constant_time",
+        "test_keys.py::test_every_key_is_compared_in_constant_time",
     ),
-    mutant(
-        "any-scheme", 'scheme.lower() != "bearer" or ', "", "test_hostile.py::test_keys_are_compared_whole"
-    ),
+    mutant("any-scheme", 'scheme.lower() != "bearer" or ', "", "test_keys.py::test_keys_are_compared_whole"),
     mutant("follow-up-alone", "if not before or not (back or on or not own):", "if True:", "test_query.py"),
     mutant(
         "first-promotion-served",
