@@ -58,7 +58,7 @@ def train(folder: Path, stop_at: int, settings: dict[str, Any]) -> None:
     config = RlConfig(
         **(
             {"batch": 8, "group": 2, "micro_batch": 2, "steps": STEPS, "precision": "fp32"}
-            | {"learning_rate": 1e-3, "advantage": "rloo", "checkpoint_every": 3, "workers": world_size}
+            | {"learning_rate": 3e-4, "advantage": "rloo", "checkpoint_every": 3, "workers": world_size}
             | settings
         )
     )

@@ -20,7 +20,7 @@ from tests.llm.training.parallel.test_sharding import make
 STEPS, CLIP = 3, 1.0
 RATE = 1e-3
 """AdamW's first steps are nearly the sign of a gradient. Rounding decides for gradients near 0 and moves
-later losses by a share that grows with the rate (of the norm at 3e-3: 1.3e-5, at 1e-3: 1.9e-6, at 3e-4: 5e-7)."""
+later losses by a share that grows with the rate: the norm by 1.3e-5 at 3e-3, by 1.9e-6 at 1e-3."""
 STAGES = (0, 1, 2, 3)
 
 
