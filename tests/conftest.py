@@ -17,6 +17,8 @@ from tests.s3 import s3_server as s3_server  # the fixture
 
 # The programs of the extra `tests` (weed, ray, headwater) lie beside this interpreter, on the PATH or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# Ray starts its workers at niceness 15, where tests beside them on the same cores would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,11 +1,12 @@
-"""All checks, in groups that run in parallel, because most tests wait for processes to start.
+"""All checks, in groups of which two run at a time, because most tests wait for processes to start.
 
     python -m tests.together test [rest] [--logs DIR]
 
-`test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Two pytests
-run beside each other, since most tests wait for processes to start: the tests that need a Ray cluster (the
-mark `ray`), mostly one that they share, and all others. The last group's output is shown as it comes,
-the others' when they have ended, then the slowest tests of all and their numbers.
+`test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Each selection
+has a pytest for the tests that need a Ray cluster (the mark `ray`), mostly one that they share, and one for
+all others. A group starts as soon as another has ended, so that both cores have work until the end. Every
+minute a line says how far each is; a group's output is shown when it has ended, then the slowest tests of all
+and their numbers.
 """
 
 from __future__ import annotations
@@ -17,42 +18,68 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+AT_A_TIME = 2
 LINT = ["make", "--no-print-directory", "lint"]
 PYTEST = [sys.executable, "-m", "pytest", "--durations=20", "--durations-min=1"]
-SELECTIONS = {"test": "not soak", "rest": "soak"}
+MARKS = {"test": "not soak", "rest": "soak"}
 SLOWEST = 20
 
 
 def commands(selection: str) -> dict[str, list[str]]:
-    """Group → command."""
-    marks = SELECTIONS[selection]
-    return ({"style, types and layers": LINT} if selection == "test" else {}) | {
+    """Group → command, the longest first."""
+    marks = MARKS[selection]
+    lint = {"style, types and layers": LINT} if selection == "test" else {}
+    return {
         f"{selection}, on Ray": [*PYTEST, "-m", f"ray and {marks}"],
         f"{selection}, without Ray": [*PYTEST, "-m", f"not ray and {marks}"],
-    }
+    } | lint
 
 
-def run(selection: str, logs: Path) -> tuple[list[str], str]:
-    """Run a selection's groups beside each other: the failed ones, and the output of all."""
-    groups = commands(selection)
-    processes, outputs = {}, ""
-    for name, command in groups.items():
+@dataclass
+class Group:
+    """One command that runs, and the file that takes what it writes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @classmethod
+    def start(cls, name: str, command: list[str], logs: Path) -> Group:
         log = logs / f"{name.replace(' ', '-').replace(',', '')}.log"
+        print(f"{name}: {' '.join(command)} > {log}", flush=True)
         with log.open("wb") as stream:
-            processes[name] = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), log
-        print(f"{name}: {log}", flush=True)
-    for name, (process, log) in reversed(processes.items()):
-        print(f"\n-- {name}: {' '.join(groups[name])}", flush=True)
-        with log.open(errors="replace") as stream:
-            ended = False
-            while not ended:
-                ended = process.poll() is not None  # before reading: what it wrote last is read as well
-                outputs += (written := stream.read())
-                print(written, end="", flush=True)
-                time.sleep(0 if ended else 0.2)
-    return [name for name, (process, _) in processes.items() if process.returncode], outputs
+            return cls(name, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), log)
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def progress(self) -> str:
+        """Its name, and how many of its tests have ended."""
+        shares = re.findall(r"\[ *(\d+)%\]", self.output())
+        return f"{self.name} {shares[-1] if shares else 0} %"
+
+
+def run(groups: dict[str, list[str]], logs: Path) -> tuple[list[str], str]:
+    """Run all groups, `AT_A_TIME` beside each other: the failed ones, and the output of all."""
+    waiting, running = list(groups), list[Group]()
+    failed, outputs, told = [], "", time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < AT_A_TIME:
+            name = waiting.pop(0)
+            running.append(Group.start(name, groups[name], logs))
+        for group in [one for one in running if one.process.poll() is not None]:
+            running.remove(group)
+            failed += [group.name] if group.process.returncode else []
+            outputs += (output := group.output())
+            print(f"\n-- {group.name}\n{output}", flush=True)
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            print(", ".join(group.progress() for group in running), flush=True)
+        time.sleep(0.2)
+    return failed, outputs
 
 
 def closing(outputs: str, seconds: float) -> str:
@@ -72,13 +99,13 @@ def closing(outputs: str, seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("selections", nargs="+", choices=SELECTIONS)
+    parser.add_argument("selections", nargs="+", choices=MARKS)
     parser.add_argument("--logs", type=Path, default=Path(".venv"))
     options = parser.parse_args()
-    begin, failed, outputs = time.monotonic(), [], ""
+    begin, groups = time.monotonic(), dict[str, list[str]]()
     for selection in options.selections:
-        groups, output = run(selection, options.logs)
-        failed, outputs = failed + groups, outputs + output
+        groups |= commands(selection)
+    failed, outputs = run(groups, options.logs)
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall groups passed")
     print(closing(outputs, time.monotonic() - begin), flush=True)
     raise SystemExit(bool(failed))
