@@ -8,6 +8,7 @@ small part of that. Each proxy loads it by `CALLBACK`, Serve's hook for ASGI mid
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import math
 import os
@@ -27,6 +28,7 @@ LIMITS = "HEADWATER_DOOR"
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 """Paths whose requests wait for the model."""
 HEALTH = frozenset({"/health", "/healthz"})
+METRICS = "/metrics"
 HEALTH_SECONDS = 0.25
 """Time that the application has to say how it is, before its last answer is told."""
 FRESH_SECONDS = 10.0
@@ -38,17 +40,23 @@ class Door:
     """ASGI middleware: status 429 for one request too many, 413 for a body too large, 408 for one too slow.
 
     Health is asked for once at a time. Where its answer takes long, the last one is told, if it is fresh.
+    The application's metrics get one more: how many requests the door of this proxy has refused.
     """
 
     def __init__(self, app: Any, most: int, max_body_bytes: int) -> None:
         """`most`: requests to `ANSWERED` that may be inside at a time."""
         self._app, self._most, self._max_body_bytes = app, most, max_body_bytes
         self._inside = 0
+        self._refused: collections.Counter[int] = collections.Counter()
         self._health = Health(app)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in HEALTH and scope["method"] == "GET":
             for message in await self._health.answer(scope):
+                await send(message)
+            return
+        if scope["type"] == "http" and scope["path"] == METRICS and scope["method"] == "GET":
+            for message in _with_more(await _answer(self._app, scope), self._metrics()):
                 await send(message)
             return
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -61,6 +69,7 @@ class Door:
             body = await read_body(receive, declared, self._max_body_bytes)
             self._check(counted)  # others came while this one was read
         except ApiError as error:
+            self._refused[error.status] += 1
             await _refuse(error, send)
             return
         except ClientDisconnect:
@@ -74,6 +83,16 @@ class Door:
     def _check(self, counted: bool) -> None:
         if counted and self._inside >= self._most:
             raise overloaded()
+
+    def _metrics(self) -> bytes:
+        """In Prometheus' text format."""
+        lines = ["# HELP headwater_refused_total Requests that the proxy refused, by status"]
+        lines.append("# TYPE headwater_refused_total counter")
+        lines += [
+            f'headwater_refused_total{{status="{status}"}} {count}'
+            for status, count in sorted(self._refused.items())
+        ]
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 class Health:
@@ -91,7 +110,7 @@ class Health:
         host = dict(scope["headers"]).get(b"host", b"")
         if host != self._host or self._asked is None or self._asked.done():
             self._host, self._last = host, self._last if host == self._host else (-math.inf, [])
-            self._asked = asyncio.create_task(self._ask(scope))
+            self._asked = asyncio.create_task(_answer(self._app, scope))
         asked = self._asked
         await asyncio.wait([asked], timeout=HEALTH_SECONDS)
         told, messages = self._last
@@ -102,18 +121,33 @@ class Health:
             self._last = (time.monotonic(), messages)
         return messages
 
-    async def _ask(self, scope: Any) -> list[Any]:
-        messages: list[Any] = []
-        requests: list[Any] = [{"type": "http.request", "body": b"", "more_body": False}]
 
-        async def receive() -> Any:
-            return requests.pop() if requests else await asyncio.Event().wait()
+async def _answer(app: Any, scope: Any) -> list[Any]:
+    """The messages of the application's response to a request without a body."""
+    messages: list[Any] = []
+    requests: list[Any] = [{"type": "http.request", "body": b"", "more_body": False}]
 
-        async def send(message: Any) -> None:
-            messages.append(message)
+    async def receive() -> Any:
+        return requests.pop() if requests else await asyncio.Event().wait()
 
-        await self._app(scope, receive, send)
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await app(scope, receive, send)
+    return messages
+
+
+def _with_more(messages: list[Any], more: bytes) -> list[Any]:
+    """A response with some bytes after its body, if it has succeeded."""
+    start, *parts = messages
+    if start["status"] != 200:
         return messages
+    body = b"".join(part.get("body", b"") for part in parts) + more
+    others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+    return [
+        {**start, "headers": [*others, (b"content-length", str(len(body)).encode())]},
+        {"type": "http.response.body", "body": body},
+    ]
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -71,6 +71,11 @@ class Segment(Protocol):
     documents: list[dict[str, Any]]
     """`id`, `url`, `title`, `language` and `date` of each document."""
 
+    @property
+    def places(self) -> Mapping[str, Sequence[int]]:
+        """URL → its documents' numbers."""
+        ...
+
     def rows(self, numbers: Sequence[int]) -> list[Passage]: ...
 
     def cosines(self, vector: np.ndarray, numbers: np.ndarray) -> np.ndarray: ...
@@ -80,7 +85,20 @@ class Segment(Protocol):
         ...
 
 
-class Collected:
+class _Documents:
+    """Documents that are found by their URL."""
+
+    documents: list[dict[str, Any]]
+
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for number, document in enumerate(self.documents):
+            found.setdefault(document["url"], []).append(number)
+        return found
+
+
+class Collected(_Documents):
     """Passages in memory."""
 
     def __init__(
@@ -102,7 +120,7 @@ class Collected:
         return best(self._vectors @ vector, count)
 
 
-class Stored:
+class Stored(_Documents):
     """The passages of an artifact with `words/`, `vectors.npy` and `documents.parquet`."""
 
     def __init__(self, artifact: Artifact, table: Any, near: dict[str, Any] | None) -> None:

@@ -228,14 +228,13 @@ def _denied(
 ) -> np.ndarray | None:
     """Which documents of a segment must not be found; None if all may. `newer`: URLs of other documents that
     stand for those of this segment."""
-    if not filters and not newer:
+    if not filters and not newer & segment.places.keys():
         return hidden
-    denied = np.array(
-        [
-            d["url"] in newer or not filters.allow(d["url"], d["language"], d["date"])
-            for d in segment.documents
-        ]
-    )
+    denied = np.zeros(len(segment.documents), bool)
+    if filters:
+        found = (filters.allow(d["url"], d["language"], d["date"]) for d in segment.documents)
+        denied = ~np.fromiter(found, bool, len(segment.documents))
+    denied[[place for url in newer for place in segment.places.get(url, ())]] = True
     return denied if hidden is None else denied | hidden
 
 

@@ -87,6 +87,15 @@ def test_one_request_too_many_is_refused_and_those_inside_are_answered(slow: Slo
     asyncio.run(talk())
 
 
+def test_metrics_say_how_many_requests_the_door_has_refused(slow: Slow, url: str) -> None:
+    slow.release.set()
+    assert httpx.get(f"{url}/metrics").text.splitlines()[0].startswith("answered# HELP headwater_refused")
+    for _ in range(3):
+        assert httpx.post(f"{url}/v1/search", content=b"x" * 2000).status_code == 413
+    shown = httpx.get(f"{url}/metrics").text.splitlines()
+    assert shown[-1] == 'headwater_refused_total{status="413"} 3'
+
+
 def test_a_client_that_leaves_frees_its_place(slow: Slow, url: str) -> None:
     async def talk() -> None:
         async with asyncio.timeout(20), httpx.AsyncClient(base_url=url, timeout=20) as client:
