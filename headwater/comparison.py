@@ -19,6 +19,7 @@ from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rankings import gate, judge, probe
 from headwater.llm.rankings.gate import Finding
+from headwater.llm.rankings.surprise import surprises
 from headwater.llm.stages.evaluate import EvaluateConfig, bits_per_byte
 from headwater.llm.stages.rl import tasks_of
 from headwater.recipe import Recipe
@@ -53,7 +54,7 @@ class Comparison:
     def findings(self, held_out: Sequence[Ranking]) -> list[Finding]:
         """Win rate, bits per byte, citations and refusals; what the recipe has no data for is left out."""
         models = (self.candidate, self.served)
-        found = [self._wins(held_out)]
+        found = self._wins(held_out)
         if "tokenize" in self.artifacts:
             text = self.artifacts["tokenize"], self.artifacts.get("pretrain")
             bits = [remotely(self.session, bits_per_byte, each, *text) for each in models]
@@ -65,15 +66,20 @@ class Comparison:
         found.append(gate.check_safety(self.recipe.improve, len(requests), *helped))
         return found
 
-    def _wins(self, held_out: Sequence[Ranking]) -> Finding:
+    def _wins(self, held_out: Sequence[Ranking]) -> list[Finding]:
         asked = self._asked(held_out)
         shown = [each.shown for each in asked]
-        both = [self._answers(each, shown) for each in (self.candidate, self.served)]
-        pairs = [
-            (each.prompt, answer) for answers in both for each, answer in zip(asked, answers, strict=True)
+        candidate, served = (
+            [(each.prompt, answer) for each, answer in zip(asked, self._answers(model, shown), strict=True)]
+            for model in (self.candidate, self.served)
+        )
+        scores = remotely(self.session, judge.scores, self.judge, candidate + served, self.max_length)
+        return [
+            gate.check_wins(scores[: len(asked)], scores[len(asked) :]),
+            gate.check_surprise(
+                self.recipe.improve, *remotely(self.session, surprises, self.served, candidate, served)
+            ),
         ]
-        scores = remotely(self.session, judge.scores, self.judge, pairs, self.max_length)
-        return gate.check_wins(scores[: len(asked)], scores[len(asked) :])
 
     def _asked(self, held_out: Sequence[Ranking]) -> list[Asked]:
         """The prompts of held-out rankings, then the recipe's own held-out prompts, each once."""

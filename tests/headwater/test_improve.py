@@ -161,6 +161,7 @@ def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
     assert (code, found["verdict"]) == (0, "promoted"), found
     served = promotion.current(store, "tiny")
     assert served.kind == "improve" and served.model == found["model"] and served.number == 2
+    assert 0 < served.gate["surprise"]["candidate"] < served.gate["surprise"]["served"] + 1
     assert served.gate["win rate"]["low"] > 0.5 and served.rankings["rankings"] == 80
     assert served.rankings["judge"].startswith("reward/") and served.lineage["dpo"]
 

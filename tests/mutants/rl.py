@@ -111,4 +111,5 @@ MUTANTS = [
         "if True:",
         "test_ranked_prompts.py",
     ),
+    mutant("gibberish-wins", "candidate <= served + config.max_surprise", "True", "test_gate.py"),
 ]

@@ -17,6 +17,7 @@ from headwater.llm.rankings.gate import (
     check_citations,
     check_raters,
     check_safety,
+    check_surprise,
     check_wins,
     total,
 )
@@ -127,6 +128,10 @@ def test_the_win_rate_must_be_above_a_half_by_its_interval() -> None:
 
 def test_bits_per_byte_may_rise_by_the_bound_alone() -> None:
     assert check_bits(CONFIG, 1.02, 1.0).passed and not check_bits(CONFIG, 1.03, 1.0).passed
+
+
+def test_answers_may_be_as_unlike_the_served_models_as_the_bound_says() -> None:
+    assert check_surprise(CONFIG, 2.0, 1.0).passed and not check_surprise(CONFIG, 2.1, 1.0).passed
 
 
 def interval(value: float, width: float = 0.1) -> Interval:

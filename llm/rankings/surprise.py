@@ -1,0 +1,28 @@
+"""How unlikely a model finds answers: those of a candidate that has left all that the judge can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headwater.cluster.storage.artifact import Folder
+from headwater.llm.examples.chat import encode_answer, encode_prompt
+from headwater.llm.inference import load_engine
+from headwater.llm.rankings.judge import Judged
+
+
+def surprises(model: Folder, *answers: Sequence[Judged]) -> list[float]:
+    """For each list of answers their mean negative log-likelihood, in nats per token, at temperature 1.
+
+    An answer of more than half of the context is cut there; the prompt is shortened to leave room for it.
+    """
+    engine = load_engine(model.local(), threads=1)
+    found = []
+    for some in answers:
+        given = [encode_answer(engine.tokenizer, text)[: engine.context // 2] for _, text in some]
+        prompts = [
+            encode_prompt(engine.tokenizer, prompt, engine.context - len(ids))
+            for (prompt, _), ids in zip(some, given, strict=True)
+        ]
+        logprobs = engine.score(prompts, given)
+        found.append(-sum(map(sum, logprobs)) / sum(map(len, logprobs)))
+    return found
