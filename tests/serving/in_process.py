@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class _Method:
         self._method, self._stream = method, stream
 
     def remote(self, *args: Any) -> Any:
-        called = self._method(*args)
+        called = self._method(*pickle.loads(pickle.dumps(args)))
         return _Stream(called) if self._stream else called
 
 
@@ -44,6 +45,9 @@ class _Stream:
 
     def __aiter__(self) -> Any:
         return self._events
+
+    def __anext__(self) -> Any:
+        return anext(self._events)
 
     def cancel(self) -> None:
         self._closing = asyncio.ensure_future(self._events.aclose())
