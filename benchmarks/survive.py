@@ -1,12 +1,12 @@
-"""Streams while engine replicas are killed, and how long each part of the endpoint is missed after it was killed.
+"""Streams while engine replicas are killed, and how long each part of the endpoint is missed after a kill.
 
     python -m benchmarks.survive [--kills 20] [--seconds 120] [--clients 4]
     python -m benchmarks.survive --recovery
 
 Clients read streams all the time; whenever a replica runs, the oldest one gets SIGKILL. Told are the streams
-that differ from the undisturbed ones in a byte (but for the response's id and time), and the longest pauses of
-those that a kill fell into. `--recovery` kills the only replica of each part, and Serve's proxy, and tells the
-longest time without an answer. The model is new, of the size of the quickstart's.
+that differ from the undisturbed ones in a byte (but for the response's id and time), and the longest pauses
+of those that a kill fell into. `--recovery` kills the only replica of each part, and Serve's proxy, and tells
+how long no answer came. The model is new, of the size of the quickstart's.
 """
 
 from __future__ import annotations
@@ -184,10 +184,8 @@ def main() -> None:
             seen = asyncio.run(survive(url, asked, options.clients, options.kills, options.seconds))
             print(f"{len(seen.kills)} kills, {seen.streams} streams, {seen.differing} of them differ")
             if pauses := sorted(seen.pauses):
-                p95 = pauses[int(0.95 * len(pauses))]
-                print(
-                    f"{len(pauses)} were disturbed: longest pause {statistics.median(pauses):.2f} s (median), {p95:.2f} s (p95)"
-                )
+                p50, p95 = statistics.median(pauses), pauses[int(0.95 * len(pauses))]
+                print(f"pauses of the {len(pauses)} disturbed: {p50:.2f} s (median), {p95:.2f} s (p95)")
         finally:
             app.stop()
 

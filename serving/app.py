@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 APPLICATION = "headwater"
 MANY = 100_000
 HEALTH_PERIOD = 1.0
-"""Seconds between health checks: so late is a dead replica noticed, and another started. One that is alive but
-does not answer has Serve's default of three times 30 s: a busy machine may take long."""
+"""Seconds between health checks: so soon is a dead replica noticed, and another started. One that is alive
+but does not answer has Serve's default of three times 30 s: a busy machine may take long."""
 PROXY_CHECKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1"}
 """Serve starts another proxy when three checks in a row have failed; by default they are 10 s apart."""
 

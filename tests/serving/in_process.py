@@ -55,8 +55,8 @@ class _Stream:
 
 
 class MortalHandle(Handle):
-    """Real replicas take turns to answer. Each breaks off after so many items of its stream, as if it had been
-    killed, or (None) lives; the last entry of `lives` holds for all later calls."""
+    """Real replicas take turns to answer. Each breaks off after so many items of its stream, as if it had
+    been killed, or (None) lives; the last entry of `lives` holds for all later calls."""
 
     def __init__(self, replicas: Sequence[Any], lives: Sequence[int | None], error: type = ActorDiedError):
         super().__init__(replicas[0])
@@ -88,7 +88,7 @@ class MortalHandle(Handle):
 
 
 def ingress_of(config: AppConfig, engine: Any = None) -> Any:
-    """The ASGI application of a configuration. `engine`: the handle of its model; default: a new replica's."""
+    """The ASGI application of a configuration. `engine`: the handle of its model; default: a new one."""
     search = Handle(RetrievalReplica(config.index)) if config.index else None
     web = Handle(WebReplica(*config.web_arguments)) if config.web else None
     handles: Any = (engine or Handle(EngineReplica(*config.engine_arguments)), search, web)
