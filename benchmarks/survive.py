@@ -5,14 +5,16 @@
 
 Clients read streams all the time; whenever a replica runs, the oldest one gets SIGKILL. Told are the streams
 that differ from the undisturbed ones in a byte (but for the response's id and time), and the longest pauses
-of those that a kill fell into. `--recovery` kills the only replica of each part, and Serve's proxy, and tells
-how long no answer came. The model is new, of the size of the quickstart's.
+of those that a kill fell into. At last the ingress is killed in mid-answer, which ends the stream; the answer
+must be the same when it is asked for again with its seed. `--recovery` kills the only replica of each part, and Serve's
+proxy, and tells how long no answer came. The model is new, of the size of the quickstart's.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -46,6 +48,9 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "numbers", "schema": SC
 class Seen:
     streams: int = 0
     differing: int = 0
+    """Of them, those that are no beginning of the undisturbed one."""
+    failed: int = 0
+    """Of them, those that end with an error event."""
     kills: list[float] = field(default_factory=list)
     """When, by `time.monotonic`."""
     pauses: list[float] = field(default_factory=list)
@@ -96,7 +101,10 @@ async def survive(
             began = time.monotonic()
             events, pause = await told(client, asked[body])
             seen.streams += 1
-            seen.differing += events != wanted[body]
+            failed = "error" in events[-1]
+            seen.failed += failed
+            said = events[:-1] if failed else events
+            seen.differing += said != (wanted[body][: len(said)] if failed else wanted[body])
             if any(began < kill < time.monotonic() for kill in seen.kills):
                 seen.pauses.append(pause)
 
@@ -114,6 +122,25 @@ async def survive(
         ended.set()
         await asyncio.gather(*reading)
     return seen
+
+
+async def asked_again(url: str, body: dict[str, Any], limit: float) -> bool:
+    """Whether an answer whose ingress is killed in its middle is the same when it is asked for again."""
+    async with httpx.AsyncClient(base_url=url, timeout=limit) as client, asyncio.timeout(limit):
+        wanted, _ = await told(client, body)
+        with contextlib.suppress(httpx.HTTPError):
+            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                lines = response.aiter_lines()
+                await anext(lines)
+                os.kill(pids(PARTS["ingress"])[0], signal.SIGKILL)
+                async for _ in lines:
+                    pass
+        while True:
+            with contextlib.suppress(httpx.HTTPError, LookupError):
+                events, _ = await told(client, body)
+                if events[-1] == "data: [DONE]":
+                    return events == wanted
+            await asyncio.sleep(0.2)
 
 
 def _kill_one() -> bool:
@@ -169,20 +196,23 @@ def main() -> None:
         model = _new(Path(folder) / "model")
         count = 1 if options.recovery else 2
         replicas = ReplicaRange(min_replicas=count, max_replicas=count, cpus=0.3, gpus=0)
-        config = AppConfig(model=str(model), model_name="served", port=0, threads=1, engine=replicas)
+        config = AppConfig(
+            model=str(model), model_name="served", port=0, threads=1, engine=replicas, resume_seconds=300
+        )
         url = app.start(config, Session(Store(folder)))
         try:
             print(f"load of the machine: {os.getloadavg()[0]:.1f}")
             if options.recovery:
                 for part in PARTS:
-                    print(
-                        f"{part} killed: {missed(url, part, options.seconds):.1f} s without an answer",
-                        flush=True,
-                    )
+                    seconds = missed(url, part, options.seconds)
+                    print(f"{part} killed: {seconds:.1f} s without an answer", flush=True)
                 return
             asked = bodies("served", options.tokens)
             seen = asyncio.run(survive(url, asked, options.clients, options.kills, options.seconds))
-            print(f"{len(seen.kills)} kills, {seen.streams} streams, {seen.differing} of them differ")
+            print(f"{len(seen.kills)} kills, {seen.streams} streams: ", end="")
+            print(f"{seen.differing} differ, {seen.failed} failed")
+            same = asyncio.run(asked_again(url, asked[0], options.seconds))
+            print(f"ingress killed: the answer, asked for again, is {'the same' if same else 'another'}")
             if pauses := sorted(seen.pauses):
                 p50, p95 = statistics.median(pauses), pauses[int(0.95 * len(pauses))]
                 print(f"pauses of the {len(pauses)} disturbed: {p50:.2f} s (median), {p95:.2f} s (p95)")
