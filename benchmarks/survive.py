@@ -6,8 +6,8 @@
 Clients read streams all the time; whenever a replica runs, the oldest one gets SIGKILL. Told are the streams
 that differ from the undisturbed ones in a byte (but for the response's id and time), and the longest pauses
 of those that a kill fell into. At last the ingress is killed in mid-answer, which ends the stream; the answer
-must be the same when it is asked for again with its seed. `--recovery` kills the only replica of each part, and Serve's
-proxy, and tells how long no answer came. The model is new, of the size of the quickstart's.
+must be the same when it is asked for again with its seed. `--recovery` kills the only replica of each part,
+and Serve's proxy, and tells how long no answer came. The model is new, of the size of the quickstart's.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def test_a_client_that_leaves_ends_the_stream_behind_its_comments() -> None:
     async def leave() -> None:
         events = streaming.never_quiet(endless())
         assert await anext(events) == "data: 1\n\n"
-        waiting = asyncio.create_task(anext(events))
+        waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
