@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 APPLICATION = "headwater"
 MANY = 100_000
+HEALTH_PERIOD = 1.0
+"""Seconds between health checks: so soon is a dead replica noticed, and another started. One that is alive
+but does not answer has Serve's default of three times 30 s: a busy machine may take long."""
+PROXY_CHECKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1"}
+"""Serve starts another proxy when three checks in a row have failed; by default they are 10 s apart."""
 
 
 def build(config: AppConfig) -> Application:
@@ -37,7 +42,7 @@ def build(config: AppConfig) -> Application:
         max_ongoing_requests=config.parallel_requests,
         max_queued_requests=config.max_queue,
         graceful_shutdown_timeout_s=5,
-        health_check_period_s=5,
+        health_check_period_s=HEALTH_PERIOD,
         **_scaling(config.engine, config.parallel_requests),
     )
     retrieval = serve.deployment(RetrievalReplica).options(  # type: ignore[attr-defined]
@@ -46,6 +51,7 @@ def build(config: AppConfig) -> Application:
         max_ongoing_requests=16,
         max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=2,
+        health_check_period_s=HEALTH_PERIOD,
         **_scaling(config.retrieval, 4),
     )
     web = serve.deployment(WebReplica).options(  # type: ignore[attr-defined]
@@ -54,6 +60,7 @@ def build(config: AppConfig) -> Application:
         max_ongoing_requests=config.web.questions_at_once if config.web else 1,
         max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=2,
+        health_check_period_s=HEALTH_PERIOD,
         **_scaling(config.web_reader, 4),
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
@@ -61,6 +68,7 @@ def build(config: AppConfig) -> Application:
         # What is too much it refuses itself, at once: a request that waits for it holds up /healthz.
         max_ongoing_requests=MANY,
         graceful_shutdown_timeout_s=2,
+        health_check_period_s=HEALTH_PERIOD,
         **_scaling(config.api, 64),
     )
     return ingress.bind(
@@ -92,7 +100,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=port),
         controller_options=ControllerOptions(  # which the proxy inherits
-            runtime_env={"env_vars": environment(config.max_requests, config.max_body_bytes)}
+            runtime_env={"env_vars": PROXY_CHECKS | environment(config.max_requests, config.max_body_bytes)}
         ),
         logging_config=quiet,
     )

@@ -84,6 +84,9 @@ class ServeConfig(StageConfig):
     """Requests that one model replica answers at the same time; their tokens are generated in one batch."""
     max_queue: int = Field(32, ge=1)
     """Requests that may wait for the model; further ones get status 429 with Retry-After at once."""
+    resume_seconds: float = Field(60.0, ge=0)
+    """Longest wait of a request for another replica where its own was lost; the answer goes on where it
+    stopped. After that, and with 0 at once, the request gets status 503, and a stream an error event."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per model replica; None: torch's default."""
     cors_origins: tuple[NonEmpty, ...] = ()

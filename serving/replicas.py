@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from headwater.llm.inference.parity import check as check_parity
 from headwater.llm.inference.shared import SharedEngine
 from headwater.serving.answers.answer import answer
 from headwater.serving.answers.complete import check_tokens, complete
+from headwater.serving.answers.decisions import Decision, Decisions, Past
 from headwater.serving.answers.events import CompletionJob, Event, Job, Spoken
 from headwater.serving.answers.token_text import spoken
 from headwater.serving.errors import ApiError
@@ -82,23 +84,25 @@ class EngineReplica:
         self._embedder = functools.cache(lambda: load_embedder(embedding))
         warm(self._engine)
 
-    async def answer(self, job: Job) -> AsyncIterator[list[Event | ApiError]]:
-        """Yield the events of an answer, each time all that are ready. An ApiError comes last, if the request
-        cannot be answered.
+    async def answer(self, job: Job, past: Past) -> AsyncIterator[list[Event | Decision | ApiError]]:
+        """Yield the events of an answer and what they are made of, each time all that are ready. An ApiError
+        comes last, if the request cannot be answered.
 
-        When the client disconnects, Serve closes this generator and the thread stops at its next token.
+        Of an answer with a past (another replica began it) only what follows. When the client disconnects,
+        Serve closes this generator and the thread stops at its next token.
         """
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | ApiError | BaseException | None] = asyncio.Queue()
+        events: asyncio.Queue[Event | Decision | ApiError | BaseException | None] = asyncio.Queue()
         gone = threading.Event()
 
-        def put(event: Event | ApiError | BaseException | None) -> None:
+        def put(event: Event | Decision | ApiError | BaseException | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def work() -> None:
             try:
                 make: Any = complete if isinstance(job, CompletionJob) else answer
-                for event in make(self._engine, job, gone):
+                all_events = make(self._engine, job, gone, Decisions(past, put))
+                for event in itertools.islice(all_events, past.events, None):
                     if gone.is_set():
                         return
                     put(event)
@@ -114,12 +118,12 @@ class EngineReplica:
 
         self._pool.submit(work)
         try:
-            last: Event | ApiError | BaseException | None = None
-            while last is None or isinstance(last, Event | ApiError):
+            last: Event | Decision | ApiError | BaseException | None = None
+            while last is None or isinstance(last, Event | Decision | ApiError):
                 ready = [await events.get()]
                 while not events.empty():
                     ready.append(events.get_nowait())
-                if told := [event for event in ready if isinstance(event, Event | ApiError)]:
+                if told := [event for event in ready if isinstance(event, Event | Decision | ApiError)]:
                     yield told
                 if (last := ready[-1]) is None:
                     return

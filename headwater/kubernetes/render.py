@@ -22,7 +22,7 @@ from headwater.kubernetes.pods import TooSmall, cores, pods_for, serving_needs, 
 from headwater.llm.stages.base import CHATML
 from headwater.pipeline import stages
 from headwater.recipe import Recipe
-from headwater.serving.app import APPLICATION
+from headwater.serving.app import APPLICATION, PROXY_CHECKS
 from headwater.serving.config import AppConfig
 from headwater.serving.deploy import IMPORT_PATH
 
@@ -179,7 +179,9 @@ def render_service(
     for group in _groups(cluster):
         _mount(group, keys, KEYS_FOLDER, read_only=True)
         container = group["template"]["spec"]["containers"][0]
-        container["env"] += [{"name": name, "value": value} for name, value in HAPROXY.items()]
+        container["env"] += [
+            {"name": name, "value": value} for name, value in (HAPROXY | PROXY_CHECKS).items()
+        ]
     for group in cluster["workerGroupSpecs"]:
         group["template"]["spec"]["containers"][0] |= _probes()
     _common(recipe, cluster, target)

@@ -129,8 +129,14 @@ class Batch(Protocol):
         """Whether no sequence runs or waits."""
         ...
 
-    def submit(self, prompt: list[int], sampling: Sampling, seed: int | None = None) -> int:
-        """Queue a prompt. `seed` replaces `sampling.seed`. Returns the handle of its events."""
+    def submit(
+        self, prompt: list[int], sampling: Sampling, seed: int | None = None, *, said: Sequence[int] = ()
+    ) -> int:
+        """Queue a prompt. `seed` replaces `sampling.seed`. Returns the handle of its events.
+
+        `said`: the ids that the completion already has, from the same prompt, settings and seed. It goes on
+        behind them as if they had just been chosen. Returns 0, which has no events, if they are all of it.
+        """
         ...
 
     def step(self) -> list[Event]:
@@ -177,8 +183,8 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Tokens:
-        """Each token as it is generated, including the ending id."""
+    def stream(self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()) -> Tokens:
+        """Each token as it is generated, including the ending id. `said`: as in `Batch.submit`."""
         ...
 
     def score(

@@ -32,6 +32,8 @@ PADDING = 16
 @dataclass(eq=False, kw_only=True)
 class _Sequence(Choices):
     handle: int
+    text: tuple[int, ...]
+    """What is read before the first choice: the prompt, and what the completion already had."""
     length: int = 0
     """Positions that the decoder holds."""
     placed: bool = False
@@ -76,20 +78,32 @@ class Batch:
         """Whether no sequence runs or waits."""
         return not self._rows and not self._waiting
 
-    def submit(self, prompt: list[int], sampling: Sampling, seed: int | None = None, number: int = 0) -> int:
+    def submit(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        seed: int | None = None,
+        number: int = 0,
+        *,
+        said: Sequence[int] = (),
+    ) -> int:
         """Queue a prompt of at least one id for at least one token. Returns the handle of its events.
 
-        `seed` replaces `sampling.seed`; `number` tells samples of one seed apart. Raises HeadwaterError for a
-        sequence that can never run here.
+        `seed` replaces `sampling.seed`; `number` tells samples of one seed apart; `said`: as in the protocol.
+        Raises HeadwaterError for a sequence that can never run here.
         """
         self._check(len(prompt), sampling.max_tokens)
         sequence = _Sequence(
             handle=self._handles + 1,
             prompt=tuple(prompt),
+            text=(*prompt, *said),
             sampling=sampling,
             uniforms=uniforms(sampling, sampling.seed if seed is None else seed, number),
             **self._ending(sampling),
         )
+        if said and (said[-1] in sequence.ends or len(said) >= sampling.max_tokens):
+            return 0
+        sequence.say(said)
         self._handles += 1
         self._waiting.append(sequence)
         return self._handles
@@ -191,13 +205,13 @@ class Batch:
             for row in rows:
                 one = self._rows[row]
                 if budget > 0:
-                    taken[row] = one.prompt[one.length : one.length + budget]
+                    taken[row] = one.text[one.length : one.length + budget]
                     budget -= len(taken[row])
             for part in _alike(taken):
                 starts, ids = [self._rows[row].length for row in part], [taken[row] for row in part]
                 for row, logits_V in zip(part, self._decoder.read(part, starts, ids), strict=True):
                     self._rows[row].length += len(taken[row])
-                    if self._rows[row].length == len(self._rows[row].prompt):
+                    if self._rows[row].length == len(self._rows[row].text):
                         complete[row] = logits_V
         return self._start(complete) if complete else []
 
@@ -219,7 +233,7 @@ class Batch:
         return [
             row
             for row, one in enumerate(self._rows)
-            if row >= self._running and one.length < len(one.prompt) and self._place(row)
+            if row >= self._running and one.length < len(one.text) and self._place(row)
         ]
 
     def _place(self, row: int) -> bool:
@@ -227,13 +241,13 @@ class Batch:
         one = self._rows[row]
         if one.placed:
             return True
-        most, best, source, coming = len(one.prompt) - 1, 0, -1, 0
+        most, best, source, coming = len(one.text) - 1, 0, -1, 0
         for other_row, other in self._beginnings(row) if self._decoder.shares else ():
-            shared = min(common(one.prompt, other.prompt), most)
+            shared = min(common(one.text, other.text), most)
             coming = max(coming, shared)
             if min(shared, other.length) > best:
                 best, source = min(shared, other.length), other_row
-        kept, prefix = self.prefixes.best(one.prompt, self._version())
+        kept, prefix = self.prefixes.best(one.text, self._version())
         kept = min(kept, most)
         length = max(best, kept)
         if coming > length and (coming == most or coming >= SHARED_TOKENS):
@@ -245,7 +259,7 @@ class Batch:
             else:
                 self._decoder.copy(source, row, best)
             one.length = length
-        self.prefixes.asked += len(one.prompt)
+        self.prefixes.asked += len(one.text)
         one.placed, one.version = True, self._version()
         return True
 
@@ -254,9 +268,9 @@ class Batch:
         version, found = self._version(), dict[tuple[int, ...], tuple[int, _Sequence]]()
         for other_row, other in enumerate(self._rows[:row]):
             if not other.placed or other.version == version:
-                kept = found.setdefault(other.prompt, (other_row, other))
+                kept = found.setdefault(other.text, (other_row, other))
                 if other.length > kept[1].length:
-                    found[other.prompt] = (other_row, other)
+                    found[other.text] = (other_row, other)
         return found.values()
 
     def _choose(self, rows: list[int], logits_BV: torch.Tensor) -> list[Event]:
@@ -305,7 +319,7 @@ class Batch:
 def _repeats_last(sequences: list[_Sequence]) -> list[_Sequence]:
     """The first sequence of each prompt before all that repeat one, which will be copied."""
     seen: set[tuple[int, ...]] = set()
-    first = [one.prompt not in seen and not seen.add(one.prompt) for one in sequences]  # type: ignore[func-returns-value]
+    first = [one.text not in seen and not seen.add(one.text) for one in sequences]  # type: ignore[func-returns-value]
     return [
         one for repeat in (False, True) for one, new in zip(sequences, first, strict=True) if new != repeat
     ]

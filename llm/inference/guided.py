@@ -153,6 +153,11 @@ class Guide:
         self._end = end or End(b"", ())
         return token
 
+    def take_again(self, token: int, left: int) -> None:
+        """Add a token that `take` returned where the same text had been added."""
+        self._by_tokens.compute_bitmask()  # as `allowed`: a limit of llguidance is met where it was met then
+        self.take(token, left)
+
     def _end_after(self, token: int) -> End | None:
         """The end once `token` has been added; None if there is none or the token does not fit."""
         text = self._text(token)

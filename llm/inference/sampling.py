@@ -42,6 +42,13 @@ class Choices:
             or len(self.ids) < given.min_tokens
         )
 
+    def say(self, ids: Sequence[int]) -> None:
+        """Take ids that have been chosen before."""
+        for id in ids:
+            if self.guide is not None:
+                self.guide.take_again(id, self.sampling.max_tokens - len(self.ids))
+            self.ids.append(id)
+
     def edit(self, logits_V: torch.Tensor) -> None:
         """Apply penalties, bias, the minimum length and the guide, in this order and in place.
 

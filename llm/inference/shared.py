@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Engine, Event, Limits, Sampling, Token
@@ -29,7 +29,7 @@ class SharedEngine:
         self._batch: Batch = engine.batch(self._limits)
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> _Stream:
+    def stream(self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()) -> _Stream:
         """As `Engine.stream`, but it runs at once, whether its tokens are taken or not.
 
         Taking a token raises what the engine raised. A schema is compiled in the caller's thread: some take
@@ -41,7 +41,7 @@ class SharedEngine:
         elif (refusal := self._prepared(sampling.schema)) is not None:
             stream.events.put(refusal)
         else:
-            self._calls.put(lambda: self._submit(stream, prompt, sampling))
+            self._calls.put(lambda: self._submit(stream, prompt, sampling, said))
         return stream
 
     @property
@@ -80,13 +80,16 @@ class SharedEngine:
                     if event.finish_reason:
                         del self._streams[event.handle]
 
-    def _submit(self, stream: _Stream, prompt: list[int], sampling: Sampling) -> None:
+    def _submit(self, stream: _Stream, prompt: list[int], sampling: Sampling, said: Sequence[int]) -> None:
         try:
-            stream.handle = self._batch.submit(prompt, sampling)
+            stream.handle = self._batch.submit(prompt, sampling, said=said)
         except Exception as error:  # noqa: BLE001 - raised again where the stream is read
             stream.events.put(error)
         else:
-            self._streams[stream.handle] = stream
+            if stream.handle:
+                self._streams[stream.handle] = stream
+            else:
+                stream.events.put(None)
 
     def _cancel(self, stream: _Stream) -> None:
         if self._streams.pop(stream.handle, None) is not None:

@@ -160,11 +160,13 @@ class TorchEngine:
                 completion.finish_reason = event.finish_reason or "length"
         return completions
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Generator[Token, None, None]:
+    def stream(
+        self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()
+    ) -> Generator[Token, None, None]:
         if sampling.max_tokens < 1:
             return
         batch = self.batch()
-        batch.submit(prompt, sampling)
+        batch.submit(prompt, sampling, said=said)
         while not batch.idle:
             for event in batch.step():
                 yield event.token

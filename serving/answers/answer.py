@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from headwater.llm.grounding.sentences import sentence_spans
 from headwater.llm.inference.base import Engine, Sampling, Token, Tokens
 from headwater.llm.rows.permutation import derived_seed
 from headwater.serving.answers import tool_calls
+from headwater.serving.answers.decisions import Decisions
 from headwater.serving.answers.events import (
     AnswerJob,
     CompletionJob,
@@ -51,23 +52,29 @@ MIN_ANSWER = 16
 """Minimum tokens of the context reserved for the answer."""
 
 
-def answer(engine: Engine, job: AnswerJob, stop: threading.Event | None = None) -> Iterator[Event]:
+def answer(
+    engine: Engine,
+    job: AnswerJob,
+    stop: threading.Event | None = None,
+    decisions: Decisions | None = None,
+) -> Iterator[Event]:
     """Yield one Started, then for each choice its Deltas and one Finished. Ends early if `stop` is set.
 
-    Raises ApiError 400 if the question alone exceeds the model's context.
+    The events follow from the job and the decisions, whether these are new or another replica's. Raises
+    ApiError 400 if the question alone exceeds the model's context.
     """
-    cancelled = stop or threading.Event()
+    cancelled, decisions = stop or threading.Event(), decisions or Decisions()
     job = _with_tools(engine, job)
     if job.passages is None:
         prompt = checked_prompt(engine, job.messages, 1)
-        yield from _write(engine, prompt, job, [], cancelled)
+        yield from _write(engine, prompt, job, [], cancelled, decisions)
     elif not job.passages:
         yield from _nothing_found(engine, job)
     elif job.mode == "quote":
-        yield from _quote(engine, job, job.passages, cancelled)
+        yield from _quote(engine, job, job.passages, cancelled, decisions)
     else:
         prompt, fitting = write_prompt(engine, job.messages, job.passages, job.sampling.max_tokens)
-        yield from _write(engine, prompt, job, fitting, cancelled)
+        yield from _write(engine, prompt, job, fitting, cancelled, decisions)
 
 
 def _with_tools(engine: Engine, job: AnswerJob) -> AnswerJob:
@@ -120,7 +127,11 @@ def _ids(engine: Engine, text: str) -> list[int]:
 
 # -- quote -----------------------------------------------------------------------------------
 def _quote(
-    engine: Engine, job: AnswerJob, passages: list[Passage], cancelled: threading.Event
+    engine: Engine,
+    job: AnswerJob,
+    passages: list[Passage],
+    cancelled: threading.Event,
+    decisions: Decisions,
 ) -> Iterator[Event]:
     """Quote the best-scored sentences. The scoring prompt has the system messages and the question, but
     neither sources nor earlier answers: every sentence of these would score high as a copy of the prompt."""
@@ -129,7 +140,7 @@ def _quote(
         return
     prompt = checked_prompt(engine, _scoring_messages(job), MIN_ANSWER)
     yield Started(len(prompt))
-    scores = _score(engine, prompt, found)
+    scores = decisions.scores(lambda: _score(engine, prompt, found))
     for choice in range(job.choices):
         if cancelled.is_set():
             return
@@ -215,11 +226,16 @@ def write_prompt(
 
 
 def _write(
-    engine: Engine, prompt: list[int], job: AnswerJob, passages: list[Passage], cancelled: threading.Event
+    engine: Engine,
+    prompt: list[int],
+    job: AnswerJob,
+    passages: list[Passage],
+    cancelled: threading.Event,
+    decisions: Decisions,
 ) -> Iterator[Event]:
     """Generate all choices together, and yield one after the other."""
     told = functools.partial(_told, engine, job, passages, cancelled)
-    yield from generate(engine, [prompt], job, told)
+    yield from generate(engine, [prompt], job, told, decisions)
 
 
 def generate(
@@ -227,6 +243,7 @@ def generate(
     prompts: Sequence[list[int]],
     job: AnswerJob | CompletionJob,
     tell: Callable[[int, TextStream, Iterator[Token]], Iterator[Event]],
+    decisions: Decisions,
 ) -> Iterator[Event]:
     """Started, and what `tell` makes of every choice's tokens. They are generated together."""
     _check_ids(engine, job.sampling)
@@ -236,19 +253,22 @@ def generate(
         for prompt in prompts:
             room = min(job.sampling.max_tokens, engine.context - len(prompt))
             for _ in range(job.choices):
-                seed = choice_seed(job.sampling.seed, len(opened))
+                choice = len(opened)
+                seed = choice_seed(job.sampling.seed, choice)
                 sampling = replace(job.sampling, max_tokens=room, seed=seed)
-                opened.append(streams.enter_context(contextlib.closing(engine.stream(prompt, sampling))))
+                tokens = engine.stream(prompt, sampling, decisions.ids(choice))
+                opened.append(streams.enter_context(contextlib.closing(tokens)))
+        read = [decisions.tokens(choice, tokens) for choice, tokens in enumerate(opened)]
         # Taken before the answer starts: it raises what the engine refuses.
-        first = _first(opened[0]) if job.sampling.schema else []
+        first = _first(read[0]) if job.sampling.schema else []
         yield Started(sum(len(prompt) for prompt in prompts))
         for choice, tokens in enumerate(opened):
             stream = TextStream(engine.tokenizer, ends, job.stops)
-            yield from tell(choice, stream, itertools.chain(first if choice == 0 else (), tokens))
+            yield from tell(choice, stream, itertools.chain(first if choice == 0 else (), read[choice]))
             tokens.close()  # it may have ended at a stop string
 
 
-def _first(tokens: Tokens) -> list[Token]:
+def _first(tokens: Iterator[Token]) -> list[Token]:
     """The first token. Raises ApiError 400 for a schema that cannot be followed."""
     try:
         return list(itertools.islice(tokens, 1))
@@ -290,7 +310,7 @@ def _told(
         if cancelled.is_set():
             return
         if not isinstance(part, str):
-            number = f"call_{uuid.uuid4().hex[:24]}"
+            number = _call_id(job, choice, len(calls))
             calls.append(ToolCall(choice, len(calls), number, part.name, part.arguments))
             yield calls[-1]
             if job.tools and not job.tools.parallel:
@@ -314,6 +334,11 @@ def _told(
         sources_of(text.citations, passages),
         calls,
     )
+
+
+def _call_id(job: AnswerJob, choice: int, index: int) -> str:
+    own = hashlib.blake2b(f"{job.nonce}/{choice}/{index}".encode(), digest_size=12)
+    return f"call_{own.hexdigest()}"
 
 
 def _parts(pieces: Iterator[str], tools: Tools | None) -> Iterator[str | tool_calls.ToolCall]:

@@ -8,13 +8,19 @@ from collections.abc import Iterator, Sequence
 from headwater.data_pipeline.tokens.tokenizer import document_end_id
 from headwater.llm.inference.base import Engine, Token
 from headwater.serving.answers.answer import generate
+from headwater.serving.answers.decisions import Decisions
 from headwater.serving.answers.events import CompletionJob, Delta, Event, Finished, Spoken
 from headwater.serving.answers.text_stream import TextStream
 from headwater.serving.answers.token_text import spoken, texts_of
 from headwater.serving.errors import ApiError
 
 
-def complete(engine: Engine, job: CompletionJob, stop: threading.Event | None = None) -> Iterator[Event]:
+def complete(
+    engine: Engine,
+    job: CompletionJob,
+    stop: threading.Event | None = None,
+    decisions: Decisions | None = None,
+) -> Iterator[Event]:
     """As `answer.answer`, for each prompt in turn.
 
     Raises ApiError 400 for an id that is no token, and for a prompt that fills the model's context.
@@ -33,7 +39,7 @@ def complete(engine: Engine, job: CompletionJob, stop: threading.Event | None = 
             yield Delta(number, piece, spoken(engine.tokenizer, stream.said()) if job.logprobs else ())
         yield Finished(number, stream.finish_reason, stream.tokens, token_ids=stream.ids)
 
-    yield from generate(engine, prompts, job, tell)
+    yield from generate(engine, prompts, job, tell, decisions or Decisions())
 
 
 def prompt_ids(engine: Engine, prompt: str | Sequence[int]) -> list[int]:

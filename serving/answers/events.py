@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,6 +53,8 @@ class AnswerJob:
     tools: Tools | None = None
     web: WebReport | None = None
     """What was read of the live web for it."""
+    nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Its own; the ids of calls are made of it."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle
 
 from headwater.llm.inference.base import Sampling
 from headwater.serving.answers.events import AnswerJob, CompletionJob, Delta, Event, Finished, Job, Started
@@ -23,6 +23,7 @@ from headwater.serving.api.keys.quotas import Quotas
 from headwater.serving.api.keys.usage import Ledger
 from headwater.serving.api.limits import RETRY_SECONDS, PerMinute, overloaded
 from headwater.serving.api.metrics import Metrics
+from headwater.serving.api.resuming import Attempts, again, resumed, seeded
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
 
@@ -87,11 +88,10 @@ class Backend:
         meter = Meter(self.quotas, key)
         try:
             with parts_explained():
-                job = await make()
+                job = seeded(await make())
                 spoken = False
-                call = cast(DeploymentResponseGenerator, self._streams.answer.remote(job))
-                try:
-                    async for events in call:
+                async with contextlib.aclosing(resumed(self._streams, job, self._attempts())) as parts:
+                    async for events in parts:
                         for event in events:
                             if isinstance(event, ApiError):
                                 raise event
@@ -102,8 +102,6 @@ class Backend:
                             if isinstance(event, Started) and isinstance(job, AnswerJob):
                                 event = replace(event, web=job.web)
                             yield event
-                finally:
-                    call.cancel()  # no-op if the call has ended
         finally:
             meter.close()
             self._answering -= 1
@@ -118,18 +116,25 @@ class Backend:
                 with parts_explained():
                     if self.retrieval is not None:
                         await self.retrieval.search.remote("warm", 1, 1, self.config.min_relevance, ())
-                    async for _ in cast(DeploymentResponseGenerator, self._streams.answer.remote(job)):
+                    async for _ in resumed(self._streams, job, self._attempts()):
                         pass
         except (ApiError, TimeoutError):
             log.warning("the parts did not warm up", exc_info=True)
 
     async def call(self, method: str, *args: Any) -> Any:
         """What a method of the model's replica returns. Raises ApiError for what it refuses, too."""
-        with parts_explained():
-            result = await getattr(self._engine, method).remote(*args)
+        result = await self.ask(self._engine, method, *args)
         if isinstance(result, ApiError):
             raise result
         return result
+
+    async def ask(self, part: DeploymentHandle, method: str, *args: Any) -> Any:
+        """What a method without effects returns, of another replica where one is lost. Raises ApiError."""
+        with parts_explained():
+            return await again(lambda: getattr(part, method).remote(*args), self._attempts())
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self.config.resume_seconds, self.metrics.resumed)
 
     def count(self, first: Started, ends: Sequence[Finished]) -> Usage:
         """Count the tokens and citations of an answer in the metrics. Returns its usage."""
@@ -170,7 +175,7 @@ def parts_explained() -> Iterator[None]:
         yield
     except BackPressureError as error:
         raise overloaded() from error
-    except (RayError, RayServeException) as error:
+    except (RayError, RayServeException, TimeoutError) as error:
         log.exception("the model or the search failed")
         raise ApiError(
             503, "A part of this server is not available.", code="unavailable", retry_after=RETRY_SECONDS

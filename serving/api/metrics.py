@@ -45,6 +45,11 @@ class Metrics:
             ["outcome"],
             registry=self._registry,
         )
+        self.resumed = Counter(
+            "headwater_resumed",
+            "Requests given to another replica after theirs was lost",
+            registry=self._registry,
+        )
         self.in_progress = Gauge(
             "headwater_requests_in_progress",
             "Chat requests waiting or being answered",

@@ -59,7 +59,7 @@ async def retrieve(
                 raise _unsupported("This server has no index to search.", "retrieval")
             return Retrieved(asked, None)
         return Retrieved(asked, await searched(backend, asked, options) if options.enabled else None)
-    read: Read = await backend.web.read.remote(wish.urls, wish.query)
+    read: Read = await backend.ask(backend.web, "read", wish.urls, wish.query)
     for outcome in (*("read" for _ in read.pages), *(each.reason for each in read.failures)):
         backend.metrics.web_pages.labels(outcome).inc()
     query = query_among(asked, read.pages)
@@ -114,7 +114,9 @@ async def searched(
     limit = options.passages or config.passages
     part = backend.retrieval if backend.retrieval is not None else backend.web
     assert part is not None, "there is an index, or the pages are of the live web"
-    found: list[Passage] = await part.search.remote(
+    found: list[Passage] = await backend.ask(
+        part,
+        "search",
         query,
         limit,
         options.per_document or (limit if all_of_one else config.per_document),

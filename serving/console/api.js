@@ -82,7 +82,7 @@ async function readStream(response, onText) {
     waiting = events.pop();
     for (const event of events) {
       const data = event.replace(/^data: /, "");
-      if (data === "[DONE]") continue;
+      if (data === "[DONE]" || data.startsWith(":")) continue; // a comment
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(chunk.error.message, 0, chunk.error.code);
       const [choice] = chunk.choices;

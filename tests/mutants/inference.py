@@ -78,6 +78,18 @@ MUTANTS = [
     mutant(
         "position-of-the-longest", "one.length for one in rows]", "rows[0].length for _ in rows]", BATCHING
     ),
+    mutant(
+        "guide-forgets-the-past",
+        "                self.guide.take_again(id, self.sampling.max_tokens - len(self.ids))",
+        "                pass",
+        "test_resuming.py::test_wherever_a_replica_dies_the_answer_is_the_undisturbed_one[JSON Schema]",
+    ),
+    mutant(
+        "past-unread",
+        "text=(*prompt, *said),",
+        "text=tuple(prompt),",
+        "test_batching.py::test_a_completion_goes_on_behind_any_of_its_ids_as_if_it_had_not_stopped",
+    ),
     mutant("draws-repeated", "row.uniforms[len(row.ids)]", "row.uniforms[0]", BATCHING),
     mutant("keys-of-old-weights", "not other.placed or other.version == version", "True", BATCHING),
     mutant("half-read-by-old-weights", "one.placed and one.version != version", "False", BATCHING),

@@ -7,6 +7,8 @@ from tests.mutants.mutant import mutant
 START_FROM = "test_start_from.py"
 LIVE, LIVE_WEB = "test_live.py", "test_live_web.py"
 
+WHEREVER = "test_resuming.py::test_wherever_a_replica_dies_the_answer_is_the_undisturbed_one"
+
 MUTANTS = [
     mutant(
         "trace-forgets-the-run-before",
@@ -22,6 +24,27 @@ MUTANTS = [
     ),
     mutant("unknown-functions", 'given.get("name") not in self._names', "False", "test_tool_calls.py"),
     mutant("tags-shown", "if text.endswith(OPEN[:n])), 0)", "if False), 0)", "test_tool_calls.py"),
+    mutant(
+        "told-twice",
+        "itertools.islice(all_events, past.events, None)",
+        "all_events",
+        f"{WHEREVER}[quotations]",
+    ),
+    mutant(
+        "tokens-forgotten",
+        "engine.stream(prompt, sampling, decisions.ids(choice))",
+        "engine.stream(prompt, sampling)",
+        f"{WHEREVER}[written with sources]",
+    ),
+    mutant(
+        "replicas-draw-apart", "seed=secrets.randbits(63)", "seed=None", f"{WHEREVER}[no seed, stop strings]"
+    ),
+    mutant(
+        "own-errors-repeated",
+        "not isinstance(error, LOST) or ",
+        "",
+        "test_resuming.py::test_a_full_queue_refuses_new_requests_but_not_those_that_were_in_before",
+    ),
     mutant(
         "choices-share-seeds",
         "derived_seed(seed, choice)\n\n\ndef _told",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import uvicorn
+from ray.exceptions import ActorDiedError
 
 from headwater.serving.api.ingress import Ingress
 from headwater.serving.config import AppConfig
@@ -34,7 +36,7 @@ class _Method:
         self._method, self._stream = method, stream
 
     def remote(self, *args: Any) -> Any:
-        called = self._method(*args)
+        called = self._method(*pickle.loads(pickle.dumps(args)))
         return _Stream(called) if self._stream else called
 
 
@@ -45,16 +47,51 @@ class _Stream:
     def __aiter__(self) -> Any:
         return self._events
 
+    def __anext__(self) -> Any:
+        return anext(self._events)
+
     def cancel(self) -> None:
         self._closing = asyncio.ensure_future(self._events.aclose())
 
 
-def ingress_of(config: AppConfig) -> Any:
-    """The ASGI application of a configuration."""
-    engine = EngineReplica(*config.engine_arguments)
+class MortalHandle(Handle):
+    """Real replicas take turns to answer. Each breaks off after so many items of its stream, as if it had
+    been killed, or (None) lives; the last entry of `lives` holds for all later calls."""
+
+    def __init__(self, replicas: Sequence[Any], lives: Sequence[int | None], error: type = ActorDiedError):
+        super().__init__(replicas[0])
+        self.replicas, self.lives, self.error, self.calls = replicas, lives, error, 0
+        self.items: list[Any] = []
+        """All that callers received."""
+
+    def options(self, stream: bool = False) -> Handle:
+        return self if stream else self.__class__(self.replicas, self.lives, self.error)
+
+    @property
+    def answer(self) -> Any:
+        replica = self.replicas[self.calls % len(self.replicas)]
+        life = self.lives[min(self.calls, len(self.lives) - 1)]
+        self.calls += 1
+        return _Method(lambda *args: self._mortal(replica.answer(*args), life), True)
+
+    async def _mortal(self, answered: Any, life: int | None) -> AsyncIterator[list[Any]]:
+        async with contextlib.aclosing(answered):
+            if life == 0:
+                raise self.error()
+            async for several in answered:
+                for each in several:
+                    self.items.append(each)
+                    yield [each]
+                    life = None if life is None else life - 1
+                    if life == 0:
+                        raise self.error()
+
+
+def ingress_of(config: AppConfig, engine: Any = None) -> Any:
+    """The ASGI application of a configuration. `engine`: the handle of its model; default: a new one."""
     search = Handle(RetrievalReplica(config.index)) if config.index else None
     web = Handle(WebReplica(*config.web_arguments)) if config.web else None
-    handles: Any = (Handle(engine), search, web)
+    handles: Any = (engine or Handle(EngineReplica(*config.engine_arguments)), search, web)
     return Ingress(config, *handles).__serve_build_asgi_app__()
 
 

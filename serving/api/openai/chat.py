@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from headwater.serving.answers.events import (
     AnswerJob,
@@ -27,9 +27,8 @@ from headwater.serving.api.chat_types import ChatRequest, NamedTool, RetrievalOp
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.api.retrieve import Retrieved, retrieve
+from headwater.serving.api.streaming import stream
 from headwater.serving.errors import ApiError
-
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def chat(backend: Backend, request: Request) -> Response:
@@ -41,11 +40,7 @@ async def chat(backend: Backend, request: Request) -> Response:
     assert isinstance(first, Started)
     identifier = f"chatcmpl-{uuid.uuid4().hex}"
     if wanted.stream:
-        return StreamingResponse(
-            _sse(backend, wanted, first, events, identifier, started),
-            media_type="text/event-stream",
-            headers=STREAM_HEADERS,
-        )
+        return stream(_sse(backend, wanted, first, events, identifier, started))
     async with contextlib.aclosing(events):
         said = await whole(events, wanted.n or 1)
     choices = [
@@ -141,7 +136,7 @@ async def _sse(
     events: AsyncGenerator[Event, None],
     identifier: str,
     started: float,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     chunks = out.Chunks(identifier, backend.config.model_name)
     said = Said(wanted.n or 1)
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -30,7 +30,8 @@ from headwater.serving.api.bodies import (
     usage,
 )
 from headwater.serving.api.limits import read_json_body
-from headwater.serving.api.openai.chat import STREAM_HEADERS, whole
+from headwater.serving.api.openai.chat import whole
+from headwater.serving.api.streaming import stream
 from headwater.serving.errors import ApiError
 
 MAX_COMPLETIONS = 128
@@ -141,8 +142,7 @@ async def completions(backend: Backend, request: Request) -> Response:
         "choices": [],
     }
     if wanted.stream:
-        sent = _sse(backend, wanted, first, events, head, started)
-        return StreamingResponse(sent, media_type="text/event-stream", headers=STREAM_HEADERS)
+        return stream(_sse(backend, wanted, first, events, head, started))
     async with contextlib.aclosing(events):
         said = await whole(events, len(job.prompts) * job.choices)
     head["choices"] = [
@@ -191,7 +191,7 @@ async def _sse(
     events: AsyncGenerator[Event, None],
     head: CompletionResponse,
     started: float,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     ends: list[Finished] = []
     offsets: dict[int, int] = {}
 

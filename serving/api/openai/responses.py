@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from headwater.serving.answers.events import Delta, Event, Finished, Spoken, Started, ToolCall
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.bodies import event, parse, usage
 from headwater.serving.api.limits import read_json_body
-from headwater.serving.api.openai.chat import STREAM_HEADERS, job_of
+from headwater.serving.api.openai.chat import job_of
 from headwater.serving.api.openai.chat_answers import logprobs, retrieval_fields, source_fields, url_citations
 from headwater.serving.api.openai.responses_types import (
     OutputCall,
@@ -25,6 +25,7 @@ from headwater.serving.api.openai.responses_types import (
     ResponseUsage,
     Status,
 )
+from headwater.serving.api.streaming import stream
 from headwater.serving.errors import ApiError
 
 
@@ -38,11 +39,7 @@ async def responses(backend: Backend, request: Request) -> Response:
     assert isinstance(first, Started)
     told = _Told(wanted, backend, bool(asked.logprobs))
     if wanted.stream:
-        return StreamingResponse(
-            _sse(backend, told, first, events, started),
-            media_type="text/event-stream",
-            headers=STREAM_HEADERS,
-        )
+        return stream(_sse(backend, told, first, events, started))
     async for _ in told.all(first, events):
         pass
     return JSONResponse(told.response)
@@ -50,7 +47,7 @@ async def responses(backend: Backend, request: Request) -> Response:
 
 async def _sse(
     backend: Backend, told: _Told, first: Started, events: AsyncGenerator[Event, None], started: float
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     try:
         async for each in told.all(first, events):
             yield event(each, each["type"])

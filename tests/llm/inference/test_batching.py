@@ -292,6 +292,26 @@ def test_the_limits_of_sequences_and_memory_hold_and_a_sequence_that_cannot_fit_
         tight.submit([5] * 9, GREEDY)
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(12, 1.0, seed=3, top_p=0.9, presence_penalty=1, frequency_penalty=1, repetition_penalty=1.3),
+        Sampling(12, 1.0, seed=4, min_tokens=9, logit_bias=((chat_stops()[0], 8.0),)),
+    ],
+    ids=["greedy", "penalties", "least tokens"],
+)
+def test_a_completion_goes_on_behind_any_of_its_ids_as_if_it_had_not_stopped(sampling: Sampling) -> None:
+    made = engine()
+    (whole,) = made.generate([PROMPTS[1]], sampling, [sampling.seed or 0])
+    batch = made.batch(Limits(prefixes=1 << 20))
+    for said in range(len(whole.ids)):
+        handle = batch.submit(PROMPTS[1], sampling, sampling.seed or 0, said=whole.ids[:said])
+        rest = Completion(whole.ids[said:], whole.logprobs[said:], whole.finish_reason)
+        assert_same(finish(batch)[handle], rest)
+    assert batch.submit(PROMPTS[1], sampling, sampling.seed or 0, said=whole.ids) == 0 and batch.idle
+
+
 def test_each_sequence_ends_at_its_own_stop_ids() -> None:
     made = engine()
     free = made.generate(PROMPTS[:2], GREEDY)

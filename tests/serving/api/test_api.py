@@ -218,9 +218,9 @@ def test_search_and_model_are_used_once_before_the_endpoint_is_ready(
         used.append("search")
         return search(self, *args)
 
-    def answered(self: EngineReplica, job: Any) -> Any:
+    def answered(self: EngineReplica, job: Any, past: Any) -> Any:
         used.append("answer")
-        return answer(self, job)
+        return answer(self, job, past)
 
     monkeypatch.setattr(RetrievalReplica, "search", searched)
     monkeypatch.setattr(EngineReplica, "answer", answered)

@@ -43,10 +43,10 @@ class PacedEngine(EngineReplica):
     silent = 0
     """Answers from now on that say nothing."""
 
-    async def answer(self, job: Any) -> AsyncIterator[Any]:
+    async def answer(self, job: Any, past: Any) -> AsyncIterator[Any]:
         kind = type(self)
         silent, kind.silent = kind.silent > 0, max(0, kind.silent - 1)
-        async for events in super().answer(job):
+        async for events in super().answer(job, past):
             yield [event for event in events if not (silent and isinstance(event, Delta))]
             await asyncio.sleep(kind.pause)
 
