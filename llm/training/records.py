@@ -26,6 +26,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.llm.model.adapters import is_adapted
 from headwater.llm.model.shape import flops_per_token
+from headwater.llm.training.deepspeed_internals import whole_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ def batch_flops(model: Any, arrays: Mapping[str, np.ndarray]) -> float:
 
 def _trained(model: torch.nn.Module) -> int:
     """Number of trained parameters, also where ZeRO-3 has partitioned them."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters() if p.requires_grad)
+    return sum(whole_size(p) for p in model.parameters() if p.requires_grad)
 
 
 class Recorder:

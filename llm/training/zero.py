@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.zero_config import Device
 
@@ -66,9 +67,7 @@ def start(gpus: float = 0.0) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpus else "cpu")
     import deepspeed
 
-    # DeepSpeed's shared-memory reduction needs a compiler at first use and works on one host only; gloo has
-    # neither limit.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    internals.reduce_through_gloo()
     deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo")
 
 
@@ -112,7 +111,7 @@ def initialise_engine(
 
 
 def _is_matrix(parameter: Any) -> bool:
-    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ds_shape: partitioned already
+    return len(internals.whole_shape(parameter)) >= 2
 
 
 def _gradient_divisor(engine: Any, groups: Any) -> int:
@@ -124,9 +123,9 @@ def _gradient_divisor(engine: Any, groups: Any) -> int:
     import torch.distributed as dist
 
     workers = dist.get_world_size()
-    if engine.autotp_size() > 1 or groups is None:
+    if internals.tensor_parallel(engine)[1] > 1 or groups is None:
         return workers
-    if engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter():
+    if engine.zero_optimization_stage() == 3 and internals.scatters_gradients(engine):
         return workers
     return workers // int(groups.get_sequence_parallel_world_size())
 
@@ -141,7 +140,7 @@ def set_learning_rate(
 ) -> None:
     """Set learning rates: AdamW's `rate`, the input embeddings' `embedding_rate`, Muon's `muon_rate`."""
     for group in engine.optimizer.param_groups:
-        if group.get("use_muon"):
+        if internals.uses_muon(group):
             group["lr"] = muon_rate
         elif group.get("name", "").startswith(EMBEDDINGS):
             group["lr"] = rate if embedding_rate is None else embedding_rate
