@@ -151,6 +151,15 @@ class TrainConfig(StageConfig):
                 f"a `batch` of {self.batch} sequences is too small for {self.workers} workers: raise `batch` "
                 "or lower `workers`"
             )
+        fault = self.zero.fault_with(
+            workers=self.workers,
+            elastic=self.min_workers is not None,
+            gpus=self.gpus_per_worker,
+            optimizer=self.optimizer,
+            sharing_layers=self.tensor_parallel_size() > 1,
+        )
+        if fault:
+            raise ValueError(fault)
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1 + 1e-9:
             raise ValueError(
                 f"`warmup_share` ({self.warmup_share:g}) and `decay_share` ({self.decay_share:g}) add up to "

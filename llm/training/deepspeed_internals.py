@@ -226,6 +226,24 @@ def _swapped_out(engine: Any, group: int) -> bool:
     return bool(engine.optimizer._swappable_optimizer_subgroup(group))
 
 
+@relies_on(
+    "optimizer.persistent_parameters",
+    "optimizer.invalidate_secondary_tensor",
+    "parameter.ds_status",
+    "parameter.partition",
+    breaks="restored weights with `zero.persist_below` or `zero.hpz_partition_size`",
+    stages=(3,),
+)
+def forget_gathered(engine: Any) -> None:
+    """ZeRO 3: drop what was gathered before the parts changed: whole parameters, and second copies (hpZ)."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    whole = [p for p in engine.optimizer.persistent_parameters if p.ds_status == ZeroParamStatus.AVAILABLE]
+    if whole:
+        whole[0].partition(param_list=whole, has_been_updated=False)
+    engine.optimizer.invalidate_secondary_tensor()
+
+
 @relies_on("optimizer.swap_optimizer", breaks="exports of a model whose optimizer is on NVMe", stages=(3,))
 def weights_on_disk(engine: Any) -> bool:
     """Whether fp32 weights and optimizer state lie on a disk."""

@@ -30,19 +30,26 @@ def deepspeed_config(config: TrainConfig, precision: str, world_size: int) -> di
         "reduce_bucket_size": zero.bucket_elements,
         "allgather_bucket_size": zero.bucket_elements,
         "contiguous_gradients": True,
-        "overlap_comm": False,
-        "stage3_param_persistence_threshold": 0,
+        "overlap_comm": zero.overlaps(config.gpus_per_worker),
+        "stage3_prefetch_bucket_size": zero.prefetch_elements,
+        "stage3_param_persistence_threshold": zero.persist_below,
+        "zero_hpz_partition_size": zero.hpz_partition_size,
+        "zero_quantized_weights": zero.quantised_weights,
+        "zero_quantized_gradients": zero.quantised_gradients,
     }
     if zero.offload_optimizer != "none":
         stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
     if zero.offload_parameters != "none":
         stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
+    gradients = zero.gradient_types(precision)
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": config.micro_batch * accumulation * groups,
         "gradient_clipping": config.clip if config.optimizer == "adamw" else 0.0,
-        "zero_optimization": stage,
+        "zero_optimization": stage | zero.extra,
+        "data_types": {"grad_accum_dtype": gradients.kept},
+        "communication_data_type": gradients.sent,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {
             "enabled": precision == "fp16",

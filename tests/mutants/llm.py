@@ -35,9 +35,9 @@ MUTANTS = [
         INTERNALS,
     ),
     mutant(
-        "deepspeed-names-no-attribute",
-        '            except AttributeError as error:\n                raise HeadwaterError(\n                    f"DeepSpeed',
-        '            except LookupError as error:\n                raise HeadwaterError(\n                    f"DeepSpeed',
+        "a-refused-step-is-made",
+        "    engine.optimizer.step = lambda: None\n",
+        "",
         INTERNALS,
     ),
     mutant("draws-start-at-another-word", "[start - first * WORDS :][:count]", "[:count]", DRAWS),

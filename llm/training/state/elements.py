@@ -189,9 +189,11 @@ def to_model(run: Run) -> None:
 
 
 def spread_weights(engine: Any) -> None:
-    """Update model copies that need all ranks' weights (ZeRO 1 and 2); all ranks must call it."""
+    """Update model copies that need all ranks' weights; all ranks must call it."""
     if engine.zero_optimization_stage() in (1, 2):
         internals.copy_weights_to_model(engine)
+    elif engine.zero_optimization_stage() == 3:
+        internals.forget_gathered(engine)
 
 
 class _Stored:
