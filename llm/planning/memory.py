@@ -32,7 +32,9 @@ def state_formula(
 ) -> StateBytes:
     """The state of one rank. `precision` is fp32, bf16 or fp16."""
     groups, element = groups_of(weights, optimizer), ELEMENT_BYTES[precision]
-    kept = ELEMENT_BYTES[zero.gradient_types(precision).kept]
+    kept = element  # bytes of an element of the gradients on the device
+    if zero.offload_optimizer == "none":
+        kept = ELEMENT_BYTES[zero.gradient_types(precision, optimizer).kept]
     if zero.stage == 0:
         state = _replicated(groups, element, optimizer)
     elif zero.stage == 3:
@@ -110,7 +112,7 @@ def _partitioned_groups(
     *,
     stage: int,
 ) -> StateBytes:
-    """`kept`: bytes of an element of the gradients, of which at stage 1 every rank has all."""
+    """`kept`: bytes of an element of the gradients; at stage 1 every rank has all of these."""
     parameters = gradients = held = 0
     for group in groups:
         size = sum(weight.size for weight in group)

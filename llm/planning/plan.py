@@ -191,7 +191,7 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
             accumulation=-(-share // max(1, row.micro_batch)),
             flops=share * row_flops,
             mfu=part,
-            gradients=config.zero.gradient_types(precision).sent,
+            gradients=config.zero.gradient_types(precision, config.optimizer).sent,
         ).seconds
 
     table = []

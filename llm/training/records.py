@@ -27,6 +27,7 @@ from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.llm.model.adapters import is_adapted
 from headwater.llm.model.shape import flops_per_token
 from headwater.llm.training.deepspeed_internals import whole_size
+from headwater.llm.training.goodput import Goodput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +157,7 @@ class Recorder:
 
 
 class RunRecorder(Recorder):
-    """Rank 0's recorder: writes files and sends to trackers."""
+    """Rank 0's recorder: adds `goodput`, writes files and sends to trackers."""
 
     def __init__(
         self, output: Artifact, track: TrackConfig, label: str, history: list[Record], board: Any
@@ -170,6 +171,7 @@ class RunRecorder(Recorder):
         self._open(history)
 
     def _open(self, history: list[Record]) -> None:
+        self._goodput = Goodput(self.output, history)
         self._lines = [dump(record) for record in history]
         self.output.write_bytes(HISTORY, "".join(self._lines).encode())
         if not self._remote:
@@ -184,6 +186,7 @@ class RunRecorder(Recorder):
             self._trackers.append(_Mlflow(self.track.mlflow, self.label, self.output.key))
 
     def add(self, record: Record) -> None:
+        record["goodput"] = self._goodput.add(record)
         line = dump(record)
         if self._remote:
             self._lines.append(line)

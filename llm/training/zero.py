@@ -41,7 +41,7 @@ def deepspeed_config(config: TrainConfig, precision: str, world_size: int) -> di
         stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
     if zero.offload_parameters != "none":
         stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
-    gradients = zero.gradient_types(precision)
+    gradients = zero.gradient_types(precision, config.optimizer)
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": accumulation,

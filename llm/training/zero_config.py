@@ -72,8 +72,8 @@ class ZeroConfig(StageConfig):
     GPUs at stages 1 to 3."""
     grad_accum_dtype: GradientType = "auto"
     """Number format in which gradients of micro-batches are added up: `model` is the model's, `fp32` needs
-    stage 2 or 3. `auto`: fp32 for a bf16 model at stages 2 and 3, where a sum in bf16 would lose small terms
-    (Megatron-LM and torchtitan add up in fp32); else the model's."""
+    stage 2 or 3 and AdamW. `auto`: fp32 for a bf16 model where it is possible, because a sum in bf16 loses
+    small terms (Megatron-LM and torchtitan add up in fp32); else the model's."""
     communication_data_type: GradientType = "auto"
     """Number format in which workers exchange gradients: `model` halves the traffic of a 16-bit model, `fp32`
     sums exactly. `auto`: fp32 for a bf16 model, as in Megatron-LM and torchtitan; else the model's."""
@@ -144,14 +144,14 @@ class ZeroConfig(StageConfig):
         """Whether gradients are exchanged during the backward pass, on workers with so many GPUs each."""
         return self.stage > 0 and (gpus > 0 if self.overlap_comm is None else self.overlap_comm)
 
-    def gradient_types(self, precision: str) -> GradientTypes:
-        """For a model in fp32, bf16 or fp16."""
+    def gradient_types(self, precision: str, optimizer: Optimizer) -> GradientTypes:
+        """For a model in fp32, bf16 or fp16. DeepSpeed adds up Muon's matrices in the model's format."""
         usual = "fp32" if precision == "bf16" else precision
         kept, sent = (
             {"auto": usual, "model": precision, "fp32": "fp32"}[chosen]
             for chosen in (self.grad_accum_dtype, self.communication_data_type)
         )
-        return GradientTypes(kept if self.stage >= 2 else precision, sent)
+        return GradientTypes(kept if self.stage >= 2 and optimizer == "adamw" else precision, sent)
 
     def fault_with(
         self, *, workers: int, elastic: bool, gpus: float, optimizer: str, sharing_layers: bool
@@ -165,6 +165,10 @@ class ZeroConfig(StageConfig):
             )
         if (self.quantised_weights or self.quantised_gradients) and not gpus:
             return "`zero.quantised_weights` and `zero.quantised_gradients` need GPUs (`gpus_per_worker`)"
+        if self.grad_accum_dtype == "fp32" and optimizer == "muon":
+            return (
+                "`zero.grad_accum_dtype: fp32` needs `optimizer: adamw`: Muon's are added up as the model's"
+            )
         if self.quantised_gradients and optimizer == "muon":
             return "`zero.quantised_gradients` needs `optimizer: adamw`: Muon needs whole gradients"
         return None
