@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,10 +143,10 @@ class Merged:
     down: Any = None
     scaling: float = 0.0
 
-    @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self, whole_shape: Callable[[Any], tuple[int, ...]]) -> tuple[int, ...]:
+        """Its shape; `whole_shape` gives that of a parameter, which may be partitioned."""
         state = getattr(self.base, "quant_state", None)
-        return tuple(state.shape if state is not None else getattr(self.base, "ds_shape", self.base.shape))
+        return whole_shape(self.base) if state is None else tuple(state.shape)
 
     def parameters(self) -> list[torch.Tensor]:
         """What must be whole to compute its value."""

@@ -98,7 +98,10 @@ class Parts:
         )
         size = sum(weight.size for weight in self.weights)
         bucket = zero.bucket_elements if zero.stage and self.on_gpus else 0  # never fully touched on CPUs
-        exchanged = ELEMENT_BYTES[self.precision] * bucket * (2 if zero.stage == 3 else 1)
+        sent = zero.gradient_types(self.precision, optimizer).sent
+        buffers = 2 if zero.stage == 3 or zero.overlaps(1) else 1
+        cast = 0 if sent == self.precision else ELEMENT_BYTES[sent]
+        exchanged = bucket * (buffers * ELEMENT_BYTES[self.precision] + cast)
         stepping = FP32 * size // (workers if zero.stage else 1) if not state.host else 0
         working = max(self.passes.of(rows) + exchanged, stepping) if rows else exchanged
         building = building_bytes(self.whole, zero, workers)

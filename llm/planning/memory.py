@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from headwater.llm.model.shape import Weight
 from headwater.llm.training.held_memory import StateBytes
@@ -31,12 +32,19 @@ def state_formula(
 ) -> StateBytes:
     """The state of one rank. `precision` is fp32, bf16 or fp16."""
     groups, element = groups_of(weights, optimizer), ELEMENT_BYTES[precision]
+    kept = element  # bytes of an element of the gradients on the device
+    if zero.offload_optimizer == "none":
+        kept = ELEMENT_BYTES[zero.gradient_types(precision, optimizer).kept]
     if zero.stage == 0:
         state = _replicated(groups, element, optimizer)
     elif zero.stage == 3:
-        state = _partitioned_parameters(groups, element, optimizer, world_size)
+        state = _partitioned_parameters(groups, element, kept, optimizer, world_size)
+        copies = sum(weight.size for weight in weights) // zero.hpz_partition_size
+        whole = sum(weight.size for weight in weights if weight.size < zero.persist_below)
+        more = element * ((copies if zero.hpz_partition_size > 1 else 0) + whole)
+        state = replace(state, parameters=state.parameters + more)
     else:
-        state = _partitioned_groups(groups, element, optimizer, world_size, rank, whole=zero.stage == 1)
+        state = _partitioned_groups(groups, element, kept, optimizer, world_size, rank, stage=zero.stage)
     # Ren et al. 2021: fp32 weights, moments and gradients lie in host memory. With parameters offloaded
     # (Rajbhandari et al. 2021) those as well: the device holds only what a layer needs.
     part = host = 0
@@ -95,27 +103,36 @@ def _replicated(groups: list[list[Weight]], element: int, optimizer: Optimizer) 
 
 
 def _partitioned_groups(
-    groups: list[list[Weight]], element: int, optimizer: Optimizer, world_size: int, rank: int, *, whole: bool
+    groups: list[list[Weight]],
+    element: int,
+    kept: int,
+    optimizer: Optimizer,
+    world_size: int,
+    rank: int,
+    *,
+    stage: int,
 ) -> StateBytes:
-    """`whole`: every rank has all gradients (stage 1)."""
+    """`kept`: bytes of an element of the gradients; at stage 1 every rank has all of these."""
     parameters = gradients = held = 0
     for group in groups:
         size = sum(weight.size for weight in group)
         part = 2 * -(-size // (2 * world_size))  # DeepSpeed aligns parts to two elements
         overlapped = touched(group, part, rank)
         parameters += element * part * world_size
-        gradients += element * (size if whole else overlapped)
         muon = moments_of(group, optimizer) == 1  # in the gradient's type, for every touched matrix
-        held += FP32 * part + (element * overlapped if muon else 2 * FP32 * part)
+        compact = kept != element and not muon  # DeepSpeed then keeps the rank's stretch alone
+        gradients += kept * (size if stage == 1 else part if compact else overlapped)
+        held += FP32 * part + (kept * overlapped if muon else 2 * FP32 * part)
     return StateBytes(parameters, gradients, held)
 
 
 def _partitioned_parameters(
-    groups: list[list[Weight]], element: int, optimizer: Optimizer, world_size: int
+    groups: list[list[Weight]], element: int, kept: int, optimizer: Optimizer, world_size: int
 ) -> StateBytes:
-    parameters = held = 0
+    parameters = gradients = held = 0
     for group in groups:
         part = sum(-(-weight.size // world_size) for weight in group)
         parameters += element * part
-        held += FP32 * part + (element if moments_of(group, optimizer) == 1 else 2 * FP32) * part
-    return StateBytes(parameters, parameters, held)
+        gradients += kept * part
+        held += FP32 * part + (kept if moments_of(group, optimizer) == 1 else 2 * FP32) * part
+    return StateBytes(parameters, gradients, held)

@@ -34,6 +34,8 @@ RESERVED_BYTES, RESERVED_SHARE = 2.0e9, 0.05
 """Assumed overhead of a GPU: CUDA context and NCCL buffers in bytes; share lost to fragmentation."""
 SHORT_PASS = 0.02
 """Seconds of a micro-batch, at the assumed speed, below which a GPU waits for kernel launches."""
+EXCHANGE = ("bucket_elements", "grad_accum_dtype", "communication_data_type")
+"""Settings of `zero` that every row has from the recipe."""
 GPU_ROWS = ((0, False), (1, False), (2, False), (3, False), (2, True), (3, True))
 """The rows of a GPU plan: ZeRO stage, and whether the optimizer is offloaded to the host."""
 
@@ -189,11 +191,15 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
             accumulation=-(-share // max(1, row.micro_batch)),
             flops=share * row_flops,
             mfu=part,
+            gradients=config.zero.gradient_types(precision, config.optimizer).sent,
         ).seconds
 
     table = []
     for stage, offload in GPU_ROWS:
-        keys = {"stage": stage, "offload_optimizer": offload, "bucket_elements": config.zero.bucket_elements}
+        keys = {name: getattr(config.zero, name) for name in EXCHANGE}
+        keys |= {"stage": stage, "offload_optimizer": offload}
+        if stage < 2 and config.zero.grad_accum_dtype == "fp32":
+            keys["grad_accum_dtype"] = "auto"
         row = parts.largest(ZeroConfig.model_validate(keys), machine.count, share, reserved, room)
         took = seconds(row, shares[1])
         reached = share * row_flops / (1e12 * machine.gpu.peak_tflops * took)

@@ -1,7 +1,8 @@
 """Seconds of a training step on GPUs: passes, exchange between the workers, and an optimizer on the host.
 
-They follow each other, as in the engine (`overlap_comm` is off). The bytes that a worker exchanges are those
-of Rajbhandari et al. 2019, section 7; what an offloaded optimizer moves, of Ren et al. 2021, section 4.
+They are added up: how much of the exchange `zero.overlap_comm` hides has not been measured. The bytes that a
+worker exchanges are those of Rajbhandari et al. 2019, section 7; what an offloaded optimizer moves, of Ren et
+al. 2021, section 4.
 """
 
 from __future__ import annotations
@@ -31,14 +32,23 @@ class StepTime:
         return self.passes + self.exchange + self.offload
 
 
-def exchanged_bytes(stage: int, parameters: int, element: int, accumulation: int, workers: int) -> float:
+def exchanged_bytes(
+    stage: int, parameters: int, element: int, accumulation: int, workers: int, gradient: int | None = None
+) -> float:
     """Bytes that each worker sends, and receives, in a step with so many micro-batches.
 
     Gradients are reduced to their owners, and weights gathered from them: one model each. Stage 2 reduces
-    after each micro-batch, stage 3 also gathers for its forward and its backward pass.
+    after each micro-batch, stage 3 also gathers for its forward and its backward pass. An element of the
+    weights has `element` bytes, of the gradients `gradient` (default: the same); stage 0 gathers gradients.
     """
-    models = {0: 2, 1: 2, 2: 1 + accumulation, 3: 3 * accumulation}[stage]
-    return models * element * parameters * (workers - 1) / workers
+    reduced = gradient or element
+    bytes_each = {
+        0: 2 * reduced,
+        1: reduced + element,
+        2: accumulation * reduced + element,
+        3: accumulation * (reduced + 2 * element),
+    }[stage]
+    return bytes_each * parameters * (workers - 1) / workers
 
 
 def step_time(
@@ -51,13 +61,16 @@ def step_time(
     accumulation: int,
     flops: float,
     mfu: float,
+    gradients: str | None = None,
 ) -> StepTime:
     """A step of `flops` on the worker with the largest share, whose passes reach `mfu` of the peak.
 
-    With `offload` each micro-batch's gradients go to the host, which updates the weights and sends them back.
+    `gradients` is the number format in which they are exchanged, by default `precision`. With `offload` each
+    micro-batch's gradients go to the host, which updates the weights and sends them back.
     """
     workers, element = machine.count, ELEMENT_BYTES[precision]
-    sent = exchanged_bytes(stage, parameters, element, accumulation, workers)
+    reduced = ELEMENT_BYTES[gradients or precision]
+    sent = exchanged_bytes(stage, parameters, element, accumulation, workers, reduced)
     moved = held = 0.0
     if offload:
         moved = (accumulation + 1) * element * parameters / workers / (1e9 * machine.gpu.host_link_gb_s)

@@ -11,6 +11,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.llm.hardware.precision import Precision
 from headwater.llm.model.adapters import LoraConfig
+from headwater.llm.training.profile import ProfileConfig
 from headwater.llm.training.records import TrackConfig, check_packages
 from headwater.llm.training.zero_config import Fp16Config, Optimizer, ZeroConfig
 
@@ -34,6 +35,8 @@ RUNTIME_FIELDS = frozenset(
         "on_nan",
         "nan_limit",
         "track",
+        "gc_every",
+        "profile",
         "max_failures",
     }
 )
@@ -135,6 +138,12 @@ class TrainConfig(StageConfig):
     """Stop the run after more such steps in a row, or more rollbacks to one checkpoint, than this."""
     track: TrackConfig = TrackConfig()
     """Where to send metrics: TensorBoard, Weights & Biases, MLflow."""
+    gc_every: int = Field(50, ge=0)
+    """Steps between runs of Python's garbage collector, which is off in between: left alone it stops each
+    rank at another moment while the others wait (torchtitan's default). 0 leaves it alone."""
+    profile: ProfileConfig | None = None
+    """Steps to trace, such as `{first: 100, steps: 5}`: a Chrome trace for each rank in the artifact's folder
+    `profile/`."""
     evaluate_every: int = Field(50, ge=1)
     """Steps between evaluations."""
     max_failures: int = Field(3, ge=0)
@@ -151,6 +160,15 @@ class TrainConfig(StageConfig):
                 f"a `batch` of {self.batch} sequences is too small for {self.workers} workers: raise `batch` "
                 "or lower `workers`"
             )
+        fault = self.zero.fault_with(
+            workers=self.workers,
+            elastic=self.min_workers is not None,
+            gpus=self.gpus_per_worker,
+            optimizer=self.optimizer,
+            sharing_layers=self.tensor_parallel_size() > 1,
+        )
+        if fault:
+            raise ValueError(fault)
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1 + 1e-9:
             raise ValueError(
                 f"`warmup_share` ({self.warmup_share:g}) and `decay_share` ({self.decay_share:g}) add up to "

@@ -60,7 +60,7 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int, *, fill:
 
 
 def check_means(sharding: ZeroConfig, precision: str, gpus: float = 0.0) -> None:
-    """Raises HeadwaterError for GPU-only settings on CPUs, and for NVMe offload without asynchronous I/O."""
+    """Raises HeadwaterError for GPU-only settings on CPUs, and for what DeepSpeed cannot build here."""
     if precision == "fp16" and not gpus:
         raise HeadwaterError("fp16 needs GPUs", where="precision", fix="choose `bf16` or `fp32`")
     if sharding.offload_parameters == "nvme" and precision == "fp32":
@@ -69,6 +69,15 @@ def check_means(sharding: ZeroConfig, precision: str, gpus: float = 0.0) -> None
             where="zero.offload_parameters",
             fix="choose `precision: bf16`, or `cpu` to keep parameters in host memory",
         )
+    if sharding.quantised_weights or sharding.quantised_gradients:
+        from deepspeed.ops.op_builder import QuantizerBuilder
+
+        if not QuantizerBuilder().is_compatible(verbose=False):
+            raise HeadwaterError(
+                "DeepSpeed cannot build its quantiser here",
+                where="zero.quantised_weights, zero.quantised_gradients",
+                fix="install the CUDA toolkit on every host, or remove the settings",
+            )
     if "nvme" in (sharding.offload_optimizer, sharding.offload_parameters):
         from deepspeed.ops.op_builder import AsyncIOBuilder
 

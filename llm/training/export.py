@@ -22,6 +22,7 @@ from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokeni
 from headwater.llm.inference.parity import record_made
 from headwater.llm.model import adapters, critic, stored
 from headwater.llm.model.source import INDEX, WEIGHTS
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training import zero
 from headwater.llm.training.job import TrainJob, Worker
 from headwater.llm.training.parallel import tensor
@@ -107,7 +108,10 @@ def _tensors(engine: Any) -> list[Tensor]:
     module = engine.module
     if adapters.is_adapted(module):
         merged = critic.without_head({each.name: each for each in adapters.merged(module)})
-        return [Tensor(n, m.shape, functools.partial(_merged, engine, m)) for n, m in merged.items()]
+        return [
+            Tensor(n, m.shape(internals.whole_shape), functools.partial(_merged, engine, m))
+            for n, m in merged.items()
+        ]
     masters = _masters(engine)
     found = []
     for name, parameter in critic.without_head(dict(module.named_parameters())).items():
@@ -122,7 +126,7 @@ def _tensors(engine: Any) -> list[Tensor]:
 def _whole_shape(engine: Any, name: str, parameter: Any) -> tuple[int, ...]:
     _, size = tensor.rank_and_size(engine)
     split = tensor.dim_of(name) if size > 1 else None
-    shape = getattr(parameter, "ds_shape", parameter.shape)
+    shape = internals.whole_shape(parameter)
     return tuple(n * size if dim == split else n for dim, n in enumerate(shape))
 
 
@@ -130,12 +134,14 @@ def _alone(engine: Any) -> bool:
     """Whether rank 0 has all weights itself."""
     import torch.distributed as dist
 
-    return dist.get_world_size() == 1 or (engine.zero_optimization_stage() == 0 and engine.autotp_size() <= 1)
+    return dist.get_world_size() == 1 or (
+        engine.zero_optimization_stage() == 0 and tensor.rank_and_size(engine)[1] == 1
+    )
 
 
 def _masters(engine: Any) -> Mapping[str, Runs] | None:
     """Parameter → this rank's fp32 elements; each is some rank's. None if they lie on a disk."""
-    if getattr(engine.optimizer, "swap_optimizer", False):
+    if internals.weights_on_disk(engine):
         return None
     found, alone = defaultdict(list), _alone(engine)
     for run in elements.runs(engine):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.state.elements import inner_optimizer
+from headwater.llm.training import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     from headwater.llm.training.loop import Worker
@@ -39,7 +39,11 @@ def state_bytes(engine: Any) -> tuple[StateBytes, set[int]]:
     seen: set[int] = set()
     parameters, gradients, held = (
         count_bytes(tensors, seen)
-        for tensors in (_parameters(engine), _gradients(engine), _optimizer_tensors(engine))
+        for tensors in (
+            _parameters(engine),
+            internals.held_gradients(engine),
+            _optimizer_tensors(engine),
+        )
     )
     return StateBytes(parameters, gradients, held), seen
 
@@ -60,34 +64,14 @@ def count_bytes(tensors: Iterable[Any], seen: set[int]) -> int:
 def _parameters(engine: Any) -> Iterator[Any]:
     for parameter in engine.module.parameters():
         yield parameter.data
-        yield getattr(parameter, "ds_tensor", None)
-
-
-def _gradients(engine: Any) -> Iterator[Any]:
-    optimizer = engine.optimizer
-    for parameter in engine.module.parameters():
-        yield parameter.grad
-        yield getattr(parameter, "grad_accum", None)
-    for name in ("averaged_gradients", "all_grad_tensors"):
-        for held in getattr(optimizer, name, {}).values():
-            yield from held or ()
-    yield getattr(optimizer, "grad_partitions_flat_buffer", None)
-    for copy in _fp32_copies(optimizer):
-        yield copy.grad
-
-
-def _fp32_copies(optimizer: Any) -> Iterator[Any]:
-    yield from getattr(optimizer, "single_partition_of_fp32_groups", ())  # ZeRO 1 and 2
-    yield from getattr(optimizer, "fp32_partitioned_groups_flat", ())  # ZeRO 3
-    for group in getattr(optimizer, "fp32_groups", ()):  # a 16-bit model without ZeRO
-        yield from group
+        yield internals.part_values(parameter)
 
 
 def _optimizer_tensors(engine: Any) -> Iterator[Any]:
     import torch
 
-    yield from _fp32_copies(engine.optimizer)
-    for state in inner_optimizer(engine).state.values():
+    yield from internals.fp32_copies(engine)
+    for state in internals.inner_optimizer(engine).state.values():
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
 

@@ -76,6 +76,14 @@ class TrainJob:
     board: Any = None
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values of this host on a device, without waiting for a GPU's earlier work (a copy from pageable memory
+    would)."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass
 class Worker:
     """One rank's view of a running job, for sources and evaluations."""
@@ -94,19 +102,33 @@ class Worker:
     tell: Callable[[], Sequence[float]] = tuple
     """Values that this rank sends to the others with each step's totals."""
     heard: list[list[float]] = field(default_factory=list)
-    """Per rank: seconds of its own computation, then the values it sent."""
+    """Per rank: seconds of its own computation in the step before, then the values it sent."""
+    own_seconds: float = 0.0
+    """Seconds of this rank's own computation in its last step."""
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """The values of all ranks, in rank order."""
+        return self.gathered(values).tolist()
+
+    def gathered(self, values: Sequence[float], held: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """The values of all ranks [ranks, values], and tensors of one value each after them. The process does
+        not wait for its GPU, until it reads them."""
         import torch
         import torch.distributed as dist
 
-        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        own = self._sent(values)
+        if held:
+            own = torch.cat([own, torch.stack([each.detach().double().reshape(()) for each in held])])
         if self.world_size == 1:
-            return [own.tolist()]
-        everybody = own.new_empty(self.world_size * len(values))
+            return own[None]
+        everybody = own.new_empty(self.world_size * len(own))
         dist.all_gather_single(everybody, own)
-        return everybody.view(self.world_size, -1).tolist()
+        return everybody.view(self.world_size, -1)
+
+    def _sent(self, values: Sequence[float]) -> torch.Tensor:
+        import torch
+
+        return to_device(torch.tensor(values, dtype=torch.float64), self.device)
 
     def agree(self, value: T) -> T:
         """Rank 0's value, on every rank."""
@@ -119,13 +141,16 @@ class Worker:
 
     def total(self, values: list[float]) -> list[float]:
         """Sums over all ranks."""
-        import torch
+        return self.totalled(values).tolist()
+
+    def totalled(self, values: list[float]) -> torch.Tensor:
+        """Sums over all ranks; the process does not wait for its GPU, until it reads them."""
         import torch.distributed as dist
 
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = self._sent(values)
         if self.world_size > 1:
             dist.all_reduce(tensor)
-        return tensor.tolist()
+        return tensor
 
     def changes(self) -> adapters.Changes:
         """What training has changed since the start of the stage; every rank must call it."""

@@ -25,17 +25,21 @@ from headwater.llm.hardware.precision import resolve_precision
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training import zero
 from headwater.llm.training.config import check
+from headwater.llm.training.exchange import MAXIMUM, Exchange
 from headwater.llm.training.export import DONE
 from headwater.llm.training.export import export as export
+from headwater.llm.training.goodput import note_beginning
 from headwater.llm.training.health import nan_guard
 from headwater.llm.training.health.nan_guard import NotFinite
 from headwater.llm.training.health.preemption import Notice
 from headwater.llm.training.health.stragglers import Pace, Stopwatch
 from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
 from headwater.llm.training.job import BatchSource as BatchSource
-from headwater.llm.training.job import StopTraining, TrainJob, Worker
+from headwater.llm.training.job import StopTraining, TrainJob, Worker, to_device
 from headwater.llm.training.objectives import Batch
-from headwater.llm.training.records import Recorder, RunRecorder, batch_flops, read_history, resident_mb
+from headwater.llm.training.pauses import collected_every
+from headwater.llm.training.profile import Profile
+from headwater.llm.training.records import Recorder, RunRecorder, read_history
 from headwater.llm.training.records import summary as summary
 from headwater.llm.training.schedule import share_of_peak
 from headwater.llm.training.state.average import averaged
@@ -55,8 +59,6 @@ KEEP_MEMORY = {
 }
 """glibc settings for workers that keep a step's memory for the next step. By default it is returned to the
 system and page-faulted in again: 25,000 faults in a step of 0.8 s, a twentieth of its time."""
-MAXIMUM = "_max"
-"""End of the names of metrics that are maxima (`Objective.loss_sum`)."""
 
 
 def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
@@ -75,6 +77,7 @@ def train(job: TrainJob, session: Session) -> list[dict[str, float]]:
             where="keep_best",
             fix="remove `keep_best`",
         )
+    note_beginning(job.output, 0 if job.start is None else job.start.step)
     os.environ.setdefault(*LOOK_EVERY)
     with session.remote_progress(job.label, config.steps, "steps") as job.board:
         result = _fit(job, session)
@@ -201,9 +204,12 @@ def run_steps(
     recorder = Recorder()  # discards records
     if worker.rank == 0:
         recorder = RunRecorder(job.output, config.track, job.label, worker.history, job.board)
-    with recorder:
+    profile = Profile(config.profile, job.output, worker.rank, worker.device)
+    with recorder, collected_every(config.gc_every) as collect:
         watchdog.beat(step)
         while step < config.steps:
+            collect(step)
+            profile.at(step)
             if step in trouble.passed_over:
                 record = trouble.passed_over[step]
             else:
@@ -238,6 +244,7 @@ def run_steps(
                     if worker.rank == 0:
                         worker.say(f"{warning}: the checkpoint of step {step} is complete")
                 wanted, warning = False, ""
+        profile.close(step)
         checkpoints.settle()
 
 
@@ -259,17 +266,20 @@ def name_slow(worker: Worker, slow: list[tuple[int, float]]) -> None:
 
 
 def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
-    """One optimizer step on this rank's share of the global batch; returns the record, equal on all ranks."""
+    """One optimizer step on this rank's share of the global batch; returns the record, equal on all ranks.
+
+    The process waits for its GPU once, when it reads what all ranks have sent. That is after the step, whose
+    update a bad loss prevents on the device; with a `job.check` it is before.
+    """
+    import torch
+
     config, engine = job.config, worker.engine
     started = time.perf_counter()
     arrays = job.source.batch(step)
     waited = time.perf_counter() - started
-    micro_batches = _split(arrays, config.accumulation(worker.world_size), worker.device)
-    (weight,) = worker.total([sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)])
-    if weight == 0:
-        raise StopTraining(
-            "every label in this batch is masked: the loss has no tokens or pairs", where=f"step {step}"
-        )
+    micro_batches = _split(arrays, config.accumulation(worker.world_size))
+    own_weight = sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)
+    weight = worker.totalled([own_weight])[0]
     share = share_of_peak(config, step)
     lookup = config.embedding_learning_rate
     zero.set_learning_rate(
@@ -278,68 +288,50 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         config.muon_learning_rate * share,
         None if lookup is None else lookup * share,
     )
-    sums: dict[str, Any] = {"loss": 0.0}
+    sums: dict[str, torch.Tensor] = {}
     own = Stopwatch(worker.device, config.zero.stage)
-    for number, (micro, counts) in enumerate(micro_batches, 1):
+    for number, (held, counts) in enumerate(micro_batches, 1):
+        micro = {name: to_device(values, worker.device) for name, values in held.items()}
         with own:
             loss, extra = job.objective.loss_sum(engine, micro)
         for name, value in {"loss": loss, **extra}.items():
-            own_value, before = counts * value.detach().double(), sums.get(name, 0.0)
-            sums[name] = max(before, own_value) if name.endswith(MAXIMUM) else before + own_value
+            own_value = counts * value.detach().double()
+            join = torch.maximum if name.endswith(MAXIMUM) else torch.add
+            sums[name] = join(sums[name], own_value) if name in sums else own_value
         scale = counts * engine.gradient_divisor * len(micro_batches) / weight
         if number == len(micro_batches):
-            totals = exchange(worker, arrays, sums, waited, own.seconds())
-            means = {n: totals[n] / (1 if n.endswith(MAXIMUM) else weight) for n in sorted(sums)}
+            sent = Exchange(worker, arrays, sums, waited, own_weight)
             if job.check:
-                job.check(step, means)
-            if not math.isfinite(totals["loss"]):
-                scale = math.nan  # poisons the gradient: all ranks refuse the update
+                job.check(step, sent.means(step))
+            # Poisons the gradient of a batch whose loss is not finite: all ranks refuse the update.
+            scale = torch.where(sent.loss().isfinite(), scale, math.nan)
         # DeepSpeed averages over ranks and accumulation steps; this turns the mean back into sum / weight.
-        engine.backward(loss * scale)
+        engine.backward(loss * scale.to(loss.dtype))
         if number < len(micro_batches):
             engine.step()
     applied, norm = nan_guard.take_step(engine)
     if applied and config.ema_decay is not None:
         engine.average.update(step)
+    means = sent.means(step, norm)
+    worker.own_seconds = waited + own.seconds()
     seconds = time.perf_counter() - started
     record = {
         "step": step,
         **means,
         "learning_rate": config.learning_rate * share,
-        "gradient_norm": norm,
-        "tokens_per_second": totals["tokens"] / seconds,
+        "gradient_norm": sent.norm,
+        "tokens_per_second": sent.totals["tokens"] / seconds,
         "seconds": seconds,
-        "data_wait": totals["data_wait"],
-        "memory_mb": totals["memory_mb"],
+        "data_wait": sent.totals["data_wait"],
+        "memory_mb": sent.totals["memory_mb"],
         **job.source.metrics(),
     }
-    if totals["flops"]:
-        record["mfu"] = totals["flops"] / seconds / worker.peak
+    if sent.totals["flops"]:
+        record["mfu"] = sent.totals["flops"] / seconds / worker.peak
     return record if applied else record | {"skipped": 1.0}
 
 
-def exchange(
-    worker: Worker, arrays: dict[str, np.ndarray], sums: dict[str, Any], waited: float, own_seconds: float
-) -> dict[str, float]:
-    """Totals of a step over all ranks after their forward passes: sums, and the maximum memory and waiting
-    time. Fills `worker.heard`."""
-    tokens = sum(arrays[name].size for name in ("ids", "chosen", "rejected") if name in arrays)
-    flops = batch_flops(worker.engine.module, arrays) if worker.peak else 0.0
-    said = {
-        "data_wait": waited,
-        "memory_mb": resident_mb(worker.device),
-        "tokens": tokens / worker.copies,
-        "flops": flops / worker.copies,
-        **{name: float(sums[name]) for name in sorted(sums)},
-    }
-    everybody = worker.gather([*said.values(), waited + own_seconds, *worker.tell()])
-    worker.heard = [rank[len(said) :] for rank in everybody]
-    by_name = {name: [rank[place] for rank in everybody] for place, name in enumerate(said)}
-    most = {"data_wait", "memory_mb", *(name for name in said if name.endswith(MAXIMUM))}
-    return {name: max(values) if name in most else sum(values) for name, values in by_name.items()}
-
-
-def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> list[tuple[Batch, bool]]:
+def _split(arrays: dict[str, np.ndarray], pieces: int) -> list[tuple[Batch, bool]]:
     """A worker's rows in as many even micro-batches as every rank has, and whether each of them counts.
 
     All ranks must make the same number of passes, because each pass exchanges parameters and gradients. A
@@ -352,6 +344,6 @@ def _split(arrays: dict[str, np.ndarray], pieces: int, device: torch.device) -> 
     micro_batches = []
     for part in np.array_split(rows, pieces):
         chosen = part if part.size else rows[:1]
-        micro = {name: torch.from_numpy(array[chosen]).to(device) for name, array in arrays.items()}
+        micro = {name: torch.from_numpy(array[chosen]) for name, array in arrays.items()}
         micro_batches.append((micro, bool(part.size)))
     return micro_batches

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
+from headwater.llm.training.deepspeed_internals import own_groups
 from headwater.llm.training.health.preemption import heed_sigterm
 
 
@@ -61,7 +62,5 @@ def limit_waiting(engine: Any, seconds: int) -> None:
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
-    if dist.get_world_size() > 1:
-        _set_pg_timeout(timedelta(seconds=seconds), engine.data_parallel_group)
-    if engine.autotp_size() > 1:
-        _set_pg_timeout(timedelta(seconds=seconds), engine.mpu.get_tensor_model_parallel_group())
+    for group in own_groups(engine) if dist.get_world_size() > 1 else ():
+        _set_pg_timeout(timedelta(seconds=seconds), group)

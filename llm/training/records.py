@@ -26,6 +26,8 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.llm.model.adapters import is_adapted
 from headwater.llm.model.shape import flops_per_token
+from headwater.llm.training.deepspeed_internals import whole_size
+from headwater.llm.training.goodput import Goodput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +136,7 @@ def batch_flops(model: Any, arrays: Mapping[str, np.ndarray]) -> float:
 
 def _trained(model: torch.nn.Module) -> int:
     """Number of trained parameters, also where ZeRO-3 has partitioned them."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters() if p.requires_grad)
+    return sum(whole_size(p) for p in model.parameters() if p.requires_grad)
 
 
 class Recorder:
@@ -155,7 +157,7 @@ class Recorder:
 
 
 class RunRecorder(Recorder):
-    """Rank 0's recorder: writes files and sends to trackers."""
+    """Rank 0's recorder: adds `goodput`, writes files and sends to trackers."""
 
     def __init__(
         self, output: Artifact, track: TrackConfig, label: str, history: list[Record], board: Any
@@ -169,6 +171,7 @@ class RunRecorder(Recorder):
         self._open(history)
 
     def _open(self, history: list[Record]) -> None:
+        self._goodput = Goodput(self.output, history)
         self._lines = [dump(record) for record in history]
         self.output.write_bytes(HISTORY, "".join(self._lines).encode())
         if not self._remote:
@@ -183,6 +186,7 @@ class RunRecorder(Recorder):
             self._trackers.append(_Mlflow(self.track.mlflow, self.label, self.output.key))
 
     def add(self, record: Record) -> None:
+        record["goodput"] = self._goodput.add(record)
         line = dump(record)
         if self._remote:
             self._lines.append(line)

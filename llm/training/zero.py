@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.zero_config import Device
 
@@ -29,19 +30,26 @@ def deepspeed_config(config: TrainConfig, precision: str, world_size: int) -> di
         "reduce_bucket_size": zero.bucket_elements,
         "allgather_bucket_size": zero.bucket_elements,
         "contiguous_gradients": True,
-        "overlap_comm": False,
-        "stage3_param_persistence_threshold": 0,
+        "overlap_comm": zero.overlaps(config.gpus_per_worker),
+        "stage3_prefetch_bucket_size": zero.prefetch_elements,
+        "stage3_param_persistence_threshold": zero.persist_below,
+        "zero_hpz_partition_size": zero.hpz_partition_size,
+        "zero_quantized_weights": zero.quantised_weights,
+        "zero_quantized_gradients": zero.quantised_gradients,
     }
     if zero.offload_optimizer != "none":
         stage["offload_optimizer"] = _offload(zero.offload_optimizer, zero.nvme_path)
     if zero.offload_parameters != "none":
         stage["offload_param"] = _offload(zero.offload_parameters, zero.nvme_path)
+    gradients = zero.gradient_types(precision, config.optimizer)
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": config.micro_batch * accumulation * groups,
         "gradient_clipping": config.clip if config.optimizer == "adamw" else 0.0,
-        "zero_optimization": stage,
+        "zero_optimization": stage | zero.extra,
+        "data_types": {"grad_accum_dtype": gradients.kept},
+        "communication_data_type": gradients.sent,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {
             "enabled": precision == "fp16",
@@ -66,9 +74,7 @@ def start(gpus: float = 0.0) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpus else "cpu")
     import deepspeed
 
-    # DeepSpeed's shared-memory reduction needs a compiler at first use and works on one host only; gloo has
-    # neither limit.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    internals.reduce_through_gloo()
     deepspeed.init_distributed(dist_backend="nccl" if gpus else "gloo")
 
 
@@ -112,7 +118,7 @@ def initialise_engine(
 
 
 def _is_matrix(parameter: Any) -> bool:
-    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ds_shape: partitioned already
+    return len(internals.whole_shape(parameter)) >= 2
 
 
 def _gradient_divisor(engine: Any, groups: Any) -> int:
@@ -124,9 +130,9 @@ def _gradient_divisor(engine: Any, groups: Any) -> int:
     import torch.distributed as dist
 
     workers = dist.get_world_size()
-    if engine.autotp_size() > 1 or groups is None:
+    if internals.tensor_parallel(engine)[1] > 1 or groups is None:
         return workers
-    if engine.zero_optimization_stage() == 3 and engine.zero_reduce_scatter():
+    if engine.zero_optimization_stage() == 3 and internals.scatters_gradients(engine):
         return workers
     return workers // int(groups.get_sequence_parallel_world_size())
 
@@ -141,7 +147,7 @@ def set_learning_rate(
 ) -> None:
     """Set learning rates: AdamW's `rate`, the input embeddings' `embedding_rate`, Muon's `muon_rate`."""
     for group in engine.optimizer.param_groups:
-        if group.get("use_muon"):
+        if internals.uses_muon(group):
             group["lr"] = muon_rate
         elif group.get("name", "").startswith(EMBEDDINGS):
             group["lr"] = rate if embedding_rate is None else embedding_rate

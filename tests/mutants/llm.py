@@ -22,11 +22,24 @@ CONTINUATION = "test_continuation.py"
 CUT = "test_manager.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_does_not_count"
 
 BIRTH = "test_birth.py"
+INTERNALS = "test_deepspeed_internals.py"
 DRAWS = "test_draws.py"
 EXPORT = "test_export_in_parts.py"
 STORED = "test_stored.py"
 
 MUTANTS = [
+    mutant(
+        "elements-lie-elsewhere",
+        "return Fragment(here.start, there.start, ",
+        "return Fragment(here.start, here.start, ",
+        INTERNALS,
+    ),
+    mutant(
+        "a-refused-step-is-made",
+        "    engine.optimizer.step = lambda: None\n",
+        "",
+        INTERNALS,
+    ),
     mutant("draws-start-at-another-word", "[start - first * WORDS :][:count]", "[:count]", DRAWS),
     mutant("the-name-is-not-in-the-key", 'f"{seed}/{name}".encode()', 'f"{seed}".encode()', DRAWS),
     mutant("padding-is-drawn", "        into[begin:end] = 0.0\n", "", "test_origins.py"),

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.job import StopTraining
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ NAMED = 8
 """Maximum number of documents in a message; the file lists all."""
 
 
-def take_step(engine: Any) -> tuple[bool, float]:
-    """The last `engine.step()` of a batch: whether it changed the weights, and the global gradient norm."""
-    if not hasattr(engine.optimizer, "overflow"):
+def take_step(engine: Any) -> tuple[bool, Any]:
+    """The last `engine.step()` of a batch: whether it changed the weights, and the global gradient norm,
+    which may be a tensor of the device."""
+    if not internals.refuses_bad_gradients(engine):
         return _plain_step(engine)
     engine.step()
-    return engine.was_step_applied(), float(engine.get_global_grad_norm() or 0.0)
+    norm = engine.get_global_grad_norm()
+    return engine.was_step_applied(), 0.0 if norm is None else norm
 
 
 def _plain_step(engine: Any) -> tuple[bool, float]:
@@ -40,12 +43,7 @@ def _plain_step(engine: Any) -> tuple[bool, float]:
     if math.isfinite(norm):
         engine.step()
         return True, norm
-    step = engine.optimizer.step
-    engine.optimizer.step = lambda: None  # the engine still counts and clears gradients
-    try:
-        engine.step()
-    finally:
-        engine.optimizer.step = step
+    internals.step_without_update(engine)
     return False, norm
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.model.coverage import BY_COLUMNS, BY_ROWS
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.parallel import sharing
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ def settings(size: int) -> dict[str, Any]:
 
 def form_groups(size: int) -> Any:
     """The process groups for DeepSpeed; members are adjacent ranks."""
-    from deepspeed.utils import groups
-
-    groups._init_tp_mesh_device(size)
-    return groups
+    return internals.form_tensor_parallel_groups(size)
 
 
 def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
@@ -86,11 +84,7 @@ def cut(weights: Sequence[Weight], size: int) -> list[Weight]:
 
 def rank_and_size(engine: Any) -> tuple[int, int]:
     """This worker's rank in its group, and the group's size."""
-    if engine.autotp_size() <= 1:
-        return 0, 1
-    from deepspeed.utils import groups
-
-    return groups.get_tensor_model_parallel_rank(), engine.autotp_size()
+    return internals.tensor_parallel(engine)
 
 
 def whole_weights(engine: Any, module: Any) -> dict[str, torch.Tensor] | None:
@@ -104,14 +98,12 @@ def whole_weights(engine: Any, module: Any) -> dict[str, torch.Tensor] | None:
     _, size = rank_and_size(engine)
     if size == 1:
         return None
-    from deepspeed.utils import groups
-
     whole = {}
     for name, values in module.state_dict().items():
         dim = dim_of(name)
         if dim is not None:
             parts = [torch.empty_like(values) for _ in range(size)]
-            dist.all_gather(parts, values.contiguous(), group=groups.get_tensor_model_parallel_group())
+            dist.all_gather(parts, values.contiguous(), group=internals.tensor_parallel_group())
             values = torch.cat(parts, dim)
         whole[name] = values
     return whole

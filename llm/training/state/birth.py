@@ -9,8 +9,10 @@ therefore the same for every number of workers, ZeRO stage and precision. A chec
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.state import elements
@@ -47,43 +49,19 @@ def give_memory(
         origins.give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=dtype))
         return found
     zero.start(config.gpus_per_worker)
-    _partition(model, settings, config, dtype, groups)
-    return found
-
-
-def _partition(
-    model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, dtype: torch.dtype, groups: Any
-) -> None:
-    import deepspeed
-    import torch
-
-    from headwater.llm.model import origins
-
-    remote = config.zero.offload_parameters
-    maker = deepspeed.zero.Init(
-        module=torch.nn.Module(),  # has no parameters yet: only switches on DeepSpeed's linear layers
-        config_dict_or_path=settings,
-        remote_device=None if remote == "none" else remote,
-        dtype=dtype,
-        mpu=groups,
-    )
     for parameter in model.parameters():
         if not parameter.is_meta:  # adapters and new heads
             parameter.data = parameter.data.to(dtype)
-    one = torch.empty(1, dtype=dtype, device=maker.local_device)
-    for parameter in origins.give_memory(model, lambda parameter: one.expand(parameter.shape)):
-        maker._convert_to_deepspeed_param(parameter)
-        size = maker._aligned_size(parameter) // maker._partition_world_size(parameter)
-        part: Any = torch.empty(size, dtype=dtype, device=maker.remote_device)
-        part = part.pin_memory() if maker.pin_memory else part
-        part[max(0, parameter.ds_numel - size * maker._partition_rank(parameter)) :] = 0  # padding
-        part.ds_numel, part.final_location = size, None
-        part.status = deepspeed.runtime.zero.partition_parameters.PartitionedParamStatus.AVAILABLE
-        parameter.ds_tensor, parameter.ds_numel_aligned = part, maker._aligned_size(parameter)
-        deepspeed.runtime.zero.partition_parameters.free_param(parameter)
-    maker._convert_to_zero_parameters(model.parameters())
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(maker.local_device)
+    remote = config.zero.offload_parameters
+    internals.partition_without_values(
+        model,
+        settings,
+        None if remote == "none" else remote,
+        dtype,
+        groups,
+        functools.partial(origins.give_memory, model),
+    )
+    return found
 
 
 def fill(engine: Any, *, trained: bool = True) -> None:
@@ -113,10 +91,9 @@ def _read_frozen(engine: Any, origin: Origin, parameter: Any) -> None:
     if engine.zero_optimization_stage() < 3:
         origin.read(0, parameter.data.view(-1))
         return
-    size = parameter.partition_numel()
-    start = size * parameter.ds_zero_partition_rank
-    if start < parameter.ds_numel:
-        origin.read(start, parameter.ds_tensor.view(-1)[: parameter.ds_numel - start])
+    part = internals.part(parameter)
+    if part.inside > 0:
+        origin.read(part.start, part.values[: part.inside])
 
 
 def _read(origin: Origin, place: elements.Place, into: torch.Tensor) -> None:

@@ -8,7 +8,6 @@ without tensor parallelism. `state.json` next to them has the step and the train
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import re
@@ -21,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.model.stored import header
+from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.parallel import tensor
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def own_state(engine: Any, state: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "optimizer_steps": max((int(s["step"]) for s in _optimizer_states(engine)), default=0),
-        "loss_scale": {name: value for name, value in _loss_scale(engine).items() if name in LOSS_SCALE},
+        "loss_scale": {
+            name: value for name, value in internals.loss_scale(engine).items() if name in LOSS_SCALE
+        },
         "state": state,
     }
 
@@ -175,7 +177,7 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
         to_model(run)
     for state in _optimizer_states(engine):
         state["step"].fill_(own["optimizer_steps"])
-    _loss_scale(engine).update(own["loss_scale"])
+    internals.loss_scale(engine).update(own["loss_scale"])
     spread_weights(engine)
     return dict(own["state"])
 
@@ -187,9 +189,11 @@ def to_model(run: Run) -> None:
 
 
 def spread_weights(engine: Any) -> None:
-    """Update model copies that need all ranks' weights (ZeRO 1 and 2); all ranks must call it."""
+    """Update model copies that need all ranks' weights; all ranks must call it."""
     if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer.update_lp_params()
+        internals.copy_weights_to_model(engine)
+    elif engine.zero_optimization_stage() == 3:
+        internals.forget_gathered(engine)
 
 
 class _Stored:
@@ -254,10 +258,13 @@ def runs(engine: Any) -> Iterator[Run]:
 
 def _place(engine: Any, parameter: Any, start: int) -> Place:
     """The place of the elements from `start` on in this worker's whole parameter or part of a matrix."""
-    dim, (rank, size) = tensor.dim_of(engine.param_names[parameter]), tensor.rank_and_size(engine)
+    dim, (rank, size) = (
+        tensor.dim_of(internals.name_of(engine, parameter)),
+        tensor.rank_and_size(engine),
+    )
     if dim is None or size == 1:
         return Place(start)
-    rows, columns = getattr(parameter, "ds_shape", parameter.shape)
+    rows, columns = internals.whole_shape(parameter)
     if dim == 0:
         return Place(start + rank * rows * columns)
     return Place(start, rank * columns, columns, size * columns)
@@ -267,24 +274,18 @@ def _shard_rank(engine: Any) -> tuple[int, int]:
     """This worker's rank among those that shard the same state, and their number."""
     import torch.distributed as dist
 
-    group = engine.seq_data_parallel_group
+    group = internals.sharding_group(engine)
     return dist.get_rank(group), dist.get_world_size(group)
 
 
 def _replicated(engine: Any) -> Iterator[Run]:
     """ZeRO 0: every rank holds everything; ranks take turns in writing."""
-    optimizer, (rank, ranks) = engine.optimizer, _shard_rank(engine)
+    rank, ranks = _shard_rank(engine)
     turns = itertools.cycle(range(ranks))
-    if hasattr(optimizer, "fp32_groups"):  # 16-bit model, fp32 copy
-        pairs = list(
-            zip(itertools.chain(*optimizer.fp16_groups), itertools.chain(*optimizer.fp32_groups), strict=True)
-        )
-    else:
-        pairs = [(p, p) for group in optimizer.param_groups for p in group["params"]]
-    for (parameter, weights), turn in zip(pairs, turns, strict=False):
+    for (parameter, weights), turn in zip(internals.replicated(engine), turns, strict=False):
         state = _state(engine, weights, parameter)
         yield Run(
-            engine.param_names[parameter],
+            internals.name_of(engine, parameter),
             _place(engine, parameter, 0),
             {WEIGHTS: weights.data.view(-1)} | {kind: state[kind].view(-1) for kind in _kinds(parameter)},
             written=turn == rank,
@@ -298,96 +299,67 @@ def _partitioned_groups(engine: Any) -> Iterator[Run]:
     Muon needs whole matrices: there a rank has the momentum of every matrix that its stretch touches,
     concatenated; the rank with a matrix's first element writes it.
     """
-    optimizer = engine.optimizer
-    for index, group in enumerate(optimizer.bit16_groups):
-        flat = optimizer.single_partition_of_fp32_groups[index]
-        touched = optimizer.params_in_partition[index]
-        whole = _uses_muon(group[0]) and not optimizer.cpu_offload
+    for group, flat, touched in internals.flat_groups(engine):
+        whole = internals.uses_muon(group[0]) and internals.whole_momenta(engine)
         state = _state(engine, flat, group[0], sum(p.numel() for p in touched) if whole else None)
         for parameter in group:
-            if parameter._hp_mapping is None:
+            here = internals.fragment(parameter)
+            if here is None:
                 continue
-            here = parameter._hp_mapping.lp_fragment_address
-            there = parameter._hp_mapping.hp_fragment_address
             kinds = () if whole else _kinds(parameter)
             held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in kinds}
-            values = {kind: vector.narrow(0, there.start, there.numel) for kind, vector in held.items()}
-            yield Run(engine.param_names[parameter], _place(engine, parameter, here.start), values)
+            values = {kind: vector.narrow(0, here.in_stretch, here.size) for kind, vector in held.items()}
+            name = internals.name_of(engine, parameter)
+            yield Run(name, _place(engine, parameter, here.in_parameter), values)
         offset = 0
         for parameter in touched if whole else ():
             momentum = state[MOMENTUM].narrow(0, offset, parameter.numel())
-            first = parameter._hp_mapping.lp_fragment_address.start == 0
-            yield Run(engine.param_names[parameter], Place(0), {MOMENTUM: momentum}, written=first)
+            here, name = (
+                internals.fragment(parameter),
+                internals.name_of(engine, parameter),
+            )
+            first = here is not None and here.in_parameter == 0
+            yield Run(name, Place(0), {MOMENTUM: momentum}, written=first)
             offset += parameter.numel()
 
 
 def _partitioned_parameters(engine: Any) -> Iterator[Run]:
     """ZeRO 3: each parameter is split into equal parts; the last ones are padded."""
-    optimizer, (rank, _) = engine.optimizer, _shard_rank(engine)
-    for index, group in enumerate(optimizer.fp16_groups):
-        with _in_memory(optimizer, index):
-            flat = optimizer.fp32_partitioned_groups_flat[index]
+    for index, group in enumerate(internals.partitioned_groups(engine)):
+        with internals.partitioned_weights(engine, index) as flat:
             state = _state(engine, flat, group[0])
             offset = 0
             for parameter in group:
-                size = parameter.partition_numel()
-                start = size * rank
-                inside = min(size, parameter.ds_numel - start)
-                if inside > 0:
+                part = internals.part(parameter)
+                if part.inside > 0:
                     held = {WEIGHTS: flat.data} | {kind: state[kind] for kind in _kinds(parameter)}
                     yield Run(
-                        engine.param_names[parameter],
-                        _place(engine, parameter, start),
-                        {kind: vector.narrow(0, offset, inside) for kind, vector in held.items()},
-                        model=parameter.ds_tensor.data.view(-1).narrow(0, 0, inside),
+                        internals.name_of(engine, parameter),
+                        _place(engine, parameter, part.start),
+                        {kind: vector.narrow(0, offset, part.inside) for kind, vector in held.items()},
+                        model=part.values.narrow(0, 0, part.inside),
                     )
-                offset += size
-
-
-@contextlib.contextmanager
-def _in_memory(optimizer: Any, group: int) -> Iterator[None]:
-    """Loads a group's weights and optimizer state from disk if needed (`zero.offload_optimizer: nvme`)."""
-    away = optimizer._swappable_optimizer_subgroup(group)
-    if away:
-        optimizer._optimizer_states_and_gradient_swap_in(group)
-    yield
-    if away:
-        optimizer._optimizer_states_and_gradient_swap_out(group)
-
-
-def _uses_muon(parameter: Any) -> bool:
-    return bool(getattr(parameter, "use_muon", False))
+                offset += part.size
 
 
 def _kinds(parameter: Any) -> tuple[str, ...]:
-    return (MOMENTUM,) if _uses_muon(parameter) else MOMENTS
+    return (MOMENTUM,) if internals.uses_muon(parameter) else MOMENTS
 
 
 def _state(engine: Any, weights: torch.Tensor, parameter: Any, elements: int | None = None) -> dict[str, Any]:
     """The optimizer's state of a tensor; `elements` if it is not one per weight."""
     import torch
 
-    state: dict[str, Any] = inner_optimizer(engine).state[weights]
+    state: dict[str, Any] = internals.inner_optimizer(engine).state[weights]
     for kind in _kinds(parameter):
         if kind not in state:
             blank = torch.zeros_like(weights) if elements is None else weights.new_zeros(elements)
             state[kind] = blank.detach()
-    if not _uses_muon(parameter) and "step" not in state:
+    if not internals.uses_muon(parameter) and "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32)
     return state
 
 
 def _optimizer_states(engine: Any) -> list[dict[str, Any]]:
     """The states with a step counter (for AdamW's bias correction)."""
-    return [state for state in inner_optimizer(engine).state.values() if "step" in state]
-
-
-def inner_optimizer(engine: Any) -> Any:
-    """The torch optimizer, unwrapped from DeepSpeed's if there is one."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
-
-
-def _loss_scale(engine: Any) -> dict[str, Any]:
-    """The attributes of the fp16 loss scaler; unused in other precisions."""
-    names = ("loss_scaler", "loss_scale_config")
-    return next((vars(getattr(engine.optimizer, n)) for n in names if hasattr(engine.optimizer, n)), {})
+    return [state for state in internals.inner_optimizer(engine).state.values() if "step" in state]

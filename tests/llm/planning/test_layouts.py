@@ -29,7 +29,26 @@ def parts(*, on_gpus: bool = True, **settings: Any) -> Parts:
 
 
 def zero(stage: int, **settings: Any) -> ZeroConfig:
-    return ZeroConfig.model_validate({"stage": stage, "bucket_elements": GB // 4, **settings})
+    as_the_model = {"grad_accum_dtype": "model", "communication_data_type": "model"}
+    return ZeroConfig.model_validate({"stage": stage, "bucket_elements": GB // 4, **as_the_model, **settings})
+
+
+def test_gradients_in_fp32_and_overlapped_exchange_take_their_memory() -> None:
+    """60 B weights on 8 GPUs: a share of 7.5 B; buckets of a quarter of a billion elements."""
+    room = Room(10**4 * GB, 10**4 * GB)
+    plain, exact = (
+        parts().memory(zero(3, **types), 8, 20, 0, room)
+        for types in ({}, {"grad_accum_dtype": "auto", "communication_data_type": "auto"})
+    )
+    assert (plain.gradients, exact.gradients) == (15 * GB, 30 * GB)
+    assert exact.total - plain.total == (15 + 1) * GB  # and a bucket in fp32
+    apart, overlapped = (
+        parts().memory(zero(2, overlap_comm=overlap), 8, 20, 0, room).total for overlap in (False, True)
+    )
+    assert overlapped - apart == GB // 2  # a second bucket in bf16
+    with_copies = parts().memory(zero(3, hpz_partition_size=4), 8, 2, 0, room)
+    assert with_copies.parameters == (15 + 30) * GB
+    assert parts().memory(zero(3, persist_below=500_000_000), 8, 2, 0, room).parameters == (15 + 48) * GB
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_nothing_that_cannot_help_is_suggested() -> None:
 
 def test_four_rows_without_offload_rank_above_eight_with_it() -> None:
     model = ModelConfig(depth=42, context=2048)
-    config = PretrainConfig(steps=10, batch=256, model=model, optimizer="adamw")
+    config = PretrainConfig(steps=10, batch=256, model=model, optimizer="adamw", zero=zero(2))
     machine = parse_machine("8xH200", read_table())
     plan = plan_gpus(Work("tight", config, 65_536, 2048), machine, None)
     rows = {(row.zero, row.offload): row for row in plan.memory}
