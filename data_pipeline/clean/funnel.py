@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,34 +70,6 @@ def table(counts: Sequence[StepCount]) -> Table:
             _reasons(count),
         )
     return shown
-
-
-class LanguageCounts:
-    """Documents by language, in which the steps before `language` have no part."""
-
-    def __init__(self) -> None:
-        self._kept = collections.Counter[str]()
-        self._dropped: dict[str, collections.Counter[str]] = {}
-
-    def add(self, kept: Iterable[str], dropped: Iterable[tuple[str, str]]) -> None:
-        """Languages of kept documents; languages and steps of dropped ones. Empty languages do not count."""
-        self._kept.update(filter(None, kept))
-        for language, step in dropped:
-            if language:
-                self._dropped.setdefault(language, collections.Counter())[step] += 1
-
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """language → `documents`, `kept`, and `dropped` by step; the most frequent languages first."""
-        rows: dict[str, dict[str, Any]] = {
-            language: {
-                "documents": self._kept[language]
-                + self._dropped.get(language, collections.Counter()).total(),
-                "kept": self._kept[language],
-                "dropped": dict(sorted(self._dropped.get(language, {}).items())),
-            }
-            for language in {*self._kept, *self._dropped}
-        }
-        return dict(sorted(rows.items(), key=lambda item: (-item[1]["documents"], item[0])))
 
 
 def language_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:

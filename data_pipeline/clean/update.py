@@ -26,18 +26,18 @@ from headwater.cluster.runtime.stage import execute, locate
 from headwater.cluster.storage.artifact import MANIFEST, SCRATCH, Artifact, Manifest
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.clean.card import CARD, described, write_card
+from headwater.data_pipeline.clean.part_counts import CountWorker, PartCounts
 from headwater.data_pipeline.clean.rescore import made_with, units_of
 from headwater.data_pipeline.clean.scores import SCORES, read_scores
 from headwater.data_pipeline.clean.select_documents import Decisions
 from headwater.data_pipeline.clean.stage import (
-    REJECTED,
     MeasureWorker,
     WriteWorker,
     report,
     whole_funnel,
 )
 from headwater.data_pipeline.clean.steps import CleanConfig
-from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.corpus import KEPT, REJECTED
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from headwater.data_pipeline.documents import current
 from headwater.data_pipeline.parts import DOCUMENTS
@@ -75,13 +75,16 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
     rewritten = [*changed, *({"unit": unit} for unit in added)]
     for unit in rewritten:
         write_table(corpus, f"{DECISIONS}/{unit['unit']}.parquet", decisions.of(unit["unit"]))
-    map_units(
-        session, corpus, "write", rewritten, WriteWorker, worker_args={"output": corpus}, unit_name="parts"
-    )
+    written: dict[str, Any] = {"worker_args": {"output": corpus}, "unit_name": "parts"}
+    results = map_units(session, corpus, "write", rewritten, WriteWorker, **written)
+    rest = [{"unit": unit} for unit in sorted(set(old) - {unit["unit"] for unit in changed})]
+    results += map_units(session, corpus, "count", rest, CountWorker, **written)
+    documents = PartCounts(result["counts"] for result in results)
     _forget_scores(corpus, change.forget)
     counts = whole_funnel(decisions, unread)
-    metrics = report(counts, decisions.replaced, corpus, session) | {"unread": unread, "units": units}
-    write_card(corpus, _sources(corpus, change, session), metrics["funnel"], metrics["replaced"])
+    metrics = report(counts, documents, decisions.replaced, corpus, session)
+    metrics |= {"unread": unread, "units": units}
+    write_card(corpus, documents, _sources(corpus, change, session), metrics["funnel"], metrics["replaced"])
     corpus.finish(
         base.model_copy(
             update={

@@ -146,6 +146,12 @@ MUTANTS = [
         f"{LANGUAGES}::test_a_setting_that_differs_from_its_default_holds_for_all_languages",
     ),
     mutant(
+        "dates-of-the-last-part",
+        'dates = [*self.dates, *row["dates"]]',
+        'dates = row["dates"]',
+        "test_card.py::test_an_addition_adds_its_source_to_the_card",
+    ),
+    mutant(
         "languages-added-afterwards",
         "set(wanted.languages) <= set(self.languages)",
         "bool(wanted.languages)",
