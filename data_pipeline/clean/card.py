@@ -113,6 +113,7 @@ def page(card: Mapping[str, Any]) -> str:
         *_section("Licences that the pages name", "licence", card["licences"], "none named"),
         "A licence is what a page says of itself, which may be wrong.",
         "",
+        *_section("Opt-outs that the pages state", "opt-out", card.get("opt_outs", {})),
         *_section("Years of the fetches", "year", card["years"]),
         *_section(f"Domains ({card['different_domains']:,})", "domain", card["domains"], "no URL"),
         "## What was dropped",

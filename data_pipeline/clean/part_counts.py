@@ -12,12 +12,13 @@ import pyarrow as pa
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import KEPT, REJECTED
+from headwater.data_pipeline.sources.opt_outs import marks_in
 from headwater.data_pipeline.tables import read_columns
 
 SHOWN = 50
 """Domains and licences that the card lists; of the others it has the number."""
-COUNTED = ("url", "fetched_at", "language", "licence")
-"""Columns of kept documents that are counted."""
+COUNTED = ("url", "fetched_at", "language", "licence", "metadata")
+"""Columns of kept documents that are counted; `metadata` may be missing."""
 
 
 class PartCounts:
@@ -26,8 +27,8 @@ class PartCounts:
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         """`rows`: what `row` returned for the parts, from the start or read from JSON."""
         self.documents = self.bytes = self.files = 0
-        self.languages, self.licences, self.years, self.domains = (
-            collections.Counter[str]() for _ in range(4)
+        self.languages, self.licences, self.years, self.domains, self.opt_outs = (
+            collections.Counter[str]() for _ in range(5)
         )
         self.dates: list[str] = []
         """First and last date of a fetch; empty if none is known."""
@@ -39,8 +40,9 @@ class PartCounts:
         return dict(vars(self))
 
     def of_kept(self) -> dict[str, Any]:
-        """The kept documents, as the data card has them."""
-        return {
+        """The kept documents, as the data card has them. Without opt-outs it says nothing of them."""
+        stated = {"opt_outs": dict(_most(self.opt_outs))} if self.opt_outs else {}
+        return stated | {
             "documents": self.documents,
             "bytes": self.bytes,
             "files": self.files,
@@ -71,7 +73,7 @@ class PartCounts:
         self.documents += row["documents"]
         self.bytes += row["bytes"]
         self.files += row["files"]
-        for name in ("languages", "licences", "years", "domains"):
+        for name in ("languages", "licences", "years", "domains", "opt_outs"):
             getattr(self, name).update(row[name])
         dates = [*self.dates, *row["dates"]]
         self.dates = [min(dates), max(dates)] if dates else []
@@ -91,6 +93,9 @@ def count_part(output: Artifact, unit: str, kept: pa.Table, rejected: pa.Table) 
     counts.years.update(date[:4] for date in known)
     counts.dates = [min(known), max(known)] if known else []
     counts.domains.update(map(_domain, kept["url"].to_pylist()))
+    if "metadata" in kept.column_names:
+        for metadata in filter(None, kept["metadata"].to_pylist()):
+            counts.opt_outs.update(marks_in(metadata))
     for language, step in zip(rejected["language"].to_pylist(), rejected["step"].to_pylist(), strict=True):
         counts.dropped.setdefault(language, collections.Counter())[step] += 1
     return counts.row()

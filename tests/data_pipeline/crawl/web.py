@@ -19,6 +19,9 @@ from headwater.data_pipeline.sources.spec import CrawlSource
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+FILES = ("/robots.txt", "/sitemap.xml", "/ai.txt", "/.well-known/tdmrep.json")
+
+
 def page(*links: str, text: str = "A page about rivers.", head: str = "") -> str:
     anchors = "".join(f'<a href="{link}">link</a> ' for link in links)
     return f"<html><head><title>Page</title>{head}</head><body><p>{text}</p>{anchors}</body></html>"
@@ -48,8 +51,8 @@ class Web:
         return self.sites.setdefault(host, {"/robots.txt": lambda request: response(status=404)} | pages)
 
     def paths(self, host: str) -> list[str]:
-        """Paths asked for, in this order, without robots.txt and sitemap.xml."""
-        return [p for _, h, p, _ in self.requests if h == host and p not in ("/robots.txt", "/sitemap.xml")]
+        """Paths asked for, in this order, without the files that say what may be visited."""
+        return [p for _, h, p, _ in self.requests if h == host and p not in FILES]
 
     def times(self, host: str) -> list[float]:
         return [at for at, name, _, _ in self.requests if name == host]

@@ -69,8 +69,10 @@ def _corpus(store: Store) -> None:
         | {"id": "copy", "url": COPY, "title": "Copy", "step": "dedup", "reason": "near_duplicate"}
         | {"duplicate_of": kept[0].id},
     ]
-    with clean.create(f"{REJECTED}/00000.parquet") as stream:
-        pq.write_table(pa.Table.from_pylist(rejected), stream)
+    parts = [PurePosixPath(name).stem for name in kept_files(clean)]
+    for number, part in enumerate(parts):
+        with clean.create(f"{REJECTED}/{part}.parquet") as stream:
+            pq.write_table(pa.Table.from_pylist(rejected).slice(0, 0 if number else None), stream)
     steps = [StepCount("read"), StepCount("gopher"), StepCount("dedup")]
     for step in steps:
         for _ in kept:
@@ -82,8 +84,7 @@ def _corpus(store: Store) -> None:
     steps[2].drop(400, "near_duplicate")
     rows = [step.row() for step in steps]
     clean.write_json("funnel.json", {"steps": rows, "replaced": {}})
-    parts = [{"unit": PurePosixPath(name).stem} for name in kept_files(clean)]
-    counts = PartCounts(CountWorker(clean)(part)["counts"] for part in parts)
+    counts = PartCounts(CountWorker(clean)({"unit": part})["counts"] for part in parts)
     write_card(clean, counts, [{"kind": "jsonl", "paths": ["pages.jsonl"]}], rows, {})
     _manifest(clean, {}, {"documents_kept": len(kept)})
 
