@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import collections
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
 
 REASONS_SHOWN = 3
+DOMAINS_SHOWN, TABLE_ROWS = 1_000, 20
+"""Domains with excluded documents that funnel.json has, and that the console shows."""
 
 
 @dataclass
@@ -68,6 +71,52 @@ def table(counts: Sequence[StepCount]) -> Table:
             f"{count.documents_out / first:.1%}",
             f"{count.characters_out:,}",
             _reasons(count),
+        )
+    return shown
+
+
+def opted_out(parts: Iterable[Iterable[tuple[str, int, Sequence[str]]]], characters: int) -> dict[str, Any]:
+    """What rules of sites and block lists take from a corpus of `characters`, by domain and by reason.
+
+    `parts`: domain, characters and reasons of each document that is excluded.
+    """
+    documents, sizes, reasons = (collections.Counter[str]() for _ in range(3))
+    for domain, size, why in itertools.chain.from_iterable(parts):
+        documents[domain] += 1
+        sizes[domain] += size
+        reasons.update(why)
+    ordered = sorted(documents, key=lambda domain: (-sizes[domain], domain))
+    return {
+        "documents": documents.total(),
+        "characters": sizes.total(),
+        "share": _share(sizes.total(), characters),
+        "reasons": dict(sorted(reasons.items())),
+        "different_domains": len(documents),
+        "domains": {
+            domain: {
+                "documents": documents[domain],
+                "characters": sizes[domain],
+                "share": _share(sizes[domain], characters),
+            }
+            for domain in ordered[:DOMAINS_SHOWN]
+        },
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / max(1, whole), 6)
+
+
+def opt_out_table(found: Mapping[str, Any]) -> Table:
+    """Table for the console: the domains that lose most characters, and all of them together."""
+    shown = Table(title="What sites exclude", title_justify="left", box=None, pad_edge=False)
+    shown.add_column("domain", style="bold", overflow="fold")
+    for heading in ("documents", "characters", "of the corpus"):
+        shown.add_column(heading, justify="right")
+    everything = f"all {found['different_domains']:,} domains"
+    for name, row in [*list(found["domains"].items())[:TABLE_ROWS], (everything, found)]:
+        shown.add_row(
+            name or "no URL", f"{row['documents']:,}", f"{row['characters']:,}", f"{row['share']:.2%}"
         )
     return shown
 

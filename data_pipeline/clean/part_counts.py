@@ -92,7 +92,7 @@ def count_part(output: Artifact, unit: str, kept: pa.Table, rejected: pa.Table) 
     known = [date for date in kept["fetched_at"].to_pylist() if date]
     counts.years.update(date[:4] for date in known)
     counts.dates = [min(known), max(known)] if known else []
-    counts.domains.update(map(_domain, kept["url"].to_pylist()))
+    counts.domains.update(map(domain_of, kept["url"].to_pylist()))
     if "metadata" in kept.column_names:
         for metadata in filter(None, kept["metadata"].to_pylist()):
             counts.opt_outs.update(marks_in(metadata))
@@ -114,7 +114,8 @@ class CountWorker:
         return {"counts": count_part(self._output, unit["unit"], kept, rejected)}
 
 
-def _domain(url: str) -> str:
+def domain_of(url: str) -> str:
+    """The host of a URL without `www.`; empty without one."""
     try:
         return (urlsplit(url).hostname or "").removeprefix("www.")
     except ValueError:

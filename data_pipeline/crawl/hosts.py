@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -111,12 +112,11 @@ class Host:
         contents: list[bytes | None] = []
         seen: list[Response] = []
         for path in (AI_PATH, TDM_PATH):
-            try:
-                answers = await self._answers(found.origin + path)
+            content: bytes | None = None
+            with contextlib.suppress(Failure):
+                content, answers = await self.file(found.origin + path)
                 seen += answers
-                contents.append(_unpacked(answers[-1]) if answers[-1].status == 200 else None)
-            except Failure:
-                contents.append(None)
+            contents.append(content)
         rules = SiteRules(contents[0], contents[1], self._source.user_agent)
         self._site_rules[found.origin] = (time.monotonic(), rules)
         return rules, seen
@@ -124,17 +124,16 @@ class Host:
     async def _read_robots(self, origin: str) -> tuple[Robots, list[Response]]:
         agent = self._source.user_agent
         try:
-            seen = await self._answers(f"{origin}/robots.txt")
-            if seen[-1].status == 200:
-                return read(_unpacked(seen[-1]), agent), seen
+            content, seen = await self.file(f"{origin}/robots.txt")
         except Failure as error:
             raise Failure("robots_unreachable", f"{error.reason}: {error.detail}") from error
         if seen[-1].status >= 500:
             raise Failure("robots_unreachable", f"status {seen[-1].status}")
-        return allow_all(agent), seen
+        return allow_all(agent) if content is None else read(content, agent), seen
 
-    async def _answers(self, url: str) -> list[Response]:
-        """Responses from a file's URL to the end of its redirects. Raises Failure."""
+    async def file(self, url: str) -> tuple[bytes | None, list[Response]]:
+        """Content of a small file, None without a status 200, and the responses from its URL to the end of
+        its redirects. Raises Failure."""
         seen: list[Response] = []
         for _ in range(ROBOTS_REDIRECTS + 1):
             seen.append(await self.get(url, "robots"))
@@ -142,7 +141,7 @@ class Host:
             if seen[-1].status not in REDIRECTS or following is None:
                 break
             url = following.url
-        return seen
+        return _unpacked(seen[-1]) if seen[-1].status == 200 else None, seen
 
 
 def _unpacked(response: Response) -> bytes:

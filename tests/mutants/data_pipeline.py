@@ -171,6 +171,12 @@ MUTANTS = [
         f"{OPT_OUTS}::test_opt_outs_that_are_not_obeyed_go_with_the_documents",
     ),
     mutant(
+        "rules-of-today-without-the-site",
+        "marks |= site.of(found) & REFUSING",
+        "pass",
+        "test_update.py::test_what_sites_exclude_today_is_forgotten_and_shown_by_domain",
+    ),
+    mutant(
         "dates-of-the-last-part",
         'dates = [*self.dates, *row["dates"]]',
         'dates = row["dates"]',
