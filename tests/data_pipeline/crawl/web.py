@@ -43,6 +43,9 @@ class Web:
     requests: list[tuple[float, str, str, dict[str, str]]] = field(default_factory=list)
     """Time, host, path and headers of each request."""
     port: int = 0
+    awaited: set[str] = field(default_factory=set)
+    """Hosts with paths that must be asked for before `all_asked` is set."""
+    all_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, host: str, path: str = "/") -> str:
         return f"http://{host}:{self.port}{path}"
@@ -63,6 +66,9 @@ class Web:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         host = request.host.partition(":")[0]
         self.requests.append((time.monotonic(), host, request.path_qs, dict(request.headers)))
+        self.awaited.discard(host + request.path_qs)
+        if not self.awaited:
+            self.all_asked.set()
         pages = self.sites.get(host, {})
         found = pages.get(request.path_qs, pages.get(request.path, pages.get("*")))
         if callable(found):
