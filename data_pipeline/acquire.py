@@ -51,7 +51,7 @@ class Acquire(Stage[AcquireConfig]):
     """Sources → `documents/*.parquet` (documents.SCHEMA) and `unread/*.parquet`."""
 
     name: ClassVar[str] = "acquire"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
         from headwater.data_pipeline.sources.listing import fingerprint

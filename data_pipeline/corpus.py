@@ -11,7 +11,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 
-KEPT = "kept"
+KEPT, REJECTED = "kept", "rejected"
 
 
 def kept_files(artifact: Artifact) -> list[str]:

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
-from headwater.data_pipeline.clean.stage import REJECTED
-from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.corpus import KEPT, REJECTED
 from headwater.data_pipeline.tokens.shards import INDEX, SPLITS
 
 WHY = ("id", "url", "title", "source", "step", "reason", "score", "threshold", "duplicate_of")

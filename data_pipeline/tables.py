@@ -18,9 +18,14 @@ def read_table(artifact: Artifact, name: str) -> pa.Table:
 
 
 def read_columns(artifact: Artifact, name: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a table, without reading the others."""
+    """Some columns of a table, without reading the others. One that an earlier version did not write is
+    filled with empty strings."""
     fs, path = filesystem(artifact.path(name))
-    return pq.read_table(path, columns=list(columns), filesystem=fs)
+    there = pq.read_schema(path, filesystem=fs).names
+    table = pq.read_table(path, columns=[each for each in columns if each in there], filesystem=fs)
+    for missing in (each for each in columns if each not in there):
+        table = table.append_column(missing, pa.array([""] * table.num_rows, pa.string()))
+    return table
 
 
 def write_table(artifact: Artifact, name: str, table: pa.Table) -> None:

@@ -18,7 +18,7 @@ from headwater.commands.batch import batch
 from headwater.commands.bias import bias
 from headwater.commands.clean import clean
 from headwater.commands.corpus import explain, funnel
-from headwater.commands.crawl import crawl
+from headwater.commands.crawl import crawl, opt_outs
 from headwater.commands.dial import dial
 from headwater.commands.evaluate import evaluate
 from headwater.commands.export import export
@@ -150,6 +150,7 @@ def ask(
 
 app.command()(serve)
 app.command()(crawl)
+app.command()(opt_outs)
 app.command()(clean)
 app.command()(explain)
 app.command()(funnel)

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import pyarrow.parquet as pq
-
 from headwater.cluster.storage.artifact import Artifact
-from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.clean.croissant import croissant
-from headwater.data_pipeline.corpus import kept_files
+from headwater.data_pipeline.clean.part_counts import PartCounts
 
 CARD, CARD_PAGE, CROISSANT = "card.json", "card.md", "croissant.json"
-READERS = 16
-SHOWN = 50
-"""Domains and licences that the card lists; of the others it has the number."""
 DESCRIBED = {
     *("kind", "paths", "crawl", "domains", "urls", "languages", "sample", "seed", "format", "root"),
     *("package", "member", "seeds", "scope", "base_url"),
@@ -31,7 +24,11 @@ DESCRIBED = {
 
 
 def write_card(
-    output: Artifact, sources: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], replaced: Any
+    output: Artifact,
+    documents: PartCounts,
+    sources: Sequence[Mapping[str, Any]],
+    steps: Sequence[Mapping[str, Any]],
+    replaced: Any,
 ) -> dict[str, Any]:
     """Write the three files of a corpus whose documents are written. Returns the card.
 
@@ -39,7 +36,7 @@ def write_card(
     """
     card = {
         "created": datetime.now(UTC).date().isoformat(),
-        **_documents(output),
+        **documents.of_kept(),
         "characters": steps[-1]["characters_out"],
         "sources": list(sources),
         "dropped": [
@@ -96,55 +93,6 @@ def _public(value: Any) -> Any:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
-def _documents(output: Artifact) -> dict[str, Any]:
-    """Numbers of the kept documents by language, licence, year and domain."""
-    names = kept_files(output)
-    count, size = 0, 0
-    languages, licences, years, domains = (collections.Counter[str]() for _ in range(4))
-    dates: list[str] = []
-    with ThreadPoolExecutor(READERS) as readers:
-        for rows, stored in readers.map(lambda name: _columns(output, name), names):
-            count, size = count + len(rows["url"]), size + stored
-            languages.update(rows["language"])
-            licences.update(rows["licence"])
-            known = [date for date in rows["fetched_at"] if date]
-            years.update(date[:4] for date in known)
-            dates = [min([*dates, *known]), max([*dates, *known])] if known else dates
-            domains.update(map(_domain, rows["url"]))
-    return {
-        "documents": count,
-        "bytes": size,
-        "files": len(names),
-        "fetched": {"first": dates[0], "last": dates[-1]} if dates else {},
-        "years": dict(sorted(years.items())),
-        "languages": dict(_most(languages)),
-        "licences": dict(_most(licences)[:SHOWN]),
-        "domains": dict(_most(domains)[:SHOWN]),
-        "different_domains": len(domains),
-        "different_licences": len(licences),
-    }
-
-
-def _columns(output: Artifact, name: str) -> tuple[dict[str, list[str]], int]:
-    fs, path = filesystem(output.path(name))
-    names = pq.read_schema(path, filesystem=fs).names
-    wanted = ["url", "fetched_at", "language", "licence"]
-    table = pq.read_table(path, columns=[each for each in wanted if each in names], filesystem=fs)
-    rows = {each: table[each].to_pylist() if each in names else [""] * table.num_rows for each in wanted}
-    return rows, fs.get_file_info(path).size
-
-
-def _domain(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").removeprefix("www.")
-    except ValueError:
-        return ""
-
-
-def _most(counts: collections.Counter[str]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
 def page(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     fetched = card["fetched"]
@@ -165,6 +113,7 @@ def page(card: Mapping[str, Any]) -> str:
         *_section("Licences that the pages name", "licence", card["licences"], "none named"),
         "A licence is what a page says of itself, which may be wrong.",
         "",
+        *_section("Opt-outs that the pages state", "opt-out", card.get("opt_outs", {})),
         *_section("Years of the fetches", "year", card["years"]),
         *_section(f"Domains ({card['different_domains']:,})", "domain", card["domains"], "no URL"),
         "## What was dropped",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from rich.table import Table
 
 REASONS_SHOWN = 3
+DOMAINS_SHOWN, TABLE_ROWS = 1_000, 20
+"""Domains with excluded documents that funnel.json has, and that the console shows."""
 
 
 @dataclass
@@ -72,32 +75,50 @@ def table(counts: Sequence[StepCount]) -> Table:
     return shown
 
 
-class LanguageCounts:
-    """Documents by language, in which the steps before `language` have no part."""
+def opted_out(parts: Iterable[Iterable[tuple[str, int, Sequence[str]]]], characters: int) -> dict[str, Any]:
+    """What rules of sites and block lists take from a corpus of `characters`, by domain and by reason.
 
-    def __init__(self) -> None:
-        self._kept = collections.Counter[str]()
-        self._dropped: dict[str, collections.Counter[str]] = {}
-
-    def add(self, kept: Iterable[str], dropped: Iterable[tuple[str, str]]) -> None:
-        """Languages of kept documents; languages and steps of dropped ones. Empty languages do not count."""
-        self._kept.update(filter(None, kept))
-        for language, step in dropped:
-            if language:
-                self._dropped.setdefault(language, collections.Counter())[step] += 1
-
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """language → `documents`, `kept`, and `dropped` by step; the most frequent languages first."""
-        rows: dict[str, dict[str, Any]] = {
-            language: {
-                "documents": self._kept[language]
-                + self._dropped.get(language, collections.Counter()).total(),
-                "kept": self._kept[language],
-                "dropped": dict(sorted(self._dropped.get(language, {}).items())),
+    `parts`: domain, characters and reasons of each document that is excluded.
+    """
+    documents, sizes, reasons = (collections.Counter[str]() for _ in range(3))
+    for domain, size, why in itertools.chain.from_iterable(parts):
+        documents[domain] += 1
+        sizes[domain] += size
+        reasons.update(why)
+    ordered = sorted(documents, key=lambda domain: (-sizes[domain], domain))
+    return {
+        "documents": documents.total(),
+        "characters": sizes.total(),
+        "share": _share(sizes.total(), characters),
+        "reasons": dict(sorted(reasons.items())),
+        "different_domains": len(documents),
+        "domains": {
+            domain: {
+                "documents": documents[domain],
+                "characters": sizes[domain],
+                "share": _share(sizes[domain], characters),
             }
-            for language in {*self._kept, *self._dropped}
-        }
-        return dict(sorted(rows.items(), key=lambda item: (-item[1]["documents"], item[0])))
+            for domain in ordered[:DOMAINS_SHOWN]
+        },
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / max(1, whole), 6)
+
+
+def opt_out_table(found: Mapping[str, Any]) -> Table:
+    """Table for the console: the domains that lose most characters, and all of them together."""
+    shown = Table(title="What sites exclude", title_justify="left", box=None, pad_edge=False)
+    shown.add_column("domain", style="bold", overflow="fold")
+    for heading in ("documents", "characters", "of the corpus"):
+        shown.add_column(heading, justify="right")
+    everything = f"all {found['different_domains']:,} domains"
+    for name, row in [*list(found["domains"].items())[:TABLE_ROWS], (everything, found)]:
+        shown.add_row(
+            name or "no URL", f"{row['documents']:,}", f"{row['characters']:,}", f"{row['share']:.2%}"
+        )
+    return shown
 
 
 def language_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -30,21 +30,21 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.clean import funnel
 from headwater.data_pipeline.clean.card import described, write_card
 from headwater.data_pipeline.clean.funnel import StepCount
+from headwater.data_pipeline.clean.part_counts import PartCounts, count_part
 from headwater.data_pipeline.clean.repeated_spans import STEP, Cutter, WindowWorker, find_spans
 from headwater.data_pipeline.clean.score_documents import Measurer
 from headwater.data_pipeline.clean.scores import SCORES, Signer, read_scores, schema, score_row
 from headwater.data_pipeline.clean.select_documents import DECISION_SCHEMA, Decisions
 from headwater.data_pipeline.clean.steps import CleanConfig
-from headwater.data_pipeline.corpus import KEPT
+from headwater.data_pipeline.corpus import KEPT, REJECTED
 from headwater.data_pipeline.dedup.substring import SubstringConfig
 from headwater.data_pipeline.documents import METADATA, Document, from_table, to_table
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from headwater.data_pipeline.parts import DOCUMENTS
-from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_columns, read_table, write_table
+from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
 from headwater.data_pipeline.text.segmented import PACKAGES
 from headwater.data_pipeline.verdict import Rejection
 
-REJECTED = "rejected"
 OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "licence", "text")
 
 REJECTED_SCHEMA = pa.schema([*DECISION_SCHEMA, *(DOCUMENT_SCHEMA.field(name) for name in OF_A_REJECTED)])
@@ -112,8 +112,9 @@ class Clean(Stage[CleanConfig]):
             for row in itertools.chain.from_iterable(result["funnel"] for result in written):
                 counts[-1].add(row)
         more = {"unread": read.get("rejected", {}), "units": read.get("units"), "cpu_seconds": seconds}
-        metrics = report(counts, decisions.replaced, output, session)
-        write_card(output, described(acquired), metrics["funnel"], metrics["replaced"])
+        documents = PartCounts(result["counts"] for result in written)
+        metrics = report(counts, documents, decisions.replaced, output, session)
+        write_card(output, documents, described(acquired), metrics["funnel"], metrics["replaced"])
         return metrics | more
 
     def _decide(self, units: list[str], output: Artifact) -> Decisions:
@@ -125,12 +126,16 @@ class Clean(Stage[CleanConfig]):
 
 
 def report(
-    counts: list[StepCount], replaced: Mapping[str, int], output: Artifact, session: Session
+    counts: list[StepCount],
+    documents: PartCounts,
+    replaced: Mapping[str, int],
+    output: Artifact,
+    session: Session,
 ) -> dict[str, Any]:
     """Write and print the funnel and the number of replaced identifiers by kind. Returns the metrics."""
     rows = [count.row() for count in counts]
     replaced = dict(sorted(replaced.items()))
-    languages = by_language(output)
+    languages = documents.by_language()
     output.write_json("funnel.json", {"steps": rows, "replaced": replaced, "languages": languages})
     output.write_bytes("funnel.png", funnel.picture(counts))
     session.console.print(funnel.table(counts))
@@ -164,16 +169,6 @@ def whole_funnel(decisions: Decisions, unread: Mapping[str, int]) -> list[StepCo
     first.characters_in = first.characters_out = read.characters_in
     first.reasons.update(unread)
     return [first, *decisions.counts]
-
-
-def by_language(output: Artifact) -> dict[str, dict[str, Any]]:
-    """What became of the documents of each language, from the written parts: see LanguageCounts.rows."""
-    counts = funnel.LanguageCounts()
-    for name in output.files(KEPT, ".parquet"):
-        kept = read_columns(output, name, ["language"])
-        dropped = read_columns(output, name.replace(KEPT, REJECTED, 1), ["language", "step"])
-        counts.add(kept["language"].to_pylist(), zip(*dropped.to_pydict().values(), strict=True))
-    return counts.rows()
 
 
 class MeasureWorker:
@@ -224,9 +219,11 @@ class WriteWorker:
         stored = [*OF_A_REJECTED, *(["metadata"] if "metadata" in texts.column_names else [])]
         schema = REJECTED_SCHEMA.append(METADATA) if len(stored) > len(OF_A_REJECTED) else REJECTED_SCHEMA
         rejected = pa.Table.from_arrays([*decisions.columns, *texts.select(stored).columns], schema=schema)
-        write_table(self._output, f"{KEPT}/{name}.parquet", texts.filter(kept))
-        write_table(self._output, f"{REJECTED}/{name}.parquet", rejected.filter(pc.invert(kept)))
-        return {"documents": texts.num_rows, "funnel": cuts}
+        texts, rejected = texts.filter(kept), rejected.filter(pc.invert(kept))
+        write_table(self._output, f"{KEPT}/{name}.parquet", texts)
+        write_table(self._output, f"{REJECTED}/{name}.parquet", rejected)
+        counts = count_part(self._output, name, texts, rejected)
+        return {"documents": len(kept), "funnel": cuts, "counts": counts}
 
 
 def _cut(texts: pa.Table, decisions: pa.Table, cutter: Cutter) -> tuple[pa.Table, pa.Table]:

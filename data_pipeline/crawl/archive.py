@@ -16,6 +16,7 @@ import json
 import re
 import tempfile
 import zlib
+from collections.abc import Collection
 from typing import IO, Any
 
 from ada_url import URL
@@ -24,7 +25,7 @@ from warcio.warcwriter import WARCWriter
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.crawl.fetch import Headers, Response, Row
-from headwater.data_pipeline.sources.readers.warc import media_type
+from headwater.data_pipeline.sources.readers.warc import OPT_OUTS, media_type
 
 PAGES, OTHER, INDEX, LOG = "warc", "other", "cdxj", "log"
 SPOOL_BYTES = 32 << 20
@@ -48,9 +49,11 @@ class Warc:
     def size(self) -> int:
         return self._spool.tell()
 
-    def add(self, response: Response, revisit: Row | None = None) -> tuple[int, int, str]:
+    def add(
+        self, response: Response, revisit: Row | None = None, said: Collection[str] = ()
+    ) -> tuple[int, int, str]:
         """Write request and response: offset and length of the response's member, and its payload digest.
-        `revisit`: url, date and digest of the earlier record that a status 304 confirms."""
+        `revisit`: url, date and digest of the earlier record that a status 304 confirms. `said`: opt-outs."""
         make, self.records = self._builder, self.records + 1
         head = StatusAndHeaders(
             f"{response.status} {response.reason}".strip(), _stored(response.headers), protocol="HTTP/1.1"
@@ -60,6 +63,8 @@ class Warc:
             fields["WARC-IP-Address"] = response.address
         if response.truncated:
             fields["WARC-Truncated"] = "length"
+        if said:
+            fields[OPT_OUTS] = ", ".join(sorted(said))
         if revisit:
             record = make.create_revisit_record(
                 response.url,
@@ -136,11 +141,18 @@ class Segment:
     def size(self) -> int:
         return self._pages.size + self._other.size
 
-    def add(self, response: Response, *, page: bool, revisit: Row | None = None) -> str:
+    def add(
+        self,
+        response: Response,
+        *,
+        page: bool,
+        revisit: Row | None = None,
+        said: Collection[str] = (),
+    ) -> str:
         """Store a response; returns its payload digest."""
         if not page:
             return self._other.add(response, revisit)[2]
-        offset, length, digest = self._pages.add(response, revisit)
+        offset, length, digest = self._pages.add(response, revisit, said)
         entry = {
             "url": response.url,
             "mime": "warc/revisit" if revisit else media_type(response.header("content-type")) or "unk",

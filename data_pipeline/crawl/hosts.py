@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from headwater.data_pipeline.crawl.robots import (
     allow_all,
     read,
 )
+from headwater.data_pipeline.crawl.site_rules import AI_PATH, TDM_PATH, SiteRules
 from headwater.data_pipeline.crawl.urls import Place, place
 from headwater.data_pipeline.sources.readers.warc import unpacked
 from headwater.data_pipeline.sources.spec import FetchSettings
@@ -54,6 +56,7 @@ class Host:
         self._source, self._fetcher = source, fetcher
         self._free_at = 0.0
         self._robots: dict[str, tuple[float, Robots]] = {}
+        self._site_rules: dict[str, tuple[float, SiteRules]] = {}
 
     @property
     def down(self) -> bool:
@@ -100,30 +103,49 @@ class Host:
         self.pause(min(self.delay, self._source.max_delay_seconds))
         return rules, seen
 
+    async def site_rules(self, found: Place) -> tuple[SiteRules, list[Response]]:
+        """What the site of a URL says about machine learning, and the responses that were needed to know it.
+        A file that the server does not give says nothing."""
+        at, rules = self._site_rules.get(found.origin, (0.0, None))
+        if rules is not None and time.monotonic() - at < ROBOTS_SECONDS:
+            return rules, []
+        contents: list[bytes | None] = []
+        seen: list[Response] = []
+        for path in (AI_PATH, TDM_PATH):
+            content: bytes | None = None
+            with contextlib.suppress(Failure):
+                content, answers = await self.file(found.origin + path)
+                seen += answers
+            contents.append(content)
+        rules = SiteRules(contents[0], contents[1], self._source.user_agent)
+        self._site_rules[found.origin] = (time.monotonic(), rules)
+        return rules, seen
+
     async def _read_robots(self, origin: str) -> tuple[Robots, list[Response]]:
-        agent, url = self._source.user_agent, f"{origin}/robots.txt"
+        agent = self._source.user_agent
+        try:
+            content, seen = await self.file(f"{origin}/robots.txt")
+        except Failure as error:
+            raise Failure("robots_unreachable", f"{error.reason}: {error.detail}") from error
+        if seen[-1].status >= 500:
+            raise Failure("robots_unreachable", f"status {seen[-1].status}")
+        return allow_all(agent) if content is None else read(content, agent), seen
+
+    async def file(self, url: str) -> tuple[bytes | None, list[Response]]:
+        """Content of a small file, None without a status 200, and the responses from its URL to the end of
+        its redirects. Raises Failure."""
         seen: list[Response] = []
         for _ in range(ROBOTS_REDIRECTS + 1):
-            try:
-                response = await self.get(url, "robots")
-            except Failure as error:
-                raise Failure("robots_unreachable", f"{error.reason}: {error.detail}") from error
-            seen.append(response)
-            if response.status == 200:
-                return read(_unpacked(response), agent), seen
-            if response.status not in REDIRECTS:
-                if response.status >= 500:
-                    raise Failure("robots_unreachable", f"status {response.status}")
-                break
-            following = place(response.header("location"), url)
-            if following is None:
+            seen.append(await self.get(url, "robots"))
+            following = place(seen[-1].header("location"), url)
+            if seen[-1].status not in REDIRECTS or following is None:
                 break
             url = following.url
-        return allow_all(agent), seen
+        return _unpacked(seen[-1]) if seen[-1].status == 200 else None, seen
 
 
 def _unpacked(response: Response) -> bytes:
     try:
         return unpacked(response.body, {k.lower(): v for k, v in response.headers}, ROBOTS_BYTES)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise Failure("robots_unreachable", str(error)) from error
+        raise Failure("broken_body", str(error)) from error

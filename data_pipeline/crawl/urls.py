@@ -104,7 +104,7 @@ class Scope:
         """`scope`, `blocked` or `trap`; empty if the URL may be visited."""
         if not self._within(found):
             return "scope"
-        if not self._blocked.isdisjoint(_domains(found.host)) or found.url.startswith(self._blocked_urls):
+        if not self._blocked.isdisjoint(domains_of(found.host)) or found.url.startswith(self._blocked_urls):
             return "blocked"
         return "trap" if trap(found) else ""
 
@@ -112,11 +112,11 @@ class Scope:
         if self._kind == "host":
             return _bare(found.host) in self._hosts
         if self._kind == "domain":
-            return not self._hosts.isdisjoint(_domains(found.host))
+            return not self._hosts.isdisjoint(domains_of(found.host))
         return found.url.startswith(self._prefixes)
 
 
-def _domains(host: str) -> list[str]:
+def domains_of(host: str) -> list[str]:
     """The host and the domains that it belongs to."""
     labels = host.split(".")
     return [".".join(labels[start:]) for start in range(len(labels))]

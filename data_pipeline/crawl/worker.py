@@ -16,8 +16,8 @@ from headwater.data_pipeline.crawl.archive import Segment
 from headwater.data_pipeline.crawl.fetch import Failure, Fetcher, Response, Row
 from headwater.data_pipeline.crawl.hosts import REDIRECTS, Host, Task
 from headwater.data_pipeline.crawl.links import PageLinks, page_links, xml_links
-from headwater.data_pipeline.crawl.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.crawl.urls import Place, Scope, place, split
+from headwater.data_pipeline.sources.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.sources.readers.warc import PAGE_TYPES, charset_of, media_type
 from headwater.data_pipeline.sources.spec import CrawlSource
 
@@ -129,16 +129,31 @@ class CrawlWorker:
                 return row | {"outcome": "robots"}
             if host.delay > self._source.max_delay_seconds:
                 return row | {"outcome": "crawl_delay"}
+            site = await self._said_by_site(host, found) if task.kind == "page" else frozenset()
+            if self._source.obey_opt_outs and site & REFUSING:
+                return row | {"outcome": "opt_out", "opt_outs": sorted(site)}
             response = await host.get(task.url, task.kind, _conditions(task))
             host.failures = 0
         except Failure as error:
             if error.again or error.reason == "robots_unreachable":
                 host.failures += 1
             return row | {"outcome": error.reason, "detail": error.detail}
-        return row | self._result(response, task, links, row)
+        return row | self._result(response, task, links, row, site)
+
+    async def _said_by_site(self, host: Host, found: Place) -> frozenset[str]:
+        """Opt-outs of a page in the files of its site."""
+        rules, seen = await host.site_rules(found)
+        for response in seen:
+            self._current().add(response, page=False)
+        return rules.of(found)
 
     def _result(
-        self, response: Response, task: Task, links: list[tuple[str, str, int, int]], row: Row
+        self,
+        response: Response,
+        task: Task,
+        links: list[tuple[str, str, int, int]],
+        row: Row,
+        site: frozenset[str],
     ) -> Row:
         found: Row = {"status": response.status, "date": response.date, "fetched": True}
         page = task.kind == "page"
@@ -165,7 +180,7 @@ class CrawlWorker:
             links += [(url, "links", task.depth, 0) for url in self._kept(maps, task.url, row)]
             self._current().add(response, page=False)
             return found | {"outcome": "links"}
-        return found | self._page(response, content, task, links, row)
+        return found | self._page(response, content, task, links, row, site)
 
     def _page(
         self,
@@ -174,13 +189,14 @@ class CrawlWorker:
         task: Task,
         links: list[tuple[str, str, int, int]],
         row: Row,
+        site: frozenset[str],
     ) -> Row:
         kind = response.header("content-type")
         html = PageLinks()
         if media_type(kind) in PAGE_TYPES:
             nofollow = self._source.follow_nofollow
             html = page_links(content, charset_of(kind), nofollow=nofollow)
-        said = opt_outs(response.headers, html.metas, self._source.user_agent)
+        said = opt_outs(response.headers, html.metas, self._source.user_agent, site)
         obey = self._source.obey_opt_outs
         if not (obey and "nofollow" in said):
             base = place(html.base, task.url) if html.base else None
@@ -193,7 +209,7 @@ class CrawlWorker:
             found["licence"] = html.licence[:500]
         if obey and said & REFUSING:
             return found | {"outcome": "opt_out"}
-        digest = self._current().add(response, page=True)
+        digest = self._current().add(response, page=True, said=said)
         found |= {"outcome": "page", "bytes": len(response.body), "digest": digest}
         marks = {"etag": response.header("etag"), "last_modified": response.header("last-modified")}
         if any(marks.values()):

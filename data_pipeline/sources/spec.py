@@ -84,6 +84,9 @@ class WarcSource(FileSource):
     kind: Literal["warc"]
     formats: tuple[Literal["pdf", "docx", "epub"], ...] = Field(default=(), exclude_if=_is_default)
     """Responses that are read besides HTML and plain text, by content type. Others count as `not_a_page`."""
+    obey_opt_outs: bool = Field(default=False, exclude_if=_is_default)
+    """Leave out pages whose stored response opts out, as a crawl does; they count as `opt_out`. Otherwise
+    their opt-outs are only recorded, in the column `metadata`."""
 
 
 class JsonlSource(FileSource):
@@ -215,8 +218,9 @@ class CrawlSource(FetchSettings):
     """Follow links marked `rel=nofollow`."""
     obey_opt_outs: bool = True
     """Store no page that opts out of use for machine learning or of indexing: `noai` and `noindex` (robots
-    meta tag, `X-Robots-Tag` header), a TDM reservation. Follow no link of a page marked `nofollow`.
-    Otherwise opt-outs are only recorded in the log."""
+    meta tag, `X-Robots-Tag` header), a TDM reservation (header, meta tag), and ask for no page that the
+    site's `ai.txt` or `tdmrep.json` excludes. Follow no link of a page marked `nofollow`. Otherwise opt-outs
+    are only recorded: in the log, and in the column `metadata` of the documents."""
     segment_seconds: float = Field(default=20.0, gt=0)
     """How often a worker stores what it has fetched. A killed worker fetches this much again."""
     edition: str = ""
@@ -259,6 +263,9 @@ class CommonCrawlSource(SourceConfig):
     """Use `s3://` without keys. Common Crawl's own bucket asks for keys, of any account."""
     gap_bytes: int = Field(default=65_536, ge=0)
     """Maximum number of bytes between two pages of a file that are fetched in one request with them."""
+    obey_opt_outs: bool = Field(default=False, exclude_if=_is_default)
+    """Leave out pages whose stored response opts out, as a crawl does; they count as `opt_out`. Otherwise
+    their opt-outs are only recorded, in the column `metadata`. WET files have no headers and no tags."""
     requests_at_once: int = Field(default=8, gt=0)
     """Maximum number of simultaneous requests per worker."""
     retries: int = Field(default=8, ge=0)

@@ -58,6 +58,14 @@ def clean(
         list[str] | None,
         typer.Option(metavar="URL-or-domain", help="Remove a source from the finished corpus in --output."),
     ] = None,
+    opt_outs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Remove from the finished corpus in --output what sites exclude: a file of "
+            "`headwater opt-outs`, or a list of domains and URLs.",
+        ),
+    ] = None,
     address: AddressOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
@@ -66,16 +74,17 @@ def clean(
     from headwater.data_pipeline.sources.spec import Columns
     from headwater.recipe import load_clean
 
-    changing = add or bool(forget)
+    changing = add or bool(forget) or bool(opt_outs)
     settings = [name for name, given in (("--steps", steps), ("--recipe", recipe), ("--set", set_)) if given]
     if changing and (settings or overwrite):
         raise _refused(
-            f"{(settings or ['--overwrite'])[0]} with --add or --forget", "a corpus keeps its settings"
+            f"{(settings or ['--overwrite'])[0]} with --add, --forget or --opt-outs",
+            "a corpus keeps its settings",
         )
     if add and not inputs:
         raise _refused("--add without INPUT", "name the files to add")
-    if inputs and forget and not add:
-        raise _refused("INPUT with --forget", "to do both, give --add, too")
+    if inputs and changing and not add:
+        raise _refused("INPUT with --forget or --opt-outs", "to do both, give --add, too")
     if not inputs and not changing:
         raise _refused("no INPUT", "name the files to clean")
     columns = Columns(text=text_column, id=id_column, url=url_column)
@@ -83,7 +92,7 @@ def clean(
     job = CleanJob(inputs or [], output, config, columns, skip_unreadable, allow_address or ())
     with _session(job, address, max_workers) as session:
         if changing:
-            manifest, found = _change(job, tuple(forget or ()), session)
+            manifest, found = _change(job, tuple(forget or ()), tuple(opt_outs or ()), session)
         else:
             from headwater.data_pipeline.clean.standalone import clean as clean_files
 
@@ -103,11 +112,14 @@ def _refused(problem: str, fix: str) -> Exception:
     return HeadwaterError(problem, where="headwater clean", fix=fix)
 
 
-def _change(job: CleanJob, forget: tuple[str, ...], session: Session) -> tuple[Manifest, bool]:
+def _change(
+    job: CleanJob, forget: tuple[str, ...], opt_outs: tuple[str, ...], session: Session
+) -> tuple[Manifest, bool]:
     from headwater.cluster.storage.artifact import Artifact
     from headwater.data_pipeline.clean.update import Change, update
 
-    return update(Artifact(job.output, "clean"), Change(job.acquire if job.inputs else None, forget), session)
+    change = Change(job.acquire if job.inputs else None, forget, opt_outs)
+    return update(Artifact(job.output, "clean"), change, session)
 
 
 @contextlib.contextmanager

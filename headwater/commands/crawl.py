@@ -65,6 +65,41 @@ def crawl(
     )
 
 
+def opt_outs(
+    corpus: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of `headwater clean`.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the rules (*.jsonl).")],
+    contact: Annotated[
+        str, typer.Option(help="Your e-mail address or a URL about you, sent with each request.")
+    ],
+    delay: Annotated[float, typer.Option(help="Seconds between two requests to a host.")] = 1.0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another setting of requests.")
+    ] = None,
+) -> None:
+    """Fetch robots.txt, ai.txt and tdmrep.json of a corpus's sites, for `headwater clean --opt-outs`."""
+    from headwater.cluster.errors import HeadwaterError
+    from headwater.cluster.storage.artifact import Artifact
+    from headwater.data_pipeline.corpus import read_documents
+    from headwater.data_pipeline.crawl.rules_file import SUFFIX, fetch_rules
+
+    cleaned = Artifact(corpus, "clean")
+    if cleaned.manifest() is None:
+        raise HeadwaterError("no cleaned corpus here", where=corpus, fix="pass a finished output")
+    if output.suffix != SUFFIX:
+        raise HeadwaterError("a file of rules ends in .jsonl", where=str(output), fix="rename it")
+    given = {"contact": contact, "delay_seconds": delay, "seeds": ["https://example.org/"]}
+    settings = _source(given, set_ or [])
+    urls = (url for batch in read_documents(cleaned, ["url"]) for url in batch["url"].to_pylist())
+    found = fetch_rules(urls, settings, output)
+    console.print(
+        f"[bold green]✓[/] rules of {found.origins - found.unreachable:,} sites → {output}; "
+        f"{found.unreachable:,} could not be reached",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _source(given: dict[str, Any], changes: list[str]) -> CrawlSource:
     import yaml
     from pydantic import ValidationError

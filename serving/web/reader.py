@@ -9,10 +9,10 @@ from collections import OrderedDict
 from headwater.data_pipeline.crawl.fetch import Failure, Fetcher, Response
 from headwater.data_pipeline.crawl.hosts import REDIRECTS, Host
 from headwater.data_pipeline.crawl.links import page_links
-from headwater.data_pipeline.crawl.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.crawl.urls import MAX_URL, Place, place
 from headwater.data_pipeline.documents import document_id
 from headwater.data_pipeline.filters.language import LanguageFilter
+from headwater.data_pipeline.sources.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.sources.readers.warc import Problem, charset_of, page_of
 from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.text.normalise import normalise

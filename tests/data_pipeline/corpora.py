@@ -15,6 +15,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
+from headwater.data_pipeline.clean.part_counts import PartCounts
 from headwater.data_pipeline.clean.stage import (
     Clean,
     CleanConfig,
@@ -90,12 +91,11 @@ def run_here(session: Session, acquired: Artifact, config: CleanConfig, folder: 
     for unit in units:
         measure(unit)
     decisions = Clean(config)._decide([unit["unit"] for unit in units], output)
-    for unit in units:
-        WriteWorker(output)(unit)
+    documents = PartCounts(WriteWorker(output)(unit)["counts"] for unit in units)
     manifest = acquired.manifest()
     assert manifest is not None
     counts = whole_funnel(decisions, manifest.metrics["rejected"])
-    report(counts, decisions.replaced, output, session)
+    report(counts, documents, decisions.replaced, output, session)
     return output
 
 

@@ -9,6 +9,7 @@ LANGUAGES = "test_languages.py"
 GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
 COMMON_CRAWL = "test_common_crawl.py"
 CARD = "test_card.py"
+OPT_OUTS = "test_opt_outs.py"
 SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
 
 MUTANTS = [
@@ -144,6 +145,42 @@ MUTANTS = [
         "new = {name: value for name, value in values.items() if name not in kept}",
         "new = dict(values)",
         f"{LANGUAGES}::test_a_setting_that_differs_from_its_default_holds_for_all_languages",
+    ),
+    mutant(
+        "header-above-the-pages-own-word",
+        "found.discard(TDM)",
+        "pass",
+        f"{OPT_OUTS}::test_opt_outs_of_headers_and_tags",
+    ),
+    mutant(
+        "site-rules-not-obeyed",
+        "if self._source.obey_opt_outs and site & REFUSING:",
+        "if False:",
+        f"{OPT_OUTS}::test_pages_that_their_site_excludes_are_not_asked_for",
+    ),
+    mutant(
+        "pages-without-a-type-are-no-html",
+        'return [found.url, f"{found.origin}{path}.html"]',
+        "return [found.url]",
+        f"{OPT_OUTS}::test_files_of_a_site_exclude_its_pages",
+    ),
+    mutant(
+        "opt-outs-forgotten-by-the-archive",
+        "fields[OPT_OUTS] = ",
+        "fields['X'] = ",
+        f"{OPT_OUTS}::test_opt_outs_that_are_not_obeyed_go_with_the_documents",
+    ),
+    mutant(
+        "rules-of-today-without-the-site",
+        "marks |= site.of(found) & REFUSING",
+        "pass",
+        "test_update.py::test_what_sites_exclude_today_is_forgotten_and_shown_by_domain",
+    ),
+    mutant(
+        "dates-of-the-last-part",
+        'dates = [*self.dates, *row["dates"]]',
+        'dates = row["dates"]',
+        "test_card.py::test_an_addition_adds_its_source_to_the_card",
     ),
     mutant(
         "languages-added-afterwards",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import zstandard
@@ -14,8 +15,9 @@ from headwater.data_pipeline.formats.convert import MEDIA_TYPES
 from headwater.data_pipeline.sources.content import converted_document
 from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.opt_outs import AGENT, REFUSING, as_metadata, metas_of, opt_outs
 from headwater.data_pipeline.sources.position import Mark, Position
-from headwater.data_pipeline.sources.spec import SourceConfig, WarcSource
+from headwater.data_pipeline.sources.spec import CommonCrawlSource, SourceConfig, WarcSource
 from headwater.data_pipeline.text.charset import decode_declared
 
 WEB = ("http://", "https://", "ftp://", "file://")
@@ -24,6 +26,8 @@ CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_:.-]+)""", re.IGNORECASE
 HEADER_END = re.compile(rb"\r?\n\r?\n")
 ZSTD_WINDOW = 8 << 20
 """Largest window of a zstd body, in bytes (RFC 9659)."""
+OPT_OUTS = "X-Headwater-Opt-Outs"
+"""Field of a WARC header in which a crawl notes the opt-outs of a page, its site's included."""
 CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 
 
@@ -123,22 +127,31 @@ def read_record(
     if record.content_length > limit:
         return Unread(path, place, "too_large", f"{record.content_length:,} bytes; {url}")
     block = record.reader.read()
+    headers: list[tuple[str, str]] = []
     if len(block) < record.content_length:
         return Unread(path, place, "truncated", f"{len(block):,} of {record.content_length:,} bytes; {url}")
     if record.record_type == WarcRecordType.response:
-        page = _page_of_response(block, limit, formats)
+        status, headers, body = split_http(block)
+        page = _page_of_response(status, dict(headers), body, limit, formats)
     elif record.record_type == WarcRecordType.resource:
         page = page_of(block, record.headers.get("Content-Type") or "")
     else:
         page = _text_or_problem(block, "utf-8")
     if isinstance(page, Problem):
         return Unread(path, place, page.reason, f"{page.detail}; {url}")
+    html = page[0] if not isinstance(page, _File) else None
+    noted = {mark for mark in (record.headers.get(OPT_OUTS) or "").split(", ") if mark}
+    said = opt_outs(headers, metas_of(html) if html is not None else (), AGENT) | noted
+    if said & REFUSING and isinstance(source, WarcSource | CommonCrawlSource) and source.obey_opt_outs:
+        return Unread(path, place, "opt_out", f"{', '.join(sorted(said))}; {url}")
+    where = f"{path}:{place}"
     if isinstance(page, _File):
-        where = f"{path}:{place}"
-        return converted_document(page.format, page.content, url, path, place, limit, where, fetched_at)
-    html, text = page
-    identity = document_id(url, text if html is None else html)
-    return Document(identity, url, "", text, html, source=f"{path}:{place}", fetched_at=fetched_at)
+        found = converted_document(page.format, page.content, url, path, place, limit, where, fetched_at)
+        return replace(found, metadata=as_metadata(said)) if isinstance(found, Document) else found
+    identity = document_id(url, page[1] if html is None else html)
+    return Document(
+        identity, url, "", page[1], html, where, fetched_at=fetched_at, metadata=as_metadata(said)
+    )
 
 
 class Problem(NamedTuple):
@@ -154,11 +167,10 @@ class _File(NamedTuple):
 
 
 def _page_of_response(
-    block: bytes, limit: int, formats: Collection[str] = ()
+    status: int, headers: dict[str, str], body: bytes, limit: int, formats: Collection[str] = ()
 ) -> tuple[bytes | None, str] | _File | Problem:
     """HTML bytes or plain text of an HTTP response, a file of one of `formats`, or the reason why it is
     none."""
-    status, headers, body = split_http(block)
     if status != 200:
         return Problem("http_status", f"status {status}")
     kind = media_type(headers.get("content-type", ""))
@@ -209,15 +221,16 @@ def _text_or_problem(content: bytes, label: str) -> tuple[None, str] | Problem:
     return None, text
 
 
-def split_http(block: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (lower case) and body of a stored response. Accepts CRLF and, as in some crawls, LF."""
+def split_http(block: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers (names in lower case) and body of a stored response. Accepts CRLF and, as in some
+    crawls, LF."""
     end = HEADER_END.search(block)
     head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
     lines = head.decode("latin-1").splitlines()
     words = lines[0].split() if lines else []
     status = int(words[1][:4]) if len(words) > 1 and words[1].isdecimal() else 0
     pairs = (line.partition(":") for line in lines[1:])
-    return status, {name.strip().lower(): value.strip() for name, _, value in pairs}, body
+    return status, [(name.strip().lower(), value.strip()) for name, _, value in pairs], body
 
 
 def unpacked(body: bytes, headers: dict[str, str], limit: int) -> bytes:

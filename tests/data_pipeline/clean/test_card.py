@@ -107,11 +107,14 @@ def test_a_licence_is_what_the_page_marks_as_such(mark: str, name: str) -> None:
 
 def test_an_addition_adds_its_source_to_the_card(here: Session, tmp_path: Path) -> None:
     corpus = cleaned(here, tmp_path)
-    more = source(tmp_path, [{"text": article(9), "url": "https://new.org/"}], "more.jsonl")
+    early = "2020-05-05T00:00:00Z"
+    new = {"text": article(9), "url": "https://new.org/", "fetched_at": early}
+    more = source(tmp_path, [new], "more.jsonl")
     update(corpus, Change(acquire=more), here)
     card = corpus.read_json("card.json")
     assert [Path(each["paths"][0]).name for each in card["sources"]] == ["pages.jsonl", "more.jsonl"]
     assert card["documents"] == 5 and card["domains"]["new.org"] == 1
+    assert card["fetched"] == {"first": early, "last": LAST}
     update(corpus, Change(forget=("new.org",)), here)
     assert "new.org" not in corpus.read_json("card.json")["domains"]
 
@@ -128,6 +131,22 @@ def test_a_corpus_of_an_earlier_version_takes_additions(here: Session, tmp_path:
     update(corpus, Change(acquire=more), here)
     card = corpus.read_json("card.json")
     assert card["documents"] == 4 and card["licences"] == {"": 4}  # the longer one of two near copies
+
+
+def test_funnel_and_card_need_no_look_at_the_written_documents(here: Session, tmp_path: Path) -> None:
+    acquired, _ = execute(Acquire(source(tmp_path, rows())), {}, here)
+    output, stage = Artifact(str(tmp_path / "clean")), Clean(CleanConfig())
+    metrics = stage.run({"acquire": acquired}, output, here)
+    names = ("funnel.json", "card.json", "card.md")
+    made = {name: output.read_bytes(name) for name in names}
+    for folder in ("kept", "rejected"):
+        assert output.files(folder)
+        output.delete_folder(folder)
+    for name in names:
+        output.delete(name)
+    again = stage.run({"acquire": acquired}, output, here)  # all parts are written, the driver's work is left
+    assert {name: output.read_bytes(name) for name in names} == made
+    assert again["funnel"] == metrics["funnel"]
 
 
 def test_show_says_where_the_card_is(corpus: Artifact) -> None:

@@ -17,7 +17,8 @@ from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.clean import update as updating
 from headwater.data_pipeline.clean.stage import CleanConfig
 from headwater.data_pipeline.clean.standalone import CleanJob, clean
-from headwater.data_pipeline.clean.update import Change, matches, update
+from headwater.data_pipeline.clean.update import Change, Gone, update
+from headwater.data_pipeline.corpus import read_documents
 from tests.data_pipeline.corpora import article, iter_texts, rejected, write_corpus
 
 
@@ -42,6 +43,10 @@ def cleaned(session: Session, folder: Path, name: str, *inputs: Path) -> Artifac
 def whole(corpus: Artifact) -> dict[str, bytes]:
     """Every file but the manifest, which says when and how."""
     return {name: corpus.read_bytes(name) for name in corpus.files() if name != "manifest.json"}
+
+
+def kept_rows(corpus: Artifact) -> list[dict[str, str]]:
+    return [row for batch in read_documents(corpus) for row in batch.to_pylist()]
 
 
 class Corpora:
@@ -91,7 +96,7 @@ def test_forgetting_a_source_equals_never_having_read_it(
     for path in corpora.crawls:
         rows = path.read_text().splitlines()
         urls = [json.loads(row)["url"] if row != "{broken" else "" for row in rows]
-        stays = ~matches(urls, forgotten)
+        stays = ~Gone(forgotten)(urls)
         left.append(tmp_path / path.name)
         left[-1].write_text("".join(row + "\n" for row, stay in zip(rows, stays, strict=True) if stay))
     never = cleaned(here, tmp_path, "never", *left)
@@ -103,6 +108,44 @@ def test_forgetting_a_source_equals_never_having_read_it(
     stored = b"".join(whole(corpus).values())
     assert "https://example.org/7" not in rejected(corpus)  # it is itself again
     assert not any(name.encode() in stored for name in forgotten)
+
+
+def test_what_sites_exclude_today_is_forgotten_and_shown_by_domain(
+    here: Session, tmp_path: Path, corpora: Corpora
+) -> None:
+    rules = tmp_path / "rules.jsonl"
+    tdm = [{"location": "/1$", "tdm-reservation": 1}]
+    rows: list[dict[str, object]] = [
+        {"origin": "https://example.org", "robots": "User-agent: *\nDisallow: /3", "tdm": json.dumps(tdm)},
+        {"origin": "https://shop.example.com", "ai": "User-agent: *\nDisallow: /"},
+    ]
+    rules.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("# our list\nhttps://b.example.net/lon\n")
+    texts = {row["url"]: row["text"] for row in kept_rows(corpora.both)}
+    org = [url for url in texts if url == "https://example.org/1" or url.startswith("https://example.org/3")]
+    names = [*org, "https://b.example.net/longer", "shop.example.com"]
+    (tmp_path / "other").mkdir()
+    expected = corpora.copy(corpora.both, tmp_path / "other")
+    update(expected, Change(forget=tuple(names)), here)
+    corpus = corpora.copy(corpora.both, tmp_path)
+    update(corpus, Change(opt_outs=(str(rules), str(blocked))), here)
+    found = corpus.read_json("funnel.json").pop("opted_out")
+    for name, content in whole(expected).items():
+        assert name == "funnel.json" or corpus.read_bytes(name) == content, name
+    assert found["reasons"] == {"block list": 1, "robots.txt": len(org) - 1, "tdm-reservation": 1}
+    total = sum(map(len, texts.values()))
+    sizes = {"example.org": sum(len(texts[url]) for url in org)}
+    sizes["b.example.net"] = len(texts["https://b.example.net/longer"])
+    assert {name: row["characters"] for name, row in found["domains"].items()} == sizes
+    assert found["domains"]["example.org"]["share"] == round(sizes["example.org"] / total, 6)
+    assert found["documents"] == len(org) + 1 and found["different_domains"] == 2
+    rules.write_text('{"origin": "https://a.org", "robots": 3}\n')
+    (tmp_path / "third").mkdir()
+    untouched = corpora.copy(corpora.first, tmp_path / "third")
+    with pytest.raises(HeadwaterError, match=r"line 1 is no rule of a site.*robots"):
+        update(untouched, Change(opt_outs=(str(rules),)), here)
+    assert untouched.manifest() is not None
 
 
 def test_an_interrupted_update_resumes(
@@ -135,9 +178,9 @@ def test_a_domain_is_forgotten_with_its_subdomains_an_address_by_itself() -> Non
         "https://[::1",
         "",
     ]
-    assert matches(urls, ["a.org"]).tolist() == [True, True, False, False, False, False]
-    assert matches(urls, ["https://a.org/x"]).tolist() == [True, False, False, False, False, False]
-    assert not np.any(matches(urls, []))
+    assert Gone(["a.org"])(urls).tolist() == [True, True, False, False, False, False]
+    assert Gone(["https://a.org/x"])(urls).tolist() == [True, False, False, False, False, False]
+    assert not np.any(Gone([])(urls))
 
 
 def test_a_folder_that_is_no_corpus_is_refused(here: Session, tmp_path: Path) -> None:

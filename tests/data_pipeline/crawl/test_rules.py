@@ -12,7 +12,6 @@ from headwater.data_pipeline.crawl.archive import surt
 from headwater.data_pipeline.crawl.fetch import GuardedResolver, retry_after
 from headwater.data_pipeline.crawl.frontier import Frontier
 from headwater.data_pipeline.crawl.links import page_links, xml_links
-from headwater.data_pipeline.crawl.opt_outs import opt_outs
 from headwater.data_pipeline.crawl.urls import Scope, pattern, place, trap
 from headwater.data_pipeline.sources.guard import AddressGuard, ForbiddenAddress
 from headwater.data_pipeline.sources.spec import CrawlSource
@@ -83,26 +82,6 @@ def test_traps_and_patterns() -> None:
     days = [place(f"http://a.org/cal/2026/{n}?view=day&t={n}") for n in range(3)]
     assert len({pattern(found) for found in days if found}) == 1
     assert not any(trap(found) for found in days if found)
-
-
-@pytest.mark.parametrize(
-    ("headers", "metas", "expected"),
-    [
-        ([("X-Robots-Tag", "noai, NOIMAGEAI")], [], {"noai", "noimageai"}),
-        ([("x-robots-tag", "otherbot: noindex, nofollow")], [], set()),
-        ([("X-Robots-Tag", "otherbot: noindex, headwater: nofollow")], [], {"nofollow"}),
-        ([("X-Robots-Tag", "unavailable_after: 25 Jun 2027 15:00:00 GMT, noindex")], [], {"noindex"}),
-        ([], [("Robots", "none")], {"noindex", "nofollow"}),
-        ([], [("googlebot", "noindex"), ("headwater", "noai")], {"noai"}),
-        ([("TDM-Reservation", " 1 ")], [], {"tdm-reservation"}),
-        ([("TDM-Reservation", "0")], [("tdm-reservation", "0")], set()),
-        ([], [("description", "noai"), ("robots", "index, follow, max-snippet:-1")], set()),
-    ],
-)
-def test_opt_outs_of_headers_and_tags(
-    headers: list[tuple[str, str]], metas: list[tuple[str, str]], expected: set[str]
-) -> None:
-    assert opt_outs(headers, metas, "Headwater") == expected
 
 
 def test_links_of_hard_pages() -> None:

@@ -19,6 +19,9 @@ from headwater.data_pipeline.sources.spec import CrawlSource
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+FILES = ("/robots.txt", "/sitemap.xml", "/ai.txt", "/.well-known/tdmrep.json")
+
+
 def page(*links: str, text: str = "A page about rivers.", head: str = "") -> str:
     anchors = "".join(f'<a href="{link}">link</a> ' for link in links)
     return f"<html><head><title>Page</title>{head}</head><body><p>{text}</p>{anchors}</body></html>"
@@ -40,6 +43,9 @@ class Web:
     requests: list[tuple[float, str, str, dict[str, str]]] = field(default_factory=list)
     """Time, host, path and headers of each request."""
     port: int = 0
+    awaited: set[str] = field(default_factory=set)
+    """Hosts with paths that must be asked for before `all_asked` is set."""
+    all_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, host: str, path: str = "/") -> str:
         return f"http://{host}:{self.port}{path}"
@@ -48,8 +54,8 @@ class Web:
         return self.sites.setdefault(host, {"/robots.txt": lambda request: response(status=404)} | pages)
 
     def paths(self, host: str) -> list[str]:
-        """Paths asked for, in this order, without robots.txt and sitemap.xml."""
-        return [p for _, h, p, _ in self.requests if h == host and p not in ("/robots.txt", "/sitemap.xml")]
+        """Paths asked for, in this order, without the files that say what may be visited."""
+        return [p for _, h, p, _ in self.requests if h == host and p not in FILES]
 
     def times(self, host: str) -> list[float]:
         return [at for at, name, _, _ in self.requests if name == host]
@@ -60,6 +66,9 @@ class Web:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         host = request.host.partition(":")[0]
         self.requests.append((time.monotonic(), host, request.path_qs, dict(request.headers)))
+        self.awaited.discard(host + request.path_qs)
+        if not self.awaited:
+            self.all_asked.set()
         pages = self.sites.get(host, {})
         found = pages.get(request.path_qs, pages.get(request.path, pages.get("*")))
         if callable(found):

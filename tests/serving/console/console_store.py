@@ -4,6 +4,7 @@ prompts."""
 from __future__ import annotations
 
 import math
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.clean.card import write_card
 from headwater.data_pipeline.clean.funnel import StepCount
-from headwater.data_pipeline.clean.stage import REJECTED
+from headwater.data_pipeline.clean.part_counts import CountWorker, PartCounts
+from headwater.data_pipeline.corpus import REJECTED, kept_files
 from headwater.llm.evaluation.measures import Metric, Report, StageSummary
 from headwater.llm.evaluation.report import write_report
 from headwater.llm.examples.system_prompts import SYSTEM_PROMPTS
@@ -67,8 +69,10 @@ def _corpus(store: Store) -> None:
         | {"id": "copy", "url": COPY, "title": "Copy", "step": "dedup", "reason": "near_duplicate"}
         | {"duplicate_of": kept[0].id},
     ]
-    with clean.create(f"{REJECTED}/00000.parquet") as stream:
-        pq.write_table(pa.Table.from_pylist(rejected), stream)
+    parts = [PurePosixPath(name).stem for name in kept_files(clean)]
+    for number, part in enumerate(parts):
+        with clean.create(f"{REJECTED}/{part}.parquet") as stream:
+            pq.write_table(pa.Table.from_pylist(rejected).slice(0, 0 if number else None), stream)
     steps = [StepCount("read"), StepCount("gopher"), StepCount("dedup")]
     for step in steps:
         for _ in kept:
@@ -80,7 +84,8 @@ def _corpus(store: Store) -> None:
     steps[2].drop(400, "near_duplicate")
     rows = [step.row() for step in steps]
     clean.write_json("funnel.json", {"steps": rows, "replaced": {}})
-    write_card(clean, [{"kind": "jsonl", "paths": ["pages.jsonl"]}], rows, {})
+    counts = PartCounts(CountWorker(clean)({"unit": part})["counts"] for part in parts)
+    write_card(clean, counts, [{"kind": "jsonl", "paths": ["pages.jsonl"]}], rows, {})
     _manifest(clean, {}, {"documents_kept": len(kept)})
 
 
