@@ -67,35 +67,42 @@ def on_cpu(planned: Planned) -> Iterator[Found]:
     yield Found(0 < reached <= 1, f"{reached:.1%}", "above 0: a plan measures it on CPUs", "MFU")
 
 
-def on_gpu(planned: Planned, place: Place) -> Iterator[Found]:
-    """Memory and speed of a GPU worker, in the layout that the plan finds fastest, against the plan's. Raises Skipped
-    if no layout without offload fits."""
+def on_gpu(planned: Planned, place: Place) -> list[Found]:
+    """Memory and speed of a GPU worker, in the layout that the plan finds fastest, against the plan's."""
     machine = place.run(this_gpu)
+    work, memory = layout(planned, machine)
+    place.end()  # gives its GPU memory back
+    return beside(work, memory, measure(work))
+
+
+def layout(planned: Planned, machine: Machine) -> tuple[Work, Memory]:
+    """The work in the fastest layout without offload, and the memory of that. Raises Skipped if none fits."""
     rows = plan_gpus(planned.work(gpus=1), machine, None).memory
     fitting = [row for row in rows if row.fits and not row.offload]
     if not fitting:
         least = min(rows, key=lambda row: row.total)
         raise Skipped(f"no layout fits {machine.name}, the smallest takes {size(least.total)}")
     memory = min(fitting, key=lambda row: (row.step_seconds or 0.0, row.zero))
-    place.end()  # gives its GPU memory back
-    work = planned.work(gpus=1, micro_batch=memory.micro_batch, stage=memory.zero)
-    measured = measure(work)
-    yield state_row(measured, memory)
-    formula = memory.total - memory.reserved
-    yield Found(
+    return planned.work(gpus=1, micro_batch=memory.micro_batch, stage=memory.zero), memory
+
+
+def beside(work: Work, memory: Memory, measured: Calibration) -> list[Found]:
+    """What a GPU's measurement says of the plan."""
+    formula, reached = memory.total - memory.reserved, share_of_peak(work, measured)
+    low, usual, high = MFU
+    peak = Found(
         abs(measured.peak_bytes / formula - 1) <= PEAK,
         f"{size(measured.peak_bytes)}, micro-batch {memory.micro_batch}, ZeRO {memory.zero}",
         f"{size(formula)} by {PEAK:.0%}",
         "peak memory",
     )
-    reached = share_of_peak(work, measured)
-    low, usual, high = MFU
-    yield Found(
+    mfu = Found(
         low <= reached <= 1,
         f"{reached:.1%} of {measured.peak_flops / 1e12:,.0f} TFLOP/s",
         f"{usual:.0%} ({low:.0%} to {high:.0%}), not less than {low:.0%}",
         "MFU",
     )
+    return [state_row(measured, memory), peak, mfu]
 
 
 def state_row(measured: Calibration, memory: Memory) -> Found:
