@@ -35,8 +35,8 @@ def selftest(
 ) -> None:
     """Train, resume, generate and measure on this machine; compare with plain torch and the plan.
 
-    Needs no network, no store and no recipe. Takes a minute on CPUs, and up to eight with --gpu. Exits with 1 if
-    a check failed.
+    Needs no network, no store and no recipe. Takes a minute on CPUs, and up to eight with --gpu.
+    Exits with 1 if a check failed.
     """
     from headwater.cluster.extras import require
     from headwater.cluster.versions import recorded_versions
@@ -99,7 +99,5 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         result = f"[{STYLES[row.result]}]{row.result}[/]"
         why = f": {escape(row.reason)}" if row.reason else ""
-        table.add_row(
-            row.check, result + why, escape(row.figure), escape(row.expected), f"{row.seconds:.1f}"
-        )
+        table.add_row(row.check, result + why, escape(row.figure), escape(row.expected), f"{row.seconds:.1f}")
     return table

@@ -10,14 +10,14 @@ from headwater.llm.selftest.place import Place
 from headwater.llm.selftest.training import Precision, Sizes, sharp
 
 BOUND = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
-"""Nats by which a log-probability may differ, and by which a chosen token may be less likely than the likeliest."""
+"""Nats by which a log-probability may differ, and by which a token may be behind the likeliest."""
 PROMPTS, TOKENS = (3, 11, 20), 16
 """Lengths of the prompts, which share a batch; tokens of each completion."""
 
 
 def generated(sizes: Sizes, place: Place, precision: Precision) -> Iterator[Found]:
-    """Greedy completions of prompts in one batch. A plain loop without a cache reads each alone, one token at a
-    time; it must find each token the likeliest, as likely as the engine said."""
+    """Greedy completions of prompts in one batch. A plain loop without a cache reads each alone, token by
+    token; it must find each token the likeliest, as likely as the engine said."""
     likeliest, behind, apart = place.run(completions, sizes, place.device, precision)
     bound = BOUND[precision]
     yield Found(
@@ -29,8 +29,8 @@ def generated(sizes: Sizes, place: Place, precision: Precision) -> Iterator[Foun
 
 
 def completions(sizes: Sizes, device: str, precision: Precision) -> tuple[int, float, float]:
-    """Tokens that the plain loop finds likeliest; the most nats by which one is behind the likeliest; the largest
-    difference of a log-probability."""
+    """Tokens that the plain loop finds likeliest; the most nats by which one is behind the likeliest; the
+    largest difference of a log-probability."""
     import torch
 
     from headwater.data_pipeline.tokens.tokenizer import train, wrap

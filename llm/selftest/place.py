@@ -21,7 +21,7 @@ from headwater.llm.selftest.checks import Crashed, Skipped, told
 
 Device = Literal["cpu", "cuda"]
 T = TypeVar("T")
-SECONDS = 240.0
+SECONDS = 300.0
 """For which a check may go without an answer."""
 IMPORTED_ONCE = ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "headwater.llm.training.loop"]
 
@@ -74,7 +74,7 @@ class Place:
     def _start(self) -> None:
         import torch
 
-        # Imported once, DeepSpeed knows one device for all forks, and a process that asked for GPUs cannot be forked.
+        # Imported once, DeepSpeed knows one device for all forks, and who asked for GPUs cannot be forked.
         started = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
         if started.get_start_method() == "forkserver":
             started.set_forkserver_preload(IMPORTED_ONCE)

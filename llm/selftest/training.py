@@ -1,7 +1,7 @@
 """Checks of training: every ZeRO stage and precision, compiled, packed, and moved between devices.
 
-The production engine and step (`llm/training/`) train a tiny model on texts that count; a loop of plain torch in
-fp32 on the same device says which losses are right.
+The production engine and step (`llm/training/`) train a tiny model on texts that count; a loop of plain torch
+in fp32 on the same device says which losses are right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from headwater.cluster.storage.artifact import Artifact, Folder
-from headwater.llm.model.shape import ModelConfig, shape_of
+from headwater.llm.model.shape import ModelConfig
 from headwater.llm.planning.calibrate import RandomRows
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.selftest.checks import Found, Skipped
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
-"""Largest relative deviation of a loss: fp32 as in `benchmarks/invariance.py`; 16-bit formats keep 8 and 11 bits
+"""Largest relative deviation of a loss: fp32 as in `benchmarks/invariance.py`; bf16 keeps 8 bits, fp16 11
 (bf16 on CPUs: 2e-4, and 8e-3 where Adam's bias correction was a step ahead; docs/log.md)."""
 MOVED = 1e-4
 """The same for fp32 on two kinds of device, whose matrix products add in other orders."""
 RATE = 3e-3
 SHARP = 4.0
-"""Factor of fresh weights where attention and choices must show: as drawn, a token hardly depends on the others."""
+"""Factor of fresh weights where attention and choices must show: as drawn, tokens hardly depend on others."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,10 @@ def sharp(sizes: Sizes) -> torch.nn.Module:
 
 
 def trained(sizes: Sizes, config: PretrainConfig, store: str, save: int = 0) -> list[float]:
-    """The loss of each step, from the newest checkpoint in the folder `store` on, or from the beginning. With `save`
-    a checkpoint is written after so many steps."""
+    """The loss of each step, from the newest checkpoint in the folder `store` on, or from the beginning.
+
+    With `save` a checkpoint is written after so many steps.
+    """
     from headwater.llm.training import engine as training_engine
     from headwater.llm.training.job import TrainJob, Worker
     from headwater.llm.training.loop import train_step
@@ -205,6 +207,15 @@ def compiled(sizes: Sizes, place: Place, precision: Precision) -> Iterator[Found
     right = place.run(plain, sizes, place.device)
     own = _alone(sizes, place, config)
     yield compared(own, right, TOLERANCE[precision], "plain torch, not compiled")
+    graphs = place.run(compiled_graphs)
+    yield Found(graphs > 0, str(graphs), "at least 1", "graphs")
+
+
+def compiled_graphs() -> int:
+    """How many graphs torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
 
 
 def find_compiler(device: Device) -> None:
@@ -227,7 +238,9 @@ def find_compiler(device: Device) -> None:
         raise Skipped("Triton needs a C compiler, such as gcc")
 
 
-def moved(sizes: Sizes, first: Place, second: Place, stages: tuple[int, int], bound: float) -> Iterator[Found]:
+def moved(
+    sizes: Sizes, first: Place, second: Place, stages: tuple[int, int], bound: float
+) -> Iterator[Found]:
     """A training goes on at one place from the checkpoint of another, where it also went on itself."""
     half = sizes.steps // 2
     with tempfile.TemporaryDirectory(prefix="headwater-selftest-") as store:
@@ -241,9 +254,7 @@ def moved(sizes: Sizes, first: Place, second: Place, stages: tuple[int, int], bo
 
 def packed(sizes: Sizes, place: Place, precision: Precision) -> Iterator[Found]:
     """Documents of a row against each alone, and against the row without separation."""
-    alone, apart, together = place.run(
-        document_losses, sizes, settings(sizes, place.device, 0, precision)
-    )
+    alone, apart, together = place.run(document_losses, sizes, settings(sizes, place.device, 0, precision))
     bound = TOLERANCE[precision]
     off, seen = deviation(apart, alone), deviation(together, alone)
     yield Found(
@@ -254,7 +265,7 @@ def packed(sizes: Sizes, place: Place, precision: Precision) -> Iterator[Found]:
 
 
 def document_losses(sizes: Sizes, config: PretrainConfig) -> tuple[list[float], list[float], list[float]]:
-    """Mean loss (nats) of each whole document of a row: alone, in the row and kept apart, in the row and not."""
+    """Mean loss (nats) of each whole document of a row: alone; in the row, apart; in the row, not apart."""
     import torch
 
     from headwater.data_pipeline.tokens.packing import document_positions

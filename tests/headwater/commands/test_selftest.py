@@ -1,4 +1,4 @@
-"""`headwater selftest`: each check is a row that can fail alone, and a failed one is told by the exit code."""
+"""`headwater selftest`: each check is a row that can fail alone, and the exit code says if one did."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def dies(place: Place) -> Iterator[Any]:
 
 
 def smallest(cpu: Place) -> Iterator[Check]:
-    """One check of each kind that needs no Ray and no compiler, one that kills its process, one of a bound that no
-    machine keeps."""
+    """One check of each kind that needs no Ray and no compiler, one that kills its process, one of a bound
+    that no machine keeps."""
     yield Check("dies", partial(dies, cpu))
     for stage, precision in ((0, "bf16"), (2, "bf16"), (3, "fp32")):
         make = partial(training.as_plain, SIZES, cpu, precision, stage)  # type: ignore[arg-type]

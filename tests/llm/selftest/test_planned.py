@@ -1,4 +1,4 @@
-"""Findings about the plan: a measurement as planned passes, one that is off fails, a model too large is skipped.
+"""Findings about the plan: one as planned passes, one that is off fails, a model too large is skipped.
 
 No GPU is here: its memory and its measurement are given.
 """
@@ -28,9 +28,7 @@ def fastest() -> tuple[Work, Memory]:
     return layout(SMALL, machine(80))
 
 
-def failed(
-    fastest: tuple[Work, Memory], *, mfu: float = 0.4, peak: float = 1, state: float = 1
-) -> list[str]:
+def failed(fastest: tuple[Work, Memory], *, mfu: float = 0.4, peak: float = 1, state: float = 1) -> list[str]:
     """What fails on a GPU that reaches such a share of its peak, and such shares of the planned memory."""
     work, memory = fastest
     flops = work.config.batch * work.row_length * flops_per_token(work.shape(), work.row_length)
