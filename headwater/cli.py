@@ -33,6 +33,7 @@ from headwater.commands.promote import promote, promoted, rollback
 from headwater.commands.replay import replay
 from headwater.commands.runs import runs_app
 from headwater.commands.scaling import scaling
+from headwater.commands.selftest import selftest
 from headwater.commands.serve import app_config, serve
 from headwater.commands.show import show
 from headwater.options import (
@@ -178,6 +179,7 @@ app.command(context_settings=OLD_SPELLING)(status)
 app.add_typer(runs_app, name="runs")
 app.command()(show)
 app.command()(doctor)
+app.command()(selftest)
 app.command()(init)
 app.command()(recipes)
 app.command()(constraints)

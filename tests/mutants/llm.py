@@ -27,6 +27,8 @@ DRAWS = "test_draws.py"
 EXPORT = "test_export_in_parts.py"
 STORED = "test_stored.py"
 
+SELFTEST = "test_selftest.py"
+
 MUTANTS = [
     mutant(
         "elements-lie-elsewhere",
@@ -39,6 +41,22 @@ MUTANTS = [
         "    engine.optimizer.step = lambda: None\n",
         "",
         INTERNALS,
+    ),
+    mutant("a-step-of-zeros-counts", "engine.optimizer.optimizer.state.clear()", "pass", SELFTEST),
+    mutant("a-slow-gpu-passes", "low <= reached <= 1", "reached <= 1", "test_planned.py"),
+    mutant("a-crash-ends-the-selftest", 'ended = "failed", crash.reason, crash.details', "raise", SELFTEST),
+    mutant("last-words-are-lost", "lines = self._last_lines()", "lines = str(os.getpid())", "test_place.py"),
+    mutant(
+        "a-moved-run-starts-anew",
+        "range(checkpoints.restore(), config.steps)",
+        "range(config.steps)",
+        SELFTEST,
+    ),
+    mutant(
+        "failed-checks-exit-with-0",
+        "    if failed:\n        raise typer.Exit(1)\n\n\n@contextlib",
+        "\n\n@contextlib",
+        SELFTEST,
     ),
     mutant("draws-start-at-another-word", "[start - first * WORDS :][:count]", "[:count]", DRAWS),
     mutant("the-name-is-not-in-the-key", 'f"{seed}/{name}".encode()', 'f"{seed}".encode()', DRAWS),
