@@ -104,6 +104,13 @@ def inner_optimizer(engine: Any) -> Any:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
+@relies_on("optimizer.fp32_groups", breaks="first steps of Adam in 16 bits at ZeRO 0", stages=(0,))
+def forget_step_of_zeros(engine: Any) -> None:
+    """ZeRO 0 in 16 bits: DeepSpeed has made a step of zeros, which Adam's bias correction would count."""
+    if hasattr(engine.optimizer, "fp32_groups"):
+        inner_optimizer(engine).state.clear()
+
+
 @relies_on("optimizer.loss_scaler", breaks="loss scales of fp16 in checkpoints", stages=(1, 2, 3))
 def loss_scale(engine: Any) -> dict[str, Any]:
     """The attributes of the fp16 loss scaler, which may be set; unused in other precisions."""

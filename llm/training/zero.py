@@ -113,8 +113,7 @@ def initialise_engine(
     else:
         adamw = torch.optim.AdamW(decays, lr=0.0, betas=betas, eps=1e-8, fused=True)
         engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=settings, mpu=groups)
-    if hasattr(engine.optimizer, "fp32_groups"):  # 16 bits at stage 0: DeepSpeed has made a step of zeros,
-        engine.optimizer.optimizer.state.clear()  # which Adam's bias correction would count
+    internals.forget_step_of_zeros(engine)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
 

@@ -42,7 +42,7 @@ MUTANTS = [
         "",
         INTERNALS,
     ),
-    mutant("a-step-of-zeros-counts", "engine.optimizer.optimizer.state.clear()", "pass", SELFTEST),
+    mutant("a-step-of-zeros-counts", "inner_optimizer(engine).state.clear()", "pass", SELFTEST),
     mutant("a-slow-gpu-passes", "low <= reached <= 1", "reached <= 1", "test_planned.py"),
     mutant("a-crash-ends-the-selftest", 'ended = "failed", crash.reason, crash.details', "raise", SELFTEST),
     mutant("last-words-are-lost", "lines = self._last_lines()", "lines = str(os.getpid())", "test_place.py"),
@@ -106,8 +106,8 @@ MUTANTS = [
     ),
     mutant(
         "stage-two-reduces-once",
-        "2: 1 + accumulation, 3:",
-        "2: 2, 3:",
+        "2: accumulation * reduced + element,",
+        "2: reduced + element,",
         "test_step_time.py",
     ),
     mutant(
