@@ -113,7 +113,7 @@ def opt_out_table(found: Mapping[str, Any]) -> Table:
     shown.add_column("domain", style="bold", overflow="fold")
     for heading in ("documents", "characters", "of the corpus"):
         shown.add_column(heading, justify="right")
-    everything = f"all {found['different_domains']:,} domains"
+    everything = f"all domains ({found['different_domains']:,})"
     for name, row in [*list(found["domains"].items())[:TABLE_ROWS], (everything, found)]:
         shown.add_row(
             name or "no URL", f"{row['documents']:,}", f"{row['characters']:,}", f"{row['share']:.2%}"

@@ -53,6 +53,7 @@ class CrawlWorker:
         """
         self._fetcher = self._fetcher or Fetcher(self._source)
         self._open.set()
+        self._drop_ended()
         for name, wait, tasks in work:
             host = self._hosts.get(name)
             if host is None:
@@ -67,8 +68,7 @@ class CrawlWorker:
             self._check_owner()
             rest = max(0.0, min(OWNER_SECONDS, end - time.monotonic()))
             await asyncio.wait(self._tasks.values(), timeout=rest, return_when=asyncio.FIRST_COMPLETED)
-            for name in [name for name, task in self._tasks.items() if task.done()]:
-                self._tasks.pop(name).result()
+            self._drop_ended()
             if time.monotonic() > soon and len(self._tasks) * 4 < len(work) and self._segment:
                 break  # most hosts need new URLs, which the driver has
         self._open.clear()
@@ -80,6 +80,11 @@ class CrawlWorker:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._fetcher is not None:
             await self._fetcher.close()
+
+    def _drop_ended(self) -> None:
+        """Forget tasks that ended, for want of URLs: some do so in the last moment of an exchange."""
+        for name in [name for name, task in self._tasks.items() if task.done()]:
+            self._tasks.pop(name).result()
 
     def _size(self) -> int:
         return self._segment.size if self._segment else 0

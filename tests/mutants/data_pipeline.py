@@ -10,6 +10,7 @@ GOPHER = "test_filters.py::test_each_gopher_repetition_rule_hits_what_it_is_for"
 COMMON_CRAWL = "test_common_crawl.py"
 CARD = "test_card.py"
 OPT_OUTS = "test_opt_outs.py"
+MANY_HOSTS = "test_many_hosts.py"
 SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
 
 MUTANTS = [
@@ -169,6 +170,24 @@ MUTANTS = [
         "fields[OPT_OUTS] = ",
         "fields['X'] = ",
         f"{OPT_OUTS}::test_opt_outs_that_are_not_obeyed_go_with_the_documents",
+    ),
+    mutant(
+        "host-lost-between-exchanges",
+        "self._open.set()\n        self._drop_ended()",
+        "self._open.set()",
+        f"{MANY_HOSTS}::test_a_host_whose_last_page_came_as_an_exchange_ended_is_served_on",
+    ),
+    mutant(
+        "one-url-of-a-pattern-less",
+        "return int(count) > self._source.max_per_pattern",
+        "return int(count) >= self._source.max_per_pattern",
+        f"{MANY_HOSTS}::test_a_web_of_all_kinds_gives_the_golden_pages_each_once",
+    ),
+    mutant(
+        "no-pause-after-a-failure",
+        "            finally:\n                self.pause(self.delay)",
+        "            else:\n                self.pause(self.delay)",
+        f"{MANY_HOSTS}::test_a_web_of_all_kinds_gives_the_golden_pages_each_once",
     ),
     mutant(
         "rules-of-today-without-the-site",

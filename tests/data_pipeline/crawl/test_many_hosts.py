@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
+from headwater.data_pipeline.crawl.hosts import Task
+from headwater.data_pipeline.crawl.worker import OWNER, CrawlWorker
 from tests.data_pipeline.crawl.conftest import Crawl
 from tests.data_pipeline.crawl.many_hosts import ASKED_AGAIN, KINDS, PER_PATTERN, made
-from tests.data_pipeline.crawl.web import Web
+from tests.data_pipeline.crawl.web import Web, page, source
 
-DELAY = 0.02
+DELAY, LONGER = 0.02, 0.3
+SETTINGS: dict[str, Any] = {
+    "delay_seconds": DELAY,
+    "max_per_pattern": PER_PATTERN,
+    "max_document_bytes": 1_000_000,
+}
 
 
-def pages(net: Web, golden: dict[str, set[str]], hosts: Iterable[str]) -> set[str]:
-    return {net.url(host, path) for host in hosts for path in golden[host]}
+def check_pauses(net: Web, hosts: set[str]) -> None:
+    """No request to a host comes sooner than its pause after the one before."""
+    for host in hosts:
+        times, pause = net.times(host), DELAY
+        if host.startswith("unhurried"):
+            times, pause = times[1:], LONGER  # known once robots.txt is read
+        assert min(b - a for a, b in itertools.pairwise(times)) >= pause, host
 
 
-@pytest.mark.parametrize("hosts", [60, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("hosts", [300, pytest.param(1_500, marks=pytest.mark.soak)])
 def test_a_web_of_all_kinds_gives_the_golden_pages_each_once(net: Web, run: Crawl, hosts: int) -> None:
-    assert hosts >= 3 * len(KINDS)
+    assert hosts >= 10 * len(KINDS)
     golden = made(net, hosts)
-    settings = {"delay_seconds": DELAY, "max_per_pattern": PER_PATTERN, "max_document_bytes": 1_000_000}
-    counts = run(*map(net.url, golden), **settings)
-    outcomes = {url: row["outcome"] for url, row in run.log().items()}
-    expected = pages(net, golden, golden)
-    assert {url for url, outcome in outcomes.items() if outcome == "page"} == expected
-    assert counts["page"] == len(expected)
+    counts = run(*map(net.url, golden), **SETTINGS)
+    pages = {url for url, row in run.log().items() if row["outcome"] == "page"}
+    assert not pages ^ {net.url(host, path) for host in golden for path in golden[host]}
+    assert counts["page"] == len(pages)
     assert max(run.stored().values()) == 1
     again = {host + path for host in golden for path in ASKED_AGAIN.get(host.rpartition("-")[0], ())}
-    assert {name: n for name, n in net.asked().items() if n > 1} == dict.fromkeys(again, 2)
-    for host in golden:
-        pause = 0.3 if host.startswith("unhurried") else DELAY
-        times = net.times(host)
-        if host.startswith("unhurried"):
-            times = times[1:]  # the pause that robots.txt asks for holds from its second request
-        assert min(b - a for a, b in itertools.pairwise(times)) >= pause, host
+    assert not {name for name, count in net.asked().items() if count != 1 + (name in again)}
+    check_pauses(net, set(golden))
+
+
+@pytest.mark.soak
+def test_a_refresh_of_all_kinds_stores_what_has_changed(net: Web, run: Crawl) -> None:
+    golden = made(net, 300)
+    run(*map(net.url, golden), **SETTINGS)
+    counts = run(*map(net.url, golden), refresh=True, **SETTINGS)
+    known = {url: row["outcome"] for url, row in run.log().items()}
+    same = {net.url(host, "/same") for host in golden if host.startswith("changing")}
+    assert not {url for url, outcome in known.items() if outcome == "unchanged"} ^ same
+    pages = {net.url(host, path) for host in golden for path in golden[host]}
+    assert not {url for url, outcome in known.items() if outcome == "page"} ^ (pages - same)
+    assert (counts["page"], counts["unchanged"]) == (len(pages - same), len(same))
+    confirmed = [head.get_header("WARC-Target-URI") for head, _, _ in run.records("revisit")]
+    assert len(confirmed) == len(same) and not set(confirmed) ^ same
+    stored = run.stored()
+    assert {stored[url] for url in same} == {1} and {stored[url] for url in pages - same} == {2}
+    check_pauses(net, set(golden))
+
+
+def test_a_host_whose_last_page_came_as_an_exchange_ended_is_served_on(net: Web, run: Crawl) -> None:
+    net.site("a.test", **{"/": page(), "/1": page()})
+    run.output.write_bytes(OWNER, b"token")
+    worker = CrawlWorker(source(net.url("a.test")), run.output, "token", 1)
+
+    async def two_exchanges() -> list[str]:
+        try:
+            await worker.exchange([("a.test", 0, [Task(net.url("a.test"), "page", 0, 0)])])
+            worker._tasks["a.test"] = asyncio.create_task(asyncio.sleep(0))
+            await worker._tasks["a.test"]
+            _, rows = await worker.exchange([("a.test", 0, [Task(net.url("a.test", "/1"), "page", 0, 0)])])
+            return [row["url"] for row in rows]
+        finally:
+            await worker.close()
+
+    assert asyncio.run(two_exchanges()) == [net.url("a.test", "/1")]

@@ -63,6 +63,40 @@ def test_robots_txt_is_read_as_google_reads_it(end: str) -> None:
         assert decided == expected, lines
 
 
+FISH = "/fish /fish.html /fish/salmon.html /fishheads /fishheads/yummy.html /fish.php?id=anything"
+NO_FISH = "/Fish.asp /catfish /?id=fish /desert/fish"
+DOCUMENTED = [
+    ("disallow: /fish", NO_FISH, FISH),
+    ("disallow: /fish*", NO_FISH, FISH),
+    (
+        "disallow: /fish/",
+        "/fish /fish.html /animals/fish/ /Fish/Salmon.asp",
+        "/fish/ /fish/?id=x /fish/salmon.htm",
+    ),
+    ("disallow: /*.php", "/ /windows.PHP", "/index.php /folder/any.php.file.html /filename.php/ /f/a.php?p"),
+    (
+        "disallow: /*.php$",
+        "/filename.php?p /filename.php/ /filename.php5 /windows.PHP",
+        "/f.php /folder/f.php",
+    ),
+    ("disallow: /fish*.php", "/Fish.PHP", "/fish.php /fishheads/catfish.php?parameters"),
+    ("allow: /p|disallow: /", "/page", "/x"),
+    ("allow: /folder|disallow: /folder", "/folder/page", ""),
+    ("allow: /page|disallow: /*.htm", "/page", "/page.htm"),
+    ("allow: /page|disallow: /*.ph", "/page.php5", "/x.php5"),
+    ("allow: /$|disallow: /", "/", "/page.htm"),
+]
+"""Examples of https://developers.google.com/search/docs/crawling-indexing/robots/robots_txt, on path values
+and on precedence: rules, allowed and refused paths. TDMRep matches in the same way."""
+
+
+def test_patterns_match_as_google_documents_it() -> None:
+    for rules, allowed, refused in DOCUMENTED:
+        robots = read(("user-agent: *\n" + rules.replace("|", "\n")).encode(), "headwater")
+        decided = {path: robots.allows(f"http://a{path}") for path in f"{allowed} {refused}".split()}
+        assert decided == dict.fromkeys(allowed.split(), True) | dict.fromkeys(refused.split(), False), rules
+
+
 def test_a_robots_txt_is_read_up_to_its_limit() -> None:
     filler = b"# x\n" * (ROBOTS_BYTES // 4)
     assert not read(b"user-agent: *\ndisallow: /\n" + filler, "a").allows("http://a/")

@@ -41,6 +41,45 @@ def test_urls_have_one_form(url: str, base: str | None, expected: str | None) ->
 
 
 @pytest.mark.parametrize(
+    ("url", "base", "expected"),
+    [
+        ("https:example.org", None, "https://example.org/"),
+        ("https://////example.com///", None, "https://example.com///"),
+        ("https://example.com/././foo", None, "https://example.com/foo"),
+        ("hello:world", "https://example.com/", None),
+        ("https:example.org", "https://example.com/", "https://example.com/example.org"),
+        ("\\example\\..\\demo/.\\", "https://example.com/", "https://example.com/demo/"),
+        ("example", "https://example.com/demo", "https://example.com/example"),
+        ("file:///C|/demo", None, None),
+        ("https://example.org//", None, "https://example.org//"),
+        ("https://example.com/[]?[]#[]", None, "https://example.com/[]?[]"),
+        ("https://example/%?%#%", None, "https://example/%?%"),
+        ("https://example/%25?%25#%25", None, "https://example/%25?%25"),
+        ("https://ex ample.org/", None, None),
+        ("example", None, None),
+        ("https://example.com:demo", None, None),
+        ("http://[www.example.com]/", None, None),
+        ("http://EXAMPLE.COM", None, "http://example.com/"),
+        ("http://example%2Ecom", None, "http://example.com/"),
+        ("http://faß.example", None, "http://xn--fa-hia.example/"),
+        ("http://%30", None, "http://0.0.0.0/"),
+        ("http://0x", None, "http://0.0.0.0/"),
+        ("http://0xffffffff", None, "http://255.255.255.255/"),
+        ("http://[0:0::1]", None, "http://[::1]/"),
+        ("http://[0:0::1%5D", None, None),
+        ("http://[0:0::%31]", None, None),
+        ("http://09", None, None),
+        ("http://example.255", None, None),
+        ("http://example^example", None, None),
+    ],
+)
+def test_urls_are_parsed_as_the_url_standard_shows(url: str, base: str | None, expected: str | None) -> None:
+    """The examples of https://url.spec.whatwg.org, "URL writing" and "host parsing", without fragments."""
+    found = place(url, base)
+    assert (found.url if found else None) == expected
+
+
+@pytest.mark.parametrize(
     "url", ["http://a.org:8080/x?y=1", "https://[2001:db8::1]:8080/", "https://[2001:db8::1]/x"]
 )
 def test_parts_of_a_url(url: str) -> None:
