@@ -96,7 +96,7 @@ class MortalHandle(Handle):
 
 
 async def _nothing() -> AsyncIterator[Any]:
-    for each in ():
+    for each in list[Any]():
         yield each
 
 
