@@ -51,6 +51,8 @@ class Seen:
     """Of them, those that are no beginning of the undisturbed one."""
     failed: int = 0
     """Of them, those that end with an error event."""
+    places: list[str] = field(default_factory=list)
+    """Where the differing ones differ."""
     kills: list[float] = field(default_factory=list)
     """When, by `time.monotonic`."""
     pauses: list[float] = field(default_factory=list)
@@ -104,7 +106,12 @@ async def survive(
             failed = "error" in events[-1]
             seen.failed += failed
             said = events[:-1] if failed else events
-            seen.differing += said != (wanted[body][: len(said)] if failed else wanted[body])
+            expected = wanted[body][: len(said)] if failed else wanted[body]
+            if said != expected:
+                seen.differing += 1
+                pairs = itertools.zip_longest(said, expected)
+                place, (found, due) = next(each for each in enumerate(pairs) if each[1][0] != each[1][1])
+                seen.places.append(f"request {body}, event {place} of {len(expected)}: {found}, not {due}")
             if any(began < kill < time.monotonic() for kill in seen.kills):
                 seen.pauses.append(pause)
 
@@ -211,6 +218,7 @@ def main() -> None:
             seen = asyncio.run(survive(url, asked, options.clients, options.kills, options.seconds))
             print(f"{len(seen.kills)} kills, {seen.streams} streams: ", end="")
             print(f"{seen.differing} differ, {seen.failed} failed")
+            print("\n".join(seen.places), flush=True)
             same = asyncio.run(asked_again(url, asked[0], options.seconds))
             print(f"ingress killed: the answer, asked for again, is {'the same' if same else 'another'}")
             if pauses := sorted(seen.pauses):

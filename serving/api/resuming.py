@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from headwater.serving.answers.decisions import Decision, Past
-from headwater.serving.answers.events import Event, Job
+from headwater.serving.answers.events import CompletionJob, Event, Finished, Job
 from headwater.serving.errors import ApiError
 
 log = logging.getLogger("headwater")
@@ -78,12 +78,15 @@ async def resumed(
 ) -> AsyncGenerator[list[Event | ApiError], None]:
     """The events of an answer, each time some. Raises what ends it, and TimeoutError as `again`."""
     past = Past()
+    unfinished = job.choices * (len(job.prompts) if isinstance(job, CompletionJob) else 1)
     while True:
         call = cast(DeploymentResponseGenerator, streams.answer.remote(job, past))
         try:
             while True:
                 async with asyncio.timeout_at(attempts.until):
                     received = await anext(call, None)
+                if received is None and unfinished:
+                    raise WorkerCrashedError  # a replica on its way out may end what it sends in good order
                 if received is None:
                     return
                 attempts.progressed()
@@ -93,6 +96,8 @@ async def resumed(
                         past.add(each)
                     else:
                         past.events += 1
+                        unfinished -= isinstance(each, Finished)
+                        unfinished = 0 if isinstance(each, ApiError) else unfinished
                         events.append(each)
                 if events:
                     yield events

@@ -58,7 +58,13 @@ class MortalHandle(Handle):
     """Real replicas take turns to answer. Each breaks off after so many items of its stream, as if it had
     been killed, or (None) lives; the last entry of `lives` holds for all later calls."""
 
-    def __init__(self, replicas: Sequence[Any], lives: Sequence[int | None], error: type = ActorDiedError):
+    def __init__(
+        self,
+        replicas: Sequence[Any],
+        lives: Sequence[int | None],
+        error: type[Exception] | None = ActorDiedError,
+    ) -> None:
+        """`error`: what is raised then; None: the stream ends as if that were all."""
         super().__init__(replicas[0])
         self.replicas, self.lives, self.error, self.calls = replicas, lives, error, 0
         self.items: list[Any] = []
@@ -76,15 +82,22 @@ class MortalHandle(Handle):
 
     async def _mortal(self, answered: Any, life: int | None) -> AsyncIterator[list[Any]]:
         async with contextlib.aclosing(answered):
-            if life == 0:
-                raise self.error()
-            async for several in answered:
+            async for several in answered if life != 0 else _nothing():
                 for each in several:
                     self.items.append(each)
                     yield [each]
                     life = None if life is None else life - 1
                     if life == 0:
-                        raise self.error()
+                        break
+                if life == 0:
+                    break
+        if life == 0 and self.error is not None:
+            raise self.error
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    for each in list[Any]():
+        yield each
 
 
 def ingress_of(config: AppConfig, engine: Any = None) -> Any:

@@ -132,6 +132,15 @@ def test_no_other_replica_is_asked_without_time_for_it_or_where_the_replicas_own
     assert broken.calls == 1
 
 
+def test_an_answer_that_ends_in_its_middle_without_an_error_is_no_whole_one(
+    replicas: list[EngineReplica],
+) -> None:
+    wanted = events_of(MortalHandle(replicas, [None]), JOBS["written with sources"])
+    handle = MortalHandle(replicas, [3, 4, None], None)
+    assert events_of(handle, JOBS["written with sources"]) == wanted
+    assert handle.calls == 3
+
+
 def test_where_no_replica_comes_the_wait_ends() -> None:
     calls = []
 
