@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -64,9 +65,11 @@ class Direct:
 
 
 def client(index: str, roles: set[str]) -> TestClient:
-    parts = SimpleNamespace(
-        config=AppConfig(model="m"), retrieval=Direct(RetrievalReplica(index)) if index else None
-    )
+    async def ask(part: Any, method: str, *arguments: Any) -> Any:
+        return await getattr(part, method).remote(*arguments)
+
+    replica = Direct(RetrievalReplica(index)) if index else None
+    parts = SimpleNamespace(config=AppConfig(model="m"), retrieval=replica, ask=ask)
     app = FastAPI()
 
     def route(handler: Callable[..., Awaitable[Response]], method: str, path: str) -> None:
