@@ -23,6 +23,7 @@ CUT = "test_manager.py::test_a_checkpoint_with_fewer_bytes_than_a_rank_wrote_doe
 
 BIRTH = "test_birth.py"
 INTERNALS = "test_deepspeed_internals.py"
+RUNTIME = "test_runtime_settings.py"
 DRAWS = "test_draws.py"
 EXPORT = "test_export_in_parts.py"
 STORED = "test_stored.py"
@@ -30,6 +31,14 @@ STORED = "test_stored.py"
 SELFTEST = "test_selftest.py"
 
 MUTANTS = [
+    mutant(
+        "gathered-weights-outlive-a-checkpoint",
+        "        internals.forget_gathered(engine)\n",
+        "        pass\n",
+        "test_zero_settings.py::test_no_setting_of_the_exchange_changes_what_is_trained",
+    ),
+    mutant("garbage-is-kept", "None if step % steps else _collect()", "None", RUNTIME),
+    mutant("steps-of-another-artifact-are-goodput", ' if record["step"] >= first)', ")", RUNTIME),
     mutant(
         "elements-lie-elsewhere",
         "return Fragment(here.start, there.start, ",
