@@ -25,8 +25,12 @@ MANY = 100_000
 HEALTH_PERIOD = 1.0
 """Seconds between health checks: so soon is a dead replica noticed, and another started. One that is alive
 but does not answer has Serve's default of three times 30 s: a busy machine may take long."""
-PROXY_CHECKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1"}
-"""Serve starts another proxy when three checks in a row have failed; by default they are 10 s apart."""
+PROXY_CHECKS = {
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
+"""Serve starts another proxy when three checks in a row have failed; by default they are 10 s apart. One that
+is not ready within the timeout (by default 5 s, too short for a busy machine) has failed a check."""
 
 
 def build(config: AppConfig) -> Application:
