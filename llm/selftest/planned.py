@@ -43,6 +43,7 @@ class Planned:
             micro_batch=micro_batch or self.micro_batch,
             workers=1,
             gpus_per_worker=gpus,
+            keep_checkpoints=1,
             zero=ZeroConfig.model_validate({"stage": stage}),
             model=ModelConfig(depth=self.depth, context=self.row_length),
         )

@@ -58,7 +58,7 @@ MUTANTS = [
     mutant(
         "a-moved-run-starts-anew",
         "range(checkpoints.restore(), config.steps)",
-        "range(config.steps)",
+        "range(0 * checkpoints.restore(), config.steps)",
         SELFTEST,
     ),
     mutant(
