@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 from benchmarks.extraction import f1
 from headwater.data_pipeline.text import page as html_page
 from headwater.data_pipeline.text.block_features import context, features, name_score, name_words
-from headwater.data_pipeline.text.block_model import LEAF, Trees, chosen
+from headwater.data_pipeline.text.block_model import CAUTION, LEAF, Trees, chosen
 from headwater.data_pipeline.text.blocks import Blocks, joined, read_blocks
 from headwater.data_pipeline.text.charset import decode_html
 
@@ -220,7 +220,7 @@ def train(pages: list[Page]) -> tuple[Trees, Trees, dict[str, float]]:
 
 
 def text(page: Page, likely: np.ndarray) -> str:
-    return joined(page.blocks, chosen(likely, np.array([len(each) for each in page.blocks.text])))
+    return joined(page.blocks, chosen(likely**CAUTION, np.array([len(each) for each in page.blocks.text])))
 
 
 def save(file: Path, alone: Trees, together: Trees, names: dict[str, float], count: int, source: str) -> None:

@@ -28,8 +28,8 @@ class ExtractConfig(StageConfig):
     enabled: bool = True
     """Extract text from HTML. If off, HTML documents are rejected and plain text passes."""
     setting: Literal["quality", "fast"] = "quality"
-    """`quality` judges each block of a page by a learnt model. `fast` uses resiliparse's rules: TIMES the
-    speed, but more menus and comments in the texts."""
+    """`quality` judges each block of a page by a learnt model. `fast` uses resiliparse's rules: three times
+    the speed, but more menus and comments in the texts."""
     keep: tuple[Literal["tables", "code", "formulas"], ...] = Field(
         default=(), exclude_if=lambda kept: not kept
     )
