@@ -62,8 +62,8 @@ def test_extraction_is_measured_in_both_settings(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = run("extraction", str(pages), monkeypatch=monkeypatch, capsys=capsys)
-    assert [line.split()[0] for line in lines[1:]] == ["trafilatura", "quality", "fast"]
-    assert all(line.endswith("F1 1.0000") for line in lines[2:])
+    assert [line.split()[0] for line in lines[1:]] == ["trafilatura", "no-comments", "quality", "fast"]
+    assert all(line.endswith("F1 1.0000") for line in lines[3:])
 
 
 def test_the_chain_ends_in_rows_on_both_sides(

@@ -1,7 +1,8 @@
 """Extracts main text and title from a page's HTML.
 
-Uses two engines (text/page.py). Pages are parsed in a child process of the worker, so that a page that
-takes too long, uses too much memory or crashes the parser is rejected alone, with a reason.
+A learnt model (block_model.py) or rules (page.py) find the text. Pages are parsed in a child process of the
+worker, so that a page that takes too long, uses too much memory or crashes the parser is rejected alone, with
+a reason.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class ExtractConfig(StageConfig):
     enabled: bool = True
     """Extract text from HTML. If off, HTML documents are rejected and plain text passes."""
     setting: Literal["quality", "fast"] = "quality"
-    """`quality` uses resiliparse and trafilatura. `fast` omits trafilatura: about three times the speed, but
-    more menus and comments in the texts."""
+    """`quality` judges each block of a page by a learnt model. `fast` uses resiliparse's rules: three times
+    the speed, but more menus and comments in the texts."""
     keep: tuple[Literal["tables", "code", "formulas"], ...] = Field(
         default=(), exclude_if=lambda kept: not kept
     )
@@ -62,6 +63,7 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> MainText | Reject
     from resiliparse.parse.html import HTMLParserException
 
     from headwater.data_pipeline.text import page
+    from headwater.data_pipeline.text.block_model import quality_text
 
     if len(html) > config.max_html_bytes:
         return Rejection("html_too_large", len(html), config.max_html_bytes)
@@ -79,8 +81,10 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> MainText | Reject
         blocks: dict[str, str] = {}
         if config.keep:
             decoded, blocks = with_words(decoded, config.keep)
-            tree = page.HTMLTree.parse(decoded) if blocks else tree
-        text = page.quality_text(decoded, tree, url) if config.setting == "quality" else page.fast_text(tree)
+        if config.setting == "quality":
+            text = quality_text(decoded, title, blocks)
+        else:
+            text = page.fast_text(page.HTMLTree.parse(decoded) if blocks else tree)
         text = with_blocks(text, blocks)
     except (
         etree.LxmlError,

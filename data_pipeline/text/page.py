@@ -1,9 +1,7 @@
-"""Title and main text of an HTML page from two engines, and its number and depth of elements.
+"""Title, licence and visible text of an HTML page, its number and depth of elements, and main text by rules.
 
-resiliparse (https://resiliparse.chatnoir.eu) classifies elements by tags and names, in C++. It is eight times
-as fast as trafilatura and as good on pages that are mostly article, but keeps menus, comments and teasers on
-others. trafilatura (without its fallbacks) searches for the article, and loses most of it on some pages.
-docs/log.md has the measurements behind the two thresholds.
+resiliparse (https://resiliparse.chatnoir.eu) classifies elements by tags and names, in C++: fast, but it
+keeps menus, comments and teasers of some pages. More careful is block_model.py.
 """
 
 from __future__ import annotations
@@ -16,10 +14,6 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 TITLE_CHARACTERS = 300
-MOSTLY_ARTICLE = 0.5
-"""Fraction of a page's text above which resiliparse's result is used, because trafilatura's is no better."""
-LOST = 0.6
-"""trafilatura lost text if its result is shorter than this fraction of resiliparse's."""
 NESTING_TAG = re.compile(
     r"<(/?)(?!(?:area|base|br|col|dd|dt|embed|hr|img|input|li|link|meta|option|p|param|source|tbody|td|th|tr"
     r"|track|wbr)[\s/>])[a-z]",
@@ -83,14 +77,3 @@ def fast_text(tree: HTMLTree, main_content: bool = True) -> str:
     """Main text by resiliparse, or all visible text without `main_content`."""
     text: str = extract_plain_text(tree, main_content=main_content, list_bullets=False, alt_texts=False)
     return text
-
-
-def quality_text(html: str, tree: HTMLTree, url: str) -> str:
-    """Main text by resiliparse if that is most of the page's text, otherwise by the better engine."""
-    import trafilatura
-
-    fast = fast_text(tree)
-    if len(fast) > MOSTLY_ARTICLE * len(fast_text(tree, main_content=False)):
-        return fast
-    careful = trafilatura.extract(html, url=url or None, fast=True, include_comments=False) or ""
-    return careful if len(careful) >= LOST * len(fast) else fast

