@@ -15,7 +15,7 @@ from headwater.data_pipeline.clean.rescore import check
 from headwater.data_pipeline.clean.score_documents import Measurer
 from headwater.data_pipeline.clean.stage import Clean, MeasureWorker, WriteWorker
 from headwater.data_pipeline.clean.steps import CleanConfig
-from headwater.data_pipeline.clean.update import MergeWorker
+from headwater.data_pipeline.clean.update import Gone, MergeWorker
 from headwater.data_pipeline.documents import Document, from_table, to_table
 from headwater.data_pipeline.tables import TEXTS, read_table, write_table
 from tests.data_pipeline.corpora import article
@@ -103,7 +103,7 @@ def test_metadata_stays_with_kept_and_rejected_documents_and_comes_back_with_the
     output = cleaned(config_with(filter_file), tmp_path)
     assert json.loads(rows(output, "kept")[0]["metadata"]) == {"licence": "CC0"}
     assert json.loads(rows(output, "rejected")[0]["metadata"]) == {"licence": "all rights reserved"}
-    MergeWorker(output, [])({"unit": "a"})
+    MergeWorker(output, Gone([]))({"unit": "a"})
     merged = from_table(read_table(output, f"{TEXTS}/a.parquet"))
     assert [(each.id, json.loads(each.metadata or "")["licence"]) for each in merged] == [
         ("1", "CC0"),

@@ -108,7 +108,7 @@ def test_a_corpus_takes_in_files_and_forgets_sources(cleaned: Path, tmp_path: Pa
     assert "nothing to do" in call(*add)
     assert "46 of 52 documents kept" in call("clean", "--forget", "new.example.net", "-o", corpus)
     assert (corpus / "funnel.json").read_bytes() == (cleaned / "funnel.json").read_bytes()
-    with pytest.raises(HeadwaterError, match="--set with --add or --forget"):
+    with pytest.raises(HeadwaterError, match="--set with --add, --forget or --opt-outs"):
         call(*add, "--set", "c4.min_sentences=2")
     with pytest.raises(HeadwaterError, match="no INPUT"):
         call("clean", "-o", corpus)
