@@ -25,7 +25,9 @@ from headwater.llm.stages.rl import learner
 from headwater.llm.training import loop
 from headwater.llm.training.job import BatchSource, StopTraining, TrainJob, Worker
 
-MEASURED = frozenset({"tokens_per_second", "seconds", "data_wait", "memory_mb", "mfu", "rollout_wait"})
+MEASURED = frozenset(
+    {"tokens_per_second", "seconds", "data_wait", "memory_mb", "mfu", "rollout_wait", "goodput"}
+)
 """Figures of a step that depend on time or machine."""
 SAMPLED = "heldout_"
 """Beginning of the names of evaluations, which need rollout workers."""
