@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Says(TorchEngine):
 
     sentence = "The harbour master Nuala Byrne said that a return ticket for the ferry costs 24 euros."
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Any:  # type: ignore[override]
+    def stream(self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()) -> Any:  # type: ignore[override]
         ids = self.tokenizer(self.sentence, add_special_tokens=False)["input_ids"]
         yield from (Token(number, 0.0) for number in ids)
 
