@@ -32,7 +32,7 @@ class ImproveConfig(StageConfig):
     """Maximum tokens of such an answer."""
     max_bits_per_byte: float = Field(0.02, ge=0)
     """Largest rise of the bits per byte of the validation text, as a share of the served model's."""
-    max_surprise: float = Field(1.0, ge=0)
+    max_surprise: float = Field(0.3, ge=0)
     """By how many nats per token the candidate's answers may be less likely to the served model than its own.
     The judge has learnt from answers of served models; what it says of text unlike these means nothing."""
     max_unsafe: int = Field(0, ge=0)

@@ -16,6 +16,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.improve import FOLDER, _judging, _learning, improve
 from headwater.llm.examples import rankings
+from headwater.llm.examples.chat import decode_answer, encode_prompt
+from headwater.llm.inference import Sampling, load_engine
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import hf_config
 from headwater.llm.rankings import judge
@@ -149,19 +151,31 @@ def improved(file: Path) -> tuple[int, dict[str, Any]]:
     return code, json.loads(said[said.index("{") :])
 
 
+def said_by(store: Store, served: promotion.Promotion) -> list[str]:
+    """The likeliest answers of a promoted model to questions that nobody has asked."""
+    stage, _, key = served.model.partition("/")
+    engine = load_engine(store.artifact(stage, key).local("model"))
+    asked = [[{"role": "user", "content": question(number)}] for number in (85, 90, 97)]
+    prompts = [encode_prompt(engine.tokenizer, messages) for messages in asked]
+    return [decode_answer(engine.tokenizer, each.ids) for each in engine.generate(prompts, Sampling(12, 0.0))]
+
+
 @pytest.mark.ray
 @pytest.mark.soak
 def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
     tmp_path: Path, ray_cluster: None
 ) -> None:
-    file, store = promoted_start(tmp_path, dpo=TRAINING | NO_CORPUS | {"steps": 30, "learning_rate": 0.003})
+    # Plain DPO takes so small a model to letters that nobody has judged, which the gate refuses.
+    orpo = {"loss": "orpo", "beta": 1.0, "steps": 40, "learning_rate": 0.002}
+    file, store = promoted_start(tmp_path, dpo=TRAINING | NO_CORPUS | orpo)
     ranked(store, "anna", range(0, 40))
     ranked(store, "ben", range(40, 80))
     code, found = improved(file)
     assert (code, found["verdict"]) == (0, "promoted"), found
     served = promotion.current(store, "tiny")
     assert served.kind == "improve" and served.model == found["model"] and served.number == 2
-    assert 0 < served.gate["surprise"]["candidate"] < served.gate["surprise"]["served"] + 1
+    assert said_by(store, served) == [GOOD] * 3
+    assert 0 < served.gate["surprise"]["candidate"] < served.gate["surprise"]["served"] + 0.3
     assert served.gate["win rate"]["low"] > 0.5 and served.rankings["rankings"] == 80
     assert served.rankings["judge"].startswith("reward/") and served.lineage["dpo"]
 
@@ -202,6 +216,7 @@ def test_reward_and_rl_on_rankings_are_measured_on_text_too(tmp_path: Path, ray_
     assert (code, found["verdict"]) == (0, "promoted"), found
     served = promotion.current(store, "tiny")
     assert served.model.startswith("rl/") and {"reward", "rl", "sft"} <= served.lineage.keys()
+    assert said_by(store, served) == [GOOD] * 3
     bits = served.gate["bits per byte"]
     assert bits["served"] > 0 and 0 < bits["candidate"] < 1.5 * bits["served"]
     assert served.gate["win rate"]["prompts"] > 40  # those of the judge's rankings, and rl's held-out ones
