@@ -115,11 +115,11 @@ def test_chats_are_renamed_opened_and_deleted(visit: Visit) -> None:
     page.get_by_role("button", name="Rename Why were nurses on strike?").click()
     page.get_by_label("Title of the chat").fill("Nurses")
     page.keyboard.press("Enter")
-    page.get_by_role("link", name="Nurses").click()
+    page.get_by_role("link", name="Nurses", exact=True).click()
     page.get_by_text("Why were nurses on strike?").wait_for()
     page.get_by_role("button", name="Delete Nurses").click()
     page.get_by_role("button", name="Delete", exact=True).click()
-    page.get_by_role("link", name="Nurses").wait_for(state="detached")
+    page.get_by_role("link", name="Nurses", exact=True).wait_for(state="detached")
     assert page.locator("#welcome").is_visible()
     assert [chat["title"] for chat in page.evaluate(STORED)] == ["Who won the chess game in Oslo?"]
 
