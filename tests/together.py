@@ -3,10 +3,10 @@
     python -m tests.together test [rest] [--logs DIR]
 
 `test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Each selection
-has a pytest for the tests that need a Ray cluster (the mark `ray`), mostly one that they share, and one for
-all others. A group starts as soon as another has ended, so that both cores have work until the end. Every
-minute a line says how far each is; a group's output is shown when it has ended, then the slowest tests of all
-and their numbers.
+has a pytest for the tests that need a Ray cluster (the mark `ray`), mostly one that they share. All others
+are in one group, or in three of about its length. A group starts as soon as another has ended, so that both
+cores have work until the end. Every minute a line says how far each is; a group's output is shown when it has
+ended, then the slowest tests of all and their numbers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ AT_A_TIME = 2
 LINT = ["make", "--no-print-directory", "lint"]
 PYTEST = [sys.executable, "-m", "pytest", "--durations=20", "--durations-min=1"]
 MARKS = {"test": "not soak", "rest": "soak"}
+PARTS = {
+    "outside llm": ["tests", "--ignore=tests/llm"],
+    "llm/training": ["tests/llm/training"],
+    "llm elsewhere": ["tests/llm", "--ignore=tests/llm/training"],
+}
 SLOWEST = 20
 
 
 def commands(selection: str) -> dict[str, list[str]]:
     """Group → command, the longest first."""
     marks = MARKS[selection]
+    groups = {"on Ray": [*PYTEST, "-m", f"ray and {marks}"]}
+    folders = PARTS if selection == "test" else {"without Ray": []}
+    groups |= {name: [*PYTEST, "-m", f"not ray and {marks}", *only] for name, only in folders.items()}
     lint = {"style, types and layers": LINT} if selection == "test" else {}
-    return {
-        f"{selection}, on Ray": [*PYTEST, "-m", f"ray and {marks}"],
-        f"{selection}, without Ray": [*PYTEST, "-m", f"not ray and {marks}"],
-    } | lint
+    return {f"{selection}, {name}": command for name, command in groups.items()} | lint
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Group:
 
     @classmethod
     def start(cls, name: str, command: list[str], logs: Path) -> Group:
-        log = logs / f"{name.replace(' ', '-').replace(',', '')}.log"
+        log = logs / f"{re.sub('[^a-z]+', '-', name.lower())}.log"
         print(f"{name}: {' '.join(command)} > {log}", flush=True)
         with log.open("wb") as stream:
             return cls(name, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), log)
@@ -58,8 +63,8 @@ class Group:
 
     def progress(self) -> str:
         """Its name, and how many of its tests have ended."""
-        shares = re.findall(r"\[ *(\d+)%\]", self.output())
-        return f"{self.name} {shares[-1] if shares else 0} %"
+        lines = re.findall(r"^([.sxXFE]+)(?: +\[ *\d+%\])?$", self.output(), re.MULTILINE)
+        return f"{self.name}: {sum(map(len, lines)):,} tests"
 
 
 def run(groups: dict[str, list[str]], logs: Path) -> tuple[list[str], str]:
