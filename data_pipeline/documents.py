@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -49,6 +50,14 @@ def document_id(url: str, content: str | bytes) -> str:
     """Hash of URL and content (128 bits, hex), independent of the source file."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     return hashlib.blake2b(url.encode("utf-8", "surrogatepass") + b"\0" + data, digest_size=16).hexdigest()
+
+
+def host_of(url: str) -> str:
+    """The host name of a URL in lower case; empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def to_table(documents: list[Document]) -> pa.Table:

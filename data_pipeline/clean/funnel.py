@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
+from headwater.data_pipeline.clean.part_counts import most
+
 REASONS_SHOWN = 3
 DOMAINS_SHOWN, TABLE_ROWS = 1_000, 20
 """Domains with excluded documents that funnel.json has, and that the console shows."""
@@ -50,8 +52,7 @@ class StepCount:
         self.reasons.update(row["reasons"])
 
     def row(self) -> dict[str, Any]:
-        ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
-        return asdict(self) | {"reasons": dict(ordered)}
+        return asdict(self) | {"reasons": dict(most(self.reasons))}
 
 
 def table(counts: Sequence[StepCount]) -> Table:
@@ -130,8 +131,8 @@ def language_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     shown.add_column("dropped by", style="dim", overflow="fold")
     for language, row in rows.items():
         if row["kept"]:
-            most = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))[:REASONS_SHOWN]
-            steps = ", ".join(f"{step} {number:,}" for step, number in most)
+            dropped = most(row["dropped"])[:REASONS_SHOWN]
+            steps = ", ".join(f"{step} {number:,}" for step, number in dropped)
             share = f"{row['kept'] / row['documents']:.1%}"
             shown.add_row(language, f"{row['documents']:,}", f"{row['kept']:,}", share, steps)
     return shown

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.corpus import KEPT, REJECTED
+from headwater.data_pipeline.documents import host_of
 from headwater.data_pipeline.sources.opt_outs import marks_in
 from headwater.data_pipeline.tables import read_columns
 
@@ -41,16 +41,16 @@ class PartCounts:
 
     def of_kept(self) -> dict[str, Any]:
         """The kept documents, as the data card has them. Without opt-outs it says nothing of them."""
-        stated = {"opt_outs": dict(_most(self.opt_outs))} if self.opt_outs else {}
+        stated = {"opt_outs": dict(most(self.opt_outs))} if self.opt_outs else {}
         return stated | {
             "documents": self.documents,
             "bytes": self.bytes,
             "files": self.files,
             "fetched": {"first": self.dates[0], "last": self.dates[-1]} if self.dates else {},
             "years": dict(sorted(self.years.items())),
-            "languages": dict(_most(self.languages)),
-            "licences": dict(_most(self.licences)[:SHOWN]),
-            "domains": dict(_most(self.domains)[:SHOWN]),
+            "languages": dict(most(self.languages)),
+            "licences": dict(most(self.licences)[:SHOWN]),
+            "domains": dict(most(self.domains)[:SHOWN]),
             "different_domains": len(self.domains),
             "different_licences": len(self.licences),
         }
@@ -116,11 +116,9 @@ class CountWorker:
 
 def domain_of(url: str) -> str:
     """The host of a URL without `www.`; empty without one."""
-    try:
-        return (urlsplit(url).hostname or "").removeprefix("www.")
-    except ValueError:
-        return ""
+    return host_of(url).removeprefix("www.")
 
 
-def _most(counts: collections.Counter[str]) -> list[tuple[str, int]]:
+def most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The largest counts first, equal ones by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

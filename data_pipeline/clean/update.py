@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +42,7 @@ from headwater.data_pipeline.corpus import KEPT, REJECTED
 from headwater.data_pipeline.crawl.rules_file import RuleBook
 from headwater.data_pipeline.crawl.urls import domains_of
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
-from headwater.data_pipeline.documents import current
+from headwater.data_pipeline.documents import current, host_of
 from headwater.data_pipeline.filters.lists import fingerprint
 from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
@@ -75,15 +74,9 @@ class Gone:
         return sorted(self._book.of(url)) if self._files else []
 
     def _named(self, url: str) -> bool:
-        return url in self._exact or bool(self._domains and _suffixes(url) & self._domains)
-
-
-def _suffixes(url: str) -> set[str]:
-    try:
-        host = urlsplit(url.lower()).hostname or ""
-    except ValueError:
-        return set()
-    return set(domains_of(host.strip(".")))
+        if url in self._exact or not self._domains:
+            return url in self._exact
+        return not self._domains.isdisjoint(domains_of(host_of(url).strip(".")))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ TAGS = (
 """Tags that features tell apart, in an order of which only neighbours may share a branch of a tree."""
 TAG_CODE = {tag: code for code, tag in enumerate(TAGS)}
 OTHER_TAG = len(TAGS)
-CELLS = ("td", "th")
+CELLS = {TAG_CODE["td"], TAG_CODE["th"]}
 FLAGS = {
     "nav": 1, "header": 2, "footer": 4, "aside": 8, "article": 16, "main": 32, "form": 64, "figure": 128,
     "table": 256, "ul": 512, "ol": 512, "button": 1024, "dialog": 2048, "details": 4096, "blockquote": 8192,
@@ -161,15 +161,8 @@ def joined(page: Blocks, kept: list[int]) -> str:
 
 
 def _between(page: Blocks, before: int, now: int) -> str:
-    tags = (
-        TAGS[page.tag[before]] if page.tag[before] < OTHER_TAG else "",
-        (TAGS[page.tag[now]] if page.tag[now] < OTHER_TAG else ""),
-    )
-    if page.parent[before] == page.parent[now]:
-        if tags[0] in CELLS and tags[1] in CELLS:
-            return " "
-        if tags[0] == tags[1] == "li":
-            return "\n"
-    if tags[0] in CELLS and tags[1] in CELLS:
-        return "\n"
-    return "\n\n"
+    tags = {page.tag[before], page.tag[now]}
+    siblings = page.parent[before] == page.parent[now]
+    if tags <= CELLS:
+        return " " if siblings else "\n"
+    return "\n" if siblings and tags == {TAG_CODE["li"]} else "\n\n"

@@ -85,7 +85,7 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> MainText | Reject
             text = quality_text(decoded, title, blocks)
         else:
             text = page.fast_text(page.HTMLTree.parse(decoded) if blocks else tree)
-        text = with_blocks(text, blocks)
+            text = with_blocks(text, blocks)
     except (
         etree.LxmlError,
         HTMLParserException,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
+from headwater.data_pipeline.documents import host_of
 from headwater.data_pipeline.split import document_fraction
 
 Document = Mapping[str, Any]
@@ -57,11 +57,7 @@ def clean_title(title: str, url: str = "") -> str:
 
 def _is_site_name(words: str, url: str) -> bool:
     name = re.sub(r"\W", "", words.lower())
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:  # not a URL
-        return False
-    labels = [part for part in host.split(".") if len(part) >= 3 and part not in _NOT_A_NAME]
+    labels = [part for part in host_of(url).split(".") if len(part) >= 3 and part not in _NOT_A_NAME]
     affixed = any(name.startswith(label) or name.endswith(label) for label in labels)
     return bool(name) and len(words.split()) <= 4 and affixed
 

@@ -13,7 +13,8 @@ from headwater.llm.rankings.judge import Judged
 def surprises(model: Folder, *answers: Sequence[Judged]) -> list[float]:
     """For each list of answers their mean negative log-likelihood, in nats per token, at temperature 1.
 
-    An answer of more than half of the context is cut there; the prompt is shortened to leave room for it.
+    An answer of more than half of the context is cut there; the prompt is shortened to leave room for it. 0
+    without answers.
     """
     engine = load_engine(model.local(), threads=1)
     found = []
@@ -24,5 +25,5 @@ def surprises(model: Folder, *answers: Sequence[Judged]) -> list[float]:
             for (prompt, _), ids in zip(some, given, strict=True)
         ]
         logprobs = engine.score(prompts, given)
-        found.append(-sum(map(sum, logprobs)) / sum(map(len, logprobs)))
+        found.append(-sum(map(sum, logprobs)) / max(1, sum(map(len, logprobs))))
     return found

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from headwater.cluster.storage.artifact import Artifact
+from headwater.data_pipeline.documents import host_of
 from headwater.llm.grounding.passages import Passage
 from headwater.serving.retrieval.words import Postings, Words
 
@@ -54,14 +54,6 @@ class Filters:
             and (not self.since or (date != "" and date >= self.since))
             and (not self.until or (date != "" and date[: len(self.until)] <= self.until))
         )
-
-
-def host_of(url: str) -> str:
-    """The host name of a URL in lower case; empty if it has none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 class Segment(Protocol):

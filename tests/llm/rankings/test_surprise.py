@@ -28,3 +28,4 @@ def test_the_figure_is_the_mean_over_tokens_and_a_long_answer_is_cut(model: Fold
     assert two == pytest.approx(-sum(map(sum, both)) / (len(answer) + len(more)), rel=1e-5)
     (cut,) = surprises(model, [(PROMPT, "rain " * 2 * engine.context)])
     assert cut > 0
+    assert surprises(model, []) == [0]
