@@ -55,14 +55,14 @@ PAGES := $(WEB)/readability-130.parquet $(WEB)/pages-0.warc.gz $(WEB)/pages-1.wa
 MEASURE = if [ -e $(DATA) ]; then $(BIN)/python -m benchmarks.$(1); else echo "skipped, no $(DATA): $(1)"; fi
 
 bench: $(VENV)/.installed-tests  ## Run the benchmarks (DATA=FOLDER with real data; results are in docs/results.md)
-	$(BIN)/python -m benchmarks.checkpoint
-	$(BIN)/python -m benchmarks.duplicates
-	$(BIN)/python -m benchmarks.zero_memory
-	@$(call MEASURE,extraction $(WEB)/readability-130.parquet)
-	@$(call MEASURE,corpus $(DATA)/text/c4-300.jsonl)
-	@$(call MEASURE,chain $(PAGES))
-	@$(call MEASURE,quality_and_spans $(DATA)/text/c4-300.jsonl)
-	@$(call MEASURE,scaling $(PAGES) --copies 30)
+	$(BIN)/python -m benchmarks.training.checkpoint
+	$(BIN)/python -m benchmarks.corpus.duplicates
+	$(BIN)/python -m benchmarks.training.zero_memory
+	@$(call MEASURE,corpus.extraction $(WEB)/readability-130.parquet)
+	@$(call MEASURE,corpus.cleaning $(DATA)/text/c4-300.jsonl)
+	@$(call MEASURE,corpus.chain $(PAGES))
+	@$(call MEASURE,corpus.quality_and_spans $(DATA)/text/c4-300.jsonl)
+	@$(call MEASURE,corpus.scaling $(PAGES) --copies 30)
 
 docs: $(VENV)/.installed-docs  ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

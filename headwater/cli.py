@@ -13,29 +13,31 @@ from rich.markup import escape
 from headwater import __version__
 from headwater.cluster.errors import readable, root_cause
 from headwater.cluster.extras import missing_extra
-from headwater.commands import data, k8s, keys, quality, rankings, trace
-from headwater.commands.batch import batch
-from headwater.commands.bias import bias
-from headwater.commands.clean import clean
-from headwater.commands.corpus import explain, funnel
-from headwater.commands.crawl import crawl, opt_outs
-from headwater.commands.dial import dial
-from headwater.commands.evaluate import evaluate
-from headwater.commands.export import export
-from headwater.commands.improve import improve
-from headwater.commands.init import init
-from headwater.commands.jobs import jobs_app, submit
-from headwater.commands.operations import doctor, status
-from headwater.commands.packaged import constraints, recipes
-from headwater.commands.plan import plan
-from headwater.commands.probe import probe
-from headwater.commands.promote import promote, promoted, rollback
-from headwater.commands.replay import replay
-from headwater.commands.runs import runs_app
-from headwater.commands.scaling import scaling
-from headwater.commands.selftest import selftest
-from headwater.commands.serve import app_config, serve
-from headwater.commands.show import show
+from headwater.commands.corpus import data, quality
+from headwater.commands.corpus.clean import clean
+from headwater.commands.corpus.crawl import crawl, opt_outs
+from headwater.commands.corpus.funnel import explain, funnel
+from headwater.commands.models import keys, rankings
+from headwater.commands.models.batch import batch
+from headwater.commands.models.bias import bias
+from headwater.commands.models.evaluate import evaluate
+from headwater.commands.models.export import export
+from headwater.commands.models.improve import improve
+from headwater.commands.models.probe import probe
+from headwater.commands.models.promote import promote, promoted, rollback
+from headwater.commands.models.serve import app_config, serve
+from headwater.commands.runs import k8s, trace
+from headwater.commands.runs.attempts import runs_app
+from headwater.commands.runs.dial import dial
+from headwater.commands.runs.init import init
+from headwater.commands.runs.jobs import jobs_app, submit
+from headwater.commands.runs.operations import doctor, status
+from headwater.commands.runs.packaged import constraints, recipes
+from headwater.commands.runs.plan import plan
+from headwater.commands.runs.replay import replay
+from headwater.commands.runs.scaling import scaling
+from headwater.commands.runs.selftest import selftest
+from headwater.commands.runs.show import show
 from headwater.options import (
     OLD_SPELLING,
     AddressOption,

@@ -54,14 +54,14 @@ def test_the_corpus_engine_decides_as_datatrove(
 ) -> None:
     texts = [article(n, 2 + n) for n in range(12)] + ["buy this now " * 80]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    lines = run("corpus", str(tmp_path / "a.jsonl"), monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.cleaning", str(tmp_path / "a.jsonl"), monkeypatch=monkeypatch, capsys=capsys)
     assert all(line.endswith("equal 13 of 13") for line in lines[1:]) and len(lines) == 3
 
 
 def test_extraction_is_measured_in_both_settings(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = run("extraction", str(pages), monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.extraction", str(pages), monkeypatch=monkeypatch, capsys=capsys)
     assert [line.split()[0] for line in lines[1:]] == ["trafilatura", "no-comments", "quality", "fast"]
     assert all(line.endswith("F1 1.0000") for line in lines[3:])
 
@@ -70,7 +70,7 @@ def test_the_chain_ends_in_rows_on_both_sides(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (str(pages), "--vocab-size", "300")
-    lines = run("chain", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.chain", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert [line.split()[0] for line in lines[1:4]] == ["peers", "cold", "headwater"]
     assert all("(6 kept" in line for line in lines[1:4])
 
@@ -80,7 +80,7 @@ def test_classifier_list_and_repeats_are_measured(
 ) -> None:
     rows = [{"text": article(n % 5)} for n in range(10)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = run("quality_and_spans", str(tmp_path / "a.jsonl"), monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.quality_and_spans", str(tmp_path / "a.jsonl"), monkeypatch=monkeypatch, capsys=capsys)
     assert sum("0.00% of the texts flagged" in line for line in lines) == 4
     assert lines[-1].endswith("words cut") and " 0 words cut" not in lines[-1]
 
@@ -88,14 +88,14 @@ def test_classifier_list_and_repeats_are_measured(
 @pytest.mark.parametrize(
     "name",
     [
-        "checkpoint",
-        "duplicates",
-        "interrupted",
-        "invariance",
-        "learning",
-        "refusals",
-        "scaling",
-        "zero_memory",
+        "training.checkpoint",
+        "corpus.duplicates",
+        "training.interrupted",
+        "training.invariance",
+        "training.learning",
+        "serving.refusals",
+        "corpus.scaling",
+        "training.zero_memory",
     ],
 )
 def test_the_other_benchmarks_import(name: str) -> None:

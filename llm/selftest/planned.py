@@ -20,7 +20,7 @@ from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.training.zero_config import ZeroConfig
 
 STATE = 0.01
-"""Largest deviation of weights and optimizer state; `benchmarks/zero_memory.py` found 0.1 %."""
+"""Largest deviation of weights and optimizer state; `benchmarks/training/zero_memory.py` found 0.1 %."""
 PEAK = 0.1
 """Largest deviation of a GPU's peak; `headwater plan` promises 5 % for the activations in it."""
 LIBRARIES = 0.5e9

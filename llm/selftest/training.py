@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
-"""Largest relative deviation of a loss: fp32 as in `benchmarks/invariance.py`; bf16 keeps 8 bits, fp16 11
-(bf16 on CPUs: 2e-4, and 8e-3 where Adam's bias correction was a step ahead; docs/log.md)."""
+"""Largest relative deviation of a loss: fp32 as in `benchmarks/training/invariance.py`; bf16 keeps 8 bits,
+fp16 11 (bf16 on CPUs: 2e-4, and 8e-3 where Adam's bias correction was a step ahead; docs/log.md)."""
 MOVED = 1e-4
 """The same for fp32 on two kinds of device, whose matrix products add in other orders."""
 RATE = 3e-3

@@ -44,14 +44,14 @@ READ_MORE = 2
 VECTOR_WEIGHT = 0.35
 """A passage's score is (1 - VECTOR_WEIGHT) × BM25 + VECTOR_WEIGHT × cosine + ORDER_WEIGHT × the square of
 the share of the query's neighbouring words that are neighbours in the passage (Metzler and Croft 2005, "A
-Markov random field model for term dependencies"). Chosen with `benchmarks/retrieval.py`, see docs/log.md."""
+Markov random field model for term dependencies"). Chosen with `benchmarks/serving/retrieval.py`."""
 ORDER_WEIGHT = 0.3
 COSINE_WEIGHT = 0.6
 """Relevance is COSINE_WEIGHT × cosine + (1 - COSINE_WEIGHT) × share of the query's content words in the
 passage or its title. BM25 scores and ranks do not tell: rare words make them as high for passages about
 something else."""
 MIN_RELEVANCE = 0.6
-"""Chosen with `benchmarks/refusals.py` for WordLlama; docs/log.md has the figures."""
+"""Chosen with `benchmarks/serving/refusals.py` for WordLlama; docs/log.md has the figures."""
 REQUEST_WORDS = """
 describe explain happen happened happening help know make many mean much news please tell today
 """

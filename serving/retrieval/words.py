@@ -22,7 +22,7 @@ K1, B = 1.2, 0.75
 DOCUMENT_WEIGHT = 0.5
 """Share of the whole document's BM25 in that of a passage; the rest is that of the passage alone."""
 TITLE_WEIGHT = 1.0
-"""Weight of the title's BM25 beside it. Both were chosen with `benchmarks/retrieval.py`; docs/log.md."""
+"""Weight of the title's BM25 beside it. Both were chosen with `benchmarks/serving/retrieval.py`."""
 WORD_LENGTH = 64
 
 

@@ -195,7 +195,7 @@ def test_commands_promote_list_and_roll_back(on_disk: Made) -> None:
 
 
 def test_a_service_on_kubernetes_gets_the_promoted_model(on_disk: Made) -> None:
-    from headwater.commands import k8s
+    from headwater.commands.runs import k8s
 
     first = on_disk.run()
     on_disk.promote(first["rl"])

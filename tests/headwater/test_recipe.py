@@ -14,7 +14,7 @@ from rich.console import Console
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import Stage
 from headwater.cluster.storage.artifact import Artifact
-from headwater.commands.dial import dial_table
+from headwater.commands.runs.dial import dial_table
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import starting_policy
 from headwater.pipeline import position, stages

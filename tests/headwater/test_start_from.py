@@ -17,7 +17,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.lineage import lineage_json
-from headwater.commands import trace
+from headwater.commands.runs import trace
 from headwater.llm.training.loop import read_history
 from headwater.recipe import Recipe, parse
 from tests.data_pipeline.corpora import article

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer.main
 import yaml
 
-from headwater.commands import k8s
+from headwater.commands.runs import k8s
 from headwater.kubernetes import kustomize, render
 from tests.k8s import schemas
 from tests.k8s.conftest import OVERLAYS, ROOT, built, quickstart

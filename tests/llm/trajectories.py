@@ -1,4 +1,4 @@
-"""Losses of a small run under every sharding, for `test_invariance.py` and `benchmarks/invariance.py`.
+"""Losses of a small run under every sharding: `test_invariance.py` and `benchmarks/training/invariance.py`.
 
 The same texts and pairs, in the same order, whatever the number of workers, the ZeRO stage, the micro-batch
 and the layout of the rows. Ranks are processes of their own over gloo, without Ray.

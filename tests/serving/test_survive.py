@@ -13,7 +13,17 @@ import pytest
 @pytest.mark.soak
 def test_streams_go_on_while_engines_are_killed_and_a_killed_ingress_can_be_asked_again() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.survive", "--kills", "4", "--seconds", "60", "--clients", "3"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.serving.survive",
+            "--kills",
+            "4",
+            "--seconds",
+            "60",
+            "--clients",
+            "3",
+        ],
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,

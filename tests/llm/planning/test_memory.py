@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.zero_memory import measure, meta_weights
+from benchmarks.training.zero_memory import measure, meta_weights
 from headwater.llm.model.shape import Weight, weights_of
 from headwater.llm.planning.memory import largest_state, state_formula
 from headwater.llm.training.held_memory import StateBytes

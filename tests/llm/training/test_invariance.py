@@ -1,6 +1,6 @@
 """One trajectory for every objective, however the run is cut up: of 12 steps in `make test`, of 50 in the
-soak. `benchmarks/invariance.py` tries all combinations, this a part in which every value of every setting
-occurs with each objective or number of workers."""
+soak. `benchmarks/training/invariance.py` tries all combinations, this a part in which every value of every
+setting occurs with each objective or number of workers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Commands that fetch, clean, check and explain documents."""

@@ -1,0 +1,1 @@
+"""Commands that measure, align, promote, export and serve models."""
