@@ -6,7 +6,9 @@ prints them without a traceback. Bugs stay ordinary exceptions and keep their tr
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 SURROUNDINGS = {
     errno.ENOSPC: ("the disk is full", "free space; the same command resumes from here"),
@@ -36,6 +38,12 @@ class HeadwaterError(Exception):
 
 def _rebuild(kind: type[HeadwaterError], what: str, where: str, fix: str) -> HeadwaterError:
     return kind(what, where=where, fix=fix)
+
+
+def did_you_mean(asked: str, names: Iterable[str]) -> str:
+    """`did you mean NAME?` with the most similar name; empty if none is similar."""
+    near = difflib.get_close_matches(asked, list(names), n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ size; each value derived from it (`dial`) can be overridden.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, did_you_mean
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.data_pipeline.acquire import AcquireConfig
 from headwater.data_pipeline.clean.stage import CleanConfig
@@ -275,8 +274,8 @@ def load_clean(path: Path | None, steps: Sequence[str] | None, overrides: Sequen
     raw = required(load(path).clean, "clean").model_dump() if path else {}
     for step in steps or []:
         if step not in CleanConfig.model_fields:
-            near = difflib.get_close_matches(step, CleanConfig.model_fields, n=1, cutoff=0.4)
-            fix = f"did you mean {near[0]}?" if near else f"steps: {', '.join(CleanConfig.model_fields)}"
+            known = f"steps: {', '.join(CleanConfig.model_fields)}"
+            fix = did_you_mean(step, CleanConfig.model_fields) or known
             raise HeadwaterError("no such step", where=step, fix=fix)
     if steps:
         for name in CleanConfig.model_fields:
@@ -357,8 +356,7 @@ def _explain(error: ValidationError, model: type[BaseModel] = Recipe) -> str:
         if fault["type"] == "extra_forbidden":
             unknown = str(fault["loc"][-1])
             valid = _names(model, fault["loc"][:-1])
-            near = difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(sorted(valid))}"
+            hint = did_you_mean(unknown, valid) or f"valid here: {', '.join(sorted(valid))}"
             lines.append(f"{key}: no such key; {hint}")
         else:
             message = fault["msg"].removeprefix("Value error, ")

@@ -1,12 +1,13 @@
 """Three rounds of `headwater improve` with raters who follow a hidden rule, then a poisoned one.
 
-    python -m benchmarks.alignment.rounds [--rounds 3] [--prompts 100] [--folder DIR]
+    python -m benchmarks.alignment.rounds [--rounds 3] [--prompts 200] [--folder DIR]
 
 A new model of 0.2 M parameters learns, by fine-tuning, sentences that the rule scores from 0 to 4. In each
 round the served model answers new prompts twice, at temperature 1; two raters rank the two answers (equal
-scores are a tie); `headwater improve` learns (DPO) and promotes or refuses. In the last round both invert
-the rule. The table has, on held-out prompts, the mean score of the served model and how often its answers
-beat those of the model before, by the rule itself, with Wilson's 95 % interval.
+scores are a tie); `headwater improve` learns (DPO, and fine-tuning on the better answers) and promotes or
+refuses. In the last round both invert the rule. The table has, on held-out prompts, the mean score of the
+served model and how often its answers beat those of the model before, by the rule itself, with Wilson's
+95 % interval.
 """
 
 from __future__ import annotations
@@ -66,7 +67,14 @@ def start(folder: Path) -> tuple[Path, Store]:
         "base": {"model": str(folder / "base/model")},
         "sft": TRAINING | {"data": [str(folder / "talks.jsonl")], "steps": 150, "learning_rate": 0.005},
         "dpo": TRAINING
-        | {"corpus_pairs": 0, "model_pairs": 0, "rankings": True, "steps": 60, "learning_rate": 0.001},
+        | {
+            "corpus_pairs": 0,
+            "model_pairs": 0,
+            "rankings": True,
+            "steps": 60,
+            "learning_rate": 0.001,
+            "chosen_weight": 1.0,
+        },
         "improve": {"min_rankings": 60, "max_new_tokens": TOKENS},
         "serve": {"temperature": 1.0},
     }
@@ -137,7 +145,7 @@ def wins(model: Path, before: Path, numbers: range) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=100, help="that people rank in each round")
+    parser.add_argument("--prompts", type=int, default=200, help="that people rank in each round")
     parser.add_argument("--folder", type=Path, help="default: a temporary one")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="rounds-"))

@@ -6,13 +6,14 @@ https://github.com/EleutherAI/lm-evaluation-harness/tree/main/lm_eval/tasks).
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from headwater.cluster.errors import did_you_mean
 
 Record = dict[str, Any]
 Kind = Literal["choice", "greedy", "generate"]
@@ -208,8 +209,7 @@ def check_names(names: Sequence[str]) -> None:
     """Raises ValueError for a name that is no benchmark's, with the nearest, and for a repeated one."""
     for name in names:
         if name not in TASKS:
-            near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"no benchmark {name}; {hint}known: {', '.join(TASKS)}")
+            hint = f"{did_you_mean(name, TASKS)} known: {', '.join(TASKS)}".lstrip()
+            raise ValueError(f"no benchmark {name}; {hint}")
     if len(set(names)) < len(names):
         raise ValueError("a benchmark is named twice")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.errors import HeadwaterError, did_you_mean
 from headwater.cluster.runtime.stage import StageConfig
 
 TABLE = Path(__file__).with_name("hardware.yaml")
@@ -101,12 +100,11 @@ def parse_machine(text: str, table: dict[str, Gpu]) -> Machine:
     names = {name.lower(): name for name in table}
     if match is None or match[2].lower() not in names or match[1] == "0":
         asked = match[2].lower() if match else text.lower()
-        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
-        hint = f"did you mean {names[near[0]]}? " if near and near[0] != asked else ""
+        hint = "" if asked in names else did_you_mean(asked, names)
         raise HeadwaterError(
             f"{text} does not name known GPUs, such as 8xH100",
             where="--gpus",
-            fix=f"{hint}known GPUs: {', '.join(table)}; --prices FILE adds more",
+            fix=f"{hint} known GPUs: {', '.join(table)}; --prices FILE adds more".lstrip(),
         )
     name = names[match[2].lower()]
     return Machine(int(match[1] or 1), name, table[name])

@@ -69,18 +69,30 @@ class DpoConfig(PairConfig, FineTuneConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of pairs that `dpo` takes to be the wrong way round."""
 
+    chosen_weight: float = Field(0.0, ge=0)
+    """Weight of fine-tuning on the chosen answers (nats per token) beside the loss. Without it the model may
+    forget how to write the better answers as well; with `dpo`, Pang et al. 2024 use 1, Llama 3 has 0.2."""
+
     @model_validator(mode="after")
     def _possible_with_loss(self) -> DpoConfig:
         if self.gamma is not None and self.loss != "simpo":
             raise ValueError(f"`gamma` belongs to `loss: simpo`; this is `{self.loss}`: remove it")
         if self.label_smoothing and self.loss != "dpo":
             raise ValueError(f"`label_smoothing` belongs to `loss: dpo`; this is `{self.loss}`: remove it")
+        if self.chosen_weight and self.loss == "orpo":
+            raise ValueError("`loss: orpo` fine-tunes on the chosen answers as it is: remove `chosen_weight`")
         return self
 
     def objective(self) -> PreferenceOptimisation:
         beta = BETA.get(self.loss, 0.1) if self.beta is None else self.beta
         gamma = GAMMA if self.gamma is None else self.gamma
-        return PreferenceOptimisation(beta, self.loss, gamma=gamma, label_smoothing=self.label_smoothing)
+        return PreferenceOptimisation(
+            beta,
+            self.loss,
+            gamma=gamma,
+            label_smoothing=self.label_smoothing,
+            chosen_weight=self.chosen_weight,
+        )
 
 
 class AnswerBatches(PairBatches):
@@ -192,6 +204,7 @@ class ReferenceScorer:
 class Dpo(PairStage[DpoConfig]):
     name = "dpo"
     version = 2
+    off_fields = PairStage.off_fields | {"chosen_weight"}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config, objective = self.config, self.config.objective()

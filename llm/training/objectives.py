@@ -104,14 +104,24 @@ class PreferenceOptimisation:
     log-probabilities (nats) of the answers under the initial model. For `kto` also `kl` [B], one value for
     the global batch.
 
+    `chosen_weight` times the chosen answer's mean negative log-likelihood (nats per token) is added to the
+    loss of a pair (Pang et al. 2024, "Iterative Reasoning Preference Optimization", equation 1: α).
+
     Metrics: the reward of an answer is β × its log-ratio, or β × its mean log-probability where there is no
     reference. `margin` is the chosen answer's less the rejected one's, and `accuracy` counts those above 0.
     """
 
     def __init__(
-        self, beta: float, loss: PairLoss = "dpo", *, gamma: float = 0.0, label_smoothing: float = 0.0
+        self,
+        beta: float,
+        loss: PairLoss = "dpo",
+        *,
+        gamma: float = 0.0,
+        label_smoothing: float = 0.0,
+        chosen_weight: float = 0.0,
     ) -> None:
         self.loss, self.beta, self.gamma, self.label_smoothing = loss, beta, gamma, label_smoothing
+        self.chosen_weight = chosen_weight
 
     def weight(self, batch: Batch) -> float:
         return float(batch["chosen"].shape[0])
@@ -119,6 +129,9 @@ class PreferenceOptimisation:
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         chosen_B, rejected_B = answer_logprobs(model, batch, mean=self.loss in REFERENCE_FREE).chunk(2)
         losses_B = self._losses(chosen_B, rejected_B, batch)
+        if self.chosen_weight:
+            lengths_B = 1 if self.loss in REFERENCE_FREE else batch["chosen_mask"][:, 1:].sum(dim=1)
+            losses_B = losses_B - self.chosen_weight * chosen_B / lengths_B
         gained_B, lost_B = chosen_B.detach(), rejected_B.detach()
         if self.loss not in REFERENCE_FREE:
             gained_B = gained_B - batch["reference_chosen"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from headwater.cluster.errors import did_you_mean
 from headwater.cluster.runtime.stage import StageConfig
 
 Optimizer = Literal["adamw", "muon"]
@@ -185,10 +185,8 @@ def check_extra(extra: dict[str, Any], stage: int) -> None:
     names = {field.alias or name: name for name, field in fields.items()} | {name: name for name in fields}
     for key in extra:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-            raise ValueError(
-                f"extra.{key}: DeepSpeed has no such key" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            hint = did_you_mean(key, names)
+            raise ValueError(f"extra.{key}: DeepSpeed has no such key" + (f"; {hint}" if hint else ""))
         own = OWNED.get(names[key])
         if own is not None:
             raise ValueError(

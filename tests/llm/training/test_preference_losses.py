@@ -146,6 +146,18 @@ def test_the_objective_takes_means_where_the_paper_has_them_and_else_sums(loss: 
     assert float(more["accuracy"]) == int((better > worse).sum())
 
 
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"orpo"}))
+def test_fine_tuning_on_the_chosen_answers_is_added_per_token(loss: PairLoss) -> None:
+    model, batch = small_model(), pairs(BATCH)
+    plain, _ = PreferenceOptimisation(0.1, loss, gamma=0.5).loss_sum(model, batch)
+    both, _ = PreferenceOptimisation(0.1, loss, gamma=0.5, chosen_weight=0.3).loss_sum(model, batch)
+    per_token = 0.0
+    for ids, mask in zip(batch["chosen"], batch["chosen_mask"], strict=True):
+        logprobs = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        per_token -= float(logprobs.gather(-1, ids[1:, None])[:, 0][mask[1:] == 1].mean().detach())
+    assert per_token > 1 and float((both - plain).detach()) == pytest.approx(0.3 * per_token, rel=1e-4)
+
+
 def test_the_reward_models_objective_has_its_margin_and_centring() -> None:
     from tests.llm.training.parallel.test_sharding import small_reward_model
 

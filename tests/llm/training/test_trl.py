@@ -80,14 +80,14 @@ def scored(scorer: Any, batch: dict[str, torch.Tensor], *, mean: bool = False) -
     return {"reference_chosen": found[0], "reference_rejected": found[1]}
 
 
-def dpo_trainer(loss: str, reference: Any, folder: Path) -> Any:
+def dpo_trainer(loss: str, reference: Any, folder: Path, **settings: Any) -> Any:
     from trl import DPOConfig, DPOTrainer
 
-    settings = DPOConfig(str(folder), loss_type=[loss], beta=BETA, **ARGUMENTS)
+    arguments = DPOConfig(str(folder), **{"loss_type": [loss], "beta": BETA, **ARGUMENTS, **settings})
     return DPOTrainer(
         model(),
         reference,
-        args=settings,
+        args=arguments,
         train_dataset=datasets.Dataset.from_list(PAIRS),
         processing_class=chat_tokenizer(),
     )
@@ -98,6 +98,16 @@ def test_dpo(reference: Any, tmp_path: Path) -> None:
     batch = moved(next(iter(trainer.get_train_dataloader())))
     loss, _ = PreferenceOptimisation(BETA).loss_sum(ours, pairs_of(batch) | scored(reference, batch))
     agree(trainer.model, trainer.compute_loss(trainer.model, batch), ours, loss / len(PAIRS))
+
+
+def test_dpo_with_fine_tuning_on_the_chosen_answer(reference: Any, tmp_path: Path) -> None:
+    """One pair: TRL averages over the tokens of a batch, we over those of each answer, as the paper does."""
+    both = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.4], "per_device_train_batch_size": 1}
+    trainer, ours = dpo_trainer("sigmoid", copy.deepcopy(reference), tmp_path, **both), model()
+    batch = moved(next(iter(trainer.get_train_dataloader())))
+    objective = PreferenceOptimisation(BETA, chosen_weight=0.4)
+    loss, _ = objective.loss_sum(ours, pairs_of(batch) | scored(reference, batch))
+    agree(trainer.model, trainer.compute_loss(trainer.model, batch), ours, loss)
 
 
 def test_ipo_of_means(reference: Any, tmp_path: Path) -> None:
