@@ -1,9 +1,9 @@
 """From new rankings to a better served model, or to the reason why not: the steps of `headwater improve`.
 
 The rankings are split by prompt. One side trains a judge, a reward model of its own; the other side trains
-the candidate. The judge tells whether new rankings follow the rule of trusted ones, and then whether the
-candidate or the served model answers better. Rankings are trusted once a model that learnt from them was
-promoted.
+the candidate. The judge tells whether new rankings follow the rule of trusted ones. Then it learns from
+the new ones, too, and tells whether the candidate or the served model answers better. Rankings are trusted
+once a model that learnt from them was promoted.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ class _Attempt:
         self.judge = self._train_judge(judges)
         limit = _judging(self.recipe, "").max_length
         by_rater, trusted = (
-            remotely(self.session, judge.agreement, self.judge, each, limit) if each else {}
+            remotely(self.session, judge.margins, self.judge, each, limit) if each else {}
             for each in (asked, known)
         )
-        return gate.check_agreement(by_rater, gate.total(trusted.values()))
+        return gate.check_agreement(by_rater, [margin for one in trusted.values() for margin in one])
 
     def _train_judge(self, kept: Sequence[Kept]) -> Folder:
         config = _judging(self.recipe, self._pairs_file(kept))
@@ -141,6 +141,7 @@ class _Attempt:
     # -- the candidate -------------------------------------------------------------------------
     def _candidate(self) -> tuple[Artifact, list[Finding]]:
         held_out, own = judge.split(self.kept, self.config.judge_share)
+        self.judge = self._train_judge(held_out)  # now that they are believed, it learns from new ones, too
         chain = _learning(self.recipe, self._pairs_file(own))
         artifacts = {result.name: result.artifact for result in pipeline.run(chain, self.session)}
         model = newest(artifacts)

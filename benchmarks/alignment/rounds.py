@@ -38,7 +38,7 @@ GOOD = ("good", "kind", "clear", "true")
 PLACES = ["river", "bridge", "council", "harvest", "planet", "nurse", "chess", "bakery", "rain", "vote"]
 TRAINING = {"workers": 1, "cpus_per_worker": 1, "batch": 16, "micro_batch": 16, "precision": "fp32"}
 HELD_OUT = 200
-TOKENS = 16
+TOKENS = 32
 
 
 def question(number: int) -> str:
@@ -71,8 +71,9 @@ def start(folder: Path) -> tuple[Path, Store]:
             "corpus_pairs": 0,
             "model_pairs": 0,
             "rankings": True,
-            "steps": 60,
-            "learning_rate": 0.001,
+            "steps": 100,
+            "learning_rate": 0.0005,
+            "beta": 0.3,
             "chosen_weight": 1.0,
         },
         "improve": {"min_rankings": 60, "max_new_tokens": TOKENS},

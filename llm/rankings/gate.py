@@ -5,7 +5,7 @@ Pure functions of counts: `headwater improve` measures, and every finding is kep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import Field
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.llm.examples.rankings import Kept
 from headwater.llm.grounding.measures import Interval, wilson
+from headwater.llm.rankings.margins import at_most, chances, hits
 from headwater.llm.rankings.raters import FEW, UNLIKELY, summarise, tail
 
 
@@ -56,9 +57,7 @@ EVERYBODY = "*"
 DECIDED = 20
 """Fewest prompts with different answers: the interval of 4 wins in 4 is above a half, too."""
 BY_CHANCE = 0.01
-"""Probability of the agreement of the first rankings with each other, below which it is none by chance."""
-Counts = tuple[int, int]
-"""(hits, all)."""
+"""Probability of an agreement below which it is none by chance."""
 
 
 def check_raters(new: Sequence[Kept], trusted: Sequence[Kept], config: ImproveConfig) -> list[Finding]:
@@ -77,50 +76,51 @@ def check_raters(new: Sequence[Kept], trusted: Sequence[Kept], config: ImproveCo
     ]
 
 
-def check_agreement(by_rater: Mapping[str, Counts], trusted: Counts) -> list[Finding]:
-    """How far the judge agrees with the new rankings, beside how far it agrees with trusted ones.
+def check_agreement(by_rater: Mapping[str, Sequence[float]], trusted: Sequence[float]) -> list[Finding]:
+    """How far the judge agrees with the new rankings, beside how far it should by trusted ones.
 
-    Both are of prompts that the judge was not trained on. With no trusted rankings the judge was trained on
-    new ones: then halves that follow no common rule do not agree, but those that follow a wrong one do.
+    Both are margins of pairs (`margins.py`), of prompts that the judge was not trained on. With no trusted
+    rankings the judge was trained on new ones: then halves that follow no common rule do not agree, but those
+    that follow a wrong one do.
     """
-    hits, asked = total(by_rater.values())
-    found = wilson(hits, asked)
-    figures = {"new": _figures(found), "trusted": _figures(wilson(*trusted))}
-    if trusted[1] < FEW:
-        by_chance = tail(asked - hits, asked, 0.5)
+    everybody = [margin for margins in by_rater.values() for margin in margins]
+    found, known = (wilson(hits(margins), len(margins)) for margins in (everybody, trusted))
+    figures = {"new": _figures(found), "trusted": _figures(known)}
+    if len(trusted) < FEW:
         told = f"a judge trained on half of the rankings agrees with {_told(found)} of the other half"
-        return [Finding("agreement", by_chance < BY_CHANCE, told, figures)]
-    known = wilson(*trusted)
+        return [Finding("agreement", _not_by_chance(everybody), told, figures)]
     if known.low <= 0.5:
         told = f"the judge agrees with {_told(known)} of trusted rankings: too few, or too contradictory"
         return [Finding("agreement", False, told, figures)]
-    share = (trusted[0] + 1) / (trusted[1] + 2)
-    named = {rater: counts for rater, counts in by_rater.items() if tail(*counts, share) < UNLIKELY}
+    named = [name for name, margins in by_rater.items() if _unlikely(margins, trusted)]
     findings = [
         Finding(
-            "agreement",
-            False,
-            f"{rater}: the judge agrees with {_told(wilson(*counts))}, and with {known.value:.0%} of trusted "
-            "rankings",
-            rater=rater,
+            "agreement", False, f"{name}: {_beside(by_rater[name], trusted)}, {_known(known)}", rater=name
         )
-        for rater, counts in named.items()
+        for name in named
     ]
-    rest = total(counts for rater, counts in by_rater.items() if rater not in named)
-    fits = tail(*rest, share) >= UNLIKELY if rest[1] else bool(named)
-    told = (
-        f"the judge agrees with {_told(wilson(*rest))} of the others' new rankings"
-        if named
-        else (f"the judge agrees with {_told(found)} of the new rankings")
-    )
-    told += f", and with {_told(known)} of trusted ones"
+    rest = [margin for name, margins in by_rater.items() if name not in named for margin in margins]
+    fits = _not_by_chance(rest) and not _unlikely(rest, trusted) if rest else bool(named)
+    whose = "the others' rankings: " if named else ""
+    told = f"{whose}{_beside(rest, trusted)}, {_known(known)}" if rest else f"no other pairs, {_known(known)}"
     return [*findings, Finding("agreement", fits, told, figures, rater="" if fits else EVERYBODY)]
 
 
-def total(counts: Iterable[Counts]) -> Counts:
-    """The sum of several counts."""
-    pairs = list(counts)
-    return sum(hits for hits, _ in pairs), sum(count for _, count in pairs)
+def _unlikely(margins: Sequence[float], trusted: Sequence[float]) -> bool:
+    return at_most(hits(margins), chances(margins, trusted)) < UNLIKELY
+
+
+def _not_by_chance(margins: Sequence[float]) -> bool:
+    return tail(len(margins) - hits(margins), len(margins), 0.5) < BY_CHANCE
+
+
+def _beside(margins: Sequence[float], trusted: Sequence[float]) -> str:
+    agreed = wilson(hits(margins), len(margins))
+    return f"the judge agrees with {_told(agreed)}, expected {chances(margins, trusted).mean():.0%}"
+
+
+def _known(trusted: Interval) -> str:
+    return f"and with {_told(trusted)} of trusted rankings"
 
 
 def check_wins(candidate: Sequence[float], served: Sequence[float]) -> Finding:

@@ -34,16 +34,15 @@ def is_judges(prompt: Conversation, judge_share: float) -> bool:
     return document_fraction(json.dumps(["judge", prompt], sort_keys=True)) < judge_share
 
 
-def agreement(judge: Folder, kept: Sequence[Kept], max_length: int) -> dict[str, tuple[int, int]]:
-    """Rater → (pairs of better and worse answers that the judge orders alike, all pairs)."""
+def margins(judge: Folder, kept: Sequence[Kept], max_length: int) -> dict[str, list[float]]:
+    """Rater → for each pair the judge's score of the better answer less that of the worse one."""
     pairs = [(each.ranking.rater, *pair) for each in kept for pair in each.ranking.pairs()]
     better = scores(judge, [(prompt, good) for _, prompt, good, _ in pairs], max_length)
     worse = scores(judge, [(prompt, bad) for _, prompt, _, bad in pairs], max_length)
-    counts: dict[str, tuple[int, int]] = {}
+    found: dict[str, list[float]] = {}
     for (rater, *_), good, bad in zip(pairs, better, worse, strict=True):
-        hits, count = counts.get(rater, (0, 0))
-        counts[rater] = (hits + (good > bad), count + 1)
-    return counts
+        found.setdefault(rater, []).append(good - bad)
+    return found
 
 
 def scores(judge: Folder, answers: Sequence[Judged], max_length: int) -> list[float]:

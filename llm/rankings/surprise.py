@@ -13,13 +13,13 @@ from headwater.llm.rankings.judge import Judged
 def surprises(model: Folder, *answers: Sequence[Judged]) -> list[float]:
     """For each list of answers their mean negative log-likelihood, in nats per token, at temperature 1.
 
-    An answer of more than half of the context is cut there; the prompt is shortened to leave room for it. 0
-    without answers.
+    The end of a turn does not count: an answer that was cut at its limit has none. An answer of more than
+    half of the context is cut there; the prompt is shortened to leave room for it. 0 without answers.
     """
     engine = load_engine(model.local(), threads=1)
     found = []
     for some in answers:
-        given = [encode_answer(engine.tokenizer, text)[: engine.context // 2] for _, text in some]
+        given = [encode_answer(engine.tokenizer, text)[:-1][: engine.context // 2] for _, text in some]
         prompts = [
             encode_prompt(engine.tokenizer, prompt, engine.context - len(ids))
             for (prompt, _), ids in zip(some, given, strict=True)

@@ -276,6 +276,12 @@ MUTANTS = [
         "test_gate.py::test_the_win_rate_must_be_above_a_half_by_its_interval",
     ),
     mutant(
+        "a-judge-that-is-always-as-sure",
+        "_sigmoid(low * np.abs(_finite(margins)))",
+        "_sigmoid(low * size * np.ones(len(margins)))",
+        "test_gate.py::test_honest_rankings_of_answers_that_the_judge_hardly_knows_are_believed",
+    ),
+    mutant(
         "ranks-without-halves",
         "np.cumsum(totals) - totals / 2",
         "np.cumsum(totals)",

@@ -19,7 +19,6 @@ from headwater.llm.rankings.gate import (
     check_safety,
     check_surprise,
     check_wins,
-    total,
 )
 from headwater.llm.rankings.judge import split
 from headwater.llm.rankings.probe import REQUESTS, refuses
@@ -32,15 +31,19 @@ def kept(rankings: list[Ranking]) -> list[Kept]:
     return [Kept(f"{number:06}.json", ranking) for number, ranking in enumerate(rankings)]
 
 
-def judged(rankings: list[Kept], right: float = 0.8) -> dict[str, tuple[int, int]]:
-    """What a judge says that has learnt the hidden rule, and errs in a fifth of the pairs."""
-    guess, counts = random.Random(7), {}
+def judged(rankings: list[Kept], right: float = 0.8, sure: float = 2.0) -> dict[str, list[float]]:
+    """Margins of a judge that has learnt the hidden rule, and errs in a fifth of the pairs."""
+    guess, margins = random.Random(7), dict[str, list[float]]()
     for each in rankings:
         for _, better, worse in each.ranking.pairs():
             hit = (len(better.split()) < len(worse.split())) == (guess.random() < right)
-            hits, count = counts.get(each.ranking.rater, (0, 0))
-            counts[each.ranking.rater] = (hits + hit, count + 1)
-    return counts
+            margins.setdefault(each.ranking.rater, []).append(sure if hit else -sure)
+    return margins
+
+
+def known() -> list[float]:
+    """Margins of trusted rankings."""
+    return [margin for one in judged(batch(0.9, 1, 90)).values() for margin in one]
 
 
 def batch(right: float, seed: int = 0, count: int = 60) -> list[Kept]:
@@ -56,11 +59,10 @@ def refused(findings: list[Finding]) -> list[str]:
 @pytest.mark.parametrize(("right", "passes"), [(0.9, True), (0.5, False), (0.1, False)])
 def test_a_batch_that_breaks_the_rule_of_trusted_rankings_is_refused(right: float, passes: bool) -> None:
     """Random and inverted rankings share no pair with others: only the judge sees that they are wrong."""
-    trusted = total(judged(batch(0.9, seed=1, count=90)).values())
     for seed in range(10):
         new = batch(right, seed=100 + seed, count=90)
         assert check_raters(new, [], CONFIG) == []
-        findings = check_agreement(judged(new), trusted)
+        findings = check_agreement(judged(new), known())
         assert (refused(findings) == []) == passes
         if not passes:
             assert all("of trusted" in told for told in refused(findings))
@@ -70,15 +72,27 @@ def test_one_bad_rater_in_a_good_batch_is_the_one_who_is_named() -> None:
     people = People(5)
     good = [r for name in ("x", "y") for r in people.rank(name, people.items(40), 0.9)]
     bad = list(people.rank("bad", people.items(40), 0.05))
-    findings = check_agreement(judged(kept([*good, *bad])), total(judged(batch(0.9, 1, 90)).values()))
+    findings = check_agreement(judged(kept([*good, *bad])), known())
     assert [finding.rater for finding in findings if finding.rater] == ["bad"]
 
 
 def test_many_bad_raters_with_few_rankings_each_are_refused_together() -> None:
     people = People(9)
     bad = [r for n in range(40) for r in people.rank(f"puppet-{n}", people.items(2), 0.1)]
-    findings = check_agreement(judged(kept(bad)), total(judged(batch(0.9, 1, 90)).values()))
+    findings = check_agreement(judged(kept(bad)), known())
     assert [finding.rater for finding in findings] == [EVERYBODY] and not findings[0].passed
+
+
+def test_honest_rankings_of_answers_that_the_judge_hardly_knows_are_believed() -> None:
+    """A better model's answers are new to the judge: its margins are small and it errs more often."""
+    trusted = [2.0] * 90 + [-2.0] * 10
+    hardly, well = ([size] * 60 + [-size] * 30 for size in (0.5, 2.0))
+    assert refused(check_agreement({"x": hardly}, trusted)) == []
+    assert refused(check_agreement({"x": well}, trusted))
+    inverted = [-margin for margin in hardly]
+    assert refused(check_agreement({"x": inverted}, trusted))
+    (found,) = check_agreement({"x": [0.1, -0.1] * 45}, trusted)  # it says nothing either way
+    assert not found.passed and found.rater == EVERYBODY
 
 
 def test_a_flood_is_refused_with_the_name_of_the_rater() -> None:
@@ -102,16 +116,16 @@ def test_a_rater_is_measured_beside_trusted_ones_on_shared_pairs() -> None:
 
 def test_the_first_rankings_must_agree_with_each_other() -> None:
     """A judge that has learnt from random halves guesses the other half."""
-    assert refused(check_agreement(judged(batch(0.9)), (0, 0))) == []
+    assert refused(check_agreement(judged(batch(0.9)), [])) == []
     for seed in range(5):
-        (told,) = refused(check_agreement(judged(batch(0.5, seed)), (0, 0)))
+        (told,) = refused(check_agreement(judged(batch(0.5, seed)), []))
         assert "half of the rankings agrees with" in told
 
 
 def test_a_judge_that_does_not_know_trusted_rankings_judges_nobody() -> None:
-    (told,) = refused(check_agreement({"x": (30, 60)}, (31, 60)))
+    (told,) = refused(check_agreement({"x": [1.0, -1.0] * 30}, [1.0] * 31 + [-1.0] * 29))
     assert "too few, or too contradictory" in told
-    assert refused(check_agreement({}, (50, 60)))  # ties alone teach nothing
+    assert refused(check_agreement({}, known()))  # ties alone teach nothing
 
 
 def test_the_win_rate_must_be_above_a_half_by_its_interval() -> None:

@@ -20,8 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 def test_the_figure_is_the_mean_over_tokens_and_a_long_answer_is_cut(model: Folder) -> None:
     engine = load_engine(model.local())
-    answer, prompt = encode_answer(engine.tokenizer, "The rain."), encode_prompt(engine.tokenizer, PROMPT)
-    more = encode_answer(engine.tokenizer, "It is news.")
+    prompt = encode_prompt(engine.tokenizer, PROMPT)
+    answer, more = (encode_answer(engine.tokenizer, text)[:-1] for text in ("The rain.", "It is news."))
     both = [engine.score([prompt], [ids])[0] for ids in (answer, more)]
     one, two = surprises(model, [(PROMPT, "The rain.")], [(PROMPT, "The rain."), (PROMPT, "It is news.")])
     assert one == pytest.approx(-sum(both[0]) / len(answer), rel=1e-5)
