@@ -31,6 +31,13 @@ STORED = "test_stored.py"
 SELFTEST = "test_selftest.py"
 
 MUTANTS = [
+    mutant("answers-see-ahead", ".triu_(P + 1)", ".triu_(P + 2)", "test_shared_prompts.py"),
+    mutant(
+        "answers-begin-blind",
+        "[first + length - 1, *range(len(row)",
+        "[first, *range(len(row)",
+        "test_shared_prompts.py",
+    ),
     mutant(
         "gathered-weights-outlive-a-checkpoint",
         "        internals.forget_gathered(engine)\n",
