@@ -31,6 +31,12 @@ STORED = "test_stored.py"
 SELFTEST = "test_selftest.py"
 
 MUTANTS = [
+    mutant(
+        "code-without-its-tests",
+        "sandbox.run(beginning + text, test, LIMITS)",
+        'sandbox.run(beginning + text, "", LIMITS)',
+        "test_scoring.py::test_code_ends_where_lm_eval_ends_it_and_runs_with_its_tests",
+    ),
     mutant("answers-see-ahead", ".triu_(P + 1)", ".triu_(P + 2)", "test_shared_prompts.py"),
     mutant(
         "answers-begin-blind",
