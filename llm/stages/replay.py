@@ -1,7 +1,9 @@
 """Train a finished rl stage again from its journal, and compare weights and records bit for bit.
 
-Nothing is sampled. Each part of the run is trained with the settings and the number of learners that it had
-(`Journal.starts`). Equality is to be expected on the same kind of machine and the same versions.
+Nothing is sampled, so the number of rollout workers does not matter. Each part of the run is trained with the
+settings and the number of learners that it had (`Journal.starts`). Equality is to be expected on the same
+kind of machine and the same versions. Another number of learners adds up gradients in another order: its
+figures and weights are compared `WITHIN` instead.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ MEASURED = frozenset(
     {"tokens_per_second", "seconds", "data_wait", "memory_mb", "mfu", "rollout_wait", "goodput"}
 )
 """Figures of a step that depend on time or machine."""
+WITHIN = 1e-6
+"""Largest difference with another number of learners, of what is below 1; above, relative to it."""
 SAMPLED = "heldout_"
 """Beginning of the names of evaluations, which need rollout workers."""
 
@@ -77,17 +81,22 @@ def replay(
     finished: Artifact,
     output: Artifact,
     train: Callable[[TrainJob], Any],
+    learners: int | None = None,
 ) -> Difference | None:
     """Train from the journal of `finished` into `output` with `train`, then compare; None if all is equal.
 
-    Raises HeadwaterError for an artifact without a whole journal.
+    `learners` takes the place of the number that the run had. Raises HeadwaterError for an artifact without a
+    whole journal, and for settings that another number of learners would change the meaning of.
     """
     journal = Journal(finished)
     starts, count = checked(journal, config)
+    within = WITHIN if any(start.learners != (learners or start.learners) for start in starts) else 0.0
+    if within:
+        check_learners(config, learners or 1)
     tasks = [Task(f"prompt {number}", []) for number in range(count)]
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         settings = start.settings | {
-            "workers": start.learners,
+            "workers": learners or start.learners,
             "min_workers": None,
             "keep_best": False,
             "background_checkpoints": False,
@@ -102,7 +111,24 @@ def replay(
             train(job)
         except _Reached:
             continue
-    return compared(finished, output)
+    return compared(finished, output, within)
+
+
+def check_learners(config: RlConfig, learners: int) -> None:
+    """Raises HeadwaterError if so many learners cannot train as the run's own did."""
+    most = config.batch // config.group
+    if learners > most:
+        raise HeadwaterError(
+            f"a step has {most} groups of {config.group} answers, fewer than {learners} learners",
+            where="--learners",
+            fix=f"give {most} at most",
+        )
+    if config.lora and config.lora.dropout:
+        raise HeadwaterError(
+            "every learner draws its own dropout: another number of them is another run",
+            where="rl.lora.dropout",
+            fix="replay without --learners",
+        )
 
 
 def through_ray(session: Session) -> Callable[[TrainJob], Any]:
@@ -131,21 +157,22 @@ def checked(journal: Journal, config: RlConfig) -> tuple[Sequence[Start], int]:
     return starts, 1 + max(max(journal.read(number).tasks) for number in wanted)
 
 
-def compared(finished: Artifact, replayed: Artifact) -> Difference | None:
-    """The first difference in the records of the steps, then in the weights."""
+def compared(finished: Artifact, replayed: Artifact, within: float = 0.0) -> Difference | None:
+    """The first difference in the records of the steps, then in the weights, above `within`; 0: of bits."""
     records, again_records = loop.read_history(finished), loop.read_history(replayed)
     if len(records) != len(again_records):
         return Difference("the number of steps", len(records), len(again_records))
     for record, again in zip(records, again_records, strict=True):
         for name in (n for n in record if n not in MEASURED and not n.startswith(SAMPLED)):
             one, other = record[name], again.get(name, math.nan)
-            if one != other and not (math.isnan(one) and name in again and math.isnan(other)):
+            near = one == other or abs(one - other) <= within * max(1.0, abs(one))
+            if not near and not (math.isnan(one) and name in again and math.isnan(other)):
                 return Difference(f"step {int(record['step'])}, {name}", one, other)
-    return compared_weights(finished.local("model"), replayed.local("model"))
+    return compared_weights(finished.local("model"), replayed.local("model"), within)
 
 
-def compared_weights(finished: Path, replayed: Path) -> Difference | None:
-    """The first parameter of two Hugging Face folders whose bits differ."""
+def compared_weights(finished: Path, replayed: Path, within: float = 0.0) -> Difference | None:
+    """The first parameter of two Hugging Face folders that differs, as in `compared`."""
     import torch
     from safetensors.torch import load_file
 
@@ -154,7 +181,10 @@ def compared_weights(finished: Path, replayed: Path) -> Difference | None:
         for name, weights in one.items():
             if name not in other or other[name].shape != weights.shape:
                 return Difference(f"{name}, which the replay does not have in this shape", math.nan, math.nan)
-            same = _bits(weights) == _bits(other[name])
+            if within:
+                same = (weights - other[name]).abs() <= within * weights.abs().clamp(min=1)
+            else:
+                same = _bits(weights) == _bits(other[name])
             if not bool(torch.all(same)):
                 place = int(torch.argmin(same.flatten().int()))
                 was, now = (float(each.flatten()[place]) for each in (weights, other[name]))

@@ -32,6 +32,19 @@ SELFTEST = "test_selftest.py"
 
 MUTANTS = [
     mutant(
+        "code-without-its-tests",
+        "sandbox.run(beginning + text, test, LIMITS)",
+        'sandbox.run(beginning + text, "", LIMITS)',
+        "test_scoring.py::test_code_ends_where_lm_eval_ends_it_and_runs_with_its_tests",
+    ),
+    mutant("answers-see-ahead", ".triu_(P + 1)", ".triu_(P + 2)", "test_shared_prompts.py"),
+    mutant(
+        "answers-begin-blind",
+        "[first + length - 1, *range(len(row)",
+        "[first, *range(len(row)",
+        "test_shared_prompts.py",
+    ),
+    mutant(
         "gathered-weights-outlive-a-checkpoint",
         "        internals.forget_gathered(engine)\n",
         "        pass\n",

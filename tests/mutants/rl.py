@@ -6,15 +6,16 @@ from tests.mutants.mutant import mutant
 
 ALIGNMENT = "test_alignment.py"
 ROLLOUTS = "test_rollouts.py"
+BATCHES = "test_batches.py"
 LOSSES = "test_losses.py"
 CORRECTION = "test_correction.py"
 ARRIVALS = "test_arrivals.py"
 JOURNAL = "test_journal.py"
 KILLED = "test_killed.py"
 ONCE = f"{KILLED}::test_every_prompt_is_trained_once_whatever_is_killed[async-some]"
-LEARNER = f"{ROLLOUTS}::test_the_learner_is_given_the_answers_tokens_alone_to_learn"
-POLICY = f"{ROLLOUTS}::test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_tokens"
-ADVANTAGES = f"{ROLLOUTS}::test_advantages_compare_the_answers_to_one_prompt_with_each_other"
+LEARNER = f"{BATCHES}::test_the_learner_is_given_the_answers_tokens_alone_to_learn"
+POLICY = f"{BATCHES}::test_the_policy_loss_is_the_surrogate_plus_the_weighted_kl_over_answer_tokens"
+ADVANTAGES = f"{BATCHES}::test_advantages_compare_the_answers_to_one_prompt_with_each_other"
 FETCHED = f"{ROLLOUTS}::test_a_worker_fetches_the_weights_of_the_version_that_it_is_asked_for"
 BOARD = f"{ROLLOUTS}::test_the_board_gives_out_what_is_there_and_refuses_what_is_not"
 
@@ -48,10 +49,10 @@ MUTANTS = [
         "prompt-in-rl-kl",
         "torch.where(mask != 0, -losses, 0)",
         "-losses",
-        f"{ROLLOUTS}::test_a_prompt_of_tiny_probability_leaves_loss_and_gradient_finite",
+        f"{BATCHES}::test_a_prompt_of_tiny_probability_leaves_loss_and_gradient_finite",
     ),
-    mutant("rollouts-of-one-worker", "place * count // of == n", "0 == n", ROLLOUTS),
-    mutant("answers-not-judged-learnt", "sampled(completion) & valid", "sampled(completion)", ROLLOUTS),
+    mutant("rollouts-of-one-worker", "place * count // of == n", "0 == n", BATCHES),
+    mutant("answers-not-judged-learnt", "sampled(completion) & valid", "sampled(completion)", BATCHES),
     mutant("replies-learnt", "sampled(completion) & valid", "valid | sampled(completion)", "test_turns.py"),
     mutant("reply-has-likelihood", "[math.nan] * len(ids)", "[0.0] * len(ids)", "test_turns.py"),
     mutant("turns-reseeded", "derived_seed(episodes[i].seed, turn) if turn", "0 if turn", "test_turns.py"),

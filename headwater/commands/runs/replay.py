@@ -18,6 +18,10 @@ def replay(
             help="A finished artifact of rl (a prefix of its key suffices), or a recipe whose rl finished.",
         ),
     ],
+    learners: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train with so many learners, and compare within 1e-6."),
+    ] = None,
     set_: SetOption = None,
     store: StoreOption = "store",
     address: AddressOption = None,
@@ -25,14 +29,15 @@ def replay(
     """Train a finished rl stage again from its journal, without sampling, and compare all bits.
 
     Equal means: the weights and the figures of every step are those of the artifact. Otherwise the first
-    difference is printed, and the exit code is 1. The artifact is not changed.
+    difference is printed, and the exit code is 1. The artifact is not changed. Another number of
+    learners adds up gradients in another order, so equal then means within 1e-6.
     """
     from headwater import pipeline
     from headwater.cluster.errors import HeadwaterError
     from headwater.cluster.extras import require
     from headwater.cluster.storage.store import Store
+    from headwater.llm.stages.replay import WITHIN, through_ray
     from headwater.llm.stages.replay import replay as train_again
-    from headwater.llm.stages.replay import through_ray
     from headwater.llm.stages.rl import Rl
     from headwater.recipe import is_recipe
 
@@ -53,7 +58,7 @@ def replay(
         again = opened.folder(f"replays/{found.key}")
         again.delete_folder("")
         try:
-            apart = train_again(made.config, inputs, finished, again, through_ray(session))
+            apart = train_again(made.config, inputs, finished, again, through_ray(session), learners)
         finally:
             again.delete_folder("")
     name = f"{Rl.name}/{found.key}"
@@ -61,5 +66,6 @@ def replay(
         console.print(f"[bold red]differs[/] {name}: {apart}", highlight=False, soft_wrap=True)
         raise typer.Exit(1)
     steps = made.config.steps
-    told = f"{name}: the weights, and the figures of all {steps} steps, are the same bits"
+    same = "the same bits" if learners is None else f"the same with {learners} learners, within {WITHIN:g}"
+    told = f"{name}: the weights, and the figures of all {steps} steps, are {same}"
     console.print(f"[bold green]equal[/] {told}", highlight=False, soft_wrap=True)

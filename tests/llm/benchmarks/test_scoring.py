@@ -12,9 +12,10 @@ import torch
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.benchmarks import scoring
-from headwater.llm.benchmarks.scoring import answer, until
+from headwater.llm.benchmarks.scoring import Scorer, answer, until
 from headwater.llm.benchmarks.tasks import TASKS, Item
 from headwater.llm.inference import Sampling
+from headwater.llm.rl import sandbox
 from tests.llm.benchmarks import data
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_engine, small_model
@@ -95,6 +96,47 @@ def test_an_answer_is_generated_greedily_and_ends_before_the_next_question(
     decoded = engine.tokenizer.decode(expected.ids, skip_special_tokens=True)
     assert found["gsm8k_cot_zeroshot"].answers == [until(decoded)]
     assert until(" 3 stones.\n\nQ: And now?") == " 3 stones.\n\n" and until("4</s>Q:") == "4"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept", "passes"),
+    [
+        ("    return 2 * x\n\n\nprint(double(1))", "    return 2 * x\n\n", True),
+        ("    return 2 * x\n# done\nraise", "    return 2 * x", True),
+        ("    return x * x\n", "    return x * x\n", False),
+        ("    import socket, sys\n    sys.exit(0)", "    import socket, sys\n    sys.exit(0)", False),
+        ("    while True:\n        pass", "    while True:\n        pass", False),
+    ],
+)
+def test_code_ends_where_lm_eval_ends_it_and_runs_with_its_tests(
+    monkeypatch: pytest.MonkeyPatch, written: str, kept: str, passes: bool
+) -> None:
+    monkeypatch.setattr(scoring, "LIMITS", sandbox.Limits(seconds=3.0))
+    item = TASKS["humaneval"].item(data.HUMANEVAL[0])
+    scorer = Scorer.__new__(Scorer)
+    texts = {"answers": [until(written, scoring.CODE_ENDS)], "tokens": 1, "shortened": 0}
+    monkeypatch.setattr(scorer, "_texts", lambda *given: texts)
+    assert scorer._programs([list(item.pairs)], [item.reference])["answers"] == [
+        {"text": kept, "passed": passes}
+    ]
+
+
+def test_a_model_writes_code_until_an_end_and_is_judged(
+    tmp_path: Path, here: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CODE_TOKENS", 40)
+    engine, items = small_engine(), [TASKS["humaneval"].item(data.HUMANEVAL[0])]
+    prompt = engine.tokenizer.encode(items[0].pairs[0][0])
+    (expected,) = engine.generate([prompt], Sampling(max_tokens=40, temperature=0))
+    decoded = engine.tokenizer.decode(expected.ids, skip_special_tokens=True)
+    end = decoded[3:5]  # as good as any
+    monkeypatch.setattr(scoring, "CODE_ENDS", (end,))
+    monkeypatch.setattr(scoring, "LOOK_EVERY", 2)
+    found = answer(
+        here, Artifact(str(tmp_path / "out")), "model", save_model(tmp_path), {"humaneval": items}
+    )["humaneval"]
+    assert found.answers == [{"text": until(decoded, (end,)), "passed": False}]
+    assert found.tokens < len(prompt) + 40, "it went on after the end"
 
 
 def test_a_context_that_is_too_long_loses_its_beginning(tmp_path: Path, here: Session) -> None:

@@ -103,6 +103,17 @@ def test_gsm8k_takes_the_number_after_the_phrase_or_the_last_one(
     assert task.judge(task.item(data.GSM8K[0]), answer) == expected
 
 
+def test_humaneval_goes_on_from_the_prompt_and_calls_its_tests() -> None:
+    item = TASKS["humaneval"].item(data.HUMANEVAL[0])
+    beginning = 'def double(x: int) -> int:\n    """ Twice x.\n    >>> double(2)\n    4\n    """\n'
+    assert item.pairs == ((beginning, ""),)
+    assert item.reference == (
+        "\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n"
+        "\ncheck(double)"
+    )
+    assert TASKS["humaneval"].judge(item, {"text": "", "passed": True}) == {"pass_at_1": True}
+
+
 def test_normalised_accuracy_divides_by_the_characters_of_a_choice() -> None:
     """-14 of 14 characters is better per character than -5 of 4; in all it is worse."""
     item = TASKS["arc_easy"].item(data.ARC[0])

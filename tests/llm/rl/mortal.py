@@ -202,12 +202,12 @@ class World:
         job.board = Screen(self.folder / "screen")
         work(job)
 
-    def replayed(self, output: Artifact, config: RlConfig) -> Difference | None:
+    def replayed(self, output: Artifact, config: RlConfig, learners: int | None = None) -> Difference | None:
         again = self.folder / "again"
         if dist.get_rank() == 0:
             shutil.rmtree(again, ignore_errors=True)
         dist.barrier()
-        return replay(config, self.inputs, output, Artifact(str(again), "rl", "again"), self.work)
+        return replay(config, self.inputs, output, Artifact(str(again), "rl", "again"), self.work, learners)
 
 
 def weights(output: Artifact) -> bytes:

@@ -191,6 +191,40 @@ def test_a_replay_refuses_a_journal_that_is_not_whole(variants: dict[str, Any]) 
     assert "no journal" in nothing
 
 
+def sampled_ahead(folder: Path, deaths: int) -> None:
+    """A run that is killed, by 4, 2 and 3 rollout workers in turn."""
+    world, fate = World(folder), Fate(1, deaths)
+    world.run(Artifact(str(folder / "run"), "rl", "run"), world.config(max_staleness=2), fate, (4, 2, 3))
+
+
+def with_other_learners(folder: Path, before: int) -> None:
+    world, told = World(folder), {}
+    config, output = world.config(max_staleness=2, workers=before), Artifact(str(folder / "run"), "rl", "run")
+    told["replay"] = str(world.replayed(output, config, dist.get_world_size()))
+    dist.barrier()
+    for name, learners, settings in (
+        ("too many", 5, {}),
+        ("dropout", 2 if before == 1 else 1, {"lora": {"rank": 4, "dropout": 0.2}}),
+    ):
+        with pytest.raises(HeadwaterError) as refusal:
+            world.replayed(output, world.config(max_staleness=2, **settings), learners)
+        told[name] = str(refusal.value)
+    if dist.get_rank() == 0:
+        (folder / "told.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_replayed_by_another_number_of_learners_is_equal_but_for_the_order_of_sums(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    on_ranks(before, sampled_ahead, tmp_path, 6 if before == 1 else 0)
+    on_ranks(after, with_other_learners, tmp_path, before)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["replay"] == "None"
+    assert told["too many"].startswith("--learners: a step has 4 groups of 2 answers, fewer than 5 learners")
+    assert told["dropout"].startswith("rl.lora.dropout: every learner draws its own dropout")
+
+
 def in_s3(folder: Path) -> None:
     world = World(folder)
     config, output = world.config(max_staleness=1, steps=6), Artifact("s3://corpus/rl", "rl", "s3")

@@ -43,6 +43,7 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(tmp_path: Path) -> None:
     journal.write(batch(0, [0, 1]))
     assert "1 of 2 entries of the journal are missing" in refused("rl/r1", *where)
     journal.write(batch(1, [2, 3]))
+    assert "--learners: a step has 8 groups of 8 answers" in refused("rl/r1", *where, "--learners", 9)
     file = Path(rl.path(journal.name(1)))
     file.write_bytes(file.read_bytes()[:-1])
     assert "damaged" in refused("rl/r1", *where) and "00000001" in refused("rl/r1", *where)
