@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headwater.llm.inference.openvino import runtime
 from headwater.llm.inference.openvino.graph import BLOCK
 
 
@@ -109,9 +110,7 @@ class PagedDecoder:
         return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
 
     def _set(self, name: str, values: np.ndarray, *, shared: bool = False) -> None:
-        from openvino import Tensor
-
-        self._request.set_tensor(name, Tensor(values, shared_memory=shared))
+        self._request.set_tensor(name, runtime().Tensor(values, shared_memory=shared))
 
     def _extend(self, row: int, positions: int) -> None:
         table = self._tables[row]

@@ -14,6 +14,7 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.engine import SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
+from headwater.llm.inference.openvino import runtime
 from headwater.llm.inference.openvino.decoder import PagedDecoder
 from headwater.llm.inference.openvino.graph import build, fault
 from headwater.llm.inference.sampling import log_probability
@@ -38,7 +39,6 @@ class OpenVinoEngine(BatchedEngine):
         cls, folder: str | Path, *, config: dict[str, Any], int8: bool = False, threads: int | None = None
     ) -> OpenVinoEngine:
         """`config`: the folder's `config.json`. Raises HeadwaterError for a model with a `fault`."""
-        import openvino
         from transformers import AutoTokenizer
 
         if reason := fault(config):
@@ -55,7 +55,7 @@ class OpenVinoEngine(BatchedEngine):
             "ENABLE_CPU_PINNING": False,  # replicas share the machine
             "INFERENCE_NUM_THREADS": threads or 0,
         }
-        compiled = openvino.Core().compile_model(build(Path(folder), int8=int8), "CPU", settings)
+        compiled = runtime().Core().compile_model(build(Path(folder), int8=int8), "CPU", settings)
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         return cls(compiled, tokenizer, config, "int8" if int8 else "float32")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.inference.openvino import runtime
 from headwater.llm.model.coverage import KERNELS
 
 BLOCK = 32
@@ -76,11 +77,11 @@ def build(folder: Path, *, int8: bool = False) -> Any:
 
 class _Builder:
     def __init__(self, folder: Path, int8: bool) -> None:
-        from openvino import opset13
         from transformers import AutoConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-        self._op: Any = opset13
+        self._openvino = runtime()
+        self._op = self._openvino.opset13
         self._weights, self._int8 = Weights(folder), int8
         self._config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         rotation = LlamaRotaryEmbedding(self._config)  # of all the architectures here
@@ -91,8 +92,6 @@ class _Builder:
         self._inputs: dict[str, Any] = {}
 
     def model(self) -> Any:
-        import openvino
-
         op = self._op
         ids, wanted = self._input("ids", [-1], "i64"), self._input("wanted", [-1], "i64")
         cos_T1D, sin_T1D = self._rotation(self._input("positions", [-1], "i64"))
@@ -113,12 +112,11 @@ class _Builder:
         x_RE = op.gather(self._norm(x_TE, "model.norm"), wanted, self._ints(0))
         tied = self._config.tie_word_embeddings
         logits_RV = op.matmul(x_RE, embedding if tied else self._matrix("lm_head"), False, True)
-        return openvino.Model([op.result(logits_RV)], list(self._inputs.values()), "causal")
+        return self._openvino.Model([op.result(logits_RV)], list(self._inputs.values()), "causal")
 
     def _input(self, name: str, shape: Sequence[int], kind: str) -> Any:
-        import openvino
-
-        self._inputs[name] = self._op.parameter(list(shape), getattr(openvino.Type, kind), name=name)
+        type_ = getattr(self._openvino.Type, kind)
+        self._inputs[name] = self._op.parameter(list(shape), type_, name=name)
         return self._inputs[name]
 
     def _ints(self, values: int | Sequence[int]) -> Any:
@@ -166,8 +164,6 @@ class _Builder:
         return op.add(op.multiply(x_THD, cos_T1D), op.multiply(turned, sin_T1D))
 
     def _attention(self, x_TE: Any, name: str, number: int, cos_T1D: Any, sin_T1D: Any) -> Any:
-        from openvino.op import _PagedAttentionExtension
-
         rows = []
         for part, heads in (("q", self._heads), ("k", self._shared)):
             split = self._ints([-1, heads, self._width])
@@ -184,7 +180,7 @@ class _Builder:
             *(self._inputs[each] for each in PER_SEQUENCE),
             *self._settings(),
         ]
-        mixed = _PagedAttentionExtension([each.output(0) for each in inputs])
+        mixed = self._openvino.op._PagedAttentionExtension([each.output(0) for each in inputs])
         for part in "kv":  # read by the CPU plugin
             mixed.get_rt_info()[f"{part}_head_size"] = self._width
             mixed.get_rt_info()[f"num_{part}_heads"] = self._shared

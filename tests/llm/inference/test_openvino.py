@@ -201,9 +201,7 @@ def changed() -> torch.nn.Module:
     return model
 
 
-def test_auto_takes_what_covers_the_model_and_says_why(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_what_covers_the_model_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(folder)
     assert choose("auto", "none", config, "here").backend == "openvino"
     assert choose("auto", "int8", config, "here").quantize == "int8"
