@@ -9,7 +9,7 @@ from typing import Any
 def runtime() -> Any:
     """The module `openvino`, without its telemetry: where openvino-telemetry can be imported, importing
     openvino reports to Google Analytics."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] - importing it now fails
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import now fails
     import openvino
 
     return openvino
