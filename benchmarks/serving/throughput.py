@@ -1,6 +1,6 @@
 """Tokens per second of the endpoint for several clients at once, beside the engine alone in the same run.
 
-    python -m benchmarks.serving.throughput [--model FOLDER] [--clients 1 8 16] [--tokens 64] [--backend openvino]
+    python -m benchmarks.serving.throughput [--model FOLDER] [--clients 1 8 16] [--backend openvino]
 
 Without a model folder a new one of depth 3 is served, of the size of the quickstart's. Clients stream sampled
 answers without retrieval, one after the other, for `--seconds`.

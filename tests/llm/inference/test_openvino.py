@@ -197,7 +197,7 @@ def changed() -> torch.nn.Module:
     model = copy.deepcopy(small_model())
     with torch.no_grad():
         for layer in model.model.layers:  # type: ignore[union-attr,operator]
-            layer.mlp.down_proj.weight.mul_(1.5)  # type: ignore[union-attr,operator]
+            layer.mlp.down_proj.weight.mul_(-1)  # type: ignore[union-attr,operator]
     return model
 
 
