@@ -22,6 +22,7 @@ EXTRAS = {
         "tensorboardX",
     ),
     "serve": ("torch", "transformers", "tokenizers", "fastapi", "lancedb", "wordllama", "llguidance"),
+    "openvino": ("openvino",),
     "qlora": ("bitsandbytes",),
     "languages": ("jieba", "sudachipy", "sudachidict_core", "pythainlp"),
 }

@@ -12,6 +12,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
+from headwater.llm.inference.backends import Choice
 from headwater.serving.api.door import environment
 from headwater.serving.api.keys.auth import check_open, read_keys
 from headwater.serving.config import AppConfig, ReplicaRange
@@ -20,6 +21,7 @@ from headwater.serving.web.provider import key_of
 if TYPE_CHECKING:
     from ray.serve import Application
 
+log = logging.getLogger("headwater")
 APPLICATION = "headwater"
 MANY = 100_000
 HEALTH_PERIOD = 1.0
@@ -40,6 +42,7 @@ def build(config: AppConfig) -> Application:
     from headwater.serving.api.ingress import Ingress
     from headwater.serving.replicas import EngineReplica, RetrievalReplica, WebReplica
 
+    config = config.resolved()
     engine = serve.deployment(EngineReplica).options(  # type: ignore[attr-defined]
         name="Engine",
         max_constructor_retry_count=1,  # a failed load would fail again
@@ -90,7 +93,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     or a part does not come up.
     """
     check_open(config.host, config.api_keys)
-    check(config)
+    log.info("%s: %s", config.model, check(config))
     (session or Session(Store(tempfile.gettempdir()))).ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
@@ -125,8 +128,9 @@ def stop() -> None:
     serve.shutdown()
 
 
-def check(config: AppConfig) -> None:
-    """Validate settings and artifacts before deployment. Raises HeadwaterError."""
+def check(config: AppConfig) -> Choice:
+    """Validate settings and artifacts before deployment. Returns what will compute the model. Raises
+    HeadwaterError."""
     from headwater.serving.retrieval.search import DESCRIPTION
 
     if not Artifact(config.model).exists("config.json"):
@@ -142,6 +146,7 @@ def check(config: AppConfig) -> None:
     read_keys(config.api_keys)
     if config.web:
         key_of(config.web.search)
+    return config.choice()
 
 
 def _scaling(scaling: ReplicaRange, target_ongoing: int) -> dict[str, Any]:

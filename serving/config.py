@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.cluster.storage.artifact import Artifact
+from headwater.llm.inference.backends import Backend, Choice, Quantize, Wanted, choose
 from headwater.serving.retrieval.embed import WORDLLAMA
 from headwater.serving.retrieval.index import IndexConfig
 from headwater.serving.retrieval.search import DESCRIPTION, MIN_RELEVANCE
@@ -89,6 +90,14 @@ class ServeConfig(StageConfig):
     stopped. After that, and with 0 at once, the request gets status 503, and a stream an error event."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per model replica; None: torch's default."""
+    backend: Wanted = "torch"
+    """What computes the model on CPUs. `torch` is always there and runs every model. `openvino` (the extra
+    `openvino`; Llama, Mistral, Qwen2 and Qwen3) makes several times its tokens per second. `auto` takes
+    openvino if it is installed and covers the model; the screen and `/v1/models` say what is served. All
+    replicas have the same one. The two round differently: a seed's tokens may differ between them."""
+    quantize: Quantize = "none"
+    """`int8`: weight matrices in 8 bits, one scale per row, of the backend openvino. Answers differ slightly
+    from the model's own."""
     cors_origins: tuple[NonEmpty, ...] = ()
     """Origins of other web pages that may call the endpoint (CORS). Default: none."""
     api: ReplicaRange = _share(0.2)
@@ -116,10 +125,23 @@ class AppConfig(ServeConfig):
         return self.parallel_requests * self.engine.max_replicas + self.max_queue
 
     @property
-    def engine_arguments(self) -> tuple[str, int | None, int, float, str]:
-        """Of `replicas.EngineReplica`. The last is the embedding: the index's, or the default."""
-        embedding = self._described.get("embedding", WORDLLAMA)
-        return self.model, self.threads, self.parallel_requests, self.engine.gpus, str(embedding)
+    def engine_arguments(self) -> tuple[str, int | None, int, float, str, Backend, Quantize]:
+        """Of `replicas.EngineReplica`. The embedding is the index's, or the default."""
+        embedding, chosen = str(self._described.get("embedding", WORDLLAMA)), self.choice()
+        some = (self.model, self.threads, self.parallel_requests, self.engine.gpus)
+        return *some, embedding, chosen.backend, chosen.quantize
+
+    def choice(self) -> Choice:
+        """What computes the model. Raises HeadwaterError if the settings cannot be had for it."""
+        if self.backend == "torch" and self.quantize == "none":
+            return Choice("torch", "none", "as set")
+        described = dict(Artifact(self.model).read_json("config.json"))
+        return choose(self.backend, self.quantize, described, self.model, gpus=self.engine.gpus)
+
+    def resolved(self) -> AppConfig:
+        """The same settings, `backend: auto` replaced by what it takes here: all replicas have that."""
+        chosen = self.choice()
+        return self.model_copy(update={"backend": chosen.backend, "quantize": chosen.quantize})
 
     @property
     def web_arguments(self) -> tuple[WebConfig, str, int, int]:

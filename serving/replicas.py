@@ -16,6 +16,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.inference import device_of, load_engine
+from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Engine, Sampling, Token
 from headwater.llm.inference.parity import check as check_parity
 from headwater.llm.inference.shared import SharedEngine
@@ -75,9 +76,13 @@ class EngineReplica:
         parallel_requests: int,
         gpus: float = 0.0,
         embedding: str = WORDLLAMA,
+        backend: Backend = "torch",
+        quantize: Quantize = "none",
     ) -> None:
         local = Artifact(folder).local()
-        engine = load_engine(local, device=device_of(gpus), threads=threads)
+        engine = load_engine(
+            local, device=device_of(gpus), threads=threads, backend=backend, quantize=quantize
+        )
         check_parity(local, engine)
         self._engine = SharedEngine(engine)
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")

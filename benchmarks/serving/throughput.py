@@ -1,6 +1,6 @@
 """Tokens per second of the endpoint for several clients at once, beside the engine alone in the same run.
 
-    python -m benchmarks.serving.throughput [--model FOLDER] [--clients 1 8 16] [--tokens 64]
+    python -m benchmarks.serving.throughput [--model FOLDER] [--clients 1 8 16] [--backend openvino]
 
 Without a model folder a new one of depth 3 is served, of the size of the quickstart's. Clients stream sampled
 answers without retrieval, one after the other, for `--seconds`.
@@ -72,10 +72,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--backend", choices=["torch", "openvino"], default="torch")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or _new(Path(folder) / "model")
-        engine = load_engine(model, threads=1)
+        engine = load_engine(model, threads=1, backend=options.backend)
         prompt = list(range(5, 30))
         for batch in options.clients:
             engine.generate([prompt] * batch, Sampling(4))
@@ -83,7 +84,7 @@ def main() -> None:
             made = engine.generate([prompt] * batch, Sampling(options.tokens, seed=1))
             took = time.perf_counter() - began
             print(f"engine, batch {batch:3}: {sum(len(c.ids) for c in made) / took:8,.0f} tokens/s")
-        config = AppConfig(model=str(model), model_name="served", port=0, threads=1)
+        config = AppConfig(model=str(model), model_name="served", port=0, threads=1, backend=options.backend)
         url = app.start(config, Session(Store(folder)))
         try:
             asyncio.run(_measure(url, 2, options.tokens, 2))

@@ -1,13 +1,15 @@
-"""Inference: one interface (`base.Engine`) and the torch engine that implements it.
+"""Inference: one interface (`base.Engine`) and the backends torch and openvino that implement it.
 
 `training`, `rl`, `stages` and `serving` may import it.
-Add an engine as a file that implements `base.Engine`, and open it in `load_engine`.
+Add a backend as a subclass of `engine.BatchedEngine`, name it in `backends` and open it in `load_engine`.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Completion, Engine, Sampling
 
 __all__ = ["Completion", "Engine", "Sampling", "device_of", "load_engine"]
@@ -18,10 +20,24 @@ def device_of(gpus: float) -> str:
     return "cuda" if gpus else "cpu"
 
 
-def load_engine(folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> Engine:
+def load_engine(
+    folder: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    backend: Backend = "torch",
+    quantize: Quantize = "none",
+) -> Engine:
     """Open a Hugging Face model folder (config, safetensors, tokenizer) for inference.
 
-    Pass `device_of` the reserved GPUs as `device`: a process may see GPUs it has not reserved."""
+    Pass `device_of` the reserved GPUs as `device`: a process may see GPUs it has not reserved. `backend` and
+    `quantize`: as `backends.choose` gives them.
+    """
+    if backend == "openvino":
+        from headwater.llm.inference.openvino.engine import OpenVinoEngine
+
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        return OpenVinoEngine.load(folder, config=config, int8=quantize == "int8", threads=threads)
     from headwater.llm.inference.torch_engine import TorchEngine
 
     return TorchEngine.load(folder, device=device, threads=threads)

@@ -166,8 +166,13 @@ class Engine(Protocol):
     """Maximum number of positions of prompt and completion together."""
 
     @property
+    def backend(self) -> str:
+        """What computes logits: `torch` or `openvino`."""
+        ...
+
+    @property
     def precision(self) -> str:
-        """Type of the weights, as torch calls it: `float32`, `bfloat16`."""
+        """Type of the weights, as torch calls it: `float32`, `bfloat16`, `int8`."""
         ...
 
     def batch(self, limits: Limits | None = None) -> Batch:

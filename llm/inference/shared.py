@@ -45,6 +45,10 @@ class SharedEngine:
         return stream
 
     @property
+    def backend(self) -> str:
+        return self.engine.backend
+
+    @property
     def precision(self) -> str:
         return self.engine.precision
 

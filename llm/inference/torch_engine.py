@@ -6,9 +6,8 @@ It gives full log-probabilities, takes new weights in place (rollouts), and its 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,9 @@ import numpy as np
 import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
-from headwater.llm.examples.chat import stop_ids
-from headwater.llm.inference.base import Completion, Limits, Sampling, Token
-from headwater.llm.inference.batching import Batch
-from headwater.llm.inference.decoder import Way, way_of
-from headwater.llm.inference.guided import Guides
+from headwater.llm.inference.base import Limits
+from headwater.llm.inference.decoder import Decoder, Way, way_of
+from headwater.llm.inference.engine import CPU_MEMORY, SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
 from headwater.llm.inference.prefixes import SHARED_TOKENS, common
 from headwater.llm.inference.sampling import log_probability
 
@@ -29,12 +26,6 @@ if TYPE_CHECKING:
 
     from headwater.llm.model.adapters import Changes
 
-SCORE_TOKENS = 16_384
-"""Maximum tokens (including padding) per scoring pass."""
-SCORE_LOGITS = 1 << 27
-"""Maximum logits per scoring pass: half a gigabyte in fp32."""
-CPU_MEMORY = 1 << 30
-"""Bytes for keys and values on a CPU."""
 GPU_SHARE = 0.3
 """Share of a GPU's memory for keys and values: weights and a reward model may be on it, too."""
 
@@ -51,16 +42,16 @@ class _Read:
     cache: Any
 
 
-class TorchEngine:
+class TorchEngine(BatchedEngine):
     """Implements `llm.inference.base.Engine` for a `transformers` causal language model."""
 
+    backend = "torch"
+
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, limits: Limits | None = None) -> None:
+        vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+        super().__init__(tokenizer, int(model.config.max_position_embeddings), vocabulary, limits)
         self.model = model.eval()
-        self.limits = limits or Limits()
         self._way: Way | None = None
-        self._version = 0  # changes of the weights
-        self.tokenizer = tokenizer
-        self.context = int(model.config.max_position_embeddings)
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -108,68 +99,10 @@ class TorchEngine:
                 parameter.copy_(held)
         self.load_weights(changes.whole)
 
-    def batch(self, limits: Limits | None = None) -> Batch:
+    def _open(self) -> Decoder:
         if self._way is None:
             self._way = way_of(self.model)
-        decoder = self._way.open(self.model)
-        chosen = limits or self.limits
-        if chosen.memory is None:
-            chosen = replace(chosen, memory=max(self._memory(), decoder.bytes_per_position * self.context))
-        return Batch(
-            decoder,
-            self.context,
-            stop_ids(self.tokenizer),
-            chosen,
-            lambda: self._version,
-            self._vocabulary,
-            lambda schema, ends: self._guides.open(schema, ends),
-        )
-
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.model.config.get_text_config(decoder=True).vocab_size)
-
-    @cached_property
-    def _guides(self) -> Guides:
-        return Guides(self.tokenizer, self._vocabulary)
-
-    def prepare(self, schema: str) -> None:
-        self._guides.compile(schema)
-
-    def generate(
-        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
-    ) -> list[Completion]:
-        completions = [Completion([], [], "length") for _ in prompts]
-        if sampling.max_tokens < 1 or not prompts:
-            return completions
-        batch = self.batch()
-        drawn = [(sampling.seed, row) for row in range(len(prompts))]
-        if seeds is not None:
-            drawn = [(seed, 0) for seed in seeds]
-        handles = {
-            batch.submit(prompt, sampling, seed, number): completion
-            for prompt, completion, (seed, number) in zip(prompts, completions, drawn, strict=True)
-        }
-        while not batch.idle:
-            for event in batch.step():
-                completion = handles[event.handle]
-                completion.ids.append(event.id)
-                completion.logprobs.append(event.logprob)
-                if sampling.top_logprobs:
-                    completion.tops.append(event.top)
-                completion.finish_reason = event.finish_reason or "length"
-        return completions
-
-    def stream(
-        self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()
-    ) -> Generator[Token, None, None]:
-        if sampling.max_tokens < 1:
-            return
-        batch = self.batch()
-        batch.submit(prompt, sampling, said=said)
-        while not batch.idle:
-            for event in batch.step():
-                yield event.token
+        return self._way.open(self.model)
 
     @torch.inference_mode()
     def score(
@@ -181,7 +114,7 @@ class TorchEngine:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], lengths[i]))
         limit = min(SCORE_TOKENS, SCORE_LOGITS // int(self.model.config.vocab_size))
         results: list[list[float]] = [[] for _ in prompts]
-        for batch in _batches(order, lengths, limit):
+        for batch in batches(order, lengths, limit):
             ids_BC = _right_pad([completions[i] for i in batch], self.device)
             logits_BCV = self._completion_logits([prompts[i] for i in batch], ids_BC).float()
             if temperature != 1.0:
@@ -191,19 +124,8 @@ class TorchEngine:
                 results[i] = picked_BC[position, : len(completions[i])].tolist()
         return results
 
-    @torch.inference_mode()
-    def read(self, ids: list[int], top: int = 0) -> list[Token]:
-        self._check_lengths([len(ids)])
-        rest_1C = torch.tensor([ids[1:]], device=self.device)
-        if not rest_1C.numel():
-            return []
-        logits_CV = self._completion_logits([ids[:1]], rest_1C)[0].float()
-        picked = log_probability(logits_CV, rest_1C[0]).tolist()
-        best = logits_CV.topk(min(top, logits_CV.shape[-1]))
-        logprobs_CT = (best.values - logits_CV.logsumexp(-1, keepdim=True)).tolist()
-        likeliest = zip(best.indices.tolist(), logprobs_CT, strict=True)
-        tops = [tuple(zip(places, values, strict=True)) for places, values in likeliest]
-        return [Token(*each) for each in zip(ids[1:], picked, tops, strict=True)]
+    def _after(self, ids: list[int]) -> torch.Tensor:
+        return self._completion_logits([ids[:1]], torch.tensor([ids[1:]], device=self.device))[0].float()
 
     def _completion_logits(self, prompts: list[list[int]], ids_BC: torch.Tensor) -> torch.Tensor:
         """[B, C, V] logits of each completion token. A prompt that several completions share is read once."""
@@ -258,12 +180,6 @@ class TorchEngine:
             return CPU_MEMORY
         return int(GPU_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
 
-    def _check_lengths(self, lengths: list[int]) -> None:
-        if (longest := max(lengths, default=0)) > self.context:
-            raise HeadwaterError(
-                f"{longest} tokens exceed the context of {self.context}", fix="shorten the prompt"
-            )
-
 
 def _common_prefix(prompts: list[list[int]]) -> int:
     """Number of first ids that different prompts share; 0 where reading them apart saves little."""
@@ -293,17 +209,3 @@ def _right_pad(sequences: list[list[int]], device: torch.device) -> torch.Tensor
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
     return ids.to(device)
-
-
-def _batches(order: list[int], lengths: list[int], tokens: int) -> Iterator[list[int]]:
-    """Split an order into batches of at most `tokens` tokens, padded to their longest; of one at least."""
-    batch: list[int] = []
-    widest = 0
-    for i in order:
-        widest = max(widest, lengths[i])
-        if batch and widest * (len(batch) + 1) > tokens:
-            yield batch
-            batch, widest = [], lengths[i]
-        batch.append(i)
-    if batch:
-        yield batch

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.node_usage import NodeUsage, count_nodes
@@ -25,6 +25,7 @@ from headwater.cluster.storage.artifact import Artifact, create_file, file_in
 from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
 from headwater.cluster.storage.lock import exclusive
 from headwater.cluster.versions import recorded_versions
+from headwater.llm.inference.backends import Backend, Choice, Quantize, Wanted, choose
 from headwater.serving.batch.lines import BatchUnits, plan
 from headwater.serving.batch.requests import line_id
 from headwater.serving.batch.worker import ANSWERS, ERRORS, BatchWorker
@@ -48,16 +49,33 @@ class BatchJob:
     batch_size: int = 32
     """Prompts that a worker decodes together."""
     gpus_per_worker: float = 0.0
+    backend: Backend = "torch"
+    quantize: Quantize = "none"
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the output. Raises HeadwaterError if the input or model is missing."""
+        made_by = {} if self.backend == "torch" else {"backend": self.backend, "quantize": self.quantize}
         return {
             "format": FORMAT,
             "input": _stamp(self.input),
             "model": _model_stamp(self.model),
             "max_tokens": self.max_tokens,
             "batch_size": self.batch_size,
+            **made_by,
         }
+
+
+def chosen(model: str, backend: str, quantize: str, gpus: float) -> Choice:
+    """What computes a batch's model. Raises HeadwaterError if it cannot be had."""
+    for given, known, name in ((backend, Wanted, "backend"), (quantize, Quantize, "quantize")):
+        if given not in get_args(known):
+            raise HeadwaterError(f"--{name} is {' or '.join(get_args(known))}, not {given}")
+    folder = Artifact(model)
+    if (backend, quantize) == ("torch", "none") or not folder.exists("config.json"):
+        return Choice("torch", "none", "as set")  # `BatchJob.identity` refuses a folder without a model
+    return choose(
+        cast(Wanted, backend), cast(Quantize, quantize), folder.read_json("config.json"), model, gpus=gpus
+    )
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,8 @@ def run(job: BatchJob, session: Session) -> dict[str, Any]:
                     "max_tokens": job.max_tokens,
                     "batch_size": job.batch_size,
                     "gpus": job.gpus_per_worker,
+                    "backend": job.backend,
+                    "quantize": job.quantize,
                 },
                 size=lambda result: result["answers"] + result["errors"],
                 total=planned.requests,

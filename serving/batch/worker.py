@@ -17,6 +17,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import device_of, load_engine
+from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Completion, Engine, Sampling
 from headwater.llm.rows.permutation import derived_seed
 from headwater.serving.answers.answer import checked_prompt
@@ -49,10 +50,14 @@ class BatchWorker:
         max_tokens: int,
         batch_size: int,
         gpus: float = 0.0,
+        backend: Backend = "torch",
+        quantize: Quantize = "none",
     ) -> None:
         self._source, self._output = source, output
         self._max_tokens, self._batch_size = max_tokens, batch_size
-        self._engine = load_engine(model.local(), device=device_of(gpus), threads=1)
+        self._engine = load_engine(
+            model.local(), device=device_of(gpus), threads=1, backend=backend, quantize=quantize
+        )
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         lines = [too_long(unit["line"])] if unit["too_long"] else self._read(unit)

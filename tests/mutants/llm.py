@@ -302,4 +302,30 @@ MUTANTS = [
     ),
     mutant("rank-not-counted", "- np.log(np.asarray(ranks, float))", "", "test_cite.py"),
     mutant("said-twice", "near and not any(_same(", "near or not any(_same(", "test_cite.py"),
+    mutant(
+        "int8-of-other-steps",
+        "np.rint(values_OI / scale_O1)",
+        "np.floor(values_OI / scale_O1)",
+        "test_openvino.py::test_int8_rounds_each_row_to_255_steps",
+    ),
+    mutant(
+        "kernel-fails-silently",
+        """        self._request.start_async()
+        self._request.wait()""",
+        "        self._request.infer()",
+        "test_openvino.py::test_a_failing_kernel_is_an_error",
+    ),
+    mutant(
+        "blocks-lost",
+        """        self.clear(target)
+        self._tables[target], self._tables[source]""",
+        "        self._tables[target], self._tables[source]",
+        "test_openvino.py::test_blocks_are_given_back",
+    ),
+    mutant(
+        "openvino-reports",
+        'sys.modules.setdefault("openvino_telemetry", None)',
+        'sys.modules.get("openvino_telemetry", None)',
+        "test_backend.py::test_openvino_reports_to_nobody",
+    ),
 ]

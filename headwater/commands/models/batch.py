@@ -29,6 +29,12 @@ def batch(
         int, typer.Option(min=1, help="Maximum tokens per answer, unless the request sets it.")
     ] = 256,
     gpus_per_worker: GpusOption = 0.0,
+    backend: Annotated[
+        str, typer.Option(metavar="torch|openvino|auto", help="What computes the model on CPUs.")
+    ] = "torch",
+    quantize: Annotated[
+        str, typer.Option(metavar="none|int8", help="int8: weights in 8 bits, with the backend openvino.")
+    ] = "none",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output of another batch.")
     ] = False,
@@ -42,7 +48,10 @@ def batch(
     from headwater.cluster.storage.store import Store
     from headwater.serving.batch import run as batches
 
-    job = batches.BatchJob(input_, output, model, max_tokens, batch_size, gpus_per_worker)
+    chosen = batches.chosen(model, backend, quantize, gpus_per_worker)
+    job = batches.BatchJob(
+        *(input_, output, model, max_tokens, batch_size, gpus_per_worker), chosen.backend, chosen.quantize
+    )
     places = batches.Places.of(output)
     summary = batches.finished(job, overwrite=overwrite)
     if summary is not None:
@@ -58,6 +67,8 @@ def batch(
         session = stack.enter_context(
             Session(store, console=console, address=address, logs_to=logs, max_workers=max_workers)
         )
+        if backend != "torch":
+            console.print(f"{chosen}.", style="dim", highlight=False)
         summary = batches.run(job, session)
         _tell("done.", summary, places)
 

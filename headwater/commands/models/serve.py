@@ -148,6 +148,7 @@ def _until_interrupted(config: AppConfig, session: Session) -> None:
 
     with session.console.status("starting the endpoint"):
         url = endpoint.start(config, session)
+    session.console.print(f"{config.choice()}.", style="dim", highlight=False)
     session.console.print(
         f"Serving [bold]{config.model_name}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). "
         "Press Ctrl-C to stop.",

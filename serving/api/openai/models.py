@@ -12,13 +12,15 @@ from ray import serve
 from typing_extensions import TypedDict
 
 from headwater import __version__
+from headwater.llm.inference.backends import Quantize, Wanted
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.keys.auth import RANK
 from headwater.serving.api.metrics import CONTENT_TYPE
 
 
 class Model(TypedDict):
-    """`retrieval` says whether answers can have sources, `rankings` whether this key may rank them."""
+    """`retrieval` says whether answers can have sources, `rankings` whether this key may rank them, `backend`
+    and `quantize` what computes the model."""
 
     id: str
     object: Literal["model"]
@@ -26,6 +28,8 @@ class Model(TypedDict):
     owned_by: str
     retrieval: bool
     rankings: bool
+    backend: Wanted
+    quantize: Quantize
 
 
 class Models(TypedDict):
@@ -54,6 +58,8 @@ async def models(backend: Backend, request: Request) -> Response:
         "owned_by": "headwater",
         "retrieval": backend.retrieval is not None,
         "rankings": bool(config.store) and RANK in request.state.key.roles,
+        "backend": config.backend,
+        "quantize": config.quantize,
     }
     if name := request.path_params.get("name"):
         backend.check_model(name)
