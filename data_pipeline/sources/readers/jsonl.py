@@ -19,7 +19,10 @@ JSON_OVERHEAD = 4096
 ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*[{\]]")
 """Beginning of a file that is one array of objects. Lines that are arrays themselves are broken."""
 ARRAY_HEAD = 4096
-IN_STRING, OUTSIDE = re.compile(rb'["\\]'), re.compile(rb'["\[\]{},]')
+IN_STRING, OUTSIDE, INSIDE = re.compile(rb'["\\]'), re.compile(rb'["\[\]{},]'), re.compile(rb'["\[\]{}]')
+"""Characters that count within a string, between elements and within an element."""
+DEEPEST = 10_000
+"""Python's parser refuses less."""
 
 
 def read_jsonl(
@@ -95,7 +98,7 @@ def array_elements(
             if escaped:
                 escaped, place = False, place + 1
                 continue
-            found = (IN_STRING if quoted else OUTSIDE).search(chunk, place)
+            found = (IN_STRING if quoted else OUTSIDE if depth < 2 else INSIDE).search(chunk, place)
             if found is None:
                 break
             mark, place = found.group(), found.end()
@@ -105,10 +108,12 @@ def array_elements(
                 quoted = True
             elif mark in b"[{":
                 depth += 1
+                if depth > DEEPEST:
+                    raise OSError(f"more than {DEEPEST:,} brackets in one another")
                 if depth == 1:
                     first, start = place, at_chunk + place
             elif depth > 1:
-                depth -= mark != b","
+                depth -= 1
             elif mark != b"}":
                 held += chunk[first : place - 1]
                 if too_large or len(held) > limit:
@@ -118,6 +123,10 @@ def array_elements(
                 held.clear()
                 first, start, too_large = place, at_chunk + place, False
                 if mark == b"]":
+                    while chunk and not chunk[place:].strip():
+                        chunk, place = stream.read(CHUNK_BYTES), 0
+                    if chunk:
+                        raise OSError("something follows the end of the array")
                     return
         held += chunk[first:]
         if len(held) > limit:
