@@ -34,7 +34,7 @@ from tests.data_pipeline.reading import source_of
 
 LIMIT = 300_000
 """`max_document_bytes` of most files; the others have the default."""
-SECONDS, BOMB_FACTOR = 1.0, 3
+SECONDS, BOMB_FACTOR = 1.0, 5
 """CPU time of a file; a bomb unpacks to 8 MiB or more and may have so many times as much."""
 SHARED_MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 400 << 20

@@ -21,6 +21,7 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.sources.guard import AddressGuard, guarded_session
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.position import Mark
+from headwater.data_pipeline.sources.proxy import Proxy
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 4
@@ -61,16 +62,18 @@ def url_of(path: str) -> str:
 
 
 @contextlib.contextmanager
-def open_input(path: str, max_download_bytes: int, allow_addresses: Iterable[str] = ()) -> Iterator[Any]:
+def open_input(
+    path: str, max_download_bytes: int, allow_addresses: Iterable[str] = (), proxy: Proxy | None = None
+) -> Iterator[Any]:
     """Yield a seekable binary stream of a file. URLs are first downloaded to a temporary file, from public
-    addresses and the networks `allow_addresses`.
+    addresses and the networks `allow_addresses`, through `proxy` if given.
 
     Raises UnreadableFile with a reason code: not_found, no_permission, unreachable, unreadable, too_large,
     forbidden_address.
     """
     if is_url(path):
         with tempfile.TemporaryFile(prefix="headwater-") as file:
-            download(path, file, max_download_bytes, AddressGuard(allow_addresses))
+            download(path, file, max_download_bytes, AddressGuard(allow_addresses), proxy)
             file.seek(0)
             yield file
         return
@@ -179,7 +182,9 @@ class Unpacked:
         return piece
 
 
-def download(url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard) -> None:
+def download(
+    url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard, proxy: Proxy | None = None
+) -> None:
     """Download a URL to a file. Resumes after a broken connection."""
     import requests
     import urllib3
@@ -187,7 +192,7 @@ def download(url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard) -> 
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with guarded_session(guard) as session:
+            with guarded_session(guard, proxy) as session:
                 _fetch(session, url, file, max_bytes)
             return
         except UnreadableFile as error:

@@ -21,6 +21,7 @@ from headwater.data_pipeline.sources.content import (
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, encodable
 from headwater.data_pipeline.sources.opening import decompressed, open_input, unpacked_bytes, url_of
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import ArchiveSource
 
 MOST_UNPACKED, FREE_BYTES = 200, 100 << 20
@@ -53,7 +54,7 @@ def read_archive(
     position = position or Position()
     begin = position.begin.number if position.begin else 0
     limit = source.max_document_bytes
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         size = stream.seek(0, 2)
         stream.seek(0)
         if not size:

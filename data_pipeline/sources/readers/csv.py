@@ -10,6 +10,7 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.lines import Line, bounded_lines
 from headwater.data_pipeline.sources.opening import decompressed, open_input
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, CsvSource
 
 REREAD_BYTES = 64 << 20
@@ -64,7 +65,7 @@ class _Lines:
 
 
 def read_csv(source: CsvSource, path: str) -> Iterator[Document | Unread]:
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         limit = source.max_document_bytes
         yield from csv_rows(decompressed(stream), path, source.columns, limit, source.delimiter)
 

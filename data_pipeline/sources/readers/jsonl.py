@@ -12,6 +12,7 @@ from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFi
 from headwater.data_pipeline.sources.lines import CHUNK_BYTES, bounded_lines
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, JsonlSource
 
 JSON_OVERHEAD = 4096
@@ -29,7 +30,7 @@ def read_jsonl(
     source: JsonlSource, path: str, position: Position | None = None
 ) -> Iterator[Document | Unread]:
     position = position or Position()
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             is_array = ARRAY.match(decompressed(stream).read(ARRAY_HEAD)) is not None
         except OSError:

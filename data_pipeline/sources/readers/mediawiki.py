@@ -18,6 +18,7 @@ from headwater.data_pipeline.formats.wikitext import plain_text
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import MediaWikiSource
 
 CHUNK_BYTES = 1 << 18
@@ -48,7 +49,7 @@ def read_mediawiki(
     number = position.begin.number if position.begin else 0
     limit = source.max_document_bytes
     place = "byte 0"
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             base, dropped = _head(decompressed(stream).read(HEAD_BYTES))
             stream.seek(0)

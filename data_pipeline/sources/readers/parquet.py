@@ -12,6 +12,7 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.opening import open_input
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
@@ -25,7 +26,7 @@ def read_parquet(
 ) -> Iterator[Document | Unread]:
     position = position or Position()
     wanted = position.begin.offset if position.begin else 0
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             table = pq.ParquetFile(stream)
             names = table.schema_arrow.names

@@ -17,6 +17,7 @@ from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFi
 from headwater.data_pipeline.sources.opening import open_input
 from headwater.data_pipeline.sources.opt_outs import AGENT, REFUSING, as_metadata, metas_of, opt_outs
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.readers.warc_records import CUT, FOREIGN, HEADER_END, Records
 from headwater.data_pipeline.sources.spec import CommonCrawlSource, SourceConfig, WarcSource
 from headwater.data_pipeline.text.charset import decode_declared
@@ -33,7 +34,7 @@ CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 
 def read_warc(source: WarcSource, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
     """Pages of an archive. Raises UnreadableFile("truncated") after the last record before the damage."""
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         yield from pages(stream, source, path, position or Position(), formats=source.formats)
 
 
