@@ -70,6 +70,8 @@ def problems(
     if found.data.startswith(magic) != (found.base.pack is not None):
         return wrong  # other bytes than those that the account is of
     account = found.base.account(found.base, found.plain)
+    if not found.whole and found.base.kind == "mbox":  # where the last message ends is not known
+        account.tokens.discard(found.base.parts[-1][0])
     if lost := account.tokens - {token for text in texts for token in TOKEN.findall(text)}:
         wrong.append(f"untouched but lost: {sorted(lost)[:5]} of {len(account.tokens)}")
     if not found.whole and error is None and not (found.base.kind == "folder" or unread):

@@ -184,7 +184,7 @@ def _tar_members(archive: Any, limit: int) -> Iterator[_Member]:
             archive.offset = archive.fileobj.tell()
             if archive.offset > before:
                 continue
-        if info is None and not found and not archive.ended:
+        if info is None and not found and (archive.broken or not archive.ended):
             raise _Lost(problem or "no member")
         if archive.broken and (found or info is not None):
             yield _Member("?", None, "broken_member", "the header is damaged")

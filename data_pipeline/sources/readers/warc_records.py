@@ -25,6 +25,8 @@ LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECAS
 READ_BYTES = 1 << 18
 REREAD_BYTES = 256 << 20
 """What may be read again to go back to records within records that are too large, besides the first such."""
+GAP = b"\r\n\r\n"
+"""Stands for a damaged member of a compressed archive: what is before it is no whole record."""
 WRONG_LENGTH = "its length is wrong"
 CUT, FOREIGN = "the file ends within the record", "the file contains no WARC record"
 
@@ -52,11 +54,11 @@ class Raw(NamedTuple):
 
 
 class Records:
-    """Reads a stream from a mark. `damage` says why its compression could not be read to the end."""
+    """Reads a stream from a mark."""
 
     def __init__(self, stream: Any, limit: int, begin: Mark | None = None) -> None:
         self._stream, self._limit = stream, limit
-        self._left, self._went_back = REREAD_BYTES, False
+        self._left, self._went_back, self._damage = REREAD_BYTES, False, ""
         self._begin_at(begin)
 
     def mark(self, offset: int, number: int) -> Mark:
@@ -72,9 +74,14 @@ class Records:
                 return
 
     def _begin_at(self, mark: Mark | None) -> None:
-        self._content = decompressed(self._stream, mark)
+        self._content = decompressed(self._stream, mark, gap=GAP)
         self._offset, self._held = mark.offset if mark else 0, bytearray()
-        self.damage, self._ended = "", False
+        self._ended = False
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the compression; records behind it were read nevertheless, if there were any."""
+        return self._damage or getattr(self._content, "damaged", "")
 
     def _fill(self, size: int) -> bool:
         """Hold `size` bytes. False if there are fewer."""
@@ -82,7 +89,7 @@ class Records:
             try:
                 chunk = self._content.read(max(READ_BYTES, size - len(self._held)))
             except OSError as error:
-                self.damage, chunk = str(error), b""
+                self._damage, chunk = str(error), b""
             self._ended = not chunk
             self._held += chunk
         return len(self._held) >= size

@@ -79,6 +79,9 @@ def test_a_tar_archive_without_its_end_and_two_in_one_file(tmp_path: Path) -> No
     content = tarred(["0.txt", "1.txt"])
     documents, _, error = read_all("archive", written(tmp_path / "a.tar", content.rstrip(b"\0") + bytes(100)))
     assert len(documents) == 2 and error is not None and error.reason == "truncated"
+    broken = b"\xff" + content[1:512] + bytes(2048)
+    _, _, error = read_all("archive", written(tmp_path / "c.tar", broken))
+    assert error is not None and error.reason == "unreadable"
     documents, _, error = read_all("archive", written(tmp_path / "b.tar", 2 * content))
     assert (len(documents), error) == (4, None)
 
