@@ -27,7 +27,14 @@ from headwater.data_pipeline.parts import PROBLEMS_SHOWN, UNREAD, PartWriter
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import REMOTE, is_url
 from headwater.data_pipeline.sources.position import Position
-from headwater.data_pipeline.sources.spec import CommonCrawlSource, CrawlSource, FileSource, Source
+from headwater.data_pipeline.sources.proxy import ENVIRONMENT, proxy_of
+from headwater.data_pipeline.sources.spec import (
+    CommonCrawlSource,
+    CrawlSource,
+    FileSource,
+    Proxied,
+    Source,
+)
 
 if TYPE_CHECKING:
     from headwater.data_pipeline.sources.common_crawl.selection import Selection
@@ -66,6 +73,9 @@ class Acquire(Stage[AcquireConfig]):
             key, paths = "paths", source.paths if isinstance(source, FileSource) else ()
             if isinstance(source, CommonCrawlSource):
                 key, paths = "root", (source.root,)
+            credentials = source.proxy_credentials if isinstance(source, Proxied) else ""
+            if credentials and not credentials.startswith(ENVIRONMENT):
+                yield f"sources.{number}.proxy_credentials", credentials
             for path in paths:
                 if not is_url(path) and not path.startswith(REMOTE):  # their reader reports those
                     yield f"sources.{number}.{key}", path
@@ -73,6 +83,9 @@ class Acquire(Stage[AcquireConfig]):
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         from headwater.cluster.runtime.parallel import map_units
 
+        for source in self.config.sources:
+            if isinstance(source, Proxied):
+                proxy_of(source)
         units = _units(self.config, self._gathered(output, session), output.location)
         results = map_units(
             session,

@@ -62,7 +62,7 @@ class PartWriter:
         self._bytes += size
 
     def reject(self, problem: Unread, unopened: bool = False) -> None:
-        self._reasons[problem.reason] += 1
+        self._reasons[problem.reason] += problem.records
         row = _as_row(problem)
         if len(self._unread) < UNREAD_ROWS:
             self._unread.append(row)

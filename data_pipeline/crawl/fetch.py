@@ -22,6 +22,7 @@ from yarl import URL
 
 from headwater.data_pipeline.sources.guard import AddressGuard, ForbiddenAddress
 from headwater.data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.proxy import Proxy, proxy_of
 from headwater.data_pipeline.sources.readers.warc import PAGE_TYPES, media_type, unpacked
 from headwater.data_pipeline.sources.spec import FetchSettings
 
@@ -36,6 +37,10 @@ TYPES = {
 ERROR_BYTES = 1 << 20
 """Bytes that are read of a response that is no page: a redirect, an error, a robots.txt."""
 CHUNK_BYTES = 1 << 16
+DNS_SECONDS = 300
+"""How long the address of a host is believed."""
+CHECKED_HOSTS = 100_000
+PROXY_AUTHORIZATION = "proxy-authorization"
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Response:
     request: list[tuple[str, str]]
     """Headers of the request."""
     address: str
+    """Of the server; empty behind a proxy."""
     date: str
     """When the request began, as a WARC date."""
     truncated: bool = False
@@ -82,13 +88,28 @@ class GuardedResolver(AbstractResolver):
     """Gives aiohttp the permitted addresses of a host. They are kept for some minutes, so that the connection
     goes to an address that was checked."""
 
-    def __init__(self, guard: AddressGuard, table: dict[str, str]) -> None:
-        self._guard, self._table = guard, table
+    def __init__(self, guard: AddressGuard, table: dict[str, str], proxy: str = "") -> None:
+        """`proxy`: host of the proxy, whose own address is not checked."""
+        self._guard, self._table, self._proxy = guard, table, proxy
         self._names = ThreadedResolver()
+        self._checked: dict[str, float] = {}
+
+    async def check(self, host: str) -> None:
+        """Raise ForbiddenAddress or OSError unless the host has a permitted address."""
+        if self._checked.get(host, 0.0) < time.monotonic():
+            await self._permitted(host, 0, socket.AF_UNSPEC)
+            if len(self._checked) >= CHECKED_HOSTS:
+                self._checked.clear()
+            self._checked[host] = time.monotonic() + DNS_SECONDS
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        if host == self._proxy:
+            return await self._names.resolve(host, port, family)
+        return await self._permitted(host, port, family)
+
+    async def _permitted(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
         if known := self._table.get(host) or self._table.get("*"):
             found = [_as_result(host, port, known)]
         else:
@@ -122,10 +143,13 @@ class Fetcher:
         self._source = source
         self._guard = AddressGuard(source.allow_addresses)
         self.agent = agent_of(source)
+        self._proxy = proxy_of(source)
+        proxy_host = (URL(self._proxy.url).host or "") if self._proxy else ""
+        self._resolver = GuardedResolver(self._guard, source.resolve, proxy_host)
         connector = aiohttp.TCPConnector(
-            resolver=GuardedResolver(self._guard, source.resolve),
+            resolver=self._resolver,
             limit=0,
-            ttl_dns_cache=300,
+            ttl_dns_cache=DNS_SECONDS,
             keepalive_timeout=max(15.0, 2 * source.delay_seconds),
         )
         self._room = asyncio.Semaphore(source.requests_at_once)
@@ -134,6 +158,8 @@ class Fetcher:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=source.timeout_seconds),
+            proxy=self._proxy.url if self._proxy else None,
+            proxy_auth=_auth(self._proxy),
             headers={
                 "User-Agent": self.agent,
                 "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,text/plain;q=0.8",
@@ -152,7 +178,10 @@ class Fetcher:
         """
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            self._guard.check_host(URL(url, encoded=True).host or "")
+            host = URL(url, encoded=True).host or ""
+            self._guard.check_host(host)
+            if self._proxy and not _is_address(host):
+                await self._resolver.check(host)
             async with (
                 self._room,
                 self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as answer,
@@ -170,7 +199,9 @@ class Fetcher:
 
     async def _read(self, answer: aiohttp.ClientResponse, url: str, kind: str, date: str) -> Response:
         headers = [(_text(name), _text(value)) for name, value in answer.raw_headers]
-        transport = answer.connection.transport if answer.connection else None
+        if self._proxy and answer.status == 407:
+            raise Failure("unreachable", "the proxy asks for other credentials (status 407)")
+        transport = answer.connection.transport if answer.connection and not self._proxy else None
         peer = transport.get_extra_info("peername") if transport else None
         page = answer.status == 200
         if (
@@ -196,11 +227,23 @@ class Fetcher:
             answer.reason or "",
             headers,
             bytes(body[:limit]),
-            list(answer.request_info.headers.items()),
+            [each for each in answer.request_info.headers.items() if each[0].lower() != PROXY_AUTHORIZATION],
             peer[0] if peer else "",
             date,
             truncated,
         )
+
+
+def _auth(proxy: Proxy | None) -> aiohttp.BasicAuth | None:
+    return aiohttp.BasicAuth(proxy.user, proxy.password, "utf-8") if proxy and proxy.user else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(value: bytes) -> str:

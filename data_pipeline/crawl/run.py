@@ -29,6 +29,7 @@ from headwater.data_pipeline.crawl.archive import (
 from headwater.data_pipeline.crawl.fetch import Row
 from headwater.data_pipeline.crawl.frontier import Frontier
 from headwater.data_pipeline.crawl.worker import OWNER, OWNER_SECONDS, CrawlWorker
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import CrawlSource
 
 SETTINGS, FINISHED = "crawl.json", "finished.json"
@@ -49,8 +50,9 @@ def crawl(
     one serves. `refresh`: visit all pages of a finished crawl again; one that is not finished goes on.
 
     Returns numbers of URLs by outcome. Raises HeadwaterError if `output` holds a crawl of other seeds or
-    scope.
+    scope, or if the proxy's credentials are missing.
     """
+    proxy_of(source)
     _claim(source, output)
     token = _take_over(output)
     delete_partial(output)

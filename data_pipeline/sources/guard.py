@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 
 from headwater.data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.proxy import Proxy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
@@ -84,13 +86,16 @@ def _public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and address != PLATFORM
 
 
-def guarded_session(guard: AddressGuard) -> requests.Session:
+def guarded_session(guard: AddressGuard, proxy: Proxy | None = None) -> requests.Session:
     """A session of requests that connects to permitted addresses only.
 
-    Behind a proxy, which the environment names and which looks hosts up itself, only hosts that are addresses
-    can be checked.
+    `proxy`: use this one, not those that the environment names. A proxy looks hosts up itself, so each host
+    is looked up and checked before a request is handed to it.
     """
     session = requests.Session()
+    if proxy is not None:
+        session.trust_env = False  # its proxies would come first
+        session.proxies = dict.fromkeys(("http", "https"), proxy.with_credentials)
     adapter = _Adapter(guard)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -113,7 +118,10 @@ class _Adapter(HTTPAdapter):
         }
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        self._guard.check_host(urlsplit(str(request.url)).hostname or "")
+        url = urlsplit(str(request.url))
+        self._guard.check_host(url.hostname or "")
+        if select_proxy(str(request.url), kwargs.get("proxies")):
+            self._guard.resolve(url.hostname or "", url.port or 443)
         return super().send(request, *args, **kwargs)
 
 

@@ -29,6 +29,8 @@ class Unread:
     position: str
     reason: str
     detail: str = ""
+    records: int = 1
+    """How many records it stands for."""
 
 
 class UnreadableFile(Exception):

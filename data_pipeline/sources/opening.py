@@ -21,6 +21,7 @@ from headwater.cluster.storage.filesystem import filesystem
 from headwater.data_pipeline.sources.guard import AddressGuard, guarded_session
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.position import Mark
+from headwater.data_pipeline.sources.proxy import Proxy
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 4
@@ -34,6 +35,10 @@ CODECS: dict[bytes, Callable[[], Any]] = {
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\x00": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY),
 }
+MEMBERS = {b"\x1f\x8b": b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd": b"\x28\xb5\x2f\xfd"}
+"""Beginning of a member, by that of the file, where archives have one for each record."""
+GAPS = 1000
+"""Maximum number of damaged members of a file that are passed over."""
 BZIP2_BLOCK = b"1AY&SY"
 """A bzip2 file has a digit and this behind `BZh`, which a text might begin with."""
 DAMAGE = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)
@@ -61,16 +66,18 @@ def url_of(path: str) -> str:
 
 
 @contextlib.contextmanager
-def open_input(path: str, max_download_bytes: int, allow_addresses: Iterable[str] = ()) -> Iterator[Any]:
+def open_input(
+    path: str, max_download_bytes: int, allow_addresses: Iterable[str] = (), proxy: Proxy | None = None
+) -> Iterator[Any]:
     """Yield a seekable binary stream of a file. URLs are first downloaded to a temporary file, from public
-    addresses and the networks `allow_addresses`.
+    addresses and the networks `allow_addresses`, through `proxy` if given.
 
     Raises UnreadableFile with a reason code: not_found, no_permission, unreachable, unreadable, too_large,
     forbidden_address.
     """
     if is_url(path):
         with tempfile.TemporaryFile(prefix="headwater-") as file:
-            download(path, file, max_download_bytes, AddressGuard(allow_addresses))
+            download(path, file, max_download_bytes, AddressGuard(allow_addresses), proxy)
             file.seek(0)
             yield file
         return
@@ -92,13 +99,14 @@ def storage_reason(error: OSError) -> str:
     return "unreadable"
 
 
-def decompressed(stream: Any, begin: Mark | None = None) -> Any:
-    """The stream, decompressed if it is gzip, zstd, bzip2 or xz (by its first bytes), starting at `begin`."""
+def decompressed(stream: Any, begin: Mark | None = None, gap: bytes = b"") -> Any:
+    """The stream, decompressed if it is gzip, zstd, bzip2 or xz (by its first bytes), starting at `begin`.
+    `gap`: as of Unpacked."""
     head = stream.read(10)
     for magic, codec in CODECS.items():
         if head.startswith(magic) and (magic != b"BZh" or head[4:] == BZIP2_BLOCK):
             stream.seek(begin.packed if begin else 0)
-            return Unpacked(stream, codec, begin)
+            return Unpacked(stream, codec, begin, gap, MEMBERS.get(magic, b""))
     stream.seek(begin.offset if begin else 0)
     return stream
 
@@ -120,11 +128,22 @@ class Unpacked:
     """Content of a gzip, zstd, bzip2 or xz file with any number of members.
 
     In a truncated or damaged file, all content before the damage is returned first, and the next read raises
-    OSError. (The standard readers raise at once and lose their decompressed buffer.)
+    OSError. (The standard readers raise at once and lose their decompressed buffer.) With a `gap`, reading
+    goes on at the next member, which begins with `magic`: its content comes after the gap, and `damaged` says
+    what was wrong.
     """
 
-    def __init__(self, stream: Any, codec: Callable[[], Any], begin: Mark | None = None) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        codec: Callable[[], Any],
+        begin: Mark | None = None,
+        gap: bytes = b"",
+        magic: bytes = b"",
+    ) -> None:
         self._stream, self._codec = stream, codec
+        self._gap, self._magic = gap, magic
+        self._left, self.damaged = GAPS, ""
         self._member: Any = None
         self._packed = self._unpacked = b""
         self._damage = ""
@@ -171,15 +190,33 @@ class Unpacked:
             piece = self._member.decompress(fed)
         except DAMAGE as error:
             self._damage = f"the compressed stream is damaged: {error}"
-            return b""
+            return self._gap if self._passed_over(fed) else b""
         self._unpacked_end += len(piece)
         if self._member.eof:
             self._packed = self._member.unused_data + self._packed
             self._member = None
         return piece
 
+    def _passed_over(self, fed: bytes) -> bool:
+        """Go to the next member behind the damage in `fed`, if there is one and gaps are wanted."""
+        if not (self._gap and self._magic and self._left):
+            return False
+        held = fed[1:] + self._packed
+        while (found := held.find(self._magic)) < 0:
+            more = self._stream.read(FILE_BYTES)
+            if not more:
+                return False
+            self._packed_end += len(more)
+            held = held[1 - len(self._magic) :] + more
+        self._packed, self._member, self._left = held[found:], None, self._left - 1
+        self.damaged, self._damage = self.damaged or self._damage, ""
+        self._unpacked_end += len(self._gap)
+        return True
 
-def download(url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard) -> None:
+
+def download(
+    url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard, proxy: Proxy | None = None
+) -> None:
     """Download a URL to a file. Resumes after a broken connection."""
     import requests
     import urllib3
@@ -187,7 +224,7 @@ def download(url: str, file: IO[bytes], max_bytes: int, guard: AddressGuard) -> 
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with guarded_session(guard) as session:
+            with guarded_session(guard, proxy) as session:
                 _fetch(session, url, file, max_bytes)
             return
         except UnreadableFile as error:

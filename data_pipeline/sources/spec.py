@@ -64,7 +64,19 @@ class SourceConfig(StageConfig):
     `too_large`."""
 
 
-class FileSource(SourceConfig):
+class Proxied(SourceConfig):
+    """Settings of fetches that may go through a proxy."""
+
+    proxy: str = Field(default="", pattern=r"^(https?://[^\s/@]+)?$", exclude_if=_is_default)
+    """HTTP proxy for all `http(s)://` requests, such as `http://proxy.example.org:3128`, without a user.
+    Host names are still looked up and checked on this side first. Without it, files and Common Crawl go by
+    the variables `http_proxy` and `https_proxy`, and a crawl uses none."""
+    proxy_credentials: str = Field(default="", exclude_if=_is_default)
+    """Where the proxy's `user:password` is, on every machine that fetches: `env:NAME`, an environment
+    variable, or the path of a file."""
+
+
+class FileSource(Proxied):
     """Files on a disk, at `http(s)://` URLs, or in `s3://` or `hf://datasets/`."""
 
     paths: tuple[NonEmpty, ...] = Field(min_length=1)
@@ -165,7 +177,7 @@ class WheelSource(SourceConfig):
     """Columns of the table inside."""
 
 
-class FetchSettings(SourceConfig):
+class FetchSettings(Proxied):
     """How pages of the web are asked for."""
 
     contact: str = Field(pattern=r"^(https?://\S+\.\S+|[^\s@()<>]+@[^\s@()<>]+)$")
@@ -227,7 +239,7 @@ class CrawlSource(FetchSettings):
     """Any text. Change it to crawl again: a finished crawl is not repeated."""
 
 
-class CommonCrawlSource(SourceConfig):
+class CommonCrawlSource(Proxied):
     """Pages of Common Crawl, found in its index and fetched as byte ranges of its files. A page must meet
     every condition that is given."""
 

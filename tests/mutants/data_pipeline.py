@@ -12,9 +12,41 @@ CARD = "test_card.py"
 OPT_OUTS = "test_opt_outs.py"
 MANY_HOSTS = "test_many_hosts.py"
 BLOCKS = "test_blocks.py"
+DAMAGE = "test_damage.py"
+PROXY = "test_proxy.py"
 SEPARATE = "test_separate_documents.py::test_positions_count_from_the_last_end"
 
 MUTANTS = [
+    mutant(
+        "wrong-length-is-believed",
+        "if not whole or not self._followed(end + length):",
+        "if not whole:",
+        f"{DAMAGE}::test_a_wrong_length_costs_one_record_of_an_archive",
+    ),
+    mutant(
+        "zeros-end-a-tar",
+        'errorlevel=2, encoding="utf-8", ignore_zeros=True',
+        'errorlevel=2, encoding="utf-8"',
+        f"{DAMAGE}::test_a_damaged_header_costs_one_member_of_a_tar_archive",
+    ),
+    mutant(
+        "rows-of-an-open-quote-are-lost",
+        "self._again += reversed(self._row[1:])",
+        "self._again += []",
+        f"{DAMAGE}::test_a_quoted_field_that_does_not_end_costs_one_row",
+    ),
+    mutant(
+        "proxy-gets-every-name",
+        "await self._resolver.check(host)",
+        "pass",
+        f"{PROXY}::test_a_crawl_checks_a_name_before_the_proxy_gets_it",
+    ),
+    mutant(
+        "credentials-in-the-archive",
+        "if each[0].lower() != PROXY_AUTHORIZATION",
+        "if each[0]",
+        f"{PROXY}::test_a_crawl_goes_through_the_proxy_and_keeps_its_credentials_to_itself",
+    ),
     mutant(
         "likeliest-block-alone",
         "order[: int(np.argmax(expected)) + 1]",

@@ -24,6 +24,7 @@ from headwater.data_pipeline.sources import opening
 from headwater.data_pipeline.sources.guard import AddressGuard, guarded_session
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.opening import CONNECT_SECONDS, READ_SECONDS, is_url
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import CommonCrawlSource
 
 MAX_PAUSE_SECONDS = 60.0
@@ -116,7 +117,7 @@ class _Backend(ABC):
 
 class _Http(_Backend):
     def __init__(self, source: CommonCrawlSource) -> None:
-        self._guard = AddressGuard(source.allow_addresses)
+        self._guard, self._proxy = AddressGuard(source.allow_addresses), proxy_of(source)
         self._sessions = threading.local()
 
     def range(self, place: str, offset: int, length: int) -> bytes:
@@ -145,7 +146,7 @@ class _Http(_Backend):
         import urllib3
 
         if not hasattr(self._sessions, "session"):
-            self._sessions.session = guarded_session(self._guard)
+            self._sessions.session = guarded_session(self._guard, self._proxy)
         headers = {"Accept-Encoding": "identity", "User-Agent": "headwater"} | headers
         timeout = (CONNECT_SECONDS, READ_SECONDS)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import io
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,9 +14,9 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.common_crawl.access import CUT, Access
 from headwater.data_pipeline.sources.common_crawl.ranges import Range, merged
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
-from headwater.data_pipeline.sources.opening import decompressed
 from headwater.data_pipeline.sources.position import Mark, Position
-from headwater.data_pipeline.sources.readers.warc import Watched, page_records, pages, read_record
+from headwater.data_pipeline.sources.readers.warc import page_records, pages, read_record
+from headwater.data_pipeline.sources.readers.warc_records import Records
 from headwater.data_pipeline.sources.spec import CommonCrawlSource
 
 WET_BUFFER = 8 << 20
@@ -98,14 +97,13 @@ def _member(
 
 def _item(member: bytes, source: CommonCrawlSource, path: str, place: str, url: str) -> Document | Unread:
     """The document of a record's bytes."""
-    from fastwarc.warc import ArchiveIterator
-
-    try:
-        watched = Watched(decompressed(io.BytesIO(member)), 0)
-        for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
-            if record.record_type & page_records():
-                return read_record(record, source, path, place)
-        problem = watched.damage or "no page in these bytes"
-    except (OSError, ValueError, zlib.error) as error:
-        problem = str(error)
-    return Unread(path, place, "broken_record", f"{problem}; {url}")
+    records = Records(io.BytesIO(member), source.max_document_bytes)
+    problem = ""
+    for raw in records:
+        record = None if raw.problem else raw.record()
+        if record is not None and record.record_type & page_records():
+            return read_record(record, source, path, place)
+        problem = problem or raw.problem
+    return Unread(
+        path, place, "broken_record", f"{records.damage or problem or 'no page in these bytes'}; {url}"
+    )

@@ -21,6 +21,7 @@ from headwater.data_pipeline.sources.content import (
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, encodable
 from headwater.data_pipeline.sources.opening import decompressed, open_input, unpacked_bytes, url_of
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import ArchiveSource
 
 MOST_UNPACKED, FREE_BYTES = 200, 100 << 20
@@ -31,6 +32,10 @@ HEADER_BYTES = 1 << 20
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 """First bytes of a zip file; of an empty one."""
 END_OF_DIRECTORY = b"PK\x05\x06"
+NOT_SAID = 0xFFFF
+"""Number of members in the end of a directory that has a ZIP64 record with it."""
+SCANNED_BYTES = 64 << 20
+"""How far the next header of a tar archive is searched for."""
 
 
 class _Member(NamedTuple):
@@ -49,7 +54,7 @@ def read_archive(
     position = position or Position()
     begin = position.begin.number if position.begin else 0
     limit = source.max_document_bytes
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         size = stream.seek(0, 2)
         stream.seek(0)
         if not size:
@@ -94,7 +99,7 @@ def _zip(stream: Any, limit: int, begin: int) -> Iterator[_Member]:
         archive = zipfile.ZipFile(stream)
     except DAMAGE as error:
         raise UnreadableFile("unreadable", f"damaged zip file: {error}", "byte 0") from error
-    for info in [info for info in archive.infolist() if not info.is_dir()][begin:]:
+    for info in [info for info in archive.infolist() if not info.is_dir() or info.file_size][begin:]:
         if not _is_document(info.filename):
             yield _Member(info.filename, None, "not_a_document", "its suffix is none of a document")
         elif info.flag_bits & 1:
@@ -105,10 +110,32 @@ def _zip(stream: Any, limit: int, begin: int) -> Iterator[_Member]:
                     yield _Member(info.filename, member.read(limit + 1))
             except DAMAGE as error:
                 yield _Member(info.filename, None, "broken_member", f"{type(error).__name__}: {error}")
+    said = int.from_bytes(record[10:12], "little")
+    if said != NOT_SAID and (missing := said - len(archive.infolist())) > 0:
+        raise UnreadableFile("truncated", f"{missing:,} members are missing from the directory")
 
 
-class _BoundedInfo(tarfile.TarInfo):
-    """A header whose names and attributes are of bounded size: tarfile reads them whole."""
+class _Lost(Exception):
+    """No header of a member is found."""
+
+
+class _Info(tarfile.TarInfo):
+    """A header of bounded size: tarfile reads names and attributes whole."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> _Info:
+        try:
+            found = super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            archive.ended = True
+            raise
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
+            archive.broken += 1
+            if archive.broken * tarfile.BLOCKSIZE > SCANNED_BYTES:
+                raise _Lost("no header of a member") from None
+            raise
+        archive.ended = False
+        return found  # type: ignore[return-value]
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         kinds = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
@@ -117,28 +144,66 @@ class _BoundedInfo(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
 
+class _Archive(tarfile.TarFile):
+    tarinfo = _Info
+    broken = 0
+    """Blocks before the next header that are none."""
+    ended = False
+    """Whether the last block was one of zeros, as at the end of an archive."""
+
+
 def _tar(stream: Any, limit: int, begin: int) -> Iterator[_Member]:
+    """Members, and what is between them: a damaged header costs its member, and the next one is searched
+    for."""
     number = 0
     try:
-        with tarfile.open(
-            fileobj=decompressed(stream), mode="r|", tarinfo=_BoundedInfo, errorlevel=2, encoding="utf-8"
+        with _Archive.open(
+            fileobj=decompressed(stream), mode="r|", errorlevel=2, encoding="utf-8", ignore_zeros=True
         ) as archive:
-            while (info := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]
-                if info.isdir():
-                    continue
+            for member in _tar_members(archive, limit):
                 number += 1
-                if number <= begin:
-                    continue
-                content = archive.extractfile(info) if info.isreg() else None
-                if content is None or not _is_document(info.name):
-                    yield _Member(
-                        info.name, None, "not_a_document", "no file, or its suffix is none of a document"
-                    )
-                else:
-                    yield _Member(info.name, content.read(limit + 1))
-    except (tarfile.TarError, *DAMAGE) as error:  # with ValueError for numbers out of range
+                if number > begin:
+                    yield member
+    except (tarfile.TarError, _Lost, *DAMAGE) as error:
         reason = "truncated" if number else "unreadable"
         raise UnreadableFile(
             reason, f"not a whole zip or tar archive: {error}", f"after member {number}"
         ) from error
+
+
+def _tar_members(archive: Any, limit: int) -> Iterator[_Member]:
+    found = False
+    while True:
+        before, problem = archive.fileobj.tell(), ""
+        try:
+            info = archive.next()
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # ValueError: numbers out of range
+            problem, info = str(error), None
+        if problem:
+            archive.broken += 1
+            archive.offset = archive.fileobj.tell()
+            if archive.offset > before:
+                continue
+        if info is None and not found and (archive.broken or not archive.ended):
+            raise _Lost(problem or "no member")
+        if archive.broken and (found or info is not None):
+            yield _Member("?", None, "broken_member", "the header is damaged")
+        archive.broken = 0
+        if info is None:
+            if not archive.ended:
+                raise _Lost(problem or "its end is missing")
+            return
+        found = True
+        archive.members.clear()
+        if not info.isdir():
+            yield _tar_member(archive, info, limit)
+
+
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, limit: int) -> _Member:
+    try:
+        content = archive.extractfile(info) if info.isreg() else None
+        if content is None or not _is_document(info.name):
+            return _Member(info.name, None, "not_a_document", "no file, or its suffix is none of a document")
+        return _Member(info.name, content.read(limit + 1))
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        return _Member(info.name, None, "broken_member", str(error))

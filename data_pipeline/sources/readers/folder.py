@@ -8,12 +8,13 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.content import document_from_content
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed, open_input, url_of
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import FolderSource
 
 
 def read_folder_file(source: FolderSource, path: str) -> Iterator[Document | Unread]:
     limit = source.max_document_bytes
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             content = decompressed(stream).read(limit + 1)
         except OSError as error:

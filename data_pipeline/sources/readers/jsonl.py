@@ -12,6 +12,7 @@ from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFi
 from headwater.data_pipeline.sources.lines import CHUNK_BYTES, bounded_lines
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, JsonlSource
 
 JSON_OVERHEAD = 4096
@@ -19,14 +20,17 @@ JSON_OVERHEAD = 4096
 ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*[{\]]")
 """Beginning of a file that is one array of objects. Lines that are arrays themselves are broken."""
 ARRAY_HEAD = 4096
-IN_STRING, OUTSIDE = re.compile(rb'["\\]'), re.compile(rb'["\[\]{},]')
+IN_STRING, OUTSIDE, INSIDE = re.compile(rb'["\\]'), re.compile(rb'["\[\]{},]'), re.compile(rb'["\[\]{}]')
+"""Characters that count within a string, between elements and within an element."""
+DEEPEST = 10_000
+"""Python's parser refuses less."""
 
 
 def read_jsonl(
     source: JsonlSource, path: str, position: Position | None = None
 ) -> Iterator[Document | Unread]:
     position = position or Position()
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             is_array = ARRAY.match(decompressed(stream).read(ARRAY_HEAD)) is not None
         except OSError:
@@ -95,7 +99,7 @@ def array_elements(
             if escaped:
                 escaped, place = False, place + 1
                 continue
-            found = (IN_STRING if quoted else OUTSIDE).search(chunk, place)
+            found = (IN_STRING if quoted else OUTSIDE if depth < 2 else INSIDE).search(chunk, place)
             if found is None:
                 break
             mark, place = found.group(), found.end()
@@ -105,10 +109,12 @@ def array_elements(
                 quoted = True
             elif mark in b"[{":
                 depth += 1
+                if depth > DEEPEST:
+                    raise OSError(f"more than {DEEPEST:,} brackets in one another")
                 if depth == 1:
                     first, start = place, at_chunk + place
             elif depth > 1:
-                depth -= mark != b","
+                depth -= 1
             elif mark != b"}":
                 held += chunk[first : place - 1]
                 if too_large or len(held) > limit:
@@ -118,6 +124,10 @@ def array_elements(
                 held.clear()
                 first, start, too_large = place, at_chunk + place, False
                 if mark == b"]":
+                    while chunk and not chunk[place:].strip():
+                        chunk, place = stream.read(CHUNK_BYTES), 0
+                    if chunk:
+                        raise OSError("something follows the end of the array")
                     return
         held += chunk[first:]
         if len(held) > limit:

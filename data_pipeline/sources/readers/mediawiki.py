@@ -18,6 +18,7 @@ from headwater.data_pipeline.formats.wikitext import plain_text
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import MediaWikiSource
 
 CHUNK_BYTES = 1 << 18
@@ -31,8 +32,10 @@ FIELDS = {
     "page/revision/text": "text",
     "page/revision/timestamp": "time",
 }
-CLOSING, SPACE = b"</mediawiki>", 64
-"""End of a dump, and the white space that may follow it."""
+MARK = re.compile(rb"</?page>")
+CLOSING = b"</mediawiki>"
+KEPT = len(CLOSING) + 64
+"""End of a dump, with the white space that may follow it."""
 OVERHEAD = 4096
 """Bytes of a page allowed in addition to its text's limit."""
 
@@ -46,7 +49,7 @@ def read_mediawiki(
     number = position.begin.number if position.begin else 0
     limit = source.max_document_bytes
     place = "byte 0"
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             base, dropped = _head(decompressed(stream).read(HEAD_BYTES))
             stream.seek(0)
@@ -58,6 +61,8 @@ def read_mediawiki(
                 position.mark = mark_at(content, offset, number - 1)
                 if page is None:
                     yield Unread(path, place, "too_large", f"more than {limit:,} bytes")
+                elif not page:
+                    yield Unread(path, place, "broken_page", "its beginning or its end is damaged")
                 else:
                     yield _read_page(page, source, base, dropped, path, place)
         except OSError as error:
@@ -76,29 +81,39 @@ def _head(head: bytes) -> tuple[str, list[str]]:
 
 
 def _pages(stream: Any, limit: int, offset: int) -> Iterator[tuple[int, bytes | None]]:
-    """Offset and XML of each page; None in the place of one with more than `limit` bytes."""
-    held, inside, too_large, start = b"", False, False, offset
+    """Offset and XML of each page; None in the place of one with more than `limit` bytes, and no bytes in the
+    place of one whose beginning or end is damaged: a page that meets another, or text between two pages."""
+    held, start, searched = b"", offset, 0
+    inside = too_large = stray = False
+    head = offset == 0  # before the first page is what describes the wiki
     while True:
         chunk = stream.read(CHUNK_BYTES)
         held += chunk
-        while True:
-            found = held.find(END if inside else BEGIN)
-            if found < 0:
-                break
-            if inside:
-                page = held[: found + len(END)]
-                yield start, None if too_large or len(page) > limit else page
-                offset, held, inside = offset + len(page), held[len(page) :], False
+        begin = 0
+        while (found := MARK.search(held, searched)) is not None:
+            opens = found.group() == BEGIN
+            used = found.start() if opens else found.end()
+            if inside and not opens:
+                yield start, None if too_large or used - begin > limit else held[begin:used]
             else:
-                offset, held, inside, too_large = offset + found, held[found:], True, False
-                start = offset
+                stray = stray or not (inside or head or not held[begin : found.start()].strip())
+                if inside or stray or not opens:
+                    yield start, b""
+            start, begin, searched, inside = offset + used, used, found.end(), opens
+            head = too_large = stray = False
+        offset, held, searched = offset + begin, held[begin:], searched - begin
         if not chunk:
             break
+        searched = max(searched, len(held) - KEPT)
         if not inside or len(held) > limit:  # what remains may end within a mark
-            keep = len(CLOSING) + SPACE
+            dropped = max(0, len(held) - KEPT)
+            stray = stray or not (inside or head or not held[:dropped].strip())
             too_large = too_large or inside
-            offset, held = offset + max(0, len(held) - keep), held[-keep:]
-    if inside or CLOSING not in held:
+            offset, held, searched = offset + dropped, held[dropped:], 0
+    before, end, _ = held.partition(CLOSING)
+    if not inside and not head and (stray or before.strip()):
+        yield start, b""
+    if inside or not end:
         raise OSError("the end is missing")
 
 

@@ -12,6 +12,7 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.opening import open_input
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, ParquetSource
 
 ROWS_AT_ONCE = 64
@@ -25,7 +26,7 @@ def read_parquet(
 ) -> Iterator[Document | Unread]:
     position = position or Position()
     wanted = position.begin.offset if position.begin else 0
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         try:
             table = pq.ParquetFile(stream)
             names = table.schema_arrow.names
@@ -34,26 +35,35 @@ def read_parquet(
             raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
         columns = _columns(names, source.columns)
         row, groups = _groups_from(table, wanted)
-        try:
-            for batch in table.iter_batches(
-                batch_size=ROWS_AT_ONCE, row_groups=groups, columns=columns, use_threads=False
-            ):
-                passed = min(batch.num_rows, max(0, wanted - row))
-                row += passed
-                for values in python_rows(batch.slice(passed)):
-                    position.mark = Mark(row, row)
-                    place, row = f"row {row}", row + 1
-                    if isinstance(values, Exception):
-                        reason = "invalid_utf8" if isinstance(values, UnicodeDecodeError) else "broken_row"
-                        yield Unread(path, place, reason, f"{type(values).__name__}: {values}")
-                    else:
-                        yield document_from_row(
-                            values, source.columns, path, place, source.max_document_bytes
-                        )
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UnreadableFile(
-                "truncated", f"the file is cut off or damaged: {error}", f"after row {row - 1}"
-            ) from error
+        for group in groups:
+            end = row + max(0, table.metadata.row_group(group).num_rows)
+            problem = "there are fewer rows than it says"
+            try:
+                for batch in table.iter_batches(
+                    batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
+                ):
+                    passed = min(batch.num_rows, max(0, wanted - row))
+                    row += passed
+                    for values in python_rows(batch.slice(passed)):
+                        position.mark = Mark(row, row)
+                        place, row = f"row {row}", row + 1
+                        yield _item(values, source, path, place)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                problem = str(error)
+            if row < end:
+                position.mark = Mark(row, row)
+                detail = f"rows {row} to {end - 1}: the row group is damaged: {problem}"
+                yield Unread(path, f"row {row}", "broken_rows", detail, records=end - row)
+            row = end
+
+
+def _item(
+    values: dict[str, Any] | Exception, source: ParquetSource, path: str, place: str
+) -> Document | Unread:
+    if isinstance(values, Exception):
+        reason = "invalid_utf8" if isinstance(values, UnicodeDecodeError) else "broken_row"
+        return Unread(path, place, reason, f"{type(values).__name__}: {values}")
+    return document_from_row(values, source.columns, path, place, source.max_document_bytes)
 
 
 def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any] | Exception]:

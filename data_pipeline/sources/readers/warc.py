@@ -14,16 +14,17 @@ from headwater.data_pipeline.documents import Document, document_id
 from headwater.data_pipeline.formats.convert import MEDIA_TYPES
 from headwater.data_pipeline.sources.content import converted_document
 from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile
-from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.opening import open_input
 from headwater.data_pipeline.sources.opt_outs import AGENT, REFUSING, as_metadata, metas_of, opt_outs
 from headwater.data_pipeline.sources.position import Mark, Position
+from headwater.data_pipeline.sources.proxy import proxy_of
+from headwater.data_pipeline.sources.readers.warc_records import CUT, FOREIGN, HEADER_END, Records
 from headwater.data_pipeline.sources.spec import CommonCrawlSource, SourceConfig, WarcSource
 from headwater.data_pipeline.text.charset import decode_declared
 
 WEB = ("http://", "https://", "ftp://", "file://")
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
-HEADER_END = re.compile(rb"\r?\n\r?\n")
 ZSTD_WINDOW = 8 << 20
 """Largest window of a zstd body, in bytes (RFC 9659)."""
 OPT_OUTS = "X-Headwater-Opt-Outs"
@@ -31,34 +32,9 @@ OPT_OUTS = "X-Headwater-Opt-Outs"
 CHUNK_HEADER = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 
 
-class Watched:
-    """A stream that ends at a damaged place and records the damage, so that earlier records stay readable."""
-
-    def __init__(self, stream: Any, offset: int) -> None:
-        self._stream, self.offset, self.damage = stream, offset, ""
-
-    def read(self, size: int = 1 << 16) -> bytes:
-        try:
-            data = bytes(self._stream.read(min(size, 1 << 16)))
-        except OSError as error:
-            self.damage = str(error)
-            return b""
-        self.offset += len(data)
-        return data
-
-    def tell(self) -> int:
-        return self.offset
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        raise OSError("this stream cannot seek")
-
-    def close(self) -> None:
-        """Does nothing: the caller closes the stream."""
-
-
 def read_warc(source: WarcSource, path: str, position: Position | None = None) -> Iterator[Document | Unread]:
     """Pages of an archive. Raises UnreadableFile("truncated") after the last record before the damage."""
-    with open_input(path, source.max_download_bytes, source.allow_addresses) as stream:
+    with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         yield from pages(stream, source, path, position or Position(), formats=source.formats)
 
 
@@ -71,39 +47,36 @@ def pages(
     formats: Collection[str] = (),
 ) -> Iterator[Document | Unread]:
     """Pages of an open archive whose URLs are `wanted`, and documents in `formats`. Raises as `read_warc`."""
-    from fastwarc.warc import ArchiveIterator
-
     begin = position.begin or Mark(0, 0)
     number, place = begin.number, f"record {begin.number + 1}"
-    content = decompressed(stream, position.begin)
-    watched = Watched(content, begin.offset)
-    try:
-        for record in ArchiveIterator(watched, parse_http=False, strict_mode=False):
-            number += 1
-            place = f"record {number}, byte {record.stream_pos} uncompressed"
-            position.mark = mark_at(content, record.stream_pos, number - 1)
-            if record.record_type & page_records() and wanted(target(record)):
-                item = read_record(record, source, path, place, formats)
-                if isinstance(item, Unread) and item.reason == "truncated":
-                    raise UnreadableFile("truncated", item.detail, place)
-                yield item
-    except (OSError, ValueError) as error:
-        raise UnreadableFile("truncated" if number else "unreadable", str(error), place) from error
-    if watched.damage:
-        raise UnreadableFile(
-            "truncated", f"the file is cut off or damaged: {watched.damage}", f"after {place}"
-        )
+    records = Records(stream, source.max_document_bytes, position.begin)
+    for raw in records:
+        number += 1
+        place = f"record {number}, byte {raw.offset} uncompressed"
+        position.mark = records.mark(raw.offset, number - 1)
+        if raw.problem == FOREIGN and number == 1 and not records.damage:
+            raise UnreadableFile("unreadable", FOREIGN, "byte 0")
+        if raw.problem == CUT:
+            raise UnreadableFile("truncated", records.damage or CUT, place)
+        record = None if raw.problem else raw.record()
+        if record is None:
+            yield Unread(path, place, "broken_record", raw.problem or "its header is damaged")
+        elif record.record_type & page_records() and wanted(target(record)):
+            yield read_record(record, source, path, place, formats)
+    if records.damage:
+        detail = f"the file is cut off or damaged: {records.damage}"
+        raise UnreadableFile("truncated", detail, f"after {place}")
     if number == 0:
-        kind = "empty_file" if watched.offset == 0 else "unreadable"
-        raise UnreadableFile(kind, "the file contains no WARC record", "byte 0")
+        raise UnreadableFile("empty_file", FOREIGN, "byte 0")
 
 
 def page_records() -> Any:
-    """The types of records that are pages, and revisits, which hold no page and count as unread."""
+    """The types of records that are pages, and those that hold no page and count as unread: revisits and
+    types that the standard does not know."""
     from fastwarc.warc import WarcRecordType
 
     found = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
-    return found | WarcRecordType.revisit
+    return found | WarcRecordType.revisit | WarcRecordType.unknown
 
 
 def target(record: Any) -> str:
@@ -122,6 +95,8 @@ def read_record(
     fetched_at = record.headers.get("WARC-Date") or ""
     if record.record_type == WarcRecordType.revisit:
         return Unread(path, place, "revisit", f"the page is in an earlier record; {url}")
+    if record.record_type == WarcRecordType.unknown:
+        return Unread(path, place, "broken_record", f"its WARC-Type is unknown; {url}")
     if record.record_type == WarcRecordType.resource and not url.lower().startswith(WEB):
         return Unread(path, place, "not_a_page", f"a note of the crawler; {url}")
     if record.content_length > limit:

@@ -103,12 +103,15 @@ def test_an_unpacked_warc_that_ends_in_the_middle_of_a_record_keeps_the_whole_on
     assert error is not None and (error.reason, error.position.split(",")[0]) == ("truncated", "record 3")
 
 
-def test_damage_in_the_middle_of_a_gzip_keeps_what_is_before_it(tmp_path: Path) -> None:
-    path, members = tmp_path / "hurt.warc.gz", list(map(gzip.compress, archive(20)))
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_damaged_member_of_an_archive_costs_its_record(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path, members = tmp_path / "hurt.warc.gz", list(map(pack, archive(20)))
     members[15] = members[15][:40] + b"\0" * 400 + members[15][440:]
     path.write_bytes(b"".join(members))
     documents, _, error = read_all("warc", str(path))
-    assert len(documents) == 15
+    assert [int(document.url.rpartition("/")[2]) for document in documents] == [*range(15), *range(16, 20)]
     assert error is not None and error.reason == "truncated"
 
 

@@ -1,0 +1,238 @@
+"""What must be read of a mutated file: counted from its bytes by rules of its own, not by the readers'."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+import zstandard
+
+TOKEN = re.compile(r"token\d{4}q")
+
+
+@dataclass
+class Account:
+    """What a mutated file holds."""
+
+    tokens: set[str] = field(default_factory=set)
+    """Of records that nothing touched: each must be in a document."""
+    records: int | None = None
+    """Number of records; None where only the reader can tell."""
+    least: bool = False
+    """Whether `records` is a lower bound: damage may make one of two."""
+    ends: bool = True
+    """Whether the file may end with an error."""
+
+
+@dataclass
+class Base:
+    """A valid file. `parts`: the bytes of each record, with its token."""
+
+    name: str
+    kind: str
+    content: bytes
+    parts: list[tuple[str, bytes]]
+    account: Callable[[Base, bytes], Account]
+    settings: dict[str, Any] = field(default_factory=dict)
+    pack: Callable[[bytes], bytes] | None = None
+    """Compression around `content`, if any."""
+    unpack: Callable[[bytes], tuple[bytes, bool]] | None = None
+    """Content up to the damage, and whether there is none."""
+
+    def tokens(self) -> set[str]:
+        return {token for token, _ in self.parts}
+
+
+def whole(base: Base, data: bytes) -> Account:
+    """A file that is one document."""
+    return Account(base.tokens() if data == base.content else set(), 1)
+
+
+def lines_account(base: Base, data: bytes) -> Account:
+    if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*[{\]]", data):
+        return array_account(base, data)
+    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    there = set(lines)
+    return Account({token for token, part in base.parts if part in there}, len(lines), ends=not data)
+
+
+def array_account(base: Base, data: bytes) -> Account:
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        first = next(
+            (n for n, (a, b) in enumerate(zip(base.content, data, strict=False)) if a != b), len(data)
+        )
+        before = {token for token, part in base.parts if 0 <= base.content.find(part) < first - len(part) - 2}
+        if data[:1] != b"[":  # a file of lines
+            return Account()
+        return Account(before, None)
+    rows = found if isinstance(found, list) else []
+    texts = {row["text"] for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str)}
+    there = {token for token, part in base.parts if json.loads(part)["text"] in texts}
+    return Account(there, len(rows) or None, ends=not rows)
+
+
+def csv_account(base: Base, data: bytes) -> Account:
+    head, _, rest = data.partition(b"\n")
+    if head != base.content.partition(b"\n")[0]:
+        return Account()
+    lines = rest.decode("utf-8", "replace").split("\n")
+    try:
+        rows = [row for row in csv.reader((f"{line}\n" for line in lines), strict=True) if row]
+    except csv.Error:
+        return Account()
+    return Account(
+        {
+            token
+            for token, part in base.parts
+            if f"\n{part.decode()}\n" in f"\n{rest.decode('utf-8', 'replace')}"
+        }
+        if len(rows) == len(base.parts)
+        else set(),
+        len(rows),
+        ends=False,
+    )
+
+
+def parquet_account(base: Base, data: bytes) -> Account:
+    try:
+        rows = pq.ParquetFile(io.BytesIO(data)).metadata
+    except Exception:  # noqa: BLE001 - whatever a library or reader raises
+        return Account()
+    if len(data) != len(base.content):
+        return Account(set(), rows.num_rows)
+    changed = [n for n, (a, b) in enumerate(zip(base.content, data, strict=True)) if a != b]
+    last, tokens, row = max(changed, default=-1), set(), 0
+    original = pq.ParquetFile(io.BytesIO(base.content)).metadata
+    ends = []
+    for number in range(original.num_row_groups):
+        group = original.row_group(number)
+        columns = [group.column(n) for n in range(group.num_columns)]
+        begin = min(min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns)
+        end = begin + sum(c.total_compressed_size for c in columns)
+        ends.append(end)
+        if not any(begin <= place < end for place in changed):
+            tokens |= {token for token, _ in base.parts[row : row + group.num_rows]}
+        row += group.num_rows
+    return Account(tokens if last < ends[-1] else set(), rows.num_rows)
+
+
+RECORD = re.compile(rb"(?:\A|\r\n\r\n)WARC/1\.[01]\r\n(?=WARC-Type: (?:response|conversion))")
+
+
+def warc_account(base: Base, data: bytes) -> Account:
+    there = set()
+    for token, part in base.parts:
+        place = data.find(part)
+        begins = place >= 0 and data[max(0, place - 4) : place] in (b"", b"\r\n\r\n")
+        if begins and (data[place + len(part) :] + b"WARC/")[:5] == b"WARC/":
+            there.add(token)
+    return Account(there, len(RECORD.findall(data)), least=True)
+
+
+def zip_account(base: Base, data: bytes) -> Account:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.infolist()
+            count = int.from_bytes(data[data.rfind(b"PK\x05\x06") :][10:12], "little")
+            there = set()
+            for info in names:
+                try:
+                    read = archive.read(info) if info.file_size < 1 << 20 and not info.flag_bits & 1 else b""
+                except Exception:  # noqa: BLE001 - whatever a library or reader raises
+                    continue
+                name = re.fullmatch(r"d/(token\d{4}q)\.(txt|md|html)", info.filename)
+                if name and name.group(1) in read.decode("utf-8", "replace"):
+                    there.add(name.group(1))
+    except Exception:  # noqa: BLE001 - whatever a library or reader raises
+        return Account()
+    return Account(there, max(count, len(names)), least=True)
+
+
+def tar_account(base: Base, data: bytes) -> Account:
+    there = {
+        token for token, part in base.parts if any(data.find(part, n) == n for n in _aligned(data, part))
+    }
+    return Account(there)
+
+
+def _aligned(data: bytes, part: bytes) -> list[int]:
+    found, places = data.find(part), []
+    while found >= 0:
+        if found % 512 == 0:
+            places.append(found)
+        found = data.find(part, found + 1)
+    return places
+
+
+def wiki_account(base: Base, data: bytes) -> Account:
+    head = data.partition(b"<page>")[0]
+    if b"<mediawiki" not in head:
+        return Account()
+    there = {token for token, part in base.parts if part in data}
+    return Account(there, max(data.count(b"<page>"), data.count(b"</page>")), least=True)
+
+
+BEGIN = re.compile(rb"(?:\A|(?<=\n)[ \t\r\x0b\x0c]*\n)From ")
+
+
+def mbox_account(base: Base, data: bytes) -> Account:
+    count = len(BEGIN.findall(data))
+    there = set()
+    for token, part in base.parts:
+        place = data.find(part)
+        after = data[place + len(part) :]
+        if (
+            place >= 0
+            and (place == 0 or data[:place].endswith(b"\n\n"))
+            and (not after or after.startswith(b"From "))
+        ):
+            there.add(token)
+    return Account(there if count else set(), count + (not data.startswith(b"From ")), ends=not there)
+
+
+def unpacked_gzip(data: bytes) -> tuple[bytes, bool]:
+    return _unpacked(data, lambda: zlib.decompressobj(31))
+
+
+def unpacked_zstd(data: bytes) -> tuple[bytes, bool]:
+    return _unpacked(data, lambda: zstandard.ZstdDecompressor().decompressobj())
+
+
+def unpacked_bz2(data: bytes) -> tuple[bytes, bool]:
+    return _unpacked(data, bz2.BZ2Decompressor)
+
+
+def unpacked_xz(data: bytes) -> tuple[bytes, bool]:
+    return _unpacked(data, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20))
+
+
+def _unpacked(data: bytes, codec: Callable[[], Any], most: int = 1 << 22) -> tuple[bytes, bool]:
+    """Bytes before the damage, by the libraries' own decoders, fed in the pieces that a reader may lose."""
+    found, rest = bytearray(), data
+    while rest:
+        member = codec()
+        for place in range(0, len(rest), 2048):
+            try:
+                found += member.decompress(rest[place : place + 2048])
+            except Exception:  # noqa: BLE001 - whatever a library or reader raises
+                return bytes(found), False
+            if len(found) > most:
+                return bytes(found), False
+            if member.eof:
+                rest = (member.unused_data + rest[place + 2048 :]).lstrip(b"\0")
+                break
+        else:
+            return bytes(found), False
+    return bytes(found), True
