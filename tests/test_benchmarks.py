@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import logging
@@ -9,10 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.corpus import extraction
 from tests.data_pipeline.corpora import article
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -61,9 +64,56 @@ def test_the_corpus_engine_decides_as_datatrove(
 def test_extraction_is_measured_in_both_settings(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = run("corpus.extraction", str(pages), monkeypatch=monkeypatch, capsys=capsys)
-    assert [line.split()[0] for line in lines[1:]] == ["trafilatura", "no-comments", "quality", "fast"]
-    assert all(line.endswith("F1 1.0000") for line in lines[3:])
+    arguments = (str(pages), "--passes", "1")
+    lines = run("corpus.extraction", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    engines = ["trafilatura", "no-comments", "quality", "fast"]
+    assert [line.split()[3] for line in lines[1:5]] == [line.split()[0] for line in lines[5:]] == engines
+    assert all("F1 1.0000  difference" in line for line in lines[3:5])
+
+
+def test_snippets_are_counted_over_all_pages() -> None:
+    assert extraction.snippets("One  two\nthree", ["two three", "four"], ["one", "One two"]) == (1, 1, 1)
+    counts = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0]])
+    assert extraction.of_counts(counts).tolist() == pytest.approx([8 / 10, 4 / 5, 4 / 5])
+    assert extraction.interval(counts, counts, extraction.of_counts) == (0.0, 0.0)
+
+
+def test_a_site_of_pages_that_measure_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def put(place: str, content: object, packed: bool = False) -> None:
+        file = tmp_path / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        file.write_bytes(gzip.compress(data) if packed else data)
+
+    def page(split: str, number: str, url: str) -> None:
+        truth = {"main_content": number, "with": ["a"], "without": []}
+        about = {"url": url, "ground_truth": truth, "_internal": {"page_type": {"primary": "forum"}}}
+        put(f"web-content-extraction-benchmark/{split}/ground-truth/{number}.json", about)
+        put(f"web-content-extraction-benchmark/{split}/html/{number}.html.gz", b"<p>x", packed=True)
+
+    page("dev", "1", "https://news.kept.co.uk/1")
+    page("dev", "2", "https://www.measured.com/2")
+    page("dev", "3", "https://also.unseen.com/3")
+    page("test", "4", "https://measured.com/4")
+    data = "fundus/tests/resources/parser/test_data/us"
+    body = {"summary": ["s"], "sections": [{"headline": ["h"], "paragraphs": ["p"]}]}
+    put(f"{data}/A.json", {"V1": {"body": body}})
+    put(f"{data}/meta.info", {"A_2024_01_02.html.gz": {"url": "https://a.org/1"}})
+    put(f"{data}/A_2024_01_02.html.gz", b"<p>x", packed=True)
+    put("article-extraction-benchmark/ground-truth.json", {"n": {"url": "http://b.org", "articleBody": "b"}})
+    put("article-extraction-benchmark/html/n.html.gz", b"<p>b", packed=True)
+    snippets = {"http://c.org/1": {"file": "c.html", "with": ["c"], "without": ["d"]}}
+    put("trafilatura/tests/evaldata.json", snippets)
+    put("trafilatura/tests/eval/c.html", b"<p>c")
+    own = b'<link rel="canonical" href="https://www.unseen.com/x">'
+    pq.write_table(pa.table({"html": [own]}), tmp_path / "own.parquet")
+    arguments = (str(tmp_path), "--also-unseen", str(tmp_path / "own.parquet"))
+    run("corpus.extraction_pages", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    made = pq.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [(row["site"], row["text"]) for row in made] == [("kept.co.uk", "1"), ("a.org", "s\n\nh\n\np")]
+    assert pq.read_table(tmp_path / "trafilatura.parquet")["with"].to_pylist() == [["c"]]
 
 
 def test_the_chain_ends_in_rows_on_both_sides(

@@ -1,11 +1,11 @@
 """Trains the model of `extract.setting=quality` (data_pipeline/text/block_model.py) and measures it by site.
 
-    python -m benchmarks.corpus.extraction_training PAGES.parquet MODEL.safetensors --source "The pages"
+    python -m benchmarks.corpus.extraction_training train.parquet MODEL.safetensors --source "The pages"
 
-Needs LightGBM. The file has the columns `html` (bytes of the page), `text` (its main text) and `site`. A
-block's label is the fraction of its words that stand in the main text, in the same order as there. Sites are
-divided into five folds: scores of names, the first trees' judgements and the printed word F1 of a page come
-from models that have not seen its site.
+Needs LightGBM. extraction_pages.py makes train.parquet from public sets: its columns are `html` (bytes of the
+page), `text` (its main text) and `site`. A block's label is the fraction of its words that stand in the main
+text, in the same order as there. Sites are divided into five folds: scores of names, the first trees'
+judgements and the printed word F1 of a page come from models that have not seen its site.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 NAME_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 SENTENCE_END = re.compile(r"[.!?。！？।؟](?=\s|$|[\"'”’»)])|[。！？]")
 COMMA = re.compile("[,;:،、，]")
+DIGIT, NUMBER = re.compile("[0-9]"), re.compile("[0-9]+")
 ENDS = tuple(".!?:…。！？।؟\"'”’»)")
 NAME_GROUPS = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -45,7 +46,6 @@ PROSE_CHARACTERS, PROSE_LINKS = 80, 0.3
 """A block of prose has at least so many characters and at most this fraction of them in links."""
 
 
-@functools.lru_cache(maxsize=50_000)
 def name_words(name: str) -> frozenset[str]:
     """Lower-case words of a node's class, id and role: `postBody main-2` has post, body, main."""
     return frozenset(word.lower() for word in NAME_WORD.findall(name) if len(word) > 1)
@@ -54,9 +54,9 @@ def name_words(name: str) -> frozenset[str]:
 def name_score(odds: Mapping[str, float]) -> Callable[[str], float]:
     """The score of a name: the sum of its words' log odds of main text, at most 3 either way."""
 
-    @functools.lru_cache(maxsize=50_000)
+    @functools.lru_cache(maxsize=50_000)  # by names without numbers, of which a page has few
     def score(name: str) -> float:
-        found = sum(odds.get(word, 0.0) for word in name_words(name))
+        found = sum(odds.get(word, 0.0) for word in sorted(name_words(name)))  # floats depend on the order
         return max(-3.0, min(3.0, found))
 
     return score
@@ -77,7 +77,7 @@ def features(page: Blocks, score: Callable[[str], float], title: str) -> Floats:
     commas = np.array([len(COMMA.findall(text)) for text in texts], np.float32)
     stop = np.array([text.endswith(ENDS) for text in texts], np.float32)
     upper = np.array([text[0].isupper() for text in texts], np.float32)
-    digits = np.array([sum(map(text[:200].count, "0123456789")) for text in texts], np.float32)
+    digits = np.array([len(DIGIT.findall(text, 0, 200)) for text in texts], np.float32)
     breaks = np.array([text.count("\n") for text in texts], np.float32)
     linked = np.array(page.link_characters, np.float32)
     link_share = linked / size
@@ -144,7 +144,7 @@ def features(page: Blocks, score: Callable[[str], float], title: str) -> Floats:
     ]
     for share in (0.5, 0.8):
         columns += _main_element(node_prose >= share * all_prose, first, end, number)
-    return np.column_stack(columns).astype(np.float32)
+    return _matrix(columns)
 
 
 def context(page: Blocks, likely: Floats) -> Floats:
@@ -168,12 +168,20 @@ def context(page: Blocks, likely: Floats) -> Floats:
     columns.append((np.bincount(group, mass) / np.bincount(group, weight))[group])
     run = np.cumsum(mass) / max(1e-6, mass.sum())
     columns += [run, run - mass / max(1e-6, mass.sum())]
-    return np.column_stack(columns).astype(np.float32)
+    return _matrix(columns)
+
+
+def _matrix(columns: list[Floats]) -> Floats:
+    """Shape (rows, columns)."""
+    found = np.empty((len(columns[0]), len(columns)), np.float32)
+    for number, column in enumerate(columns):
+        found[:, number] = column
+    return found
 
 
 def _name_scores(page: Blocks, score: Callable[[str], float]) -> tuple[Floats, ...]:
     """Score of each node's own name, and the lowest, highest and sum of its own and all around it."""
-    own = [score(name) for name in page.name]
+    own = [score(NUMBER.sub("0", name)) for name in page.name]
     low, high, summed = own[:], own[:], own[:]
     for here, around in enumerate(page.parent):
         if around >= 0:
@@ -185,7 +193,7 @@ def _name_scores(page: Blocks, score: Callable[[str], float]) -> tuple[Floats, .
 
 def _inherited_groups(page: Blocks) -> npt.NDArray[np.int64]:
     """Bits of the groups of each node's name and of all around it."""
-    groups = [name_groups(name) for name in page.name]
+    groups = [name_groups(NUMBER.sub("0", name)) for name in page.name]
     for here, around in enumerate(page.parent):
         if around >= 0:
             groups[here] |= groups[around]

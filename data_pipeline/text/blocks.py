@@ -96,6 +96,8 @@ def _read(body: Any, page: Blocks) -> None:
     tag_code, flag_of, names, flags = TAG_CODE.get, FLAGS.get, page.name, page.flags
 
     def flush() -> None:
+        if not pieces:
+            return
         text = "".join(pieces)
         pieces.clear()
         if here >= 0 and page.tag[here] == TAG_CODE["pre"]:

@@ -60,6 +60,12 @@ MUTANTS = [
         f"{BLOCKS}::test_a_row_goes_left_where_its_feature_is_at_most_the_threshold",
     ),
     mutant(
+        "every-number-a-name",
+        'name_groups(NUMBER.sub("0", name))',
+        "name_groups(name)",
+        f"{BLOCKS}::test_numbered_names_are_looked_up_once",
+    ),
+    mutant(
         "last-rule-decides",
         "hit = alive & among & np.asarray(rule.hits(scores), bool)",
         "hit = among & np.asarray(rule.hits(scores), bool)",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
-from headwater.data_pipeline.text.block_features import features, name_words
+from headwater.data_pipeline.text.block_features import context, features, name_groups, name_score, name_words
 from headwater.data_pipeline.text.block_model import LEAF, Trees, block_model, chosen, quality_text
 from headwater.data_pipeline.text.blocks import TAGS, joined, read_blocks
 
@@ -47,6 +48,47 @@ def test_cells_of_a_row_are_joined_by_a_blank_and_paragraphs_by_an_empty_line() 
 def test_text_for_readers_without_scripts_is_read() -> None:
     """Discourse's forums have their whole thread there."""
     assert read_blocks("<body><noscript><p>thread</p></noscript></body>").text == ["thread"]
+
+
+def calls(html: str) -> int:
+    """Calls of functions, in Python and C, that judging a page's blocks takes."""
+    counted = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        page = read_blocks(html)
+        context(page, features(page, name_score({}), "title")[:, 0])
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+LONG_PAGES = {
+    "numbered": lambda count: "".join(
+        f"<div class=c{n} id=n{n}><p>Line {n}, of a page.</div>" for n in range(count)
+    ),
+    "nested": lambda count: "".join(f"<div id=n{n}>Line {n}, of a page." for n in range(count)),
+    "table": lambda count: "<table>" + f"<tr>{'<td>A cell.' * 5}" * (count // 5),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_PAGES)
+def test_work_grows_with_the_blocks_and_is_little_for_each(kind: str) -> None:
+    """Counted in calls, so that it does not depend on the machine: 90,000 blocks take seconds."""
+    few, many = (calls(LONG_PAGES[kind](count)) for count in (500, 1500))
+    assert many - few < 2.1 * few
+    assert (many - few) / 1000 < 85
+
+
+def test_numbered_names_are_looked_up_once() -> None:
+    page = read_blocks(LONG_PAGES["numbered"](300))
+    known = name_groups.cache_info().misses
+    features(page, name_score({}), "")
+    assert name_groups.cache_info().misses - known <= 2
 
 
 def test_names_of_elements_are_split_into_words() -> None:
