@@ -33,7 +33,9 @@ class Architecture:
     softcap: float | None = None
     """Default cap of the logits; 0 is none, None if it cannot have one."""
     shares_rows: bool = False
-    """Whether sequence parallelism computes its attention."""
+    """Whether sequence parallelism is tested with its attention."""
+    shares_layers: bool = False
+    """Whether tensor parallelism is tested with its matrices (`coverage.tensor_fault`)."""
     scores: bool = True
     """Whether transformers makes a sequence classifier of it, which reward models are."""
 
@@ -43,15 +45,10 @@ class Architecture:
         mlp = ("gate_proj", "up_proj", "down_proj") if self.mlp_matrices == 3 else ("fc1", "fc2")
         return ("q_proj", "k_proj", "v_proj", "o_proj", *mlp)
 
-    @property
-    def shares_layers(self) -> bool:
-        """Whether AutoTP splits its matrices (`coverage.tensor_fault`)."""
-        return self.mlp_matrices == 3
-
 
 ARCHITECTURES: dict[Name, Architecture] = {
-    "qwen3": Architecture("qwen3", head_norms=True, windows=True, shares_rows=True),
-    "llama": Architecture("llama", shares_rows=True),
+    "qwen3": Architecture("qwen3", head_norms=True, windows=True, shares_rows=True, shares_layers=True),
+    "llama": Architecture("llama", shares_layers=True),
     "gemma2": Architecture("gemma2", layer_norms=4, gain=0.0, windows=True, softcap=30.0),
     "gemma3": Architecture(
         "gemma3_text", layer_norms=4, head_norms=True, gain=0.0, windows=True, softcap=0.0

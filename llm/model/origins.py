@@ -132,6 +132,7 @@ def fresh(config: PreTrainedConfig, seed: int, *, zero_outputs: bool = False) ->
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     sizes: Any = config
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     pad, scale, gain = sizes.pad_token_id, (2 * sizes.num_hidden_layers) ** -0.5, of_config(config).gain
 
     def origin_of(name: str, parameter: torch.nn.Parameter) -> Origin:
@@ -145,6 +146,6 @@ def fresh(config: PreTrainedConfig, seed: int, *, zero_outputs: bool = False) ->
             return Drawn(seed, name, std, (pad * width, (pad + 1) * width))
         return Drawn(seed, name, std)
 
-    model: torch.nn.Module = blank(lambda: MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)).float()
+    model: torch.nn.Module = blank(lambda: kind(config)).float()
     set_origins(model, origin_of)
     return model

@@ -28,7 +28,7 @@ def check(size: int, shape: Shape, *, row_length: int, **sizes: Any) -> None:
     """Raises HeadwaterError if rows cannot be split over `size` workers (`sharing.check`)."""
     kv_heads = shape.num_key_value_heads
     own: dict[str, object] = {
-        f"DeepSpeed does not exchange the attention of {shape.model_type} (take an `architecture` of "
+        f"the attention of {shape.model_type} is not exchanged (take an `architecture` of "
         f"{with_feature('shares_rows')})": not of_config(shape).shares_rows,
         "a sliding window cannot be split (remove `sliding_window`)": shape.sliding_window is not None,
         f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size and size % kv_heads,

@@ -59,8 +59,8 @@ def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
     """Raises HeadwaterError if layers cannot be split over `size` workers (`sharing.check`)."""
     kv_heads = shape.num_key_value_heads
     own: dict[str, object] = {
-        f"AutoTP's rules do not know the feed-forward layers of {shape.model_type} (take an `architecture` "
-        f"of {with_feature('shares_layers')})": not of_config(shape).shares_layers,
+        f"the matrices of {shape.model_type} are not split (take an `architecture` of "
+        f"{with_feature('shares_layers')})": not of_config(shape).shares_layers,
         f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size,
         f"{shape.intermediate_size} channels cannot be split evenly": shape.intermediate_size % size,
         "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",
