@@ -21,13 +21,11 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.origins import fresh
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.training.objectives import NextToken
-from tests.llm import shared_rows
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model
 from tests.llm.random_rows import Rows
 from tests.llm.ranks import on_ranks
-from tests.llm.training.parallel.test_sequence import forget_exchange
 
 STEPS, WINDOW = 3, 6
 SHAPES: dict[str, dict[str, Any]] = {
@@ -39,7 +37,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS = {"nanochat": "muon"}
 """Of an architecture without vectors; AdamW trains the others."""
-SHARED = {"llama": "sequence_parallel", "gemma3": "tensor_parallel"}
 PROMPT = torch.arange(5, 45)[None]
 PROMPTS = [list(range(10, 30)), [7, 8, 9], list(range(100, 110))]
 
@@ -70,12 +67,6 @@ def train(folder: Path, tokenizer: Folder) -> None:
             logits = worker.engine(input_ids=PROMPT, use_cache=False).logits
         if worker.rank == 0:
             np.save(folder / f"{name}.npy", logits.numpy())
-    for name, setting in SHARED.items():
-        shape = ModelConfig.model_validate(SHAPES[name] | {"depth": 2, "width": 128, "kv_groups": 1})
-        for size in (1, 2):
-            forget_exchange()
-            job, sharing = shared_rows.make("adamw", 1, model=shape, **{setting: size})
-            found[f"{name}-by-{size}"] = [loss for loss, _ in shared_rows.followed(job, sharing)]
     if dist.get_rank() == 0:
         (folder / "losses.json").write_text(json.dumps(found))
 
@@ -103,11 +94,6 @@ def test_every_architecture_trains_the_same_whole_and_partitioned(ran: Path, nam
     with torch.no_grad():
         loss, _ = NextToken().loss_sum(initialise(config_of(name), 0), batch)
     assert whole[0] == pytest.approx(float(loss) / NextToken().weight(batch), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", SHARED)
-def test_rows_or_layers_of_an_architecture_are_shared_without_a_difference(ran: Path, name: str) -> None:
-    np.testing.assert_allclose(losses(ran, f"{name}-by-2"), losses(ran, f"{name}-by-1"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SHAPES)
