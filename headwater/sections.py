@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from headwater.llm.model.architecture import ARCHITECTURES, with_feature
 from headwater.llm.model.shape import ModelConfig
 from headwater.llm.rl.made_tasks import SEARCH
 from headwater.llm.rl.verifiers import CITATIONS
@@ -61,15 +62,34 @@ def _of_mixture(sections: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _of_architecture(model: ModelConfig, sections: Mapping[str, Any]) -> Iterator[str]:
+    """What transformers or peft lacks for an architecture."""
+    own, name = ARCHITECTURES[model.architecture], model.architecture
+    if not own.scores and sections.get("reward") is not None:
+        yield (
+            f"transformers has no reward model of {name}: choose an `architecture` of "
+            f"{with_feature('scores')}, or remove the section reward and give rl a verifier"
+        )
+    for stage in ("sft", "dpo", "rl"):
+        lora = getattr(sections.get(stage), "lora", None)
+        if lora is not None and (missing := sorted(set(lora.targets) - set(own.matrices))):
+            yield (
+                f"`{stage}.lora.targets`: {name} has no {', '.join(missing)}; choose of "
+                f"{', '.join(own.matrices)}"
+            )
+
+
 def _of_fresh_model(sections: Mapping[str, Any]) -> Iterator[str]:
     """Settings against the context of the model that the recipe makes. Another base has limits of its own."""
     tokenize, pretrain, base = (sections.get(name) for name in ("tokenize", "pretrain", "base"))
+    model: ModelConfig
     if base is not None and base.fresh is not None:
-        context, where = base.fresh.context, "`base.fresh.context`"
+        model, context, where = base.fresh, base.fresh.context, "`base.fresh.context`"
     elif pretrain is not None and base is None:
-        context, where = pretrain.model.context, "`pretrain.model.context`"
+        model, context, where = pretrain.model, pretrain.model.context, "`pretrain.model.context`"
     else:
         return
+    yield from _of_architecture(model, sections)
     if tokenize is not None and tokenize.row_length > context:
         yield f"`tokenize.row_length` ({tokenize.row_length}) is above {where} ({context})"
     for name in ("sft", "dpo", "reward"):

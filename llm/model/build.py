@@ -1,8 +1,8 @@
 """Models to train: fresh ones from a shape, saved ones from an earlier stage, reward models.
 
-A shape follows from one dial, depth: RMSNorm, RoPE, QK-norm, SwiGLU, grouped KV heads (Qwen3). The width is
-64 × depth (nanochat), heads are 64 wide, and the feed-forward width is 3 × the model's: with SwiGLU's three
-matrices about the cost of 4 × with two (Shazeer 2020 uses 8/3).
+A shape follows from one dial, depth: by default RMSNorm, RoPE, QK-norm, SwiGLU, grouped KV heads (Qwen3;
+others are in `architecture.py`). The width is 64 × depth (nanochat), heads are 64 wide, and the feed-forward
+width is 3 × the model's: with SwiGLU's three matrices about the cost of 4 × with two (Shazeer 2020 uses 8/3).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from headwater.llm.model.shape import ModelConfig, hf_config
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
     from headwater.cluster.storage.artifact import Folder
 
 
-def initialise(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
+def initialise(config: PreTrainedConfig, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
     """A whole model with fresh fp32 weights (`origins.fresh`)."""
     from headwater.llm.model.origins import filled, fresh
 

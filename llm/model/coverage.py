@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.model.gguf import ARCHITECTURES
+from headwater.llm.model.gguf import ARCHITECTURES, has_windows
 
 KERNELS = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose attention and norm `cpu_kernels` compute."""
@@ -21,6 +21,8 @@ def uncovered(model: Any) -> list[str]:
     found = []
     if name not in ARCHITECTURES:
         found.append(f"export to GGUF knows {', '.join(ARCHITECTURES)}, not {name} (`--format hf` works)")
+    elif has_windows(model.config.to_dict()):
+        found.append(f"export to GGUF: llama.cpp's {name} has no sliding windows (`--format hf` works)")
     if fault := tensor_fault(model):
         found.append(f"tensor_parallel: {fault}")
     if not {*BY_ROWS, *BY_COLUMNS} & _matrices(model).keys():

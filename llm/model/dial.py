@@ -94,8 +94,10 @@ def derive(
 
 
 RULES = {
-    "width": f"{HEAD_WIDTH} × depth (nanochat's aspect ratio)",
-    "heads": f"{HEAD_WIDTH} wide each",
+    "width": f"{HEAD_WIDTH} × depth (nanochat's aspect ratio), in whole heads",
+    "heads": "width / head_width",
+    "feed-forward": "mlp_ratio × width: 3, or 4 with two matrices instead of three (nanochat)",
+    "attention": "sliding_window and layer_types",
     "learning rate": "3e-3 × (width / 256)^-0.5 (nanochat)",
     "tokens": "tokens per parameter × parameters (Hoffmann et al. 2022: 20)",
     "batch": "0.58 × tokens^0.571 tokens, as a power of two in rows (Li et al. 2025)",

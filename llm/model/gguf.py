@@ -70,6 +70,12 @@ def _check(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> N
             where=str(folder),
             fix="export a language model (pretrain, sft or rl), or choose --format hf",
         )
+    if has_windows(config):
+        raise HeadwaterError(
+            f"llama.cpp computes {architecture} without the sliding windows that this model was trained with",
+            where=str(folder),
+            fix="choose --format hf",
+        )
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
         raise HeadwaterError(
@@ -83,6 +89,11 @@ def _check(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> N
             where=str(folder),
             fix="choose --format hf and convert it with llama.cpp's convert_hf_to_gguf.py",
         )
+
+
+def has_windows(config: dict[str, Any]) -> bool:
+    """Whether a config.json has layers that attend to a sliding window."""
+    return "sliding_attention" in (config.get("layer_types") or ())
 
 
 def _add_shape(writer: GGUFWriter, config: dict[str, Any], name: str, precision: Precision) -> None:

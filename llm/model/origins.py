@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from headwater.llm.model.architecture import of_config
 from headwater.llm.model.draws import normals, uniforms
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
 CHUNK = 1 << 14
 """Elements drawn at a time: what is computed of them stays in the cache."""
-OUTPUTS = ("o_proj.weight", "down_proj.weight")
+OUTPUTS = ("o_proj.weight", "down_proj.weight", "mlp.fc2.weight")
 """Projections into the residual stream."""
 
 
@@ -121,21 +122,23 @@ def filled(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.
     return model
 
 
-def fresh(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
+def fresh(config: PreTrainedConfig, seed: int, *, zero_outputs: bool = False) -> torch.nn.Module:
     """A new model without values. These depend on the seed, a parameter's name and an element's place in it.
 
     Weights are normal with standard deviation 0.02. Projections into the residual stream are scaled by
-    1 / sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`. Norms are 1, and the
-    embedding of padding is 0.
+    1 / sqrt(2 × layers) (GPT-2, Radford et al. 2019), or zero with `zero_outputs`. Norms multiply by 1, and
+    the embedding of padding is 0.
     """
-    from transformers import Qwen3ForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    pad, scale = config.pad_token_id, (2 * config.num_hidden_layers) ** -0.5
+    sizes: Any = config
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    pad, scale, gain = sizes.pad_token_id, (2 * sizes.num_hidden_layers) ** -0.5, of_config(config).gain
 
     def origin_of(name: str, parameter: torch.nn.Parameter) -> Origin:
         if parameter.ndim < 2:
-            return Constant(1.0)
-        std = config.initializer_range
+            return Constant(gain)
+        std = sizes.initializer_range
         if name.endswith(OUTPUTS):
             return Constant(0.0) if zero_outputs else Drawn(seed, name, std * scale)
         if name.endswith("embed_tokens.weight") and pad is not None:
@@ -143,6 +146,6 @@ def fresh(config: Qwen3Config, seed: int, *, zero_outputs: bool = False) -> torc
             return Drawn(seed, name, std, (pad * width, (pad + 1) * width))
         return Drawn(seed, name, std)
 
-    model: torch.nn.Module = blank(lambda: Qwen3ForCausalLM(config)).float()
+    model: torch.nn.Module = blank(lambda: kind(config)).float()
     set_origins(model, origin_of)
     return model

@@ -1,15 +1,17 @@
 """Activation memory: what one pass through a model needs in addition to the training state.
 
 Forward and backward run on tensors without memory (torch's FakeTensor), with the attention and the loss of
-training, counting every memory block while it is live. The peak is linear in rows and in layers, so four
-small passes determine that of any model.
+training, counting every memory block while it is live. The peak is linear in rows and in layers of a kind, so
+a few small passes determine that of any model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,6 @@ from headwater.llm.training.objectives import Batch, NextToken, token_logits
 
 if TYPE_CHECKING:
     import torch
-
-DEPTHS = (2, 3)
-"""Numbers of layers of the measured passes; each with 1 and 2 rows."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,47 @@ def activations(config: Any, row_length: int, precision: str, how: Pass) -> Acti
     """Activations for rows of `row_length` tokens through a model with a transformers config."""
     from torch._subclasses import FakeTensorMode
 
-    further = (config.num_hidden_layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    base, further = _layouts(config)
     peaks = []
     for rows in (1, 2):
         with FakeTensorMode():
-            shallow, deep = (
-                pass_peak(_with_layers(config, depth), rows, row_length, precision, how) for depth in DEPTHS
-            )
-        peaks.append(shallow + further * (deep - shallow))
+
+            def peak(kinds: Sequence[str], rows: int = rows) -> int:
+                return pass_peak(_with_layers(config, kinds), rows, row_length, precision, how)
+
+            shallow = peak(base)
+            peaks.append(shallow + sum(n * (peak([*base, kind]) - shallow) for kind, n in further.items()))
     return Activations(fixed=2 * peaks[0] - peaks[1], per_row=peaks[1] - peaks[0])
 
 
-def _with_layers(config: Any, depth: int) -> Any:
+def _layouts(config: Any) -> tuple[list[str], dict[str, int]]:
+    """The layers of the smallest measured model, and how many of each kind the whole one has besides."""
+    kinds = list(getattr(config, "layer_types", None) or [""] * config.num_hidden_layers)
+    base = sorted(set(kinds))
+    base = base if len(base) > 1 else base * 2
+    return base, {kind: kinds.count(kind) - base.count(kind) for kind in set(kinds)}
+
+
+def _with_layers(config: Any, kinds: Sequence[str]) -> Any:
     changed = copy.deepcopy(config)
-    changed.num_hidden_layers = depth
+    changed.num_hidden_layers = len(kinds)
     if getattr(changed, "layer_types", None):
-        changed.layer_types = list(changed.layer_types[:1]) * depth
+        changed.layer_types = list(kinds)
     return changed
+
+
+@contextlib.contextmanager
+def _rows_are_whole() -> Iterator[None]:
+    """transformers tells from values whether a row has several documents, and makes a mask for fake tensors,
+    which have none."""
+    from transformers import masking_utils
+
+    found = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = found
 
 
 def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass) -> int:
@@ -90,12 +113,10 @@ def pass_peak(config: Any, rows: int, row_length: int, precision: str, how: Pass
     batch = {"ids": ids, "mask": torch.ones((rows, row_length + 1), dtype=torch.uint8)}
     if how.separate_documents:
         batch["positions"] = torch.zeros((rows, row_length), dtype=torch.int64)
-        called = model
-    else:  # without values transformers cannot see that no mask is needed
-        called = functools.partial(model, attention_mask={"full_attention": None})
     objective = _OnGpus() if how.on_gpus else NextToken(how.z_loss)
-    with _living_blocks()() as living:
-        loss, _ = objective.loss_sum(called, batch)
+    mask = contextlib.nullcontext() if how.separate_documents else _rows_are_whole()
+    with mask, _living_blocks()() as living:
+        loss, _ = objective.loss_sum(model, batch)
         loss.backward()
     return int(living.peak)
 

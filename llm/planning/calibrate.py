@@ -34,7 +34,7 @@ from headwater.llm.training.held_memory import WithMemory
 from headwater.llm.training.objectives import NextToken
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
     from headwater.data_pipeline.tokens.shards import TokenRows
 
@@ -121,7 +121,7 @@ class StampedRows(RowBatches):
         return {"ended_at": time.time()}
 
 
-def place(config: PretrainConfig, shape: Qwen3Config, row_length: int, address: str | None) -> str:
+def place(config: PretrainConfig, shape: PreTrainedConfig, row_length: int, address: str | None) -> str:
     """The name of the file in the store for a measurement with these settings."""
     settings = config.model_dump(mode="json", include=DECIDES)
     decides = {"settings": settings, "shape": shape.to_dict(), "row_length": row_length}
@@ -135,7 +135,9 @@ def read_calibration(store: Store, name: str) -> Calibration | None:
     return Calibration.model_validate(folder.read_json(name)) if folder.exists(name) else None
 
 
-def calibrate(config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session) -> Calibration:
+def calibrate(
+    config: PretrainConfig, shape: PreTrainedConfig, row_length: int, session: Session
+) -> Calibration:
     """Measure, and save the result in the session's store."""
     name = place(config, shape, row_length, session.address)
     folder = session.store.folder(PLACES)
@@ -151,7 +153,7 @@ def calibrate(config: PretrainConfig, shape: Qwen3Config, row_length: int, sessi
 
 
 def _measure(
-    config: PretrainConfig, shape: Qwen3Config, row_length: int, session: Session, scratch: Artifact
+    config: PretrainConfig, shape: PreTrainedConfig, row_length: int, session: Session, scratch: Artifact
 ) -> Calibration:
     from headwater.llm.model.origins import fresh
 

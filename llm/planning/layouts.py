@@ -19,7 +19,7 @@ from headwater.llm.training.parallel import tensor
 from headwater.llm.training.zero_config import ZeroConfig
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
 PROCESS_BYTES = 0.5e9
 """Assumed memory of a worker's libraries in host memory, if not measured."""
@@ -80,7 +80,13 @@ class Parts:
 
     @classmethod
     def of(
-        cls, config: PretrainConfig, shape: Qwen3Config, row_length: int, precision: str, *, on_gpus: bool
+        cls,
+        config: PretrainConfig,
+        shape: PreTrainedConfig,
+        row_length: int,
+        precision: str,
+        *,
+        on_gpus: bool,
     ) -> Parts:
         from headwater.llm.model.origins import fresh
 

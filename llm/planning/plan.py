@@ -26,7 +26,7 @@ from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.training.zero_config import ZeroConfig
 
 if TYPE_CHECKING:
-    from transformers import Qwen3Config
+    from transformers import PreTrainedConfig
 
 START_SECONDS = 90.0
 """Assumed startup on GPU nodes, to the first step: processes, libraries, NCCL, kernels."""
@@ -57,7 +57,7 @@ class Work:
     def parameters(self) -> int:
         return parameter_count(shape_of(self.config.model, self.vocab_size))
 
-    def shape(self) -> Qwen3Config:
+    def shape(self) -> PreTrainedConfig:
         special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=0))  # no result depends on them
         return hf_config(self.config.model, self.vocab_size, special)
 
@@ -261,7 +261,12 @@ def _sharded(config: PretrainConfig) -> ZeroConfig:
 
 
 def _plan(
-    work: Work, shape: Qwen3Config, chosen: Memory, law: FittedLaw | None, notes: list[str], **figures: Any
+    work: Work,
+    shape: PreTrainedConfig,
+    chosen: Memory,
+    law: FittedLaw | None,
+    notes: list[str],
+    **figures: Any,
 ) -> Plan:
     """The plan with the row `chosen` of its memory table."""
     parameters, micro_batch = parameter_count(shape), max(1, chosen.micro_batch)

@@ -20,7 +20,6 @@ from headwater.cluster.runtime.stage import Stage, StageConfig, execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.model.dial import scaled_rate
-from headwater.llm.model.shape import HEAD_WIDTH
 from headwater.llm.planning.scaling_law import FittedLaw, Interval, Point, fit
 from headwater.llm.stages.pretrain import Pretrain, PretrainConfig
 
@@ -52,7 +51,9 @@ class ScalingConfig(StageConfig):
 
     def small(self, depth: int, steps: int) -> PretrainConfig:
         whole = self.pretrain
-        width = None if whole.model.width is None else HEAD_WIDTH * depth
+        width = None
+        if whole.model.width is not None:
+            width = whole.model.model_copy(update={"depth": depth, "width": None}).resolved_width()
         return whole.model_copy(
             update={
                 "model": whole.model.model_copy(update={"depth": depth, "width": width}),

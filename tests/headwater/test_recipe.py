@@ -102,7 +102,13 @@ def test_the_dial_shows_its_values_beside_those_of_the_recipe() -> None:
     screen.print(dial_table(load(QUICKSTART)))
     shown = screen.export_text()
     assert re.search(r"width +│ 192 +│ 192 ", shown) and re.search(r"steps +│ [\d,]+ +│ 80 ", shown)
-    assert "Hoffmann" in shown
+    assert "Hoffmann" in shown and re.search(r"attention +│ all tokens +│ all tokens ", shown)
+    model = ["architecture=gemma3", "head_width=32", "mlp_ratio=2", "sliding_window=512"]
+    screen.print(dial_table(load(QUICKSTART, [f"pretrain.model.{setting}" for setting in model])))
+    shown = screen.export_text()
+    assert re.search(r"heads +│ 3 of 64 channels +│ 6 of 32 channels ", shown) and "depth 3, gemma3:" in shown
+    assert re.search(r"feed-forward +│ 576 +│ 384 ", shown)
+    assert re.search(r"attention +│ all tokens +│ 512 tokens in 2 of 3 layers ", shown)
 
 
 def test_a_dpo_section_puts_a_stage_between_sft_and_rl() -> None:

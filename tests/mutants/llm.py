@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import mutant
 
 ALIGNMENT = "test_alignment.py"
+ARCHITECTURE = "test_architecture.py"
 OBJECTIVES = "test_objectives.py"
 KILLED = "test_killed.py"
 CHAT = "test_chat.py"
@@ -82,6 +83,14 @@ MUTANTS = [
     ),
     mutant("draws-start-at-another-word", "[start - first * WORDS :][:count]", "[:count]", DRAWS),
     mutant("the-name-is-not-in-the-key", 'f"{seed}/{name}".encode()', 'f"{seed}".encode()', DRAWS),
+    mutant("gains-start-at-one", "return Constant(gain)", "return Constant(1.0)", ARCHITECTURE),
+    mutant(
+        "a-window-costs-a-row",
+        "sliding * min(row_length, window or row_length)",
+        "sliding * row_length",
+        ARCHITECTURE,
+    ),
+    mutant("gguf-forgets-windows", 'return "sliding_attention" in (', "return () and (", ARCHITECTURE),
     mutant("padding-is-drawn", "        into[begin:end] = 0.0\n", "", "test_origins.py"),
     mutant(
         "a-file-is-read-from-its-start",

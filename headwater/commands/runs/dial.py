@@ -10,6 +10,7 @@ from headwater.options import RecipeArgument, SetOption, console, open_recipe
 from headwater.tables import show
 
 if TYPE_CHECKING:
+    from headwater.llm.model.shape import Shape
     from headwater.recipe import Recipe
 
 
@@ -21,16 +22,22 @@ def dial(recipe: RecipeArgument, set_: SetOption = None) -> None:
 def dial_table(recipe: Recipe) -> Table:
     """One row per derived setting: the dial's value, the recipe's, and the rule."""
     from headwater.llm.model.dial import RULES, learning_parameters
-    from headwater.llm.model.shape import shape_of
+    from headwater.llm.model.shape import ModelConfig, shape_of
     from headwater.recipe import derived_pretraining, pretraining
 
     planned = pretraining(recipe)
     derived, pretrain = derived_pretraining(recipe), planned.settings
-    own, by_dial = derived.shape, shape_of(pretrain.model.model_copy(update={"width": None}), 64)
+    model = pretrain.model
+    own, by_dial = (
+        derived.shape,
+        shape_of(ModelConfig(depth=model.depth, architecture=model.architecture), 64),
+    )
     tokens = pretrain.steps * pretrain.batch * planned.row_length
     rows: list[tuple[str, str, str]] = [
         ("width", f"{by_dial.hidden_size:,}", f"{own.hidden_size:,}"),
-        ("heads", f"{by_dial.num_attention_heads}", f"{own.num_attention_heads}"),
+        ("heads", heads(by_dial), heads(own)),
+        ("feed-forward", f"{by_dial.intermediate_size:,}", f"{own.intermediate_size:,}"),
+        ("attention", attention(by_dial), attention(own)),
         ("learning rate", f"{derived.learning_rate:g}", f"{pretrain.learning_rate:g}"),
         ("tokens", f"{derived.tokens:,}", f"{tokens:,}"),
         ("batch", f"{derived.batch:,} rows", f"{pretrain.batch:,} rows"),
@@ -38,7 +45,7 @@ def dial_table(recipe: Recipe) -> Table:
     ]
     ratio = tokens / learning_parameters(own)
     table = Table(
-        title=f"depth {pretrain.model.depth}: {learning_parameters(own):,} trained parameters, "
+        title=f"depth {model.depth}, {model.architecture}: {learning_parameters(own):,} trained parameters, "
         f"{ratio:,.1f} tokens per parameter",
         title_justify="left",
     )
@@ -47,3 +54,15 @@ def dial_table(recipe: Recipe) -> Table:
     for name, value, taken in rows:
         table.add_row(name, value, taken, RULES[name])
     return table
+
+
+def heads(shape: Shape) -> str:
+    return f"{shape.num_attention_heads} of {shape.head_dim} channels"
+
+
+def attention(shape: Shape) -> str:
+    """What the layers attend to."""
+    sliding = sum(kind.startswith("sliding") for kind in shape.layer_types)
+    if not sliding:
+        return "all tokens"
+    return f"{shape.sliding_window:,} tokens in {sliding} of {len(shape.layer_types)} layers"

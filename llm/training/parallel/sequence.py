@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from headwater.llm.model.architecture import of_config, with_feature
 from headwater.llm.model.shape import Shape
 from headwater.llm.training.parallel import sharing
 
@@ -26,7 +27,10 @@ def stretch(ids: np.ndarray, rank: int, size: int) -> tuple[np.ndarray, np.ndarr
 def check(size: int, shape: Shape, *, row_length: int, **sizes: Any) -> None:
     """Raises HeadwaterError if rows cannot be split over `size` workers (`sharing.check`)."""
     kv_heads = shape.num_key_value_heads
-    own = {
+    own: dict[str, object] = {
+        f"the attention of {shape.model_type} is not exchanged (take an `architecture` of "
+        f"{with_feature('shares_rows')})": not of_config(shape).shares_rows,
+        "a sliding window cannot be split (remove `sliding_window`)": shape.sliding_window is not None,
         f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size and size % kv_heads,
         f"a row of {row_length} tokens cannot be split evenly": row_length % size,
     }

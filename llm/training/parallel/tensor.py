@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from headwater.llm.model.architecture import of_config, with_feature
 from headwater.llm.model.coverage import BY_COLUMNS, BY_ROWS
 from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.parallel import sharing
@@ -57,7 +58,9 @@ def form_groups(size: int) -> Any:
 def check(size: int, shape: Shape, *, optimizer: str, **sizes: Any) -> None:
     """Raises HeadwaterError if layers cannot be split over `size` workers (`sharing.check`)."""
     kv_heads = shape.num_key_value_heads
-    own = {
+    own: dict[str, object] = {
+        f"the matrices of {shape.model_type} are not split (take an `architecture` of "
+        f"{with_feature('shares_layers')})": not of_config(shape).shares_layers,
         f"{kv_heads} key/value heads cannot be split evenly": kv_heads % size,
         f"{shape.intermediate_size} channels cannot be split evenly": shape.intermediate_size % size,
         "Muon needs whole matrices (`optimizer: adamw`)": optimizer == "muon",

@@ -41,6 +41,28 @@ def test_four_small_fake_tensor_passes_predict_the_peak_of_a_real_one(precision:
         assert predicted.of(rows) == pytest.approx(real, rel=0.05)
 
 
+OTHERS = [
+    ({"architecture": "llama"}, Pass()),
+    ({"architecture": "gemma2", "sliding_window": 32}, Pass()),
+    ({"architecture": "gemma3", "sliding_window": 32, "layer_types": ["sliding", "sliding", "full"]}, Pass()),
+    ({"architecture": "nanochat"}, Pass(checkpointing=True)),
+    ({"sliding_window": 32}, Pass()),
+    ({"sliding_window": 32}, Pass(separate_documents=True)),
+    ({"sliding_window": 32, "layer_types": ["sliding"]}, Pass(on_gpus=True)),
+]
+
+
+@pytest.mark.parametrize(("settings", "how"), OTHERS, ids=str)
+def test_so_they_do_of_every_architecture_and_of_layers_with_windows(
+    settings: dict[str, Any], how: Pass
+) -> None:
+    model = ModelConfig.model_validate({"depth": 5, "width": 64, "context": 256} | settings)
+    shape = hf_config(model, 512, IDS)
+    predicted = activations(shape, 128, "fp32", how)
+    for rows in (1, 5):
+        assert predicted.of(rows) == pytest.approx(pass_peak(shape, rows, 128, "fp32", how), rel=0.05)
+
+
 def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
     predicted = activations(SHAPE, 64, "bf16", Pass())
     rows = predicted.most_rows(10**8)
