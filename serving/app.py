@@ -8,11 +8,13 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Actors, Need, nodes, refuse_too_large
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
 from headwater.llm.inference.backends import Choice
+from headwater.serving import traces
 from headwater.serving.api.door import environment
 from headwater.serving.api.keys.auth import check_open, read_keys
 from headwater.serving.config import AppConfig, ReplicaRange
@@ -50,7 +52,7 @@ def build(config: AppConfig) -> Application:
         max_queued_requests=config.max_queue,
         graceful_shutdown_timeout_s=5,
         health_check_period_s=HEALTH_PERIOD,
-        **_scaling(config.engine, config.parallel_requests),
+        **_scaling(config.engine, config.parallel_requests, config.traces),
     )
     retrieval = serve.deployment(RetrievalReplica).options(  # type: ignore[attr-defined]
         name="Retrieval",
@@ -59,7 +61,7 @@ def build(config: AppConfig) -> Application:
         max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=2,
         health_check_period_s=HEALTH_PERIOD,
-        **_scaling(config.retrieval, 4),
+        **_scaling(config.retrieval, 4, config.traces),
     )
     web = serve.deployment(WebReplica).options(  # type: ignore[attr-defined]
         name="Web",
@@ -68,7 +70,7 @@ def build(config: AppConfig) -> Application:
         max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=2,
         health_check_period_s=HEALTH_PERIOD,
-        **_scaling(config.web_reader, 4),
+        **_scaling(config.web_reader, 4, config.traces),
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(  # type: ignore[attr-defined]
         name="Ingress",
@@ -76,7 +78,7 @@ def build(config: AppConfig) -> Application:
         max_ongoing_requests=MANY,
         graceful_shutdown_timeout_s=2,
         health_check_period_s=HEALTH_PERIOD,
-        **_scaling(config.api, 64),
+        **_scaling(config.api, 64, config.traces),
     )
     return ingress.bind(
         config,
@@ -89,12 +91,23 @@ def build(config: AppConfig) -> Application:
 def start(config: AppConfig, session: Session | None = None) -> str:
     """Deploy the endpoint, wait until it is ready, and return its address (http://host:port).
 
-    Raises HeadwaterError when a setting is wrong, others could reach it without a key, the port is taken,
-    or a part does not come up.
+    Raises HeadwaterError when a setting is wrong, the cluster has no room for all replicas, others could
+    reach it without a key, the port is taken, or a part does not come up.
     """
     check_open(config.host, config.api_keys)
     log.info("%s: %s", config.model, check(config))
-    (session or Session(Store(tempfile.gettempdir()))).ray()
+    session = session or Session(Store(tempfile.gettempdir()))
+    parts = [
+        Actors(
+            f"`{name}` replicas",
+            part.min_replicas,
+            Need(part.cpus, part.gpus),
+            (f"serve.{name}.min_replicas",),
+        )
+        for name, part in config.parts(index=bool(config.index)).items()
+    ]
+    refuse_too_large("serve", parts, *nodes(session, gpus=any(part.each.gpus for part in parts)))
+    session.ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
     from ray.serve.schema import LoggingConfig
@@ -107,9 +120,14 @@ def start(config: AppConfig, session: Session | None = None) -> str:
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=port),
         controller_options=ControllerOptions(  # which the proxy inherits
-            runtime_env={"env_vars": PROXY_CHECKS | environment(config.max_requests, config.max_body_bytes)}
+            runtime_env={
+                "env_vars": PROXY_CHECKS
+                | environment(config.max_requests, config.max_body_bytes)
+                | traces.environment(config.traces)
+            }
         ),
         logging_config=quiet,
+        tracing_config=traces.tracing_config(config.traces),
     )
     try:
         serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=quiet)
@@ -144,13 +162,17 @@ def check(config: AppConfig) -> Choice:
     if config.store and not is_remote(config.store):
         Store(config.store).check_writable()
     read_keys(config.api_keys)
+    traces.check(config.traces)
     if config.web:
         key_of(config.web.search)
     return config.choice()
 
 
-def _scaling(scaling: ReplicaRange, target_ongoing: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": scaling.cpus, "num_gpus": scaling.gpus}}
+def _scaling(scaling: ReplicaRange, target_ongoing: int, collector: str) -> dict[str, Any]:
+    actor: dict[str, Any] = {"num_cpus": scaling.cpus, "num_gpus": scaling.gpus}
+    if collector:
+        actor["runtime_env"] = {"env_vars": traces.environment(collector)}
+    options: dict[str, Any] = {"ray_actor_options": actor}
     if scaling.max_replicas > scaling.min_replicas:
         options["autoscaling_config"] = {
             "min_replicas": scaling.min_replicas,

@@ -19,7 +19,8 @@ class ReplicaRange(StageConfig):
     """Number of replicas of one deployment, and the resources of each."""
 
     min_replicas: int = Field(1, ge=1)
-    """Replicas that always run."""
+    """Replicas that always run. With one more than the load needs, no answer of a lost replica waits for a
+    new one to start."""
     max_replicas: int = Field(1, ge=1)
     """If above `min_replicas`, Serve adds replicas while requests are queued."""
     cpus: float = Field(0.2, ge=0)
@@ -107,6 +108,23 @@ class ServeConfig(StageConfig):
     """Pages of the live web as sources. Default: the index alone."""
     web_reader: ReplicaRange = _share(0.1)
     """What fetches these pages; not started without `web`."""
+    traces: str = Field("", pattern=r"^(https?://\S+)?$")
+    """URL of an OpenTelemetry collector (OTLP over HTTP, `http://127.0.0.1:4318`): it gets the spans of every
+    request, without a word of its text. Empty: none are made."""
+
+    def parts(self, *, index: bool) -> dict[str, ReplicaRange]:
+        """The deployments that are started, by the names of their settings."""
+        every = {
+            "api": self.api,
+            "engine": self.engine,
+            "retrieval": self.retrieval,
+            "web_reader": self.web_reader,
+        }
+        return {
+            name: part
+            for name, part in every.items()
+            if (index or name != "retrieval") and (self.web or name != "web_reader")
+        }
 
 
 class AppConfig(ServeConfig):

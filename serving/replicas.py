@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import itertools
 import threading
@@ -20,6 +21,7 @@ from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Engine, Sampling, Token
 from headwater.llm.inference.parity import check as check_parity
 from headwater.llm.inference.shared import SharedEngine
+from headwater.serving import traces
 from headwater.serving.answers.answer import answer
 from headwater.serving.answers.complete import check_tokens, complete
 from headwater.serving.answers.decisions import Decision, Decisions, Past
@@ -98,15 +100,20 @@ class EngineReplica:
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | Decision | ApiError | BaseException | None] = asyncio.Queue()
-        gone = threading.Event()
+        gone, phases = threading.Event(), traces.Phases("queue")
 
         def put(event: Event | Decision | ApiError | BaseException | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
+        def decided(decision: Decision) -> None:
+            phases.begin("decode")
+            put(decision)
+
         def work() -> None:
+            phases.begin("prefill")
             try:
                 make: Any = complete if isinstance(job, CompletionJob) else answer
-                all_events = make(self._engine, job, gone, Decisions(past, put))
+                all_events = make(self._engine, job, gone, Decisions(past, decided))
                 for event in itertools.islice(all_events, past.events, None):
                     if gone.is_set():
                         return
@@ -119,9 +126,12 @@ class EngineReplica:
                 put(ApiError(400, str(error), code="invalid_value"))
                 put(None)
             except Exception as error:  # noqa: BLE001 - raised again in the consumer
+                traces.failed(phases.span, error)
                 put(error)
+            finally:
+                phases.span.end()
 
-        self._pool.submit(work)
+        self._pool.submit(contextvars.copy_context().run, work)
         try:
             last: Event | Decision | ApiError | BaseException | None = None
             while last is None or isinstance(last, Event | Decision | ApiError):

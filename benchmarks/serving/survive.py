@@ -1,13 +1,17 @@
 """Streams while engine replicas are killed, and how long each part of the endpoint is missed after a kill.
 
-    python -m benchmarks.serving.survive [--kills 20] [--seconds 120] [--clients 4]
+    python -m benchmarks.serving.survive [--kills 20] [--seconds 120] [--clients 4] [--append FILE]
+    python -m benchmarks.serving.survive --no-spare
     python -m benchmarks.serving.survive --recovery
 
-Clients read streams all the time; whenever a replica runs, the oldest one gets SIGKILL. Told are the streams
-that differ from the undisturbed ones in a byte (but for the response's id and time), and the longest pauses
-of those that a kill fell into. At last the ingress is killed in mid-answer, which ends the stream; the answer
-must be the same when it is asked for again with its seed. `--recovery` kills the only replica of each part,
-and Serve's proxy, and tells how long no answer came. The model is new, of the size of the quickstart's.
+Clients read streams all the time. The oldest of two replicas gets SIGKILL whenever both run, so that the
+other one is a warm spare; with `--no-spare`, whenever any runs. Told are the streams that differ from the
+undisturbed ones in a byte (but for the response's id and time), and the pauses: of all times between two
+events of a stream the longest, as many as requests were given to another replica. At last the ingress is
+killed in mid-answer, which ends the stream; the answer must be the same when it is asked for again with its
+seed. `--append` adds the run to a file of JSON lines and tells the result of all its runs. `--recovery` kills
+the only replica of each part, and Serve's proxy, and tells how long no answer came. The model is new, of the
+size of the quickstart's.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,8 @@ from headwater.serving.config import AppConfig, ReplicaRange
 
 ENGINE = "ray::ServeReplica:headwater:Engine"
 PARTS = {"engine": ENGINE, "ingress": "ray::ServeReplica:headwater:Ingress", "proxy": "ray::ProxyActor"}
+REPLICAS = 2
+"""Of the engine, while streams are read."""
 BETWEEN_KILLS = 2.0
 """Seconds: Serve takes one to notice."""
 SCHEMA = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 20}
@@ -53,10 +59,34 @@ class Seen:
     """Of them, those that end with an error event."""
     places: list[str] = field(default_factory=list)
     """Where the differing ones differ."""
-    kills: list[float] = field(default_factory=list)
-    """When, by `time.monotonic`."""
+    kills: int = 0
+    resumed: int = 0
+    """Requests that were given to another replica."""
     pauses: list[float] = field(default_factory=list)
-    """Seconds: the longest of each stream that a kill fell into."""
+    """Seconds: the longest between two events of a stream, one for each in `resumed`, in rising order."""
+    load: float = 0.0
+    """Of the machine, as its first load average, at the end."""
+
+    def __str__(self) -> str:
+        told = f"{self.kills} kills, {self.streams} streams: {self.differing} differ, {self.failed} failed"
+        if not self.pauses:
+            return told
+        middle, high = statistics.median(self.pauses), self.pauses[int(0.95 * len(self.pauses))]
+        slow = sum(pause > 1 for pause in self.pauses)
+        return (
+            f"{told}\npauses of the {self.resumed} resumed: {middle:.2f} s (median), {high:.2f} s (p95), "
+            f"{self.pauses[-1]:.2f} s (longest); {slow} above 1 s"
+        )
+
+
+def together(runs: Sequence[Seen]) -> Seen:
+    """What several runs have seen."""
+    counts = {
+        name: sum(getattr(run, name) for run in runs)
+        for name in ("streams", "differing", "failed", "kills", "resumed")
+    }
+    places = [place for run in runs for place in run.places]
+    return Seen(**counts, places=places, pauses=sorted(pause for run in runs for pause in run.pauses))
 
 
 def bodies(model: str, tokens: int) -> list[dict[str, Any]]:
@@ -76,33 +106,37 @@ def bodies(model: str, tokens: int) -> list[dict[str, Any]]:
     ]
 
 
-async def told(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[list[Any], float]:
-    """The events of a stream without ids and times, and its longest pause in seconds."""
+async def told(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[list[Any], list[float]]:
+    """The events of a stream without ids and times, and the seconds before each."""
     events: list[Any] = []
-    last, longest = time.monotonic(), 0.0
+    last, pauses = time.monotonic(), list[float]()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 event = json.loads(line.removeprefix("data: "))
                 events.append({name: each for name, each in event.items() if name not in ("id", "created")})
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+                pauses.append(-last + (last := time.monotonic()))
             elif line.startswith("data: "):
                 events.append(line)
-    return events, longest
+    return events, pauses
 
 
 async def survive(
-    url: str, asked: Sequence[dict[str, Any]], clients: int, kills: int, seconds: float
+    url: str, asked: Sequence[dict[str, Any]], clients: int, kills: int, seconds: float, *, running: int
 ) -> Seen:
-    """Read streams until so many replicas have been killed, or so many seconds are over."""
+    """Read streams until so many replicas have been killed, or so many seconds are over.
+
+    `running`: number of replicas that must run for one of them to be killed.
+    """
     seen, ended = Seen(), asyncio.Event()
+    pauses: list[float] = []
 
     async def read(numbers: Iterator[int]) -> None:
         while not ended.is_set():
             body = next(numbers) % len(asked)
-            began = time.monotonic()
-            events, pause = await told(client, asked[body])
+            events, waited = await told(client, asked[body])
             seen.streams += 1
+            pauses.extend(waited)
             failed = "error" in events[-1]
             seen.failed += failed
             said = events[:-1] if failed else events
@@ -112,8 +146,6 @@ async def survive(
                 pairs = itertools.zip_longest(said, expected)
                 place, (found, due) = next(each for each in enumerate(pairs) if each[1][0] != each[1][1])
                 seen.places.append(f"request {body}, event {place} of {len(expected)}: {found}, not {due}")
-            if any(began < kill < time.monotonic() for kill in seen.kills):
-                seen.pauses.append(pause)
 
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         wanted = [(await told(client, body))[0] for body in asked]
@@ -121,13 +153,16 @@ async def survive(
         reading = [asyncio.create_task(read(numbers)) for _ in range(clients)]
         try:
             async with asyncio.timeout(seconds):
-                while len(seen.kills) < kills:
-                    seen.kills += [time.monotonic()] * await asyncio.to_thread(_kill_one)
+                while seen.kills < kills:
+                    seen.kills += await asyncio.to_thread(_kill_one, running)
                     await asyncio.sleep(BETWEEN_KILLS)
         except TimeoutError:
             pass
         ended.set()
         await asyncio.gather(*reading)
+        counted = (await client.get("/metrics")).text.split("\nheadwater_resumed_total ")[1]
+    seen.resumed, seen.load = int(float(counted.split()[0])), os.getloadavg()[0]
+    seen.pauses = sorted(sorted(pauses)[len(pauses) - seen.resumed :])
     return seen
 
 
@@ -150,13 +185,13 @@ async def asked_again(url: str, body: dict[str, Any], limit: float) -> bool:
             await asyncio.sleep(0.2)
 
 
-def _kill_one() -> bool:
-    """Kill the oldest engine replica if one runs."""
+def _kill_one(running: int) -> bool:
+    """Kill the oldest engine replica if so many run."""
     from ray import serve
 
     states = serve.status().applications[app.APPLICATION].deployments["Engine"].replica_states
     found = pids(ENGINE)
-    if not found or not states.get("RUNNING"):  # type: ignore[call-overload]
+    if min(len(found), states.get("RUNNING", 0)) < running:  # type: ignore[call-overload]
         return False
     os.kill(found[0], signal.SIGKILL)
     return True
@@ -197,11 +232,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--recovery", action="store_true")
+    parser.add_argument("--append", type=Path)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--no-spare", action="store_true")
+    how.add_argument("--recovery", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = _new(Path(folder) / "model")
-        count = 1 if options.recovery else 2
+        count = 1 if options.recovery else REPLICAS
         replicas = ReplicaRange(min_replicas=count, max_replicas=count, cpus=0.3, gpus=0)
         config = AppConfig(
             model=str(model), model_name="served", port=0, threads=1, engine=replicas, resume_seconds=300
@@ -215,15 +253,18 @@ def main() -> None:
                     print(f"{part} killed: {seconds:.1f} s without an answer", flush=True)
                 return
             asked = bodies("served", options.tokens)
-            seen = asyncio.run(survive(url, asked, options.clients, options.kills, options.seconds))
-            print(f"{len(seen.kills)} kills, {seen.streams} streams: ", end="")
-            print(f"{seen.differing} differ, {seen.failed} failed")
-            print("\n".join(seen.places), flush=True)
+            running = 1 if options.no_spare else REPLICAS
+            seen = asyncio.run(
+                survive(url, asked, options.clients, options.kills, options.seconds, running=running)
+            )
+            print("\n".join([*seen.places, str(seen)]), flush=True)
+            if options.append:
+                with options.append.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(seen)) + "\n")
+                runs = [Seen(**json.loads(line)) for line in options.append.read_text("utf-8").splitlines()]
+                print(f"all {len(runs)} runs: {together(runs)}", flush=True)
             same = asyncio.run(asked_again(url, asked[0], options.seconds))
             print(f"ingress killed: the answer, asked for again, is {'the same' if same else 'another'}")
-            if pauses := sorted(seen.pauses):
-                p50, p95 = statistics.median(pauses), pauses[int(0.95 * len(pauses))]
-                print(f"pauses of the {len(pauses)} disturbed: {p50:.2f} s (median), {p95:.2f} s (p95)")
         finally:
             app.stop()
 

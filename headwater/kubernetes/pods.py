@@ -32,9 +32,7 @@ def serving_needs(recipe: Recipe, *, most: bool) -> list[Need]:
     def copies(part: ReplicaRange) -> list[Need]:
         return [Need(part.cpus, part.gpus)] * (part.max_replicas if most else part.min_replicas)
 
-    serve = recipe.serve
-    web = copies(serve.web_reader) if serve.web else []
-    return [*copies(serve.api), *copies(serve.engine), *copies(serve.retrieval), *web]
+    return [need for part in recipe.serve.parts(index=True).values() for need in copies(part)]
 
 
 def pods_for(needs: Iterable[Need], pod: Need, what: str) -> int:

@@ -22,6 +22,7 @@ from headwater.kubernetes.pods import TooSmall, cores, pods_for, serving_needs, 
 from headwater.llm.stages.base import CHATML
 from headwater.pipeline import stages
 from headwater.recipe import Recipe
+from headwater.serving import traces
 from headwater.serving.app import APPLICATION, PROXY_CHECKS
 from headwater.serving.config import AppConfig
 from headwater.serving.deploy import IMPORT_PATH
@@ -180,7 +181,8 @@ def render_service(
         _mount(group, keys, KEYS_FOLDER, read_only=True)
         container = group["template"]["spec"]["containers"][0]
         container["env"] += [
-            {"name": name, "value": value} for name, value in (HAPROXY | PROXY_CHECKS).items()
+            {"name": name, "value": value}
+            for name, value in (HAPROXY | PROXY_CHECKS | traces.environment(recipe.serve.traces)).items()
         ]
     for group in cluster["workerGroupSpecs"]:
         group["template"]["spec"]["containers"][0] |= _probes()
@@ -198,9 +200,11 @@ def serve_config(recipe: Recipe, *, model: str, index: str) -> dict[str, Any]:
         "index": index,
         "store": recipe.store,
     }
+    tracing = traces.tracing_config(recipe.serve.traces)
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": settings["host"], "port": SERVE_PORT},
+        **({"tracing_config": tracing} if tracing else {}),
         "applications": [
             {
                 "name": APPLICATION,

@@ -30,6 +30,7 @@ from headwater.llm.grounding.prompt import NOTHING_FOUND, with_sources
 from headwater.llm.grounding.sentences import sentence_spans
 from headwater.llm.inference.base import Engine, Sampling, Token, Tokens
 from headwater.llm.rows.permutation import derived_seed
+from headwater.serving import traces
 from headwater.serving.answers import tool_calls
 from headwater.serving.answers.decisions import Decisions
 from headwater.serving.answers.events import (
@@ -144,14 +145,15 @@ def _quote(
     for choice in range(job.choices):
         if cancelled.is_set():
             return
-        chosen = choose(
-            found,
-            scores,
-            job.quoted_sentences,
-            temperature=job.sampling.temperature,
-            top_p=job.sampling.top_p,
-            seed=choice_seed(job.sampling.seed, choice),
-        )
+        with traces.spanned("citation"):
+            chosen = choose(
+                found,
+                scores,
+                job.quoted_sentences,
+                temperature=job.sampling.temperature,
+                top_p=job.sampling.top_p,
+                seed=choice_seed(job.sampling.seed, choice),
+            )
         yield from _say(engine, job, choice, chosen)
 
 
@@ -352,5 +354,6 @@ def _parts(pieces: Iterator[str], tools: Tools | None) -> Iterator[str | tool_ca
     yield from stream.end()
 
 
+@traces.spanned("citation")
 def _cited(text: CitedText, sentence: str, passages: list[Passage]) -> str:
     return text.add(*cited_source(sentence, passages))

@@ -15,6 +15,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from headwater.llm.inference.base import Sampling
+from headwater.serving import traces
 from headwater.serving.answers.events import AnswerJob, CompletionJob, Delta, Event, Finished, Job, Started
 from headwater.serving.api.bodies import Usage, usage
 from headwater.serving.api.keys.auth import NO_KEY, Key, Limits
@@ -86,11 +87,13 @@ class Backend:
         self._answering += 1
         self.metrics.in_progress.inc()
         meter = Meter(self.quotas, key)
+        span = traces.start("answer", **{"gen_ai.request.model": self.config.model_name})
         try:
             with parts_explained():
-                job = seeded(await make())
+                with traces.within(span):
+                    job = seeded(await make())
                 spoken = False
-                async with contextlib.aclosing(resumed(self._streams, job, self._attempts())) as parts:
+                async with contextlib.aclosing(resumed(self._streams, job, self._attempts(), span)) as parts:
                     async for events in parts:
                         for event in events:
                             if isinstance(event, ApiError):
@@ -102,8 +105,14 @@ class Backend:
                             if isinstance(event, Started) and isinstance(job, AnswerJob):
                                 event = replace(event, web=job.web)
                             yield event
+        except Exception as error:
+            traces.failed(span, error)
+            raise
         finally:
             meter.close()
+            span.set_attribute("gen_ai.usage.input_tokens", meter.prompt_tokens)
+            span.set_attribute("gen_ai.usage.output_tokens", meter.completion_tokens)
+            span.end()
             self._answering -= 1
             self.metrics.in_progress.dec()
 
@@ -130,7 +139,7 @@ class Backend:
 
     async def ask(self, part: DeploymentHandle, method: str, *args: Any) -> Any:
         """What a method without effects returns, of another replica where one is lost. Raises ApiError."""
-        with parts_explained():
+        with parts_explained(), traces.spanned(method):
             return await again(lambda: getattr(part, method).remote(*args), self._attempts())
 
     def _attempts(self) -> Attempts:
@@ -152,19 +161,23 @@ class Meter:
         self._quotas, self._key = quotas, key
         self._pieces: dict[int, int] = {}
         """Choice → its pieces of text so far; each has a token at least."""
+        self.prompt_tokens, self.completion_tokens = 0, 0
 
     def read(self, event: Event) -> None:
         if isinstance(event, Started):
+            self.prompt_tokens = event.prompt_tokens
             self._quotas.spent(self._key, prompt=event.prompt_tokens)
         elif isinstance(event, Delta):
             self._pieces[event.choice] = self._pieces.get(event.choice, 0) + 1
         elif isinstance(event, Finished):
             self._pieces.pop(event.choice, None)
+            self.completion_tokens += event.completion_tokens
             self._quotas.spent(self._key, completion=event.completion_tokens)
 
     def close(self) -> None:
         """Count what was read of choices that have not finished."""
         if cut := sum(self._pieces.values()):
+            self.completion_tokens += cut
             self._quotas.spent(self._key, completion=cut)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
+from headwater.serving import traces
 from headwater.serving.api.limits import SECURITY_HEADERS, Receive, overloaded, read_body
 from headwater.serving.errors import ApiError
 
@@ -62,12 +63,23 @@ class Door:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        if not (span := traces.entry(scope)).is_recording():
+            await self._enter(scope, receive, send)
+            return
+        try:
+            with traces.within(span):
+                await self._enter(traces.below(scope, span), receive, traces.telling(span, send))
+        finally:
+            span.end()
+
+    async def _enter(self, scope: Any, receive: Receive, send: Send) -> None:
         counted = scope["path"] in ANSWERED
         try:
-            self._check(counted)
-            declared = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
-            body = await read_body(receive, declared, self._max_body_bytes)
-            self._check(counted)  # others came while this one was read
+            with traces.spanned("door"):
+                self._check(counted)
+                declared = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
+                body = await read_body(receive, declared, self._max_body_bytes)
+                self._check(counted)  # others came while this one was read
         except ApiError as error:
             self._refused[error.status] += 1
             await _refuse(error, send)
@@ -133,7 +145,7 @@ async def _answer(app: Any, scope: Any) -> list[Any]:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    await app(scope, receive, send)
+    await app(traces.untraced(scope), receive, send)
     return messages
 
 

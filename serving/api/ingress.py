@@ -15,6 +15,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
+from headwater.serving import traces
 from headwater.serving.api import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.chat_types import ChatRequest
@@ -218,6 +219,12 @@ class Ingress:
         metrics, respond = self._backend.metrics, self._open(route)
 
         async def handle(request: Request) -> Response:
+            with traces.spanned(route.name, **{"http.route": route.path}) as span:
+                response = await counted(request)
+                traces.answered(span, response.status_code)
+                return response
+
+        async def counted(request: Request) -> Response:
             started = time.monotonic()
             try:
                 key = check_key(request.headers.get("authorization"), self._backend.keys)

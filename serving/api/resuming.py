@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar, cast
 
+from opentelemetry.trace import INVALID_SPAN, Span
 from prometheus_client import Counter
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from headwater.serving import traces
 from headwater.serving.answers.decisions import Decision, Past
 from headwater.serving.answers.events import CompletionJob, Event, Finished, Job
 from headwater.serving.errors import ApiError
@@ -74,13 +76,17 @@ async def again(call: Callable[[], Awaitable[T]], attempts: Attempts) -> T:
 
 
 async def resumed(
-    streams: DeploymentHandle, job: Job, attempts: Attempts
+    streams: DeploymentHandle, job: Job, attempts: Attempts, span: Span = INVALID_SPAN
 ) -> AsyncGenerator[list[Event | ApiError], None]:
-    """The events of an answer, each time some. Raises what ends it, and TimeoutError as `again`."""
+    """The events of an answer, each time some. Raises what ends it, and TimeoutError as `again`.
+
+    `span`: the answer's; the replicas' spans are below it.
+    """
     past = Past()
     unfinished = job.choices * (len(job.prompts) if isinstance(job, CompletionJob) else 1)
     while True:
-        call = cast(DeploymentResponseGenerator, streams.answer.remote(job, past))
+        with traces.within(span):
+            call = cast(DeploymentResponseGenerator, streams.answer.remote(job, past))
         try:
             while True:
                 async with asyncio.timeout_at(attempts.until):
@@ -102,6 +108,7 @@ async def resumed(
                 if events:
                     yield events
         except (*LOST, BackPressureError) as error:
+            span.add_event("replica lost", {"error.type": type(error).__name__})
             await attempts.after(error)
         finally:
             call.cancel()  # no-op if the call has ended

@@ -217,6 +217,26 @@ def test_the_serve_config_is_one_that_serve_takes_and_its_builder_exists(case: s
     assert (settings.host, config["http_options"]["host"]) == ("0.0.0.0", "0.0.0.0")
 
 
+def test_a_services_proxies_and_replicas_know_the_collector_of_its_traces(kubectl: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    recipe = load(QUICKSTART, ["store=s3://bucket/store", "serve.traces=https://otel.example"])
+    (service, *_) = render.render_service(recipe, built("cpu-small", "service"), TARGET, model="m", index="i")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    tracing = ServeDeploySchema.model_validate(config).tracing_config
+    assert tracing is not None and tracing.enabled and tracing.sampling_ratio == 1
+    module, _, processors = tracing.exporter_import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), processors))
+    assert config["applications"][0]["args"]["traces"] == "https://otel.example"
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        (container, *_) = group["template"]["spec"]["containers"]
+        assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "https://otel.example"} in container["env"]
+    assert "tracing_config" not in yaml.safe_load(
+        _one("service on CPUs", "RayService")["spec"]["serveConfigV2"]
+    )
+
+
 def test_rendering_does_not_modify_the_built_manifests(kubectl: Path) -> None:
     before = yaml.safe_dump_all(built("cpu-small", "job"))
     render.render_job(quickstart(), built("cpu-small", "job"), TARGET)

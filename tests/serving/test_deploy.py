@@ -15,12 +15,14 @@ from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.needs import Need
+from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.kubernetes import render
 from headwater.recipe import parse
 from headwater.serving import app, deploy
 from headwater.serving.api.metrics import Metrics
-from headwater.serving.config import AppConfig
+from headwater.serving.config import AppConfig, ReplicaRange
 from tests.ports import free_ports
 
 RUN = """
@@ -80,6 +82,18 @@ def test_localhost_needs_no_keys_and_other_addresses_are_open_to_those_who_have_
     keys = str(tmp_path / "keys") if keyed else ""
     with pytest.raises(HeadwaterError, match="no model in this folder"):  # the next check
         app.start(AppConfig(model="/nowhere", host=host, api_keys=keys))
+
+
+def test_replicas_that_the_cluster_has_no_room_for_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(Session, "ray", lambda session: pytest.fail("nothing is started"))
+    monkeypatch.setattr("headwater.serving.app.nodes", lambda session, gpus: ([Need(2.0, 1.0)], False))
+    spare = ReplicaRange.model_validate({"min_replicas": 2, "max_replicas": 3, "gpus": 1})
+    with pytest.raises(HeadwaterError, match=r"2 `engine` replicas of 0\.2 CPUs and 1 GPU") as refused:
+        app.start(AppConfig(model=str(tmp_path), engine=spare))
+    assert "`serve.engine.min_replicas`" in str(refused.value.fix)
 
 
 def test_a_wrong_setting_is_named() -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from headwater.serving import traces
 from headwater.serving.answers.events import (
     AnswerJob,
     Delta,
@@ -66,7 +67,8 @@ async def job_of(backend: Backend, wanted: ChatRequest) -> AnswerJob:
     found = Retrieved(question(wanted.messages), None)
     needs = wanted.needs_writing() if config.answer == "quote" else None
     if needs is None:
-        found = await retrieve(backend, wanted.messages, wanted.retrieval)
+        with traces.spanned("retrieval"):
+            found = await retrieve(backend, wanted.messages, wanted.retrieval)
         if wanted.tools_asked() or wanted.schema_text():
             # "I found nothing" is neither a call nor JSON
             found = replace(found, passages=found.passages or None)
