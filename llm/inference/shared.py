@@ -6,9 +6,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Engine, Event, Limits, Sampling, Token
+
+if TYPE_CHECKING:
+    from headwater.llm.inference.adapted import Adapter
 
 log = logging.getLogger("headwater")
 
@@ -29,8 +33,15 @@ class SharedEngine:
         self._batch: Batch = engine.batch(self._limits)
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
-    def stream(self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()) -> _Stream:
-        """As `Engine.stream`, but it runs at once, whether its tokens are taken or not.
+    def stream(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        said: Sequence[int] = (),
+        adapter: Adapter | None = None,
+    ) -> _Stream:
+        """As `Engine.stream`, but it runs at once, whether its tokens are taken or not. `adapter`: if
+        the engine has any.
 
         Taking a token raises what the engine raised. A schema is compiled in the caller's thread: some take
         seconds, in which nobody else's text would go on.
@@ -41,7 +52,7 @@ class SharedEngine:
         elif (refusal := self._prepared(sampling.schema)) is not None:
             stream.events.put(refusal)
         else:
-            self._calls.put(lambda: self._submit(stream, prompt, sampling, said))
+            self._calls.put(lambda: self._submit(stream, prompt, sampling, said, adapter))
         return stream
 
     @property
@@ -80,9 +91,17 @@ class SharedEngine:
                     if event.finish_reason:
                         del self._streams[event.handle]
 
-    def _submit(self, stream: _Stream, prompt: list[int], sampling: Sampling, said: Sequence[int]) -> None:
+    def _submit(
+        self,
+        stream: _Stream,
+        prompt: list[int],
+        sampling: Sampling,
+        said: Sequence[int],
+        adapter: Adapter | None,
+    ) -> None:
+        own: dict[str, Any] = {"adapter": adapter} if adapter else {}
         try:
-            stream.handle = self._batch.submit(prompt, sampling, said=said)
+            stream.handle = self._batch.submit(prompt, sampling, said=said, **own)
         except Exception as error:  # noqa: BLE001 - raised again where the stream is read
             stream.events.put(error)
         else:

@@ -17,6 +17,7 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.examples.chat import stop_ids
+from headwater.llm.inference.adapted import load_adapter
 from headwater.llm.inference.base import Completion, Limits, Sampling, Token
 from headwater.llm.inference.batching import Batch
 from headwater.llm.inference.decoder import Way, way_of
@@ -27,6 +28,7 @@ from headwater.llm.inference.sampling import log_probability
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from headwater.llm.inference.adapted import Adapter
     from headwater.llm.model.adapters import Changes
 
 SCORE_TOKENS = 16_384
@@ -108,7 +110,12 @@ class TorchEngine:
                 parameter.copy_(held)
         self.load_weights(changes.whole)
 
-    def batch(self, limits: Limits | None = None) -> Batch:
+    def adapter(self, folder: Path) -> Adapter:
+        """Open a LoRA adapter for this model, which stays as it is. Raises as `load_adapter`."""
+        return load_adapter(self.model, folder)
+
+    def batch(self, limits: Limits | None = None, adapter: Adapter | None = None) -> Batch:
+        """`adapter`: of all sequences that bring none."""
         if self._way is None:
             self._way = way_of(self.model)
         decoder = self._way.open(self.model)
@@ -123,6 +130,7 @@ class TorchEngine:
             lambda: self._version,
             self._vocabulary,
             lambda schema, ends: self._guides.open(schema, ends),
+            adapter,
         )
 
     @property
@@ -137,12 +145,16 @@ class TorchEngine:
         self._guides.compile(schema)
 
     def generate(
-        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        adapter: Adapter | None = None,
     ) -> list[Completion]:
         completions = [Completion([], [], "length") for _ in prompts]
         if sampling.max_tokens < 1 or not prompts:
             return completions
-        batch = self.batch()
+        batch = self.batch(adapter=adapter)
         drawn = [(sampling.seed, row) for row in range(len(prompts))]
         if seeds is not None:
             drawn = [(seed, 0) for seed in seeds]
