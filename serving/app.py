@@ -15,6 +15,8 @@ from headwater.cluster.storage.store import Store
 from headwater.serving.api.door import environment
 from headwater.serving.api.keys.auth import check_open, read_keys
 from headwater.serving.config import AppConfig, ReplicaRange
+from headwater.serving.models import ModelList, check_model
+from headwater.serving.room import check_cpus, check_memory
 from headwater.serving.web.provider import key_of
 
 if TYPE_CHECKING:
@@ -91,7 +93,9 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     """
     check_open(config.host, config.api_keys)
     check(config)
-    (session or Session(Store(tempfile.gettempdir()))).ray()
+    session = session or Session(Store(tempfile.gettempdir()))
+    check_cpus(config, session)
+    session.ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
     from ray.serve.schema import LoggingConfig
@@ -100,6 +104,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     port = config.port or _free_port(config.host)
     _check_port(config.host, port)
+    ModelList(config, changed=False).forget_changes()  # of an earlier endpoint with the same settings
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=port),
@@ -142,6 +147,11 @@ def check(config: AppConfig) -> None:
     read_keys(config.api_keys)
     if config.web:
         key_of(config.web.search)
+    served = ModelList(config, changed=False).now
+    for each in list(served.values())[1:]:
+        check_model(each)
+    if len(served) > 1:
+        check_memory(config, served.values())
 
 
 def _scaling(scaling: ReplicaRange, target_ongoing: int) -> dict[str, Any]:

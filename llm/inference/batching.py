@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.inference.adapted import Adapter, using
 from headwater.llm.inference.base import Event, Limits, Sampling
 from headwater.llm.inference.decoder import Decoder
 from headwater.llm.inference.guided import Guide
+from headwater.llm.inference.low_rank import Adapter, using
 from headwater.llm.inference.prefixes import SHARED_TOKENS, Prefix, Prefixes, common
 from headwater.llm.inference.sampling import Choices, choose, uniforms
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.inference.adapted import AGREEMENT, only
+from headwater.llm.inference.low_rank import AGREEMENT, only
 from headwater.llm.inference.slots import LayerShape, Pass, Slots
 from headwater.llm.model.coverage import KERNELS
 

@@ -12,7 +12,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Engine, Event, Limits, Sampling, Token
 
 if TYPE_CHECKING:
-    from headwater.llm.inference.adapted import Adapter
+    from headwater.llm.inference.low_rank import Adapter
 
 log = logging.getLogger("headwater")
 
@@ -31,6 +31,7 @@ class SharedEngine:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
         self._batch: Batch = engine.batch(self._limits)
+        self._stopped = False
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
     def stream(
@@ -55,6 +56,14 @@ class SharedEngine:
             self._calls.put(lambda: self._submit(stream, prompt, sampling, said, adapter))
         return stream
 
+    def stop(self) -> None:
+        """End its thread, and with it what holds the model. No stream may run."""
+
+        def stopped() -> None:
+            self._stopped = True
+
+        self._calls.put(stopped)
+
     @property
     def precision(self) -> str:
         return self.engine.precision
@@ -74,9 +83,11 @@ class SharedEngine:
         return None
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped:
             while not self._calls.empty() or self._batch.idle:
                 self._calls.get()()
+                if self._stopped:
+                    return
             try:
                 events = self._batch.step()
             except Exception as error:

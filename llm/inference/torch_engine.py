@@ -17,18 +17,18 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.examples.chat import stop_ids
-from headwater.llm.inference.adapted import load_adapter
 from headwater.llm.inference.base import Completion, Limits, Sampling, Token
 from headwater.llm.inference.batching import Batch
 from headwater.llm.inference.decoder import Way, way_of
 from headwater.llm.inference.guided import Guides
+from headwater.llm.inference.low_rank import load_adapter
 from headwater.llm.inference.prefixes import SHARED_TOKENS, common
 from headwater.llm.inference.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from headwater.llm.inference.adapted import Adapter
+    from headwater.llm.inference.low_rank import Adapter
     from headwater.llm.model.adapters import Changes
 
 SCORE_TOKENS = 16_384

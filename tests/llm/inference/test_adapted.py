@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.inference.adapted import AdaptedEngine, load_adapter
+from headwater.llm.inference.adapted import AdaptedEngine
 from headwater.llm.inference.base import Limits, Sampling
+from headwater.llm.inference.low_rank import load_adapter
 from headwater.llm.inference.shared import SharedEngine
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.adapter_files import SETTINGS, TENSORS, linear_shapes, read_adapter
