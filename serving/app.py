@@ -8,7 +8,6 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.needs import Actors, Need, nodes, refuse_too_large
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
@@ -18,6 +17,8 @@ from headwater.serving import traces
 from headwater.serving.api.door import environment
 from headwater.serving.api.keys.auth import check_open, read_keys
 from headwater.serving.config import AppConfig, ReplicaRange
+from headwater.serving.models import ModelList, check_model
+from headwater.serving.room import check_cpus, check_memory
 from headwater.serving.web.provider import key_of
 
 if TYPE_CHECKING:
@@ -96,17 +97,9 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     """
     check_open(config.host, config.api_keys)
     log.info("%s: %s", config.model, check(config))
+    config = config.resolved()
     session = session or Session(Store(tempfile.gettempdir()))
-    parts = [
-        Actors(
-            f"`{name}` replicas",
-            part.min_replicas,
-            Need(part.cpus, part.gpus),
-            (f"serve.{name}.min_replicas",),
-        )
-        for name, part in config.parts(index=bool(config.index)).items()
-    ]
-    refuse_too_large("serve", parts, *nodes(session, gpus=any(part.each.gpus for part in parts)))
+    check_cpus(config, session)
     session.ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
@@ -116,6 +109,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     port = config.port or _free_port(config.host)
     _check_port(config.host, port)
+    ModelList(config, changed=False).forget_changes()  # of an earlier endpoint with the same settings
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.host, port=port),
@@ -165,6 +159,11 @@ def check(config: AppConfig) -> Choice:
     traces.check(config.traces)
     if config.web:
         key_of(config.web.search)
+    served = ModelList(config, changed=False).now
+    for each in list(served.values())[1:]:
+        check_model(each)
+    if len(served) > 1:
+        check_memory(config, served.values())
     return config.choice()
 
 

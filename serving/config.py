@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.inference.backends import Backend, Choice, Quantize, Wanted, choose
+from headwater.llm.inference.backends import Choice, Quantize, Wanted, choose
 from headwater.serving.retrieval.embed import WORDLLAMA
 from headwater.serving.retrieval.index import IndexConfig
 from headwater.serving.retrieval.search import DESCRIPTION, MIN_RELEVANCE
 from headwater.serving.web.config import WebConfig
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
+"""Of a further model."""
 
 
 class ReplicaRange(StageConfig):
@@ -35,6 +40,17 @@ class ReplicaRange(StageConfig):
         return self
 
 
+class ServedModel(StageConfig):
+    """A further model of the endpoint."""
+
+    path: NonEmpty
+    """A Hugging Face folder, or the folder of a LoRA adapter as peft saves it; in a store `STAGE/KEY`,
+    `STAGE/KEY/adapter` (what its LoRA training has learnt, without the base) or `promoted/RECIPE`, which
+    follows that recipe's promotions."""
+    base: str = ""
+    """Of an adapter: name of the served model that it was trained on. Default: the endpoint's first model."""
+
+
 def _share(cpus: float) -> ReplicaRange:
     return ReplicaRange.model_validate({"cpus": cpus})
 
@@ -44,6 +60,9 @@ class ServeConfig(StageConfig):
 
     model_name: str = Field("headwater", min_length=1)
     """Model id that clients must send."""
+    models: dict[Annotated[str, Field(pattern=NAME.pattern)], ServedModel] = {}
+    """Further models, by the names that clients send. Adapters share the weights and the running batch of
+    their base; all models are in each replica of `engine`."""
     host: NonEmpty = "127.0.0.1"
     """Another address than localhost opens the endpoint to the network, and is refused without `api_keys`."""
     port: int = Field(8000, ge=0, le=65535)
@@ -143,16 +162,23 @@ class AppConfig(ServeConfig):
         return self.parallel_requests * self.engine.max_replicas + self.max_queue
 
     @property
-    def engine_arguments(self) -> tuple[str, int | None, int, float, str, Backend, Quantize]:
-        """Of `replicas.EngineReplica`. The embedding is the index's, or the default."""
-        embedding, chosen = str(self._described.get("embedding", WORDLLAMA)), self.choice()
-        some = (self.model, self.threads, self.parallel_requests, self.engine.gpus)
-        return *some, embedding, chosen.backend, chosen.quantize
+    def engine_arguments(self) -> tuple[str, int | None, int, float, str, AppConfig]:
+        """Of `replicas.EngineReplica`: the embedding is the index's, or the default."""
+        embedding = str(self._described.get("embedding", WORDLLAMA))
+        return self.model, self.threads, self.parallel_requests, self.engine.gpus, embedding, self
 
     def choice(self) -> Choice:
-        """What computes the model. Raises HeadwaterError if the settings cannot be had for it."""
+        """What computes the models. Raises HeadwaterError if the settings cannot be had for them."""
         if self.backend == "torch" and self.quantize == "none":
             return Choice("torch", "none", "as set")
+        if self.models and self.backend == "auto" and self.quantize == "none":
+            return Choice("torch", "none", "it has several models")
+        if self.models:
+            raise HeadwaterError(
+                "the backend openvino serves one model, without adapters",
+                where="serve.models",
+                fix="set `serve.backend: torch` and `serve.quantize: none`",
+            )
         described = dict(Artifact(self.model).read_json("config.json"))
         return choose(self.backend, self.quantize, described, self.model, gpus=self.engine.gpus)
 
@@ -175,6 +201,10 @@ class AppConfig(ServeConfig):
 
     @property
     def model_key(self) -> str:
+        """Of the first model, as `key_of`."""
+        return self.key_of(self.model)
+
+    def key_of(self, folder: str) -> str:
         """`STAGE/KEY` of a model in the store, else the location of its folder."""
-        inside = self.store and self.model.startswith(f"{self.store}/")
-        return self.model.removeprefix(f"{self.store}/").removesuffix("/model") if inside else self.model
+        inside = self.store and folder.startswith(f"{self.store}/")
+        return folder.removeprefix(f"{self.store}/").removesuffix("/model") if inside else folder

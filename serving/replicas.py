@@ -8,26 +8,26 @@ import contextvars
 import functools
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.grounding.passages import Passage
-from headwater.llm.inference import device_of, load_engine
-from headwater.llm.inference.backends import Backend, Quantize
-from headwater.llm.inference.base import Engine, Sampling, Token
-from headwater.llm.inference.parity import check as check_parity
-from headwater.llm.inference.shared import SharedEngine
+from headwater.llm.inference import device_of
+from headwater.llm.inference.base import Engine, Token
 from headwater.serving import traces
 from headwater.serving.answers.answer import answer
 from headwater.serving.answers.complete import check_tokens, complete
 from headwater.serving.answers.decisions import Decision, Decisions, Past
 from headwater.serving.answers.events import CompletionJob, Event, Job, Spoken
 from headwater.serving.answers.token_text import spoken
+from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
+from headwater.serving.loaded import LoadedModels
+from headwater.serving.models import ModelList, Served
 from headwater.serving.retrieval.changes import Change
 from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
 from headwater.serving.retrieval.passages import Filters
@@ -57,16 +57,6 @@ def _refusing(call: Callable[..., T]) -> Callable[..., Awaitable[T | ApiError]]:
     return called
 
 
-def warm(engine: Engine) -> None:
-    """One short completion, and one that follows a schema: what a model loads, compiles and builds when it is
-    first used is not paid for by the first request. Raises what the model raises."""
-    for _ in complete(engine, CompletionJob(["warm"], Sampling(1))):
-        pass
-    with contextlib.suppress(HeadwaterError):  # some tokenizers cannot; whoever sends a schema is told
-        for _ in complete(engine, CompletionJob(["warm"], Sampling(8, schema='{"type": "boolean"}'))):
-            pass
-
-
 class EngineReplica:
     """One replica of the model. Answers are made in threads, so the actor stays responsive; the tokens of
     all of them are generated in one batch."""
@@ -78,18 +68,52 @@ class EngineReplica:
         parallel_requests: int,
         gpus: float = 0.0,
         embedding: str = WORDLLAMA,
-        backend: Backend = "torch",
-        quantize: Quantize = "none",
+        config: AppConfig | None = None,
     ) -> None:
-        local = Artifact(folder).local()
-        engine = load_engine(
-            local, device=device_of(gpus), threads=threads, backend=backend, quantize=quantize
-        )
-        check_parity(local, engine)
-        self._engine = SharedEngine(engine)
+        """Loads the model in `folder`, and with `config` the others that the endpoint has by now."""
+        backend, quantize = (config.backend, config.quantize) if config else ("torch", "none")
+        assert backend != "auto", "`AppConfig.resolved`"
+        self._models = LoadedModels(device_of(gpus), threads, backend, quantize)
+        self._list = None if config is None else ModelList(config)
+        self._first = Served("", folder) if self._list is None else self._list.first
+        self._models.preload([self._first, *(self._list.now.values() if self._list else ())])
+        self._looked = time.monotonic()
+        self._following: asyncio.Future[None] | None = None
         self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
         self._embedder = functools.cache(lambda: load_embedder(embedding))
-        warm(self._engine)
+
+    async def check_health(self) -> None:
+        """Called by Serve: follows the list of models."""
+        due = self._list is not None and time.monotonic() - self._looked >= self._list.pause
+        if due and (self._following is None or self._following.done()):
+            self._looked = time.monotonic()
+            self._following = asyncio.get_running_loop().run_in_executor(None, self.follow)
+
+    @property
+    def engine(self) -> Any:
+        """Of the first model."""
+        with self._models.use(self._first) as engine:
+            return engine
+
+    @property
+    def loaded(self) -> list[Served]:
+        """The models in its memory."""
+        return self._models.held
+
+    def follow(self) -> None:
+        """Load what has been added to the list, and drop what is on it no longer."""
+        assert self._list is not None
+        self._list.look()
+        for served in (listed := list(self._list.now.values())):
+            with contextlib.suppress(ApiError), self._models.use(served):
+                pass  # what cannot be loaded is logged, and told to whoever asks for it
+        self._models.keep_only(listed)
+
+    @_refusing
+    def load(self, model: Served) -> None:
+        """Have a model ready, for an admin."""
+        with self._models.use(model, admin=True):
+            pass
 
     async def answer(self, job: Job, past: Past) -> AsyncIterator[list[Event | Decision | ApiError]]:
         """Yield the events of an answer and what they are made of, each time all that are ready. An ApiError
@@ -113,11 +137,12 @@ class EngineReplica:
             phases.begin("prefill")
             try:
                 make: Any = complete if isinstance(job, CompletionJob) else answer
-                all_events = make(self._engine, job, gone, Decisions(past, decided))
-                for event in itertools.islice(all_events, past.events, None):
-                    if gone.is_set():
-                        return
-                    put(event)
+                with self._models.use(job.model or self._first) as engine:
+                    all_events = make(engine, job, gone, Decisions(past, decided))
+                    for event in itertools.islice(all_events, past.events, None):
+                        if gone.is_set():
+                            return
+                        put(event)
                 put(None)
             except ApiError as error:
                 put(error)
@@ -147,32 +172,38 @@ class EngineReplica:
             gone.set()
 
     @_refusing
-    def tokenize(self, text: str | list[dict[str, Any]], special: bool) -> tuple[int, list[Spoken]]:
+    def tokenize(
+        self, model: Served, text: str | list[dict[str, Any]], special: bool
+    ) -> tuple[int, list[Spoken]]:
         """The model's context in tokens, and the tokens of a text, or of the prompt that a conversation
         makes."""
-        tokenizer = self._engine.tokenizer
-        if isinstance(text, str):
-            encoded: Any = tokenizer(text, add_special_tokens=special, split_special_tokens=True)
-            ids = list(encoded["input_ids"])
-        else:
-            ids = encode_prompt(tokenizer, text)
-        return self._engine.context, list(spoken(tokenizer, [Token(number, 0.0) for number in ids]))
+        with self._models.use(model) as engine:
+            tokenizer = engine.tokenizer
+            if isinstance(text, str):
+                encoded: Any = tokenizer(text, add_special_tokens=special, split_special_tokens=True)
+                ids = list(encoded["input_ids"])
+            else:
+                ids = encode_prompt(tokenizer, text)
+            return engine.context, list(spoken(tokenizer, [Token(number, 0.0) for number in ids]))
 
     @_refusing
-    def detokenize(self, ids: list[int]) -> str:
-        return self._decoded(ids, "tokens")
+    def detokenize(self, model: Served, ids: list[int]) -> str:
+        with self._models.use(model) as engine:
+            return _decoded(engine, ids, "tokens")
 
     @_refusing
-    def embed(self, texts: list[str | list[int]]) -> tuple[np.ndarray, int]:
+    def embed(self, model: Served, texts: list[str | list[int]]) -> tuple[np.ndarray, int]:
         """Vectors of unit length, float32 [texts, dimensions], and the number of tokens. Ids are decoded by
         the model's tokenizer."""
-        plain = [each if isinstance(each, str) else self._decoded(each, "input") for each in texts]
-        encoded: Any = self._engine.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
-        return self._embedder()(plain), sum(map(len, encoded["input_ids"]))
+        with self._models.use(model) as engine:
+            plain = [each if isinstance(each, str) else _decoded(engine, each, "input") for each in texts]
+            encoded: Any = engine.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
+            return self._embedder()(plain), sum(map(len, encoded["input_ids"]))
 
-    def _decoded(self, ids: list[int], param: str) -> str:
-        check_tokens(self._engine, ids, param)
-        return str(self._engine.tokenizer.decode(ids))
+
+def _decoded(engine: Engine, ids: list[int], param: str) -> str:
+    check_tokens(engine, ids, param)
+    return str(engine.tokenizer.decode(ids))
 
 
 class RetrievalReplica:

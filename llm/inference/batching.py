@@ -20,6 +20,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Event, Limits, Sampling
 from headwater.llm.inference.decoder import Decoder
 from headwater.llm.inference.guided import Guide
+from headwater.llm.inference.low_rank import Adapter, using
 from headwater.llm.inference.prefixes import SHARED_TOKENS, Prefix, Prefixes, common
 from headwater.llm.inference.sampling import Choices, choose, uniforms
 
@@ -32,6 +33,7 @@ PADDING = 16
 @dataclass(eq=False, kw_only=True)
 class _Sequence(Choices):
     handle: int
+    adapter: Adapter | None = None
     text: tuple[int, ...]
     """What is read before the first choice: the prompt, and what the completion already had."""
     length: int = 0
@@ -59,12 +61,15 @@ class Batch:
         version: Callable[[], int] = lambda: 0,
         vocabulary: int | None = None,
         guide: Callable[[str, Sequence[int]], Guide] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
-        """`version` counts changes of the weights: keys that older ones made are not copied. `vocabulary` is
-        the number of logits; `guide` opens one for a schema and the ids that may end it."""
+        """`adapter` is that of sequences which bring none. `version` counts changes of the weights: keys that
+        older ones made are not copied. `vocabulary` is the number of logits; `guide` opens one for a schema
+        and the ids that may end it."""
         self._decoder, self._context, self._stop = decoder, context, tuple(stop_ids)
         self._limits = limits or Limits()
         self._version, self._vocabulary, self._guide = version, vocabulary, guide
+        self._adapter = adapter
         self._waiting: deque[_Sequence] = deque()
         self._rows: list[_Sequence] = []
         self._running = 0  # the first rows; the prompts of the others are being read
@@ -86,15 +91,18 @@ class Batch:
         number: int = 0,
         *,
         said: Sequence[int] = (),
+        adapter: Adapter | None = None,
     ) -> int:
         """Queue a prompt of at least one id for at least one token. Returns the handle of its events.
 
-        `seed` replaces `sampling.seed`; `number` tells samples of one seed apart; `said`: as in the protocol.
+        `seed` replaces `sampling.seed`; `number` tells samples of one seed apart; `said`: as in the protocol;
+        `adapter` acts on this sequence alone.
         Raises HeadwaterError for a sequence that can never run here.
         """
         self._check(len(prompt), sampling.max_tokens)
         sequence = _Sequence(
             handle=self._handles + 1,
+            adapter=adapter or self._adapter,
             prompt=tuple(prompt),
             text=(*prompt, *said),
             sampling=sampling,
@@ -189,12 +197,18 @@ class Batch:
         rows = self._rows[: self._running]
         if not rows:
             return []
-        logits_BV = self._decoder.read(
+        logits_BV = self._forward(
             range(len(rows)), [one.length for one in rows], [one.ids[-1:] for one in rows]
         )
         for one in rows:
             one.length += 1
         return self._choose(list(range(len(rows))), logits_BV)
+
+    def _forward(
+        self, rows: Sequence[int], starts: Sequence[int], ids: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        with using([self._rows[row].adapter for row in rows], self._decoder.device):
+            return self._decoder.read(rows, starts, ids)
 
     def _read(self) -> list[Event]:
         """Read prompts, up to `limits.read_tokens`. Returns the first tokens of those that are complete."""
@@ -209,7 +223,7 @@ class Batch:
                     budget -= len(taken[row])
             for part in _alike(taken):
                 starts, ids = [self._rows[row].length for row in part], [taken[row] for row in part]
-                for row, logits_V in zip(part, self._decoder.read(part, starts, ids), strict=True):
+                for row, logits_V in zip(part, self._forward(part, starts, ids), strict=True):
                     self._rows[row].length += len(taken[row])
                     if self._rows[row].length == len(self._rows[row].text):
                         complete[row] = logits_V
@@ -247,7 +261,7 @@ class Batch:
             coming = max(coming, shared)
             if min(shared, other.length) > best:
                 best, source = min(shared, other.length), other_row
-        kept, prefix = self.prefixes.best(one.text, self._version())
+        kept, prefix = self.prefixes.best(one.text, self._version(), _number(one))
         kept = min(kept, most)
         length = max(best, kept)
         if coming > length and (coming == most or coming >= SHARED_TOKENS):
@@ -264,10 +278,11 @@ class Batch:
         return True
 
     def _beginnings(self, row: int) -> Iterable[tuple[int, _Sequence]]:
-        """Rows before `row` that the present weights read; of each prompt the one that has most of it."""
+        """Rows before `row` that the present weights read, with its adapter; of each prompt the one that has
+        most of it."""
         version, found = self._version(), dict[tuple[int, ...], tuple[int, _Sequence]]()
         for other_row, other in enumerate(self._rows[:row]):
-            if not other.placed or other.version == version:
+            if other.adapter is self._rows[row].adapter and (not other.placed or other.version == version):
                 kept = found.setdefault(other.text, (other_row, other))
                 if other.length > kept[1].length:
                     found[other.text] = (other_row, other)
@@ -307,8 +322,9 @@ class Batch:
             return
         room = self.prefixes.limit // self._decoder.bytes_per_position
         ids = (*one.prompt, *one.ids)[: min(one.length, room)]
-        if not self.prefixes.covers(ids, one.version):
-            self.prefixes.keep(Prefix(ids, one.version, self._decoder.kept(row, len(ids))))
+        if not self.prefixes.covers(ids, one.version, _number(one)):
+            kept = self._decoder.kept(row, len(ids))
+            self.prefixes.keep(Prefix(ids, one.version, kept, _number(one)))
 
     def _move(self, source: int, target: int) -> None:
         if source != target:
@@ -316,10 +332,15 @@ class Batch:
             self._rows[target] = self._rows[source]
 
 
+def _number(one: _Sequence) -> int:
+    return one.adapter.number if one.adapter else 0
+
+
 def _repeats_last(sequences: list[_Sequence]) -> list[_Sequence]:
     """The first sequence of each prompt before all that repeat one, which will be copied."""
-    seen: set[tuple[int, ...]] = set()
-    first = [one.text not in seen and not seen.add(one.text) for one in sequences]  # type: ignore[func-returns-value]
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    texts = [(_number(one), one.text) for one in sequences]
+    first = [text not in seen and not seen.add(text) for text in texts]  # type: ignore[func-returns-value]
     return [
         one for repeat in (False, True) for one, new in zip(sequences, first, strict=True) if new != repeat
     ]

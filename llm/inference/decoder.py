@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.inference.low_rank import AGREEMENT, only
 from headwater.llm.inference.slots import LayerShape, Pass, Slots
 from headwater.llm.model.coverage import KERNELS
 
@@ -26,8 +27,6 @@ PROBE = 6
 """Ids that a model reads when its decoder is chosen."""
 FEW_ROWS = 32
 """Up to so many rows MKL multiplies a large matrix by their transpose two to four times as fast."""
-AGREEMENT = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""Largest difference of two ways' logits, as a share of the largest logit."""
 
 
 class Decoder(Protocol):
@@ -40,6 +39,7 @@ class Decoder(Protocol):
 
     shares: bool
     """Whether a row can begin with another's positions."""
+    device: torch.device
 
     def reserve(self, rows: int, positions: int, live: int) -> None: ...
     def clear(self, row: int) -> None: ...
@@ -146,6 +146,7 @@ class ApartDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model, self._caches = model, []  # type: ignore[var-annotated]
+        self.device = next(model.parameters()).device
 
     def reserve(self, rows: int, positions: int, live: int) -> None:
         self._caches += [None] * (rows - len(self._caches))
@@ -171,15 +172,16 @@ class ApartDecoder:
     def read(self, rows: Sequence[int], starts: Sequence[int], ids: Sequence[Sequence[int]]) -> torch.Tensor:
         from transformers import DynamicCache
 
-        device, logits = next(self.model.parameters()).device, []
-        for row, given in zip(rows, ids, strict=True):
+        logits = []
+        for place, (row, given) in enumerate(zip(rows, ids, strict=True)):
             if self._caches[row] is None:
                 self._caches[row] = DynamicCache(config=self.model.config)
-            found = self.model(
-                input_ids=torch.tensor([given], device=device),
-                past_key_values=self._caches[row],
-                use_cache=True,
-            )
+            with only(place):
+                found = self.model(
+                    input_ids=torch.tensor([given], device=self.device),
+                    past_key_values=self._caches[row],
+                    use_cache=True,
+                )
             logits.append(found.logits[0, -1])
         return torch.stack(logits)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from headwater.llm.inference.decoder import Decoder
+    from headwater.llm.inference.low_rank import Adapter
 
 SCORE_TOKENS = 16_384
 """Maximum tokens (including padding) per scoring pass."""
@@ -54,7 +55,8 @@ class BatchedEngine:
         """Bytes for keys and values when no limit is set."""
         return CPU_MEMORY
 
-    def batch(self, limits: Limits | None = None) -> Batch:
+    def batch(self, limits: Limits | None = None, adapter: Adapter | None = None) -> Batch:
+        """`adapter`: of all sequences that bring none; torch has such."""
         decoder = self._open()
         chosen = limits or self.limits
         if chosen.memory is None:
@@ -67,6 +69,7 @@ class BatchedEngine:
             lambda: self._version,
             self._vocabulary,
             lambda schema, ends: self._guides.open(schema, ends),
+            adapter,
         )
 
     @cached_property
@@ -77,12 +80,16 @@ class BatchedEngine:
         self._guides.compile(schema)
 
     def generate(
-        self, prompts: list[list[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        adapter: Adapter | None = None,
     ) -> list[Completion]:
         completions = [Completion([], [], "length") for _ in prompts]
         if sampling.max_tokens < 1 or not prompts:
             return completions
-        batch = self.batch()
+        batch = self.batch(adapter=adapter)
         drawn = [(sampling.seed, row) for row in range(len(prompts))]
         if seeds is not None:
             drawn = [(seed, 0) for seed in seeds]

@@ -84,8 +84,13 @@ def check(folder: Path, engine: Engine) -> None:
     if not where.is_file():
         log.info("%s has no %s: the engine is not compared with the model's maker", folder, FILE)
         return
+    check_record(where.read_text(), str(where), engine)
+
+
+def check_record(record: str, where: str, engine: Engine) -> None:
+    """Compare an engine with the content of a record. Raises HeadwaterError as `check`."""
     try:
-        content: dict[str, Any] = json.loads(where.read_text())
+        content: dict[str, Any] = json.loads(record)
         ids, recorded = (
             content["ids"],
             np.concatenate([np.asarray(row, float) for row in content["logprobs"]]),
@@ -97,7 +102,7 @@ def check(folder: Path, engine: Engine) -> None:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise HeadwaterError(
             f"the record of the model's log-probabilities cannot be read ({error})",
-            where=str(where),
+            where=where,
             fix="export the model again, or delete the file",
         ) from error
     bound = BOUNDS[engine.precision]
@@ -106,7 +111,7 @@ def check(folder: Path, engine: Engine) -> None:
             "this engine's log-probabilities differ from those that were recorded with the model by "
             f"{apart.mean():.2g} nats in the mean and {apart.max():.2g} at most "
             f"(allowed in {engine.precision}: {bound.mean:g} and {bound.largest:g})",
-            where=str(where),
+            where=where,
             fix="compare weights, versions and hardware; delete the file to serve the model all the same",
         )
 

@@ -20,6 +20,8 @@ class Prefix:
     """Of the weights."""
     tensors: list[torch.Tensor]
     """As `Slots.kept` gives them: [heads, len(ids), width] of keys and values of each layer."""
+    adapter: int = 0
+    """Number of the adapter that read it; 0: none."""
 
     def __post_init__(self) -> None:
         self.start = self.ids[:SHARED_TOKENS]
@@ -39,12 +41,17 @@ class Prefixes:
     def bytes(self) -> int:
         return sum(prefix.bytes for prefix in self._held)
 
-    def best(self, prompt: tuple[int, ...], version: int) -> tuple[int, Prefix | None]:
-        """Number of first ids of a prompt that one has, and that one; 0 below SHARED_TOKENS."""
+    def best(self, prompt: tuple[int, ...], version: int, adapter: int = 0) -> tuple[int, Prefix | None]:
+        """Number of first ids of a prompt that one of the adapter has, and that one; 0 below
+        SHARED_TOKENS."""
         self._held = [prefix for prefix in self._held if prefix.version == version]
         start = prompt[:SHARED_TOKENS]
         return max(
-            ((common(prompt, prefix.ids), prefix) for prefix in self._held if prefix.start == start),
+            (
+                (common(prompt, prefix.ids), prefix)
+                for prefix in self._held
+                if prefix.start == start and prefix.adapter == adapter
+            ),
             key=lambda each: each[0],
             default=(0, None),
         )
@@ -55,14 +62,16 @@ class Prefixes:
         self._held.remove(prefix)
         self._held.append(prefix)
 
-    def covers(self, ids: tuple[int, ...], version: int) -> bool:
+    def covers(self, ids: tuple[int, ...], version: int, adapter: int = 0) -> bool:
         """Whether nothing is gained by keeping these."""
-        shared, prefix = self.best(ids, version)
+        shared, prefix = self.best(ids, version, adapter)
         return len(ids) < SHARED_TOKENS or (prefix is not None and shared == len(ids))
 
     def keep(self, made: Prefix) -> None:
         """Take one, in place of those that it begins with."""
-        self._held = [one for one in self._held if made.ids[: len(one.ids)] != one.ids]
+        self._held = [
+            one for one in self._held if one.adapter != made.adapter or made.ids[: len(one.ids)] != one.ids
+        ]
         self._held.append(made)
         while self.bytes > self.limit:
             self._held.pop(0)

@@ -6,9 +6,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Engine, Event, Limits, Sampling, Token
+
+if TYPE_CHECKING:
+    from headwater.llm.inference.low_rank import Adapter
 
 log = logging.getLogger("headwater")
 
@@ -27,10 +31,18 @@ class SharedEngine:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
         self._batch: Batch = engine.batch(self._limits)
+        self._stopped = False
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
-    def stream(self, prompt: list[int], sampling: Sampling, said: Sequence[int] = ()) -> _Stream:
-        """As `Engine.stream`, but it runs at once, whether its tokens are taken or not.
+    def stream(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        said: Sequence[int] = (),
+        adapter: Adapter | None = None,
+    ) -> _Stream:
+        """As `Engine.stream`, but it runs at once, whether its tokens are taken or not. `adapter`: if
+        the engine has any.
 
         Taking a token raises what the engine raised. A schema is compiled in the caller's thread: some take
         seconds, in which nobody else's text would go on.
@@ -41,8 +53,16 @@ class SharedEngine:
         elif (refusal := self._prepared(sampling.schema)) is not None:
             stream.events.put(refusal)
         else:
-            self._calls.put(lambda: self._submit(stream, prompt, sampling, said))
+            self._calls.put(lambda: self._submit(stream, prompt, sampling, said, adapter))
         return stream
+
+    def stop(self) -> None:
+        """End its thread, and with it what holds the model. No stream may run."""
+
+        def stopped() -> None:
+            self._stopped = True
+
+        self._calls.put(stopped)
 
     @property
     def backend(self) -> str:
@@ -67,9 +87,11 @@ class SharedEngine:
         return None
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped:
             while not self._calls.empty() or self._batch.idle:
                 self._calls.get()()
+                if self._stopped:
+                    return
             try:
                 events = self._batch.step()
             except Exception as error:
@@ -84,9 +106,17 @@ class SharedEngine:
                     if event.finish_reason:
                         del self._streams[event.handle]
 
-    def _submit(self, stream: _Stream, prompt: list[int], sampling: Sampling, said: Sequence[int]) -> None:
+    def _submit(
+        self,
+        stream: _Stream,
+        prompt: list[int],
+        sampling: Sampling,
+        said: Sequence[int],
+        adapter: Adapter | None,
+    ) -> None:
+        own: dict[str, Any] = {"adapter": adapter} if adapter else {}
         try:
-            stream.handle = self._batch.submit(prompt, sampling, said=said)
+            stream.handle = self._batch.submit(prompt, sampling, said=said, **own)
         except Exception as error:  # noqa: BLE001 - raised again where the stream is read
             stream.events.put(error)
         else:

@@ -18,12 +18,14 @@ from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.inference.base import Limits
 from headwater.llm.inference.decoder import Decoder, Way, way_of
 from headwater.llm.inference.engine import CPU_MEMORY, SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
+from headwater.llm.inference.low_rank import load_adapter
 from headwater.llm.inference.prefixes import SHARED_TOKENS, common
 from headwater.llm.inference.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from headwater.llm.inference.low_rank import Adapter
     from headwater.llm.model.adapters import Changes
 
 GPU_SHARE = 0.3
@@ -103,6 +105,10 @@ class TorchEngine(BatchedEngine):
         if self._way is None:
             self._way = way_of(self.model)
         return self._way.open(self.model)
+
+    def adapter(self, folder: Path) -> Adapter:
+        """Open a LoRA adapter for this model, which stays as it is. Raises as `load_adapter`."""
+        return load_adapter(self.model, folder)
 
     @torch.inference_mode()
     def score(

@@ -128,7 +128,7 @@ def find_model(location: str) -> ModelFolder:
     Raises HeadwaterError for a folder that does not exist or has no `config.json`, for a model that does not
     write text, and for weights that are missing or pickled.
     """
-    found = _listed(location)
+    found = listed(location)
     if found.gguf:
         return found
     names = {file.name for file in found.files}
@@ -174,7 +174,8 @@ def check_causal(config: dict[str, Any], location: str) -> None:
         )
 
 
-def _listed(location: str) -> ModelFolder:
+def listed(location: str) -> ModelFolder:
+    """The files of a folder, or one GGUF file. Raises HeadwaterError if the storage does not answer."""
     try:
         revision = ""
         if location.startswith(SCHEME):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from headwater.llm.grounding.cite import Citation
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.inference.base import Sampling
+from headwater.serving.models import Served
 from headwater.serving.retrieval.passages import WebPassage
 from headwater.serving.web.pages import Unread
 
@@ -55,6 +56,8 @@ class AnswerJob:
     """What was read of the live web for it."""
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Its own; the ids of calls are made of it."""
+    model: Served | None = None
+    """None: the endpoint's first."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class CompletionJob:
     """Of each prompt. Choice c of prompt p has the number p × choices + c."""
     echo: bool = False
     logprobs: bool = False
+    model: Served | None = None
+    """None: the endpoint's first."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from headwater.serving.api.metrics import Metrics
 from headwater.serving.api.resuming import Attempts, again, resumed, seeded
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
+from headwater.serving.models import ModelList, Served
 
 log = logging.getLogger("headwater")
 
@@ -49,6 +50,7 @@ class Backend:
         """`replica`: its name in the metrics; empty if there is only one."""
         self.config, self.retrieval, self.web = config, retrieval, web
         self._engine, self._streams = engine, engine.options(stream=True)
+        self.models = ModelList(config)
         self.key_file = KeyFile(config.api_keys)
         self.metrics = Metrics(replica)
         self.rankings = PerMinute(config.rankings_per_minute)
@@ -63,20 +65,25 @@ class Backend:
         """Those of the file as it is now; none where no key is asked for."""
         return self.key_file.now()
 
-    def check_model(self, name: str) -> None:
-        """Raises ApiError 404 unless this is the served model."""
-        if name != self.config.model_name:
-            raise ApiError(
-                404,
-                f"The model `{name[:100]}` does not exist. This server has `{self.config.model_name}`.",
-                code="model_not_found",
-                param="model",
-            )
+    def model(self, name: str | None) -> Served:
+        """The model of a name; without a name the first. Raises ApiError 404 that lists what there is."""
+        found = self.models.first if name is None else self.models.now.get(name)
+        if found is None:
+            names = ", ".join(f"`{each}`" for each in self.models.now)
+            message = f"The model `{(name or '')[:100]}` does not exist. This server has {names}."
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return found
+
+    async def follow_models(self) -> None:
+        """Take changes of the list of models, until it is cancelled."""
+        while True:
+            await asyncio.sleep(self.models.pause)
+            await asyncio.to_thread(self.models.look)
 
     async def answer(
-        self, make: Callable[[], Awaitable[Job]], started: float, key: Key = NO_KEY
+        self, make: Callable[[], Awaitable[Job]], model: Served, started: float, key: Key = NO_KEY
     ) -> AsyncGenerator[Event, None]:
-        """Make the job, then yield the events of its answer, whose tokens count for `key`.
+        """Make the job for a model, then yield the events of its answer, whose tokens count for `key`.
 
         Raises ApiError 429 before anything else where too many requests wait or the key has no tokens left.
         `started`: by `time.monotonic`.
@@ -91,7 +98,8 @@ class Backend:
         try:
             with parts_explained():
                 with traces.within(span):
-                    job = seeded(await make())
+                    job = seeded(replace(await make(), model=model))
+                self.metrics.answers.labels(model.name).inc()
                 spoken = False
                 async with contextlib.aclosing(resumed(self._streams, job, self._attempts(), span)) as parts:
                     async for events in parts:
@@ -145,11 +153,11 @@ class Backend:
     def _attempts(self) -> Attempts:
         return Attempts(self.config.resume_seconds, self.metrics.resumed)
 
-    def count(self, first: Started, ends: Sequence[Finished]) -> Usage:
+    def count(self, model: str, first: Started, ends: Sequence[Finished]) -> Usage:
         """Count the tokens and citations of an answer in the metrics. Returns its usage."""
         used = usage(first.prompt_tokens, sum(end.completion_tokens for end in ends))
-        self.metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
-        self.metrics.tokens.labels("completion").inc(used["completion_tokens"])
+        self.metrics.tokens.labels("prompt", model).inc(used["prompt_tokens"])
+        self.metrics.tokens.labels("completion", model).inc(used["completion_tokens"])
         self.metrics.citations.inc(sum(len(end.citations) for end in ends))
         return used
 

@@ -50,6 +50,7 @@ async def about(backend: Backend, request: Request) -> Response:
     found = await _read(prompts.presets, store, config.model_key)
     body = {
         "model": config.model_name,
+        "models": list(backend.models.now),
         "model_key": config.model_key,
         "answer": config.answer,
         "temperature": config.temperature,

@@ -127,6 +127,24 @@ ROUTES = (
     ),
     Route(
         "POST",
+        "/v1/models",
+        models.add,
+        "models",
+        "Add a model, or put another one in its place.",
+        request=models.ModelRequest,
+        response=models.Model,
+        status=201,
+    ),
+    Route(
+        "DELETE",
+        "/v1/models/{name:path}",
+        models.remove,
+        "models",
+        "Remove a model.",
+        response=models.Removed,
+    ),
+    Route(
+        "POST",
         "/tokenize",
         tokens.tokenize,
         "tokenize",
@@ -177,9 +195,11 @@ class Ingress:
         async def warmed(app: FastAPI) -> AsyncIterator[None]:
             await self._backend.ledger.sync_now()
             keeping = asyncio.create_task(self._backend.ledger.keep())
+            following = asyncio.create_task(self._backend.follow_models())
             await self._backend.warm()
             yield
             keeping.cancel()
+            following.cancel()
             await self._backend.ledger.sync_now()
 
         app = FastAPI(title="Headwater", docs_url=None, redoc_url=None, openapi_url=None, lifespan=warmed)

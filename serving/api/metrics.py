@@ -36,7 +36,10 @@ class Metrics:
             registry=self._registry,
         )
         self.tokens = Counter(
-            "headwater_tokens", "Tokens read and generated", ["kind"], registry=self._registry
+            "headwater_tokens", "Tokens read and generated", ["kind", "model"], registry=self._registry
+        )
+        self.answers = Counter(
+            "headwater_model_answers", "Answers begun, by model", ["model"], registry=self._registry
         )
         self.citations = Counter("headwater_citations", "Citations given", registry=self._registry)
         self.web_pages = Counter(

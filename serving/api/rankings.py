@@ -58,6 +58,8 @@ class RankingRequest(RequestBody):
     """As in the request for the answers: false if they were made without sources."""
     blind: bool = False
     """The answers were sampled alike and shown at random places."""
+    model: str | None = None
+    """What made the answers; default: the server's first model."""
     rater: str | None = Field(None, pattern=NAME.pattern)
     """Who ranks, where the server has no keys: a key has a name of its own."""
 
@@ -85,6 +87,7 @@ async def rank(backend: Backend, request: Request) -> Response:
         raise ApiError(400, "The API key names the rater.", code="invalid_value", param="rater")
     if not backend.config.store:
         raise ApiError(404, "This server does not store rankings.", code="rankings_disabled")
+    model = backend.model(wanted.model)
     backend.rankings.check(key.name, time.monotonic())
     prompt = [message.plain() for message in wanted.messages]
     with parts_explained():  # the same search as for the answers
@@ -100,8 +103,8 @@ async def rank(backend: Backend, request: Request) -> Response:
             ranks=wanted.ranks,
             rater=wanted.rater or key.name,
             source="console",
-            model=backend.config.model_name,
-            model_key=backend.config.model_key,
+            model=model.name,
+            model_key=backend.config.key_of(model.folder),
             passages=[asdict(passage) for passage in passages or []],
             reason=wanted.reason,
             blind=wanted.blind,

@@ -5,7 +5,7 @@ import { AnswerView } from "./answer.js";
 import * as chats from "./chats.js";
 import { compare } from "./compare.js";
 import { $, actionButton, element } from "./dom.js";
-import { anotherSampling, retrieval, sampling, systemMessages, verbatim } from "./settings.js";
+import { anotherSampling, model, retrieval, sampling, systemMessages, verbatim } from "./settings.js";
 
 const SAVE_MS = 500; // how often an answer in progress is kept
 const conversation = $("conversation");
@@ -215,7 +215,7 @@ async function askFrom(number, text, how = sampling()) {
   scrollToEnd();
   keep();
   if (location.hash !== `#/chat/${chat.id}`) history.replaceState(null, "", `#/chat/${chat.id}`);
-  const request = { model: about.model, messages: messagesOf(number), retrieval: retrieval(), sampling: how };
+  const request = { model: model(), messages: messagesOf(number), retrieval: retrieval(), sampling: how };
   const asked = chat;
   let saved = 0;
   turn.answer = { text: "", citations: [], verbatim: verbatim(), stopped: true };
@@ -263,7 +263,7 @@ async function run(work, views, turn = null) {
 async function comparing(root, view, number) {
   if (running) return;
   const request = {
-    model: about.model, messages: messagesOf(number), retrieval: retrieval(), sampling: sampling(), verbatim: verbatim(),
+    model: model(), messages: messagesOf(number), retrieval: retrieval(), sampling: sampling(), verbatim: verbatim(),
   };
   const asked = chat;
   const goOn = ({ text, citations, unread }) => {

@@ -71,8 +71,8 @@ function distinct(answers) {
   return texts.map((_, n) => n).filter((n) => texts[n] && texts.indexOf(texts[n]) === n);
 }
 
-async function save({ messages, retrieval }, shown, ranks, reason) {
+async function save({ model, messages, retrieval }, shown, ranks, reason) {
   const answers = shown.map(({ text, token_ids, temperature, seed }) => ({ text, token_ids, temperature, seed }));
   const who = rater() ? { rater: rater() } : {};
-  await post("/v1/rankings", { messages, answers, ranks, reason, blind: true, ...who, ...(retrieval === true ? {} : { retrieval }) });
+  await post("/v1/rankings", { model, messages, answers, ranks, reason, blind: true, ...who, ...(retrieval === true ? {} : { retrieval }) });
 }

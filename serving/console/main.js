@@ -25,7 +25,6 @@ async function load() {
     if (error.status === 401) return askForKey();
     return $("conversation").replaceChildren(notice(error));
   }
-  $("model").textContent = about.model;
   for (const link of document.querySelectorAll("nav [data-needs]")) link.hidden = !about[link.dataset.needs];
   settings.setUp(about);
   askFor(about.rater === null);

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { compare } from "./compare.js";
 import { actionButton, count, element, notice, plural } from "./dom.js";
 import { PATTERN, rater, setRater } from "./rater.js";
-import { retrieval, sampling, systemMessages, verbatim } from "./settings.js";
+import { model, retrieval, sampling, systemMessages, verbatim } from "./settings.js";
 
 export function rankView(page, about) {
   let running = null;
@@ -69,7 +69,7 @@ export function rankView(page, about) {
     event.preventDefault();
     if (running) return running.abort();
     const request = {
-      model: about.model,
+      model: model(),
       messages: [...systemMessages(), { role: "user", content: question.value.trim() }],
       retrieval: retrieval(),
       sampling: sampling(),

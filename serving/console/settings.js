@@ -5,7 +5,7 @@ import { $, element } from "./dom.js";
 const KEY = "headwater-settings";
 const OWN = "own text";
 const AGAIN = 0.7; // temperature of a further answer, unless one is set
-const kept = { retrieval: true, web: null, temperature: null, maxTokens: null, system: "", ...stored() };
+const kept = { model: null, retrieval: true, web: null, temperature: null, maxTokens: null, system: "", ...stored() };
 let about = null;
 
 function stored() {
@@ -25,6 +25,9 @@ function keep(changes) {
   }
   document.dispatchEvent(new Event("settings"));
 }
+
+// The chosen model, while the server has it.
+export const model = () => (about.models.includes(kept.model) ? kept.model : about.model);
 
 const web = () => Boolean(about?.web) && (kept.web ?? about.web.by_default);
 
@@ -55,6 +58,9 @@ export const systemMessages = () => (kept.system.trim() ? [{ role: "system", con
 
 export function setUp(known) {
   about = known;
+  $("model-choice").hidden = about.models.length < 2;
+  const others = about.models.length < 2 ? [] : about.models;
+  $("chosen-model").replaceChildren(...others.map((name) => element("option", { value: name, textContent: name })));
   $("retrieval-switch").hidden = !about.retrieval && !about.web;
   $("retrieval").checked = kept.retrieval;
   $("web-switch").hidden = !about.web;
@@ -69,6 +75,7 @@ export function setUp(known) {
 }
 
 function show() {
+  $("chosen-model").value = model();
   $("temperature").value = kept.temperature ?? "";
   $("max-tokens").value = kept.maxTokens ?? "";
   $("system").value = kept.system;
@@ -79,6 +86,7 @@ function show() {
 const nameOf = (text) => (text.trim() ? (about.presets.find((preset) => preset.text === text)?.name ?? OWN) : "none");
 
 function notes() {
+  $("model").textContent = model();
   const quotes = verbatim();
   $("temperature-note").textContent = quotes
     ? "With sources this server quotes: answers are sentences of the sources. The temperature then only moves which are chosen."
@@ -88,7 +96,7 @@ function notes() {
     : "Sent before every conversation. Presets are those that “headwater bias” measures.";
   const preset = about.presets.find((each) => each.text === $("system").value);
   $("effects").replaceChildren(...(preset ? effectsOf(preset) : []));
-  const changed = kept.system.trim() || kept.temperature !== null || kept.maxTokens !== null;
+  const changed = model() !== about.model || kept.system.trim() || kept.temperature !== null || kept.maxTokens !== null;
   $("open-settings").textContent = changed ? "Settings •" : "Settings";
   $("open-settings").setAttribute("aria-label", changed ? "Settings, changed" : "Settings");
 }
@@ -126,6 +134,10 @@ $("web").addEventListener("change", (event) => {
   notes();
 });
 $("open-settings").addEventListener("click", () => $("settings-dialog").showModal());
+$("chosen-model").addEventListener("change", (event) => {
+  keep({ model: event.target.value });
+  notes();
+});
 $("temperature").addEventListener("change", (event) => keep({ temperature: given(event.target) }));
 $("max-tokens").addEventListener("change", (event) => keep({ maxTokens: given(event.target) }));
 $("preset").addEventListener("change", (event) => {
@@ -140,7 +152,7 @@ $("system").addEventListener("input", (event) => {
   notes();
 });
 $("reset-settings").addEventListener("click", () => {
-  keep({ temperature: null, maxTokens: null, system: "" });
+  keep({ model: null, temperature: null, maxTokens: null, system: "" });
   show();
 });
 $("settings-dialog").addEventListener("close", notes);

@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { element, notice, oneLine, plural } from "./dom.js";
+import { model } from "./settings.js";
 
 const WAIT_MS = 350; // after the last key before the server is asked
 const TOP = 10;
@@ -22,11 +23,11 @@ export function tokensView(page, about) {
     const { signal } = asked;
     try {
       if (!text.value) return empty();
-      const body = { prompt: text.value, add_special_tokens: false, return_token_strs: true };
+      const body = { model: model(), prompt: text.value, add_special_tokens: false, return_token_strs: true };
       const found = await post("/tokenize", body, signal);
       // One more token, whichever: what is likely in its place is what may come next.
       const prompt = [...found.tokens, found.tokens[0]];
-      const scored = await post("/v1/completions", { model: about.model, prompt, max_tokens: 0, echo: true, logprobs: TOP }, signal);
+      const scored = await post("/v1/completions", { model: model(), prompt, max_tokens: 0, echo: true, logprobs: TOP }, signal);
       const { token_logprobs, top_logprobs } = scored.choices[0].logprobs;
       tokens = found.tokens.map((id, n) => ({ id, text: found.token_strs[n], logprob: token_logprobs[n], top: sorted(top_logprobs[n]) }));
       next = sorted(top_logprobs[found.tokens.length]);

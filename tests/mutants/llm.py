@@ -337,4 +337,28 @@ MUTANTS = [
         'sys.modules.get("openvino_telemetry", None)',
         "test_backend.py::test_openvino_reports_to_nobody",
     ),
+    mutant(
+        "keys-of-another-adapter",
+        "other.adapter is self._rows[row].adapter and (",
+        "(",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "prefixes-of-another-adapter",
+        "prefix.start == start and prefix.adapter == adapter",
+        "prefix.start == start",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "adapter-for-all-rows",
+        "y.index_add_(0, rows, product(x[rows]))",
+        "y += product(x)",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "adapter-of-another-base",
+        "if matrices[name] != (layer.outputs, layer.inputs):",
+        "if False:",
+        "test_adapted.py::test_an_adapter_of_another_base_is_refused_before_it_is_loaded",
+    ),
 ]

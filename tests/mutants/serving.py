@@ -202,4 +202,34 @@ MUTANTS = [
         'False else "index"',
         f"{LIVE_WEB}::test_a_written_sentence_cites_the_page_that_supports_it",
     ),
+    mutant(
+        "another-models-answer",
+        "job = seeded(replace(await make(), model=model))",
+        "job = seeded(await make())",
+        "test_models.py::test_the_model_of_a_request_answers_it_everywhere",
+    ),
+    mutant(
+        "files-swapped-under-a-request",
+        "if self.mark and self.mark != mark_of(self.folder):",
+        "if False:",
+        "test_model_list.py::test_files_that_changed_under_a_request_do_not_answer_it",
+    ),
+    mutant(
+        "anyone-adds-models",
+        "check_role(request.state.key, ADMIN)\n    wanted = parse(ModelRequest,",
+        "wanted = parse(ModelRequest,",
+        "test_models.py::test_models_are_added_swapped_and_removed_by_admins_while_it_runs",
+    ),
+    mutant(
+        "dropped-while-in-use",
+        "if not needed and not self._held[served].uses:",
+        "if not needed:",
+        "test_model_list.py::test_a_model_in_use_is_not_dropped",
+    ),
+    mutant(
+        "parity-of-the-first-alone",
+        "if (record := record_of(served)) is not None:",
+        "if (record := record_of(served)) is not None and not served.base:",
+        "test_model_list.py::test_the_parity_gate_holds_for_an_adapter",
+    ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -151,3 +152,48 @@ def local(news_config: AppConfig, news_store: Store) -> Iterator[Endpoint]:
     config = news_config.model_copy(update={"parallel_requests": 16, "max_queue": 64})
     with served(ingress_of(config)) as url:
         yield Endpoint(url, news_store, config)
+
+
+@pytest.fixture(scope="session")
+def folders(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two adapters of the first model, and another whole model with an adapter of its own."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.llm.inference.test_adapted import peft_folder
+
+    root = tmp_path_factory.mktemp("models")
+    model: Any = AutoModelForCausalLM.from_pretrained(str(model_folder))
+    found = {name: peft_folder(root / name, seed, model) for seed, name in enumerate(("one", "two"), 1)}
+    found["other"] = tiny_model(root / "other")
+    for path in found["other"].glob("*.safetensors"):
+        _reversed_weights(path)
+    other: Any = AutoModelForCausalLM.from_pretrained(str(found["other"]))
+    found["three"] = peft_folder(root / "three", 3, other)
+    return {name: str(path) for name, path in found.items()}
+
+
+def _reversed_weights(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({n: t.flip(0).contiguous() for n, t in load_file(path).items()}, path, {"format": "pt"})
+
+
+def config_of(news_config: AppConfig, store: Path, models: dict[str, Any], **more: Any) -> AppConfig:
+    settings = news_config.model_dump() | {
+        "store": str(store),
+        "index": "",
+        "max_queue": 64,
+        "models": models,
+    }
+    return AppConfig.model_validate(settings | more)
+
+
+@pytest.fixture
+def several(news_config: AppConfig, folders: dict[str, str], tmp_path: Path) -> AppConfig:
+    """Four models: `tiny`, its adapter `one`, `other`, and its adapter `three`."""
+    models = {
+        "one": {"path": folders["one"]},
+        "other": {"path": folders["other"]},
+        "three": {"path": folders["three"], "base": "other"},
+    }
+    return config_of(news_config, tmp_path / "store", models)

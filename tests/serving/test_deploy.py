@@ -155,6 +155,6 @@ def test_a_recipes_serve_config_deploys_and_answers_those_who_have_a_key(
 def test_metrics_of_several_replicas_are_labelled() -> None:
     one, alone = Metrics(replica="a1"), Metrics()
     for metrics in (one, alone):
-        metrics.tokens.labels("prompt").inc(3)
-    assert b'headwater_tokens_total{kind="prompt",replica="a1"} 3.0' in one.render()
-    assert b'headwater_tokens_total{kind="prompt"} 3.0' in alone.render()
+        metrics.tokens.labels("prompt", "m").inc(3)
+    assert b'headwater_tokens_total{kind="prompt",model="m",replica="a1"} 3.0' in one.render()
+    assert b'headwater_tokens_total{kind="prompt",model="m"} 3.0' in alone.render()

@@ -95,4 +95,5 @@ def promoted(recipe: RecipeArgument, set_: SetOption = None, json: JsonOption = 
 
 def _tell(made: Promotion) -> None:
     console.print(f"[bold green]✓[/] {made.told()}", highlight=False, soft_wrap=True)
-    console.print("  a running endpoint serves it after its next start", highlight=False)
+    told = "a running endpoint serves it after its next start; as one of `serve.models`, within seconds"
+    console.print(f"  {told}", highlight=False)

@@ -28,10 +28,11 @@ def serve(
     ] = None,
     set_: SetOption = None,
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="PATH|STAGE/KEY",
-            help="Serve this model without a recipe: a Hugging Face folder, s3://, an artifact of --store.",
+            metavar="PATH|STAGE/KEY|NAME=…",
+            help="Serve this model without a recipe: a Hugging Face folder, s3://, an artifact of --store. "
+            "NAME=… adds one to it, or to a recipe's: such a model, or a LoRA adapter's folder. Repeatable.",
         ),
     ] = None,
     index: Annotated[
@@ -75,32 +76,65 @@ def serve(
         "serve.web.search.url": place or None,
     }
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    if (recipe is None) == (model is None):
+    whole, named = _named(model or [])
+    if (recipe is None) == (not whole) or len(whole) > 1:
         raise HeadwaterError(
             "give either a recipe or --model",
             where="headwater serve",
             fix="headwater serve recipes/quickstart.yaml, or headwater serve --model FOLDER",
         )
-    if model is not None:
-        _serve_model(model, index or "", store, overrides, address)
+    if whole:
+        _serve_model(whole[0], index or "", store, overrides, address, named)
         return
     if index or store:
         raise HeadwaterError("--index and --store belong to --model", where=str(recipe), fix="leave them out")
     from headwater import pipeline
 
     assert recipe is not None
-    opened = open_recipe(recipe, overrides)
+    opened = with_models(open_recipe(recipe, overrides), named)
     with open_session(opened.store, address, opened.name) as session:
         _until_interrupted(app_config(opened, pipeline.servable(opened, session), session), session)
 
 
+def _named(models: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Those of --model without a name, and name → path of the others."""
+    from headwater.serving.config import NAME
+
+    whole: list[str] = []
+    named: dict[str, str] = {}
+    for each in models:
+        name, equals, path = each.partition("=")
+        if equals and NAME.fullmatch(name) and "/" not in name and not Path(each).exists():
+            named[name] = path
+        else:
+            whole.append(each)
+    return whole, named
+
+
+def with_models(recipe: Recipe, named: dict[str, str]) -> Recipe:
+    """The recipe with more models to serve; a name keeps the `base` that `serve.models` gives it."""
+    from headwater.serving.config import ServedModel
+
+    models = recipe.serve.models
+    given = {
+        name: ServedModel(path=path, base=models[name].base if name in models else "")
+        for name, path in named.items()
+    }
+    return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"models": models | given})})
+
+
 def _serve_model(
-    model: str, index: str, store: str | None, overrides: list[str], address: str | None
+    model: str,
+    index: str,
+    store: str | None,
+    overrides: list[str],
+    address: str | None,
+    named: dict[str, str],
 ) -> None:
     from headwater.recipe import bare
 
     with tempfile.TemporaryDirectory(prefix="headwater-serve-") as folder:
-        opened = bare(BARE, store or folder, overrides)
+        opened = with_models(bare(BARE, store or folder, overrides), named)
         config = model_config(opened, model, index, store)
         with open_session(opened.store, address, BARE) as session:
             _until_interrupted(config, session)
@@ -149,9 +183,9 @@ def _until_interrupted(config: AppConfig, session: Session) -> None:
     with session.console.status("starting the endpoint"):
         url = endpoint.start(config, session)
     session.console.print(f"{config.choice()}.", style="dim", highlight=False)
+    names = "[/], [bold]".join([config.model_name, *config.models])
     session.console.print(
-        f"Serving [bold]{config.model_name}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). "
-        "Press Ctrl-C to stop.",
+        f"Serving [bold]{names}[/] at [cyan]{url}/[/] (OpenAI API: {url}/v1). Press Ctrl-C to stop.",
         highlight=False,
     )
     try:

@@ -16,6 +16,7 @@ class PagedDecoder:
     """Implements `llm.inference.decoder.Decoder`. A row is a list of blocks; moving one moves no numbers."""
 
     shares = True
+    device = torch.device("cpu")
 
     def __init__(self, compiled: Any) -> None:
         """`compiled`: the compiled model of `graph.build`."""

@@ -35,8 +35,8 @@ from headwater.serving.errors import ApiError
 async def chat(backend: Backend, request: Request) -> Response:
     started = time.monotonic()
     wanted = parse(ChatRequest, await read_json_body(request, backend.config.max_body_bytes))
-    backend.check_model(wanted.model)
-    events = backend.answer(lambda: job_of(backend, wanted), started, request.state.key)
+    model = backend.model(wanted.model)
+    events = backend.answer(lambda: job_of(backend, wanted), model, started, request.state.key)
     first = await anext(events)  # raises errors before the response starts
     assert isinstance(first, Started)
     identifier = f"chatcmpl-{uuid.uuid4().hex}"
@@ -53,8 +53,8 @@ async def chat(backend: Backend, request: Request) -> Response:
         )
         for end in said.ends
     ]
-    used = backend.count(first, said.ends)
-    return JSONResponse(out.completion(identifier, backend.config.model_name, choices, used, first.web))
+    used = backend.count(wanted.model, first, said.ends)
+    return JSONResponse(out.completion(identifier, wanted.model, choices, used, first.web))
 
 
 async def job_of(backend: Backend, wanted: ChatRequest) -> AnswerJob:
@@ -139,7 +139,7 @@ async def _sse(
     identifier: str,
     started: float,
 ) -> AsyncGenerator[str, None]:
-    chunks = out.Chunks(identifier, backend.config.model_name)
+    chunks = out.Chunks(identifier, wanted.model)
     said = Said(wanted.n or 1)
     try:
         for choice in range(wanted.n or 1):
@@ -163,5 +163,5 @@ async def _sse(
         yield event(error.body())
     finally:
         await events.aclose()
-        backend.count(first, said.ends)
+        backend.count(wanted.model, first, said.ends)
         backend.metrics.seconds.labels("chat").observe(time.monotonic() - started)

@@ -125,20 +125,20 @@ class CompletionResponse(TypedDict):
 async def completions(backend: Backend, request: Request) -> Response:
     started = time.monotonic()
     wanted = parse(CompletionRequest, await read_json_body(request, backend.config.max_body_bytes))
-    backend.check_model(wanted.model)
+    model = backend.model(wanted.model)
     job = wanted.job(backend.config.temperature)
 
     async def make() -> CompletionJob:
         return job
 
-    events = backend.answer(make, started, request.state.key)
+    events = backend.answer(make, model, started, request.state.key)
     first = await anext(events)
     assert isinstance(first, Started)
     head: CompletionResponse = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": backend.config.model_name,
+        "model": wanted.model,
         "choices": [],
     }
     if wanted.stream:
@@ -154,7 +154,7 @@ async def completions(backend: Backend, request: Request) -> Response:
         }
         for end in said.ends
     ]
-    head["usage"] = backend.count(first, said.ends)
+    head["usage"] = backend.count(wanted.model, first, said.ends)
     return JSONResponse(head)
 
 
@@ -221,5 +221,5 @@ async def _sse(
         yield event(error.body())
     finally:
         await events.aclose()
-        backend.count(first, ends)
+        backend.count(wanted.model, first, ends)
         backend.metrics.seconds.labels("completions").observe(time.monotonic() - started)

@@ -68,9 +68,9 @@ async def embeddings(backend: Backend, request: Request) -> Response:
     import numpy as np
 
     wanted = parse(EmbeddingRequest, await read_json_body(request, backend.config.max_body_bytes))
-    backend.check_model(wanted.model)
+    model = backend.model(wanted.model)
     backend.quotas.check_tokens(request.state.key)
-    vectors, tokens = await backend.call("embed", wanted.inputs())
+    vectors, tokens = await backend.call("embed", model, wanted.inputs())
     backend.quotas.spent(request.state.key, prompt=tokens)
     if wanted.dimensions is not None:
         if wanted.dimensions > vectors.shape[1]:
@@ -81,7 +81,7 @@ async def embeddings(backend: Backend, request: Request) -> Response:
         vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     body: EmbeddingResponse = {
         "object": "list",
-        "model": backend.config.model_name,
+        "model": wanted.model,
         "data": [
             {
                 "object": "embedding",

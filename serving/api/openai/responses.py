@@ -32,9 +32,9 @@ from headwater.serving.errors import ApiError
 async def responses(backend: Backend, request: Request) -> Response:
     started = time.monotonic()
     wanted = parse(ResponsesRequest, await read_json_body(request, backend.config.max_body_bytes))
-    backend.check_model(wanted.model)
+    model = backend.model(wanted.model)
     asked = wanted.chat()
-    events = backend.answer(lambda: job_of(backend, asked), started, request.state.key)
+    events = backend.answer(lambda: job_of(backend, asked), model, started, request.state.key)
     first = await anext(events)
     assert isinstance(first, Started)
     told = _Told(wanted, backend, bool(asked.logprobs))
@@ -76,7 +76,7 @@ class _Told:
             "status": "in_progress",
             "error": None,
             "incomplete_details": None,
-            "model": backend.config.model_name,
+            "model": wanted.model,
             "output": [],
             "usage": None,
             **settings,  # type: ignore[typeddict-item]
@@ -188,7 +188,7 @@ class _Told:
     def _end(self, first: Started, end: Finished) -> list[dict[str, Any]]:
         told = [] if self._message or end.calls else self._opened()
         told += self._closed(end)
-        used = self._backend.count(first, [end])
+        used = self._backend.count(self.response["model"], first, [end])
         self.response["usage"] = _usage(used["prompt_tokens"], used["completion_tokens"])
         status = _status(end)
         self.response["status"] = status

@@ -58,11 +58,10 @@ class DetokenizeResponse(TypedDict):
 
 async def tokenize(backend: Backend, request: Request) -> Response:
     wanted = parse(TokenizeRequest, await read_json_body(request, backend.config.max_body_bytes))
-    if wanted.model is not None:
-        backend.check_model(wanted.model)
+    model = backend.model(wanted.model)
     conversation = [message.plain() for message in wanted.messages or []]
     text = conversation if wanted.prompt is None else wanted.prompt
-    context, tokens = await backend.call("tokenize", text, wanted.add_special_tokens)
+    context, tokens = await backend.call("tokenize", model, text, wanted.add_special_tokens)
     spoken: list[Spoken] = tokens
     body: TokenizeResponse = {
         "count": len(spoken),
@@ -75,7 +74,6 @@ async def tokenize(backend: Backend, request: Request) -> Response:
 
 async def detokenize(backend: Backend, request: Request) -> Response:
     wanted = parse(DetokenizeRequest, await read_json_body(request, backend.config.max_body_bytes))
-    if wanted.model is not None:
-        backend.check_model(wanted.model)
-    body: DetokenizeResponse = {"prompt": await backend.call("detokenize", wanted.tokens)}
+    model = backend.model(wanted.model)
+    body: DetokenizeResponse = {"prompt": await backend.call("detokenize", model, wanted.tokens)}
     return JSONResponse(body)

@@ -38,7 +38,7 @@ def test_engines_run_on_the_device_they_reserved(gpus_in_sight: None, model: Fol
         "engine": load_engine(model.local()),
         "pool": _Completer(model, Sampling(1), 0.0)._engine,
         "batch": BatchWorker("", Artifact(str(model.local())), model.artifact, 1, 1)._engine,
-        "replica": EngineReplica(str(model.local()), None, 1)._engine.engine,
+        "replica": EngineReplica(str(model.local()), None, 1).engine.engine,
     }
     assert {name: engine.device.type for name, engine in made.items()} == dict.fromkeys(made, "cpu")  # type: ignore[attr-defined]
     with pytest.raises((AssertionError, RuntimeError)):  # here is none in truth

@@ -176,7 +176,7 @@ def test_health_and_metrics_report_state_and_requests(endpoint: Endpoint) -> Non
     assert set(health.json()["parts"]) == {"Ingress", "Engine", "Retrieval", "Web"}
     metrics = httpx.get(f"{endpoint.url}/metrics").text
     assert 'headwater_requests_total{route="chat",status="200"}' in metrics
-    assert 'headwater_tokens_total{kind="completion"}' in metrics
+    assert 'headwater_tokens_total{kind="completion",model="tiny"}' in metrics
     assert "headwater_requests_in_progress 0.0" in metrics
 
 

@@ -101,7 +101,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         self.page.goto(url)
-        self.page.get_by_text("tiny", exact=True).wait_for()
+        self.page.locator("#model", has_text="tiny").wait_for()
 
     def go(self, view: str) -> None:
         self.page.goto(f"{self.url}/#/{view}")

@@ -12,7 +12,7 @@ from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Manifest
 from headwater.cluster.storage.store import Store
-from headwater.commands.models.serve import model_config
+from headwater.commands.models.serve import _named, model_config, with_models
 from headwater.recipe import bare
 
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
@@ -81,3 +81,20 @@ def test_what_cannot_be_served_is_said(arguments: list[str], said: str) -> None:
 def test_help_tells_of_models_without_a_recipe() -> None:
     told = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
     assert "--model" in told and "--index" in told
+
+
+def test_further_models_are_named_and_keep_the_base_of_the_recipe(tmp_path: Path) -> None:
+    there = tmp_path / "a=b"
+    there.mkdir()
+    whole, named = _named(["rl/3f2a", "tone=path/to=it", "s3://bucket/key=1", str(there)])
+    assert whole == ["rl/3f2a", "s3://bucket/key=1", str(there)]
+    assert named == {"tone": "path/to=it"}
+    opened = bare("served", str(tmp_path), ["serve.models.tone.path=x", "serve.models.tone.base=law"])
+    models = with_models(opened, named | {"law": "y"}).serve.models
+    assert {name: each.model_dump() for name, each in models.items()} == {
+        "tone": {"path": "path/to=it", "base": "law"},
+        "law": {"path": "y", "base": ""},
+    }
+    folder = model_in(tmp_path / "model")
+    with pytest.raises(HeadwaterError, match=r"x is refused.*no such folder"):
+        model_config(with_models(bare("served", str(tmp_path)), {"x": "/nowhere"}), str(folder))

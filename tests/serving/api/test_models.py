@@ -1,0 +1,232 @@
+"""Several models behind one endpoint: `model` chooses, adapters are added, swapped and removed under load."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.store import Store
+from headwater.serving import app
+from headwater.serving.config import AppConfig
+from headwater.serving.models import ModelList
+from headwater.serving.replicas import EngineReplica
+from tests.serving.conftest import config_of
+from tests.serving.in_process import Handle, MortalHandle, ingress_of, served
+
+PROMPT = "The city council voted on Tuesday to rebuild"
+
+
+def said(url: str, model: str, seed: int = 3, tokens: int = 24, **headers: str) -> str:
+    asked = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "seed": seed, "temperature": 1}
+    answer = httpx.post(f"{url}/v1/completions", json=asked, timeout=120, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == model
+    return str(answer.json()["choices"][0]["text"])
+
+
+def streamed(url: str, model: str, seed: int, tokens: int, begun: threading.Event | None = None) -> str:
+    """The text of a stream that ended in good order."""
+    asked = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "seed": seed, "temperature": 1}
+    text, done = "", False
+    body = asked | {"stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as answer:
+        assert answer.status_code == 200, answer.read()
+        for line in answer.iter_lines():
+            if line == "data: [DONE]":
+                done = True
+            elif line.startswith("data: "):
+                chunk = json.loads(line.removeprefix("data: "))
+                assert "error" not in chunk, chunk
+                assert chunk["model"] == model
+                text += "".join(choice["text"] for choice in chunk["choices"])
+                if begun is not None and text:
+                    begun.set()
+    assert done, "the stream was cut"
+    return text
+
+
+def alone(news_config: AppConfig, folder: str, base: str, tmp_path: Path) -> str:
+    """What an endpoint says whose first model is the adapter, merged into its base by peft."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    merged: Any = peft.PeftModel.from_pretrained(model, folder).merge_and_unload()  # type: ignore[operator]
+    own = tmp_path / "merged"
+    shutil.copytree(base, own)
+    (own / "model.safetensors").unlink()
+    merged.save_pretrained(own)
+    with served(ingress_of(config_of(news_config, tmp_path / "s", {}, model=str(own)))) as url:
+        return said(url, "tiny")
+
+
+def test_the_model_of_a_request_answers_it_everywhere(
+    several: AppConfig, news_config: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    with served(ingress_of(several)) as url:
+        names = ["tiny", "one", "other", "three"]
+        texts = {name: said(url, name) for name in names}
+        assert len(set(texts.values())) == 4
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # the same beside all the others
+            together = list(pool.map(lambda name: said(url, name), names * 2))
+        assert together == [texts[name] for name in names * 2]
+        listed = httpx.get(f"{url}/v1/models").json()["data"]
+        assert [(each["id"], each["parent"]) for each in listed] == [
+            ("tiny", None),
+            ("one", "tiny"),
+            ("other", None),
+            ("three", "other"),
+        ]
+        assert httpx.get(f"{url}/v1/models/three").json()["id"] == "three"
+        message = [{"role": "user", "content": "What is new?"}]
+        routes: list[tuple[str, dict[str, Any]]] = [
+            ("/v1/chat/completions", {"messages": message, "max_tokens": 8}),
+            ("/v1/completions", {"prompt": "a"}),
+            ("/v1/responses", {"input": "a", "max_output_tokens": 8}),
+            ("/v1/embeddings", {"input": "a"}),
+            ("/tokenize", {"prompt": "a"}),
+            ("/detokenize", {"tokens": [5]}),
+        ]
+        for path, body in routes:
+            right = httpx.post(f"{url}{path}", json=body | {"model": "three"}, timeout=60)
+            assert right.status_code == 200 and right.json().get("model", "three") == "three", (
+                path,
+                right.text,
+            )
+            wrong = httpx.post(f"{url}{path}", json=body | {"model": "no"}, timeout=60)
+            error = wrong.json()["error"]
+            assert (wrong.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+            assert all(f"`{name}`" in error["message"] for name in names), error
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'headwater_tokens_total{kind="completion",model="three"}' in metrics
+        assert 'headwater_model_answers_total{model="one"}' in metrics
+        assert httpx.get(f"{url}/console/api/about").json()["models"] == names
+    assert texts["one"] == alone(news_config, folders["one"], news_config.model, tmp_path)
+
+
+@pytest.mark.parametrize("lives", [[1, None], [4, 5, None]])
+def test_an_adapters_answer_survives_its_replica(
+    several: AppConfig, lives: list[int | None], tmp_path: Path
+) -> None:
+    replicas = [EngineReplica(*several.engine_arguments) for _ in range(2)]
+    with served(ingress_of(several, Handle(replicas[0]))) as url:
+        wanted = {name: streamed(url, name, 5, 12) for name in ("tiny", "one", "three")}
+    assert len(set(wanted.values())) == 3
+    for name, text in wanted.items():
+        with served(ingress_of(several, MortalHandle(replicas, lives))) as url:
+            assert streamed(url, name, 5, 12) == text, name
+
+
+def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
+    several: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("plain anna\nboss bob admin\n")
+    several = several.model_copy(update={"api_keys": str(tmp_path / "keys")})
+    replica = EngineReplica(*several.engine_arguments)
+    boss = {"authorization": "Bearer boss"}
+    with (
+        served(ingress_of(several, Handle(replica))) as url,
+        served(ingress_of(several, Handle(replica))) as second,
+    ):
+
+        def change(method: str, path: str, body: Any = None, headers: Any = boss) -> httpx.Response:
+            return httpx.request(method, f"{url}/v1/models{path}", json=body, headers=headers, timeout=120)
+
+        anna = {"authorization": "Bearer plain"}
+        new = {"id": "new", "path": folders["two"]}
+        assert change("POST", "", new, anna).json()["error"]["code"] == "not_allowed"
+        assert change("DELETE", "/one", headers=anna).status_code == 403
+        assert change("POST", "", new).status_code == 201
+        two = said(url, "new", **boss)
+        assert two not in (said(url, "one", **boss), said(url, "tiny", **boss))
+        deadline = time.monotonic() + 60
+        while "new" not in httpx.get(f"{second}/v1/models", headers=boss).text:  # another replica of `api`
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert said(second, "new", **boss) == two
+        assert change("POST", "", {"id": "one", "path": folders["two"]}).status_code == 201
+        assert said(url, "one", **boss) == two
+        wrong = change("POST", "", {"id": "bad", "path": folders["three"], "base": "one"})
+        assert wrong.status_code == 400 and "`one` is no whole model" in wrong.text
+        assert change("POST", "", {"id": "bad", "path": "/nowhere"}).status_code == 400
+        assert change("POST", "", {"id": "tiny", "path": folders["two"]}).status_code == 400
+        assert "three" in change("DELETE", "/other").json()["error"]["message"]
+        assert change("DELETE", "/tiny").status_code == 400
+        assert change("DELETE", "/nobody").json()["error"]["code"] == "model_not_found"
+        assert change("DELETE", "/three").json() == {"id": "three", "object": "model", "deleted": True}
+        assert change("DELETE", "/other").status_code == 200
+        assert httpx.get(f"{url}/v1/models/three", headers=boss).status_code == 404
+        before = {each.name for each in replica.loaded}
+        replica.follow()  # as Serve's health check does
+        assert before > {each.name for each in replica.loaded} == {"tiny", "one", "new"}
+        assert said(url, "new", **boss) == two
+    assert set(ModelList(several).now) == {"tiny", "one", "new"}  # a new replica begins with it
+    ModelList(several).forget_changes()
+    assert set(ModelList(several).now) == {"tiny", "one", "other", "three"}
+
+
+def test_without_a_store_the_list_stays(
+    news_config: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    config = config_of(news_config, tmp_path, {"one": {"path": folders["one"]}}, store="")
+    with served(ingress_of(config)) as url:
+        answer = httpx.post(f"{url}/v1/models", json={"id": "two", "path": folders["two"]})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "store_disabled")
+        assert httpx.delete(f"{url}/v1/models/one").status_code == 404
+        assert said(url, "one")
+
+
+@contextlib.contextmanager
+def on_serve(config: AppConfig) -> Iterator[str]:
+    url = app.start(config, Session(Store(config.store)))
+    try:
+        yield url
+    finally:
+        app.stop()
+
+
+@pytest.mark.ray
+def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
+    ray_cluster: None, several: AppConfig, folders: dict[str, str]
+) -> None:
+    tokens, seeds = 300, range(4)
+    with on_serve(several) as url:
+
+        def add(name: str, folder: str) -> None:
+            body = {"id": name, "path": folders[folder]}
+            assert httpx.post(f"{url}/v1/models", json=body, timeout=120).status_code == 201
+
+        add("old", "one")
+        add("new", "two")
+        whole = {each: [streamed(url, each, seed, tokens) for seed in seeds] for each in ("old", "new")}
+        assert not set(whole["old"]) & set(whole["new"])
+        add("swapped", "one")
+        swapped = 0  # while streams ran
+        for folder, before, after in [("two", "old", "new"), ("one", "new", "old")] * 10:
+            begun = [threading.Event() for _ in seeds]
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                first = [pool.submit(streamed, url, "swapped", seed, tokens, begun[seed]) for seed in seeds]
+                assert all(event.wait(120) for event in begun)
+                add("swapped", folder)
+                swapped += not all(stream.done() for stream in first)
+                later = [pool.submit(streamed, url, "swapped", seed, tokens) for seed in seeds]
+                assert [stream.result() for stream in first] == whole[before]
+                assert [stream.result() for stream in later] == whole[after]
+            if swapped == 2:
+                break
+        assert swapped == 2
+        assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
+        gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
+        assert gone.status_code == 404
+        assert streamed(url, "old", 0, tokens) == whole["old"][0]
