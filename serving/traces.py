@@ -51,7 +51,13 @@ def environment(collector: str) -> dict[str, str]:
     """Variables of every process of the endpoint; none without a collector."""
     if not collector:
         return {}
-    return {ENDPOINT: collector, "OTEL_SERVICE_NAME": os.environ.get("OTEL_SERVICE_NAME", "headwater")}
+    return {
+        ENDPOINT: collector,
+        "OTEL_SERVICE_NAME": os.environ.get("OTEL_SERVICE_NAME", "headwater"),
+        # Serve 2.60 does not tell its proxies of `TracingConfig`; they look here.
+        "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": EXPORTER,
+        "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0",
+    }
 
 
 def tracing_config(collector: str) -> dict[str, Any] | None:
