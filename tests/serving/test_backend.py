@@ -27,7 +27,8 @@ def test_auto_is_one_backend_for_all_replicas_and_the_endpoint_says_which(model_
     config = AppConfig(model=str(model_folder), model_name="tiny", port=0, threads=1, backend="auto")
     assert str(app.check(config)).startswith("backend openvino with the model's weights: it is installed")
     resolved = config.resolved()
-    assert (resolved.backend, resolved.engine_arguments[-2:]) == ("openvino", ("openvino", "none"))
+    replicas: AppConfig = resolved.engine_arguments[-1]
+    assert (resolved.backend, replicas.backend, replicas.quantize) == ("openvino", "openvino", "none")
     ask = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "seed": 3}
     said = {}
     for each in (resolved, config.model_copy(update={"backend": "torch"})):
@@ -37,6 +38,13 @@ def test_auto_is_one_backend_for_all_replicas_and_the_endpoint_says_which(model_
             answer = httpx.post(f"{url}/v1/chat/completions", json=ask, timeout=60).json()
             said[each.backend] = answer["choices"][0]["message"]["content"]
     assert said["openvino"] == said["torch"]
+
+
+def test_openvino_serves_one_model(model_folder: Path) -> None:
+    more = {"models": {"other": {"path": str(model_folder)}}, "model": str(model_folder), "port": 0}
+    with pytest.raises(HeadwaterError, match="the backend openvino serves one model, without adapters"):
+        app.check(AppConfig.model_validate(more | {"backend": "openvino"}))
+    assert AppConfig.model_validate(more | {"backend": "auto"}).choice().backend == "torch"
 
 
 def test_what_cannot_be_had_is_refused_before_anything_starts(model_folder: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_replicas_that_the_cluster_has_no_room_for_are_refused_before_anything_s
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(Session, "ray", lambda session: pytest.fail("nothing is started"))
-    monkeypatch.setattr("headwater.serving.app.nodes", lambda session, gpus: ([Need(2.0, 1.0)], False))
+    monkeypatch.setattr("headwater.serving.room.nodes", lambda session, gpus: ([Need(2.0, 1.0)], False))
     spare = ReplicaRange.model_validate({"min_replicas": 2, "max_replicas": 3, "gpus": 1})
     with pytest.raises(HeadwaterError, match=r"2 `engine` replicas of 0\.2 CPUs and 1 GPU") as refused:
         app.start(AppConfig(model=str(tmp_path), engine=spare))

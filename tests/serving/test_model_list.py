@@ -152,5 +152,5 @@ def test_replicas_that_exceed_the_cpus_are_refused_before_ray_starts(
     several: AppConfig, tmp_path: Path
 ) -> None:
     engine = several.engine.model_copy(update={"min_replicas": 90, "max_replicas": 90, "cpus": 4.0})
-    with pytest.raises(HeadwaterError, match=r"90 engine replicas of 4 CPUs.*`serve\.engine\.cpus`"):
+    with pytest.raises(HeadwaterError, match=r"90 `engine` replicas of 4 CPUs.*`serve\.engine\.cpus`"):
         app.start(several.model_copy(update={"engine": engine}), Session(Store(str(tmp_path)), num_cpus=2))

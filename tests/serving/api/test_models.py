@@ -179,8 +179,8 @@ def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
 def test_without_a_store_the_list_stays(
     news_config: AppConfig, folders: dict[str, str], tmp_path: Path
 ) -> None:
-    config = config_of(news_config, tmp_path, {"one": {"path": folders["one"]}}, store="")
-    with served(ingress_of(config)) as url:
+    config = config_of(news_config, tmp_path, {"one": {"path": folders["one"]}})
+    with served(ingress_of(config.model_copy(update={"store": ""}))) as url:
         answer = httpx.post(f"{url}/v1/models", json={"id": "two", "path": folders["two"]})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "store_disabled")
         assert httpx.delete(f"{url}/v1/models/one").status_code == 404
@@ -212,20 +212,29 @@ def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
         whole = {each: [streamed(url, each, seed, tokens) for seed in seeds] for each in ("old", "new")}
         assert not set(whole["old"]) & set(whole["new"])
         add("swapped", "one")
-        swapped = 0  # while streams ran
-        for folder, before, after in [("two", "old", "new"), ("one", "new", "old")] * 10:
-            begun = [threading.Event() for _ in seeds]
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                first = [pool.submit(streamed, url, "swapped", seed, tokens, begun[seed]) for seed in seeds]
-                assert all(event.wait(120) for event in begun)
-                add("swapped", folder)
-                swapped += not all(stream.done() for stream in first)
+        for folder, before, after in (("two", "old", "new"), ("one", "new", "old")):
+            begun, swapped = [threading.Event() for _ in seeds], threading.Event()
+
+            def streams(seed: int, begun: list[threading.Event], swapped: threading.Event) -> list[str]:
+                found = [streamed(url, "swapped", seed, tokens, begun[seed])]
+                while not swapped.is_set():
+                    found.append(streamed(url, "swapped", seed, tokens))
+                return found
+
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                running = [pool.submit(streams, seed, begun, swapped) for seed in seeds]
+                try:
+                    assert all(event.wait(120) for event in begun)
+                    add("swapped", folder)
+                finally:
+                    swapped.set()
+                for seed, found in enumerate(stream.result() for stream in running):
+                    assert set(found) <= {whole[before][seed], whole[after][seed]}
+                    assert found[0] == whole[before][seed] and found == sorted(
+                        found, key=whole[after][seed].__eq__
+                    )
                 later = [pool.submit(streamed, url, "swapped", seed, tokens) for seed in seeds]
-                assert [stream.result() for stream in first] == whole[before]
                 assert [stream.result() for stream in later] == whole[after]
-            if swapped == 2:
-                break
-        assert swapped == 2
         assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
         gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
         assert gone.status_code == 404
