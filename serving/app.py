@@ -93,7 +93,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     """Deploy the endpoint, wait until it is ready, and return its address (http://host:port).
 
     Raises HeadwaterError when a setting is wrong, the cluster has no room for all replicas, others could
-    reach it without a key, the port is taken, or a part does not come up.
+    reach it without a key, the port is taken, Serve runs already, or a part does not come up.
     """
     check_open(config.host, config.api_keys)
     log.info("%s: %s", config.model, check(config))
@@ -109,6 +109,12 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     port = config.port or _free_port(config.host)
     _check_port(config.host, port)
+    if running := serve.status().applications:
+        raise HeadwaterError(
+            f"Ray Serve runs on this cluster already, with the applications {', '.join(running)}",
+            where=config.model,
+            fix="stop them (serve shutdown), or start the endpoint on another cluster",
+        )
     ModelList(config, changed=False).forget_changes()  # of an earlier endpoint with the same settings
     serve.start(
         proxy_location="HeadOnly",

@@ -43,7 +43,7 @@ def test_an_unknown_key_of_a_source_gets_hints_of_its_own_kind_alone() -> None:
     of_another_kind = refusal({"kind": "jsonl", "paths": ["a"], "package": "x"})
     assert of_another_kind.endswith(
         "package: no such key; valid here: allow_addresses, columns, kind, max_document_bytes, "
-        "max_download_bytes, paths"
+        "max_download_bytes, paths, proxy, proxy_credentials"
     )
     assert "did you mean paths?" in refusal({"kind": "jsonl", "paths": ["a"], "pahts": "x"})
     assert "did you mean package?" in refusal(

@@ -27,7 +27,7 @@ def test_dashboard_queries_use_metrics_that_the_endpoint_exports(queries: list[s
     metrics.requests.labels("chat", 200).inc()
     metrics.seconds.labels("chat").observe(1)
     metrics.first_token_seconds.observe(1)
-    metrics.tokens.labels("prompt").inc()
+    metrics.tokens.labels("prompt", "tiny").inc()
     given = set(re.findall(r"^(headwater_\w+)", metrics.render().decode(), re.MULTILINE))
     asked = {name for query in queries for name in METRIC.findall(query) if name.startswith("headwater_")}
     assert asked <= given

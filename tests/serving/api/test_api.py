@@ -186,6 +186,13 @@ def test_taken_port_is_named(endpoint: Endpoint) -> None:
         app.start(endpoint.config.model_copy(update={"port": port}))
 
 
+def test_a_second_endpoint_on_the_cluster_is_refused_and_the_first_goes_on(endpoint: Endpoint) -> None:
+    """Serve would replace the first, and ignore the second's address."""
+    with pytest.raises(HeadwaterError, match=r"Serve runs on this cluster already, with .* headwater"):
+        app.start(endpoint.config)
+    assert httpx.get(f"{endpoint.url}/healthz").status_code == 200
+
+
 def test_missing_model_folder_is_named_before_anything_starts(endpoint: Endpoint) -> None:
     with pytest.raises(HeadwaterError, match="nowhere"):
         app.start(endpoint.config.model_copy(update={"model": "/nowhere"}))

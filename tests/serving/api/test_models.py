@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from headwater.cluster.runtime.session import Session
-from headwater.cluster.storage.store import Store
-from headwater.serving import app
 from headwater.serving.config import AppConfig
 from headwater.serving.models import ModelList
 from headwater.serving.replicas import EngineReplica
-from tests.serving.conftest import config_of
+from tests.serving.conftest import Endpoint, config_of
 from tests.serving.in_process import Handle, MortalHandle, ingress_of, served
 
 PROMPT = "The city council voted on Tuesday to rebuild"
@@ -187,55 +182,45 @@ def test_without_a_store_the_list_stays(
         assert said(url, "one")
 
 
-@contextlib.contextmanager
-def on_serve(config: AppConfig) -> Iterator[str]:
-    url = app.start(config, Session(Store(config.store)))
-    try:
-        yield url
-    finally:
-        app.stop()
-
-
-@pytest.mark.ray
 def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
-    ray_cluster: None, several: AppConfig, folders: dict[str, str]
+    endpoint: Endpoint, folders: dict[str, str]
 ) -> None:
-    tokens, seeds = 300, range(4)
-    with on_serve(several) as url:
+    tokens, seeds, url = 300, range(4), endpoint.url
 
-        def add(name: str, folder: str) -> None:
-            body = {"id": name, "path": folders[folder]}
-            assert httpx.post(f"{url}/v1/models", json=body, timeout=120).status_code == 201
+    def add(name: str, folder: str) -> None:
+        body = {"id": name, "path": folders[folder]}
+        assert httpx.post(f"{url}/v1/models", json=body, timeout=120).status_code == 201
 
-        add("old", "one")
-        add("new", "two")
-        whole = {each: [streamed(url, each, seed, tokens) for seed in seeds] for each in ("old", "new")}
-        assert not set(whole["old"]) & set(whole["new"])
-        add("swapped", "one")
-        for folder, before, after in (("two", "old", "new"), ("one", "new", "old")):
-            begun, swapped = [threading.Event() for _ in seeds], threading.Event()
+    add("old", "one")
+    add("new", "two")
+    whole = {each: [streamed(url, each, seed, tokens) for seed in seeds] for each in ("old", "new")}
+    assert not set(whole["old"]) & set(whole["new"])
+    add("swapped", "one")
+    for folder, before, after in (("two", "old", "new"), ("one", "new", "old")):
+        begun, swapped = [threading.Event() for _ in seeds], threading.Event()
 
-            def streams(seed: int, begun: list[threading.Event], swapped: threading.Event) -> list[str]:
-                found = [streamed(url, "swapped", seed, tokens, begun[seed])]
-                while not swapped.is_set():
-                    found.append(streamed(url, "swapped", seed, tokens))
-                return found
+        def streams(seed: int, begun: list[threading.Event], swapped: threading.Event) -> list[str]:
+            found = [streamed(url, "swapped", seed, tokens, begun[seed])]
+            while not swapped.is_set():
+                found.append(streamed(url, "swapped", seed, tokens))
+            return found
 
-            with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                running = [pool.submit(streams, seed, begun, swapped) for seed in seeds]
-                try:
-                    assert all(event.wait(120) for event in begun)
-                    add("swapped", folder)
-                finally:
-                    swapped.set()
-                for seed, found in enumerate(stream.result() for stream in running):
-                    assert set(found) <= {whole[before][seed], whole[after][seed]}
-                    assert found[0] == whole[before][seed] and found == sorted(
-                        found, key=whole[after][seed].__eq__
-                    )
-                later = [pool.submit(streamed, url, "swapped", seed, tokens) for seed in seeds]
-                assert [stream.result() for stream in later] == whole[after]
-        assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
-        gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
-        assert gone.status_code == 404
-        assert streamed(url, "old", 0, tokens) == whole["old"][0]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(streams, seed, begun, swapped) for seed in seeds]
+            try:
+                assert all(event.wait(120) for event in begun)
+                add("swapped", folder)
+            finally:
+                swapped.set()
+            for seed, found in enumerate(stream.result() for stream in running):
+                assert set(found) <= {whole[before][seed], whole[after][seed]}
+                assert found[0] == whole[before][seed] and found == sorted(
+                    found, key=whole[after][seed].__eq__
+                )
+            later = [pool.submit(streamed, url, "swapped", seed, tokens) for seed in seeds]
+            assert [stream.result() for stream in later] == whole[after]
+    assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
+    gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
+    assert gone.status_code == 404
+    assert streamed(url, "old", 0, tokens) == whole["old"][0]
+    assert all(httpx.delete(f"{url}/v1/models/{name}").is_success for name in whole)
