@@ -134,9 +134,17 @@ def _read_page(
     plain = plain_text(text, dropped)
     if not plain:
         return Unread(path, place, "no_text", title)
-    url = urljoin(base, quote(title.replace(" ", "_"), safe="/:,()")) if base else ""
+    url = _url(base, title)
     identity = document_id(url or title, text)
     return Document(identity, url, title, plain, None, f"{path}:{place}", fields.get("time", ""))
+
+
+def _url(base: str, title: str) -> str:
+    """Where the page stands in the wiki at `base`; empty if that is no URL."""
+    try:
+        return urljoin(base, quote(title.replace(" ", "_"), safe="/:,()")) if base else ""
+    except ValueError:
+        return ""
 
 
 def _fields(xml: bytes) -> tuple[dict[str, str], bool]:

@@ -121,6 +121,12 @@ def test_pages_are_cut_anywhere_in_the_stream(
     assert ([d.title for d in documents], len(unread), error) == (["Der Fluss", "See"], 5, None)
 
 
+def test_a_dump_whose_base_is_no_url_keeps_its_articles(tmp_path: Path) -> None:
+    whole = f"{HEAD}{''.join(PAGES)}</mediawiki>".replace("//de.wiki", "//[de.wiki").encode()
+    documents, _, error = read_all("mediawiki", written(tmp_path / "a.xml", whole), max_document_bytes=5000)
+    assert [(d.title, d.url) for d in documents] == [("Der Fluss", ""), ("See", "")] and error is None
+
+
 def test_a_dump_that_is_cut_or_is_none_says_so(tmp_path: Path) -> None:
     whole = f"{HEAD}{''.join(PAGES)}</mediawiki>".encode()
     documents, _, error = read_all("mediawiki", written(tmp_path / "a.xml", whole[:-30]))
