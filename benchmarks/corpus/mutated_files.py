@@ -13,6 +13,7 @@ import random
 import re
 import tarfile
 import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -178,6 +179,8 @@ def warc(generator: random.Random, wet: bool = False) -> Base:
                 payload=io.BytesIO(body),
                 http_headers=StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1"),
             )
+        record.rec_headers.replace_header("WARC-Record-ID", f"<urn:uuid:{uuid.UUID(int=len(parts))}>")
+        record.rec_headers.replace_header("WARC-Date", "2026-01-02T03:04:05Z")  # the same bytes in every run
         writer.write_record(record)
         parts.append((token, buffer.getvalue()))
     return Base(

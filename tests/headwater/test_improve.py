@@ -198,7 +198,7 @@ def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
 def test_reward_and_rl_on_rankings_are_measured_on_text_too(tmp_path: Path, ray_cluster: None) -> None:
     rows = [{"text": article(n), "url": f"https://example.org/{n}", "title": f"Page {n}"} for n in range(60)]
     (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rl = {"steps": 12, "batch": 64, "group": 8, "max_new_tokens": 12, "kl": 0.0, "learning_rate": 0.0005}
+    rl = {"steps": 12, "batch": 64, "group": 8, "max_new_tokens": 12, "kl": 0.1, "learning_rate": 0.0005}
     workers = {"rollout_workers": 1, "heldout_prompts": 8, "prompts": [str(tmp_path / "talks.jsonl")]}
     workers |= {"rankings": True}
     file, store = promoted_start(

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import ray
 from aiohttp import web
 
 from tests.data_pipeline.crawl.web import response, serving
@@ -57,8 +58,9 @@ def alive(part: str) -> list[int]:
     """Processes of the replicas of a deployment in this test's cluster."""
     from ray.util.state import list_actors
 
+    here = ray.get_runtime_context().gcs_address  # other tests' clusters may run beside it
     wanted = [("class_name", "=", f"ServeReplica:headwater:{part}"), ("state", "=", "ALIVE")]
-    return [actor.pid for actor in list_actors(filters=wanted, raise_on_missing_output=False)]
+    return [actor.pid for actor in list_actors(here, filters=wanted, raise_on_missing_output=False)]
 
 
 def kill(part: str) -> list[int]:
