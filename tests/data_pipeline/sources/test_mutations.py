@@ -41,4 +41,4 @@ def test_mutated_files_give_documents_or_reasons(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_thousands_of_mutated_files_give_documents_or_reasons(tmp_path: Path) -> None:
-    assert run(range(20_000, 30_000), tmp_path) == []
+    assert run(range(20_000, 23_000), tmp_path) == []
