@@ -142,5 +142,6 @@ def test_a_page_that_the_killed_replica_was_reading_is_read_by_the_next_one(endp
         until(first.is_set)
         assert len(kill("Web")) == 1
         asking.join(WAIT)
-        (source,) = said(answers[0])["choices"][0]["message"]["sources"]
-        assert source["url"] == pages.url("ferry.example") and len(pages.paths("ferry.example")) == 2
+        sources = said(answers[0])["choices"][0]["message"]["sources"]
+        assert pages.url("ferry.example") in [source["url"] for source in sources]
+        assert pages.paths("ferry.example").count("/") == 2
