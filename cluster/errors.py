@@ -41,9 +41,10 @@ def _rebuild(kind: type[HeadwaterError], what: str, where: str, fix: str) -> Hea
 
 
 def did_you_mean(asked: str, names: Iterable[str]) -> str:
-    """`did you mean NAME?` with the most similar name; empty if none is similar."""
-    near = difflib.get_close_matches(asked, list(names), n=1, cutoff=0.4)
-    return f"did you mean {near[0]}?" if near else ""
+    """`did you mean NAME?` with the most similar name, in any case; empty if none is similar."""
+    known = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(asked.lower(), known, n=1, cutoff=0.4)
+    return f"did you mean {known[near[0]]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -12,15 +12,12 @@ from headwater.cluster.runtime.needs import Actors, Need, needs_of, nodes, refus
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.model.adapter_files import TENSORS
 from headwater.llm.model.source import find_model
-from headwater.llm.model.stored import TYPES, TensorFile
+from headwater.llm.model.stored import TensorFile
 
 if TYPE_CHECKING:
     from headwater.cluster.runtime.session import Session
     from headwater.serving.config import AppConfig
     from headwater.serving.models import Served
-
-SIZES = {name: int(kind[-2:]) // 8 for name, kind in TYPES.items()}
-"""Bytes of a number by safetensors' name of its format."""
 
 
 def check_cpus(config: AppConfig, session: Session) -> None:

@@ -38,7 +38,7 @@ CODECS: dict[bytes, Callable[[], Any]] = {
 MEMBERS = {b"\x1f\x8b": b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd": b"\x28\xb5\x2f\xfd"}
 """Beginning of a member, by that of the file, where archives have one for each record."""
 GAPS = 1000
-"""Maximum number of damaged members of a file that are passed over."""
+"""Maximum number of damaged members of a file that are skipped."""
 BZIP2_BLOCK = b"1AY&SY"
 """A bzip2 file has a digit and this behind `BZh`, which a text might begin with."""
 DAMAGE = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)

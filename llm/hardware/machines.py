@@ -100,7 +100,7 @@ def parse_machine(text: str, table: dict[str, Gpu]) -> Machine:
     names = {name.lower(): name for name in table}
     if match is None or match[2].lower() not in names or match[1] == "0":
         asked = match[2].lower() if match else text.lower()
-        hint = "" if asked in names else did_you_mean(asked, names)
+        hint = "" if asked in names else did_you_mean(asked, table)
         raise HeadwaterError(
             f"{text} does not name known GPUs, such as 8xH100",
             where="--gpus",

@@ -94,7 +94,7 @@ class Backend:
         self._answering += 1
         self.metrics.in_progress.inc()
         meter = Meter(self.quotas, key)
-        span = traces.start("answer", **{"gen_ai.request.model": self.config.model_name})
+        span = traces.start("answer", **{"gen_ai.request.model": model.name})
         try:
             with parts_explained():
                 with traces.within(span):

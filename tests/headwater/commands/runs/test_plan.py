@@ -91,7 +91,7 @@ def test_json_of_a_refused_plan_says_what_would_fit(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (("--budget", "5"), "give --gpus"),
-        (("--gpus", "8xH10"), "did you mean"),
+        (("--gpus", "8xH10"), "did you mean H100"),
         (("--prices", "no.yaml"), "does not exist"),
         (("--set", "pretrain.gpus_per_worker=1"), "this machine has none"),
     ],
