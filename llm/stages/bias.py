@@ -57,20 +57,23 @@ class Bias(Stage[BiasConfig]):
         asked, pairs = questions(self.config.pairs), swapped(self.config.pairs)
         metrics: dict[str, Any] = {"questions": len(asked), "pairs": len(pairs), "systems": {}}
         kept: dict[str, Any] = {}
+        # All system prompts in one pass each: starting engines takes longer than these answers.
+        choices = [
+            choice for system in systems.values() for choice in (*flat(asked, system), *flat(pairs, system))
+        ]
+        prompts, answers = [each.prompt for each in choices], [each.answers for each in choices]
+        scored = paired(likelihoods(session, output, "choices", model, prompts, answers, gpus=gpus))
+        requests = [
+            prompt for system in systems.values() for pair in pairs for prompt in pair.requests(system)
+        ]
         sampling = Sampling(WRITTEN_TOKENS, temperature=0.0)
-        for name, system in systems.items():
-            choices = [*flat(asked, system), *flat(pairs, system)]
-            prompts, answers = [each.prompt for each in choices], [each.answers for each in choices]
-            scored = paired(
-                likelihoods(session, output, f"{name} choices", model, prompts, answers, gpus=gpus)
-            )
-            requests = [prompt for pair in pairs for prompt in pair.requests(system)]
-            texts = [
-                text
-                for (text,) in ask(session, output, f"{name} sentences", model, requests, sampling, gpus=gpus)
-            ]
-            written = [texts[i : i + 2] for i in range(0, len(texts), 2)]
-            of_questions, of_pairs = scored[: len(asked)], scored[len(asked) :]
+        texts = [text for (text,) in ask(session, output, "sentences", model, requests, sampling, gpus=gpus)]
+        each_scored, each_written = len(scored) // len(systems), len(texts) // len(systems)
+        for number, name in enumerate(systems):
+            of_system = scored[number * each_scored :][:each_scored]
+            of_questions, of_pairs = of_system[: len(asked)], of_system[len(asked) :]
+            sentences = texts[number * each_written :][:each_written]
+            written = [sentences[i : i + 2] for i in range(0, len(sentences), 2)]
             found = {
                 "questions": measure_questions(asked, of_questions),
                 "names": measure_pairs(pairs, of_pairs, written),
