@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -27,9 +28,8 @@ class Account:
     tokens: set[str] = field(default_factory=set)
     """Of records that nothing touched: each must be in a document."""
     records: int | None = None
-    """Number of records; None where only the reader can tell."""
-    least: bool = False
-    """Whether `records` is a lower bound: damage may make one of two."""
+    """Documents + unread that reading must give; None where only the reader can tell. A record that the
+    file's end cuts off is not among them: the file's error names it."""
     ends: bool = True
     """Whether the file may end with an error."""
 
@@ -128,7 +128,11 @@ def parquet_account(base: Base, data: bytes) -> Account:
     return Account(tokens if last < ends[-1] else set(), rows.num_rows)
 
 
-RECORD = re.compile(rb"(?:\A|\r\n\r\n)WARC/1\.[01]\r\n(?=WARC-Type: (?:response|conversion))")
+START = re.compile(rb"WARC/\d{1,2}\.\d{1,2}\r?\n")
+RECORD = re.compile(rb"(?<=\n)\r?\n(?=WARC/\d{1,2}\.\d{1,2}\r?\n[A-Za-z-]+:)")
+HEAD = re.compile(rb"(.*?)\r?\n\r?\n", re.DOTALL)
+LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$")
+NO_PAGE = re.compile(rb"(?im)^warc-type:[ \t]*(warcinfo|request|metadata)[ \t]*\r?$")
 
 
 def warc_account(base: Base, data: bytes) -> Account:
@@ -138,16 +142,41 @@ def warc_account(base: Base, data: bytes) -> Account:
         begins = place >= 0 and data[max(0, place - 4) : place] in (b"", b"\r\n\r\n")
         if begins and (data[place + len(part) :] + b"WARC/")[:5] == b"WARC/":
             there.add(token)
-    return Account(there, len(RECORD.findall(data)), least=True)
+    return Account(there, _warc_records(data))
+
+
+def _warc_records(data: bytes) -> int:
+    """Whole records of pages, and stretches that belong to none, each up to the next beginning."""
+    count, rest = 0, data.lstrip(b"\r\n")
+    while rest:
+        after = said = None
+        head = HEAD.match(rest) if START.match(rest) else None
+        if head is not None and (said := LENGTH.search(head.group(1) + b"\n")):
+            end = head.end() + int(said.group(1))
+            behind = rest[end:].lstrip(b"\r\n")
+            if end <= len(rest) and (
+                not behind or rest[end:].startswith((b"\r\n\r\n", b"\n\n")) or START.match(behind)
+            ):
+                after, count = behind, count + (NO_PAGE.search(head.group(1)) is None)
+        if after is None:
+            following = RECORD.search(rest)
+            if following is None:
+                if not START.match(rest):
+                    return count + (len(rest) < len(data.lstrip(b"\r\n")))  # else it is no archive
+                return count + (head is not None and not (said and end > len(rest)))  # else it is cut off
+            after, count = rest[following.end() :], count + 1
+        rest = after
+    return count
 
 
 def zip_account(base: Base, data: bytes) -> Account:
+    if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return Account()  # no zip file, whatever follows
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.infolist()
-            count = int.from_bytes(data[data.rfind(b"PK\x05\x06") :][10:12], "little")
+            entries = [info for info in archive.infolist() if info.file_size or not info.is_dir()]
             there = set()
-            for info in names:
+            for info in entries:
                 try:
                     read = archive.read(info) if info.file_size < 1 << 20 and not info.flag_bits & 1 else b""
                 except Exception:  # noqa: BLE001 - whatever a library or reader raises
@@ -157,14 +186,36 @@ def zip_account(base: Base, data: bytes) -> Account:
                     there.add(name.group(1))
     except Exception:  # noqa: BLE001 - whatever a library or reader raises
         return Account()
-    return Account(there, max(count, len(names)), least=True)
+    return Account(there, len(entries))
 
 
 def tar_account(base: Base, data: bytes) -> Account:
     there = {
         token for token, part in base.parts if any(data.find(part, n) == n for n in _aligned(data, part))
     }
-    return Account(there)
+    return Account(there, _tar_records(data))
+
+
+def _tar_records(data: bytes) -> int | None:
+    """Members but folders, and stretches of blocks that are no header."""
+    count = place = 0
+    found = damaged = False
+    while place + 512 <= len(data):
+        block = data[place : place + 512]
+        place += 512
+        if not block.strip(b"\0"):
+            continue
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            damaged = True
+            continue
+        if info.type not in b"0\0" + b"15" or info.size < 0 or place + info.size > len(data):
+            return None  # sparse files, attributes, a member that is cut off: for the reader alone
+        count += damaged + (not info.isdir())
+        found, damaged = True, False
+        place += -(-info.size // 512) * 512
+    return count + (damaged and found) if place == len(data) else None
 
 
 def _aligned(data: bytes, part: bytes) -> list[int]:
@@ -181,14 +232,28 @@ def wiki_account(base: Base, data: bytes) -> Account:
     if b"<mediawiki" not in head:
         return Account()
     there = {token for token, part in base.parts if part in data}
-    return Account(there, max(data.count(b"<page>"), data.count(b"</page>")), least=True)
+    return Account(there, _wiki_pages(data))
 
 
-BEGIN = re.compile(rb"(?:\A|(?<=\n)[ \t\r\x0b\x0c]*\n)From ")
+def _wiki_pages(data: bytes) -> int:
+    """Pages, and what is none: text between two of them, a page without its beginning or its end."""
+    between, *marks = re.split(rb"(</?page>)", data)
+    count, inside, head = 0, False, True
+    for mark, text in zip(marks[::2], marks[1::2], strict=True):
+        stray = not (inside or head) and bool(between.strip())
+        if mark == b"<page>":
+            count += inside or stray
+        else:
+            count += 1
+        inside, head, between = mark == b"<page>", False, text
+    return count + (not inside and not head and bool(between.replace(b"</mediawiki>", b"").strip()))
 
 
 def mbox_account(base: Base, data: bytes) -> Account:
-    count = len(BEGIN.findall(data))
+    count, blank = 0, True
+    for line in data.split(b"\n"):
+        count += blank and line.startswith(b"From ")
+        blank = not line.strip()
     there = set()
     for token, part in base.parts:
         place = data.find(part)
@@ -199,7 +264,8 @@ def mbox_account(base: Base, data: bytes) -> Account:
             and (not after or after.startswith(b"From "))
         ):
             there.add(token)
-    return Account(there if count else set(), count + (not data.startswith(b"From ")), ends=not there)
+    foreign = count > 0 and not data.startswith(b"From ")
+    return Account(there if count else set(), count + foreign, ends=not there)
 
 
 def unpacked_gzip(data: bytes) -> tuple[bytes, bool]:

@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from headwater.data_pipeline.sources.guard import AddressGuard, ForbiddenAddress
+from headwater.data_pipeline.sources.guard import AddressGuard, ForbiddenAddress, tls_context
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.proxy import Proxy, proxy_of
 from headwater.data_pipeline.sources.readers.warc import PAGE_TYPES, media_type, unpacked
@@ -148,6 +148,7 @@ class Fetcher:
         self._resolver = GuardedResolver(self._guard, source.resolve, proxy_host)
         connector = aiohttp.TCPConnector(
             resolver=self._resolver,
+            ssl=tls_context(),
             limit=0,
             ttl_dns_cache=DNS_SECONDS,
             keepalive_timeout=max(15.0, 2 * source.delay_seconds),

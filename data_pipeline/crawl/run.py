@@ -29,6 +29,7 @@ from headwater.data_pipeline.crawl.archive import (
 from headwater.data_pipeline.crawl.fetch import Row
 from headwater.data_pipeline.crawl.frontier import Frontier
 from headwater.data_pipeline.crawl.worker import OWNER, OWNER_SECONDS, CrawlWorker
+from headwater.data_pipeline.sources.guard import authorities
 from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import CrawlSource
 
@@ -53,6 +54,7 @@ def crawl(
     scope, or if the proxy's credentials are missing.
     """
     proxy_of(source)
+    authorities()
     _claim(source, output)
     token = _take_over(output)
     delete_partial(output)

@@ -9,8 +9,11 @@ a connection like any other.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import ssl
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +22,16 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.sources.items import UnreadableFile
 from headwater.data_pipeline.sources.proxy import Proxy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 PLATFORM = ipaddress.ip_address("168.63.129.16")  # Azure's host agent, a public address by number only
+
+AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+"""Variables of requests, curl and OpenSSL."""
 
 
 class ForbiddenAddress(UnreadableFile):
@@ -86,13 +93,37 @@ def _public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and address != PLATFORM
 
 
+def authorities() -> Path | None:
+    """File or folder of the certificate authorities that the environment names, for servers with one of
+    their own. Raises HeadwaterError if it is not there."""
+    name = next((name for name in AUTHORITIES if os.environ.get(name)), None)
+    if name is None:
+        return None
+    found = Path(os.environ[name])
+    if not found.exists():
+        raise HeadwaterError(
+            "there are no certificate authorities", where=str(found), fix=f"correct the variable {name}"
+        )
+    return found
+
+
+def tls_context() -> ssl.SSLContext:
+    """Checks certificates by `authorities`, or by those of the system."""
+    found = authorities()
+    if found is not None and found.is_dir():
+        return ssl.create_default_context(capath=found)
+    return ssl.create_default_context(cafile=found)
+
+
 def guarded_session(guard: AddressGuard, proxy: Proxy | None = None) -> requests.Session:
     """A session of requests that connects to permitted addresses only.
 
     `proxy`: use this one, not those that the environment names. A proxy looks hosts up itself, so each host
-    is looked up and checked before a request is handed to it.
+    is looked up and checked before a request is handed to it. Certificates are checked by `authorities`.
     """
     session = requests.Session()
+    found = authorities()
+    session.verify = True if found is None else str(found)
     if proxy is not None:
         session.trust_env = False  # its proxies would come first
         session.proxies = dict.fromkeys(("http", "https"), proxy.with_credentials)

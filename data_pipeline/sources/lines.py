@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from headwater.data_pipeline.sources.items import UnreadableFile
+from headwater.data_pipeline.sources.opening import ended_early
 
 CHUNK_BYTES = 1 << 18
 
@@ -31,13 +31,14 @@ def split_lines(
         start = 0
         while (feed := chunk.find(b"\n", start)) >= 0:
             end = offset + too_long + len(held) + feed + 1 - start
-            content = None if end - offset > limit else bytes(held) + chunk[start : feed + 1]
+            rest = chunk[start : feed + 1]
+            content = None if end - offset > limit else bytes(held) + rest if held else rest
             yield Line(number, offset, end, content)
             number, offset, start, too_long = number + 1, end, feed + 1, 0
             held.clear()
-        rest = len(chunk) - start
-        if too_long or len(held) + rest > limit:
-            too_long += len(held) + rest
+        left = len(chunk) - start
+        if too_long or len(held) + left > limit:
+            too_long += len(held) + left
             held.clear()
         else:
             held += chunk[start:]
@@ -46,7 +47,7 @@ def split_lines(
 
 
 def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> Iterator[Line]:
-    """`split_lines` for a source. Raises UnreadableFile("truncated") for a damaged stream, after yielding all
+    """`split_lines` for a source. Raises UnreadableFile for a damaged stream, after yielding all
     complete lines before the damage."""
     try:
         for line in split_lines(stream, limit, number, offset):
@@ -54,4 +55,4 @@ def bounded_lines(stream: Any, limit: int, number: int = 1, offset: int = 0) -> 
             yield line
     except OSError as error:
         place = f"line {number}, byte {offset}"
-        raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error
+        raise ended_early(error, place) from error

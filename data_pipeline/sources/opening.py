@@ -47,6 +47,10 @@ FILE_BYTES = 1 << 16
 FEED_BYTES = 1 << 11
 """Compressed bytes unpacked at once. Bounds the memory for highly compressed files."""
 
+MOST_UNPACKED, FREE_BYTES = 100, 1 << 20
+"""Text packs to a tenth. A file of lines or pages that unpacks to more than this many times its size, and
+this many bytes, is no text."""
+
 STORAGE_REASONS: dict[str, tuple[Any, str]] = {
     "no_permission": (PermissionError, "ACCESS_?DENIED|HTTP STATUS 403|INVALID_ACCESS_KEY"),
     "not_found": (FileNotFoundError, "NO_?SUCH_?BUCKET|NO_SUCH_KEY|PATH DOES NOT EXIST|HTTP STATUS 404"),
@@ -99,14 +103,27 @@ def storage_reason(error: OSError) -> str:
     return "unreadable"
 
 
-def decompressed(stream: Any, begin: Mark | None = None, gap: bytes = b"") -> Any:
+class Bomb(OSError):
+    """A compressed file unpacks to more than text does."""
+
+
+def ended_early(error: OSError, place: str) -> UnreadableFile:
+    """What ends a file whose content cannot be read further than `place`."""
+    if isinstance(error, Bomb):
+        return UnreadableFile("archive_bomb", str(error), place)
+    return UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place)
+
+
+def decompressed(
+    stream: Any, begin: Mark | None = None, gap: bytes = b"", most_unpacked: int | None = None
+) -> Any:
     """The stream, decompressed if it is gzip, zstd, bzip2 or xz (by its first bytes), starting at `begin`.
-    `gap`: as of Unpacked."""
+    `gap`, `most_unpacked`: as of Unpacked."""
     head = stream.read(10)
     for magic, codec in CODECS.items():
         if head.startswith(magic) and (magic != b"BZh" or head[4:] == BZIP2_BLOCK):
             stream.seek(begin.packed if begin else 0)
-            return Unpacked(stream, codec, begin, gap, MEMBERS.get(magic, b""))
+            return Unpacked(stream, codec, begin, gap, MEMBERS.get(magic, b""), most_unpacked)
     stream.seek(begin.offset if begin else 0)
     return stream
 
@@ -130,7 +147,8 @@ class Unpacked:
     In a truncated or damaged file, all content before the damage is returned first, and the next read raises
     OSError. (The standard readers raise at once and lose their decompressed buffer.) With a `gap`, reading
     goes on at the next member, which begins with `magic`: its content comes after the gap, and `damaged` says
-    what was wrong.
+    what was wrong. Behind more than FREE_BYTES + `most_unpacked` times the compressed bytes,
+    the next read raises Bomb.
     """
 
     def __init__(
@@ -140,13 +158,14 @@ class Unpacked:
         begin: Mark | None = None,
         gap: bytes = b"",
         magic: bytes = b"",
+        most_unpacked: int | None = None,
     ) -> None:
         self._stream, self._codec = stream, codec
-        self._gap, self._magic = gap, magic
+        self._gap, self._magic, self._most = gap, magic, most_unpacked
         self._left, self.damaged = GAPS, ""
         self._member: Any = None
         self._packed = self._unpacked = b""
-        self._damage = ""
+        self._damage, self._is_bomb = "", False
         self._packed_end, self._unpacked_end = (begin.packed, begin.unpacked) if begin else (0, 0)
         self._members = collections.deque([(self._packed_end, self._unpacked_end)])
         skip = begin.offset - begin.unpacked if begin else 0
@@ -168,7 +187,7 @@ class Unpacked:
         data = b"".join(pieces)
         self._unpacked = data[size:]
         if not data and self._damage:
-            raise OSError(self._damage)
+            raise Bomb(self._damage) if self._is_bomb else OSError(self._damage)
         return data[:size]
 
     def _next(self) -> bytes | None:
@@ -195,6 +214,11 @@ class Unpacked:
         if self._member.eof:
             self._packed = self._member.unused_data + self._packed
             self._member = None
+        if self._most is not None:
+            allowed = self._most * (self._packed_end - len(self._packed)) + FREE_BYTES
+            if (over := self._unpacked_end - allowed) > 0:
+                self._damage, self._is_bomb = f"it unpacks to more than {self._most} times its size", True
+                return piece[: max(0, len(piece) - over)]
         return piece
 
     def _passed_over(self, fed: bytes) -> bool:

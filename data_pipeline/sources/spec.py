@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 
@@ -64,10 +64,19 @@ class SourceConfig(StageConfig):
     `too_large`."""
 
 
+def _no_socks(proxy: object) -> object:
+    if isinstance(proxy, str) and proxy.lower().startswith("socks"):
+        scheme = proxy.partition(":")[0]
+        raise ValueError(f"{scheme}://… is not supported: name an HTTP proxy, http://HOST:PORT")
+    return proxy
+
+
 class Proxied(SourceConfig):
     """Settings of fetches that may go through a proxy."""
 
-    proxy: str = Field(default="", pattern=r"^(https?://[^\s/@]+)?$", exclude_if=_is_default)
+    proxy: Annotated[str, BeforeValidator(_no_socks)] = Field(
+        default="", pattern=r"^(https?://[^\s/@]+)?$", exclude_if=_is_default
+    )
     """HTTP proxy for all `http(s)://` requests, such as `http://proxy.example.org:3128`, without a user.
     Host names are still looked up and checked on this side first. Without it, files and Common Crawl go by
     the variables `http_proxy` and `https_proxy`, and a crawl uses none."""

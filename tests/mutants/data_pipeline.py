@@ -24,6 +24,24 @@ MUTANTS = [
         f"{DAMAGE}::test_a_wrong_length_costs_one_record_of_an_archive",
     ),
     mutant(
+        "record-without-a-type-is-a-note",
+        "elif not record.record_type & notes() and wanted(target(record)):",
+        'elif record.headers.get("WARC-Type") and wanted(target(record)):',
+        f"{DAMAGE}::test_a_record_that_does_not_say_what_it_is_is_unread",
+    ),
+    mutant(
+        "bomb-is-read-to-its-end",
+        "if (over := self._unpacked_end - allowed) > 0:",
+        "if (over := self._unpacked_end - allowed) > 1 << 40:",
+        f"{DAMAGE}::test_a_file_that_unpacks_to_far_more_than_text_is_read_to_there",
+    ),
+    mutant(
+        "certificates-of-the-environment-are-not-known",
+        "ssl=tls_context(),",
+        "ssl=True,",
+        "test_proxy_tls.py::test_a_crawl_of_https_pages_goes_through_the_proxys_tunnel",
+    ),
+    mutant(
         "zeros-end-a-tar",
         'errorlevel=2, encoding="utf-8", ignore_zeros=True',
         'errorlevel=2, encoding="utf-8"',

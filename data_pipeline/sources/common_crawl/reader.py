@@ -15,7 +15,7 @@ from headwater.data_pipeline.sources.common_crawl.access import CUT, Access
 from headwater.data_pipeline.sources.common_crawl.ranges import Range, merged
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.position import Mark, Position
-from headwater.data_pipeline.sources.readers.warc import page_records, pages, read_record
+from headwater.data_pipeline.sources.readers.warc import notes, pages, read_record
 from headwater.data_pipeline.sources.readers.warc_records import Records
 from headwater.data_pipeline.sources.spec import CommonCrawlSource
 
@@ -101,7 +101,7 @@ def _item(member: bytes, source: CommonCrawlSource, path: str, place: str, url: 
     problem = ""
     for raw in records:
         record = None if raw.problem else raw.record()
-        if record is not None and record.record_type & page_records():
+        if record is not None and not record.record_type & notes():
             return read_record(record, source, path, place)
         problem = problem or raw.problem
     return Unread(

@@ -111,8 +111,10 @@ def _zip(stream: Any, limit: int, begin: int) -> Iterator[_Member]:
             except DAMAGE as error:
                 yield _Member(info.filename, None, "broken_member", f"{type(error).__name__}: {error}")
     said = int.from_bytes(record[10:12], "little")
-    if said != NOT_SAID and (missing := said - len(archive.infolist())) > 0:
-        raise UnreadableFile("truncated", f"{missing:,} members are missing from the directory")
+    there = len(archive.infolist())
+    if said != NOT_SAID and (missing := said - there) > 0:
+        detail = f"{missing:,} members are missing from the directory"
+        raise UnreadableFile("truncated", detail, f"after member {there}")
 
 
 class _Lost(Exception):

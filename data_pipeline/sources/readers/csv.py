@@ -9,7 +9,7 @@ from typing import Any
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.lines import Line, bounded_lines
-from headwater.data_pipeline.sources.opening import decompressed, open_input
+from headwater.data_pipeline.sources.opening import MOST_UNPACKED, decompressed, open_input
 from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, CsvSource
 
@@ -49,7 +49,13 @@ class _Lines:
         return line.content.decode("utf-8-sig" if line.number == 1 else "utf-8", "surrogateescape")
 
     def begin_row(self) -> None:
+        """Go to the next line that is not empty."""
         self._row.clear()
+        while (line := self._again.pop() if self._again else next(self._lines, None)) is not None:
+            if line.content not in (b"\n", b"\r\n"):
+                self._again.append(line)
+                return
+            self.number = line.number
 
     def take_back(self) -> None:
         """Feed the lines of this row again, but for the first. UnreadableFile if too much was read again."""
@@ -67,7 +73,8 @@ class _Lines:
 def read_csv(source: CsvSource, path: str) -> Iterator[Document | Unread]:
     with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
         limit = source.max_document_bytes
-        yield from csv_rows(decompressed(stream), path, source.columns, limit, source.delimiter)
+        content = decompressed(stream, most_unpacked=MOST_UNPACKED)
+        yield from csv_rows(content, path, source.columns, limit, source.delimiter)
 
 
 def csv_rows(
@@ -89,9 +96,8 @@ def csv_rows(
         found = ", ".join(names)
         raise UnreadableFile("missing_column", f"no column {columns.text} among: {found}", "line 1")
     while True:
+        place, problem = f"line {lines.number + 1}", ""
         lines.begin_row()
-        first = lines.number + 1
-        place, problem = f"line {first}", ""
         try:
             row = next(reader)
         except StopIteration:

@@ -10,7 +10,13 @@ from typing import Any
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import UTF8_BOM, Unread, UnreadableFile, document_from_row
 from headwater.data_pipeline.sources.lines import CHUNK_BYTES, bounded_lines
-from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.opening import (
+    MOST_UNPACKED,
+    decompressed,
+    ended_early,
+    mark_at,
+    open_input,
+)
 from headwater.data_pipeline.sources.position import Position
 from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import Columns, JsonlSource
@@ -36,7 +42,7 @@ def read_jsonl(
         except OSError:
             is_array = False  # which the reader of lines reports
         stream.seek(0)
-        content = decompressed(stream, position.begin)
+        content = decompressed(stream, position.begin, most_unpacked=MOST_UNPACKED)
         reader = json_array if is_array else json_lines
         yield from reader(content, path, source.columns, source.max_document_bytes, position)
 
@@ -50,10 +56,12 @@ def json_lines(
     empty = begin is None
     for line in bounded_lines(stream, limit + JSON_OVERHEAD, number, offset):
         empty = False
+        content = line.content
+        if content is not None and not content.strip():
+            continue
         if position is not None:
             position.mark = mark_at(stream, line.offset, line.number - 1)
         place = f"line {line.number}, byte {line.offset}"
-        content = line.content
         if content is None:
             yield Unread(file, place, "too_large", f"the line exceeds {limit:,} bytes")
             continue
@@ -83,7 +91,7 @@ def json_array(
             else:
                 yield _parse(content, columns, file, place, limit)
     except OSError as error:
-        raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error
+        raise ended_early(error, place) from error
 
 
 def array_elements(

@@ -9,7 +9,7 @@ from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.content import converted_document
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.lines import Line, bounded_lines
-from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.opening import MOST_UNPACKED, decompressed, mark_at, open_input
 from headwater.data_pipeline.sources.position import Position
 from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import MboxSource
@@ -27,7 +27,7 @@ def read_mbox(source: MboxSource, path: str, position: Position | None = None) -
     limit = source.max_document_bytes
     format = "mail" if source.quotes == "drop" else "mail_with_quotes"
     with open_input(path, source.max_download_bytes, source.allow_addresses, proxy_of(source)) as stream:
-        content = decompressed(stream, position.begin)
+        content = decompressed(stream, position.begin, most_unpacked=MOST_UNPACKED)
         for start, message in _messages(content, limit, offset):
             number += 1
             place = f"message {number}, byte {start}"

@@ -16,7 +16,13 @@ from xml.parsers import expat
 from headwater.data_pipeline.documents import Document, document_id
 from headwater.data_pipeline.formats.wikitext import plain_text
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
-from headwater.data_pipeline.sources.opening import decompressed, mark_at, open_input
+from headwater.data_pipeline.sources.opening import (
+    MOST_UNPACKED,
+    decompressed,
+    ended_early,
+    mark_at,
+    open_input,
+)
 from headwater.data_pipeline.sources.position import Position
 from headwater.data_pipeline.sources.proxy import proxy_of
 from headwater.data_pipeline.sources.spec import MediaWikiSource
@@ -53,7 +59,7 @@ def read_mediawiki(
         try:
             base, dropped = _head(decompressed(stream).read(HEAD_BYTES))
             stream.seek(0)
-            content = decompressed(stream, position.begin)
+            content = decompressed(stream, position.begin, most_unpacked=MOST_UNPACKED)
             begin = position.begin.offset if position.begin else 0
             for offset, page in _pages(content, 2 * limit + OVERHEAD, begin):
                 number += 1
@@ -66,7 +72,7 @@ def read_mediawiki(
                 else:
                     yield _read_page(page, source, base, dropped, path, place)
         except OSError as error:
-            raise UnreadableFile("truncated", f"the file is cut off or damaged: {error}", place) from error
+            raise ended_early(error, place) from error
 
 
 def _head(head: bytes) -> tuple[str, list[str]]:
@@ -84,7 +90,7 @@ def _pages(stream: Any, limit: int, offset: int) -> Iterator[tuple[int, bytes | 
     """Offset and XML of each page; None in the place of one with more than `limit` bytes, and no bytes in the
     place of one whose beginning or end is damaged: a page that meets another, or text between two pages."""
     held, start, searched = b"", offset, 0
-    inside = too_large = stray = False
+    inside = too_large = stray = closed = False
     head = offset == 0  # before the first page is what describes the wiki
     while True:
         chunk = stream.read(CHUNK_BYTES)
@@ -100,21 +106,28 @@ def _pages(stream: Any, limit: int, offset: int) -> Iterator[tuple[int, bytes | 
                 if inside or stray or not opens:
                     yield start, b""
             start, begin, searched, inside = offset + used, used, found.end(), opens
-            head = too_large = stray = False
+            head = too_large = stray = closed = False
         offset, held, searched = offset + begin, held[begin:], searched - begin
         if not chunk:
             break
         searched = max(searched, len(held) - KEPT)
         if not inside or len(held) > limit:  # what remains may end within a mark
-            dropped = max(0, len(held) - KEPT)
-            stray = stray or not (inside or head or not held[:dropped].strip())
+            dropped, end = max(0, len(held) - KEPT), held.find(CLOSING)
+            if end < dropped < end + len(CLOSING):
+                dropped = max(end, 0)
+            closed = closed or 0 <= end < dropped
+            stray = stray or not (inside or head or not _between(held[:dropped]))
             too_large = too_large or inside
             offset, held, searched = offset + dropped, held[dropped:], 0
-    before, end, _ = held.partition(CLOSING)
-    if not inside and not head and (stray or before.strip()):
+    if not inside and not head and (stray or _between(held)):
         yield start, b""
-    if inside or not end:
+    if inside or not (closed or CLOSING in held):
         raise OSError("the end is missing")
+
+
+def _between(text: bytes) -> bytes:
+    """What stands between pages, or behind the last one, and is not the end."""
+    return text.replace(CLOSING, b"").strip()
 
 
 def _read_page(

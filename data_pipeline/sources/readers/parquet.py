@@ -32,7 +32,8 @@ def read_parquet(
             names = table.schema_arrow.names
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             empty = stream.seek(0, 2) == 0
-            raise UnreadableFile("empty_file" if empty else "unreadable", f"not Parquet: {error}") from error
+            reason = "empty_file" if empty else "unreadable"
+            raise UnreadableFile(reason, f"not Parquet: {error}", "footer") from error
         columns = _columns(names, source.columns)
         row, groups = _groups_from(table, wanted)
         for group in groups:
@@ -100,5 +101,6 @@ def _columns(there: list[str], wanted: Columns) -> list[str]:
     names = list(dict.fromkeys(name for name in known if name in there))
     if wanted.text not in names and wanted.html not in names:
         found = ", ".join(there)
-        raise UnreadableFile("missing_column", f"no column {wanted.text} or {wanted.html} among: {found}")
+        detail = f"no column {wanted.text} or {wanted.html} among: {found}"
+        raise UnreadableFile("missing_column", detail, "footer")
     return names

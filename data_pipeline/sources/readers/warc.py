@@ -61,7 +61,7 @@ def pages(
         record = None if raw.problem else raw.record()
         if record is None:
             yield Unread(path, place, "broken_record", raw.problem or "its header is damaged")
-        elif record.record_type & page_records() and wanted(target(record)):
+        elif not record.record_type & notes() and wanted(target(record)):
             yield read_record(record, source, path, place, formats)
     if records.damage:
         detail = f"the file is cut off or damaged: {records.damage}"
@@ -70,13 +70,12 @@ def pages(
         raise UnreadableFile("empty_file", FOREIGN, "byte 0")
 
 
-def page_records() -> Any:
-    """The types of records that are pages, and those that hold no page and count as unread: revisits and
-    types that the standard does not know."""
+def notes() -> Any:
+    """The types of records that are not about a page of their own. All others are documents or unread, those
+    without a type or with one that the standard does not know included."""
     from fastwarc.warc import WarcRecordType
 
-    found = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
-    return found | WarcRecordType.revisit | WarcRecordType.unknown
+    return WarcRecordType.warcinfo | WarcRecordType.request | WarcRecordType.metadata
 
 
 def target(record: Any) -> str:
@@ -95,8 +94,12 @@ def read_record(
     fetched_at = record.headers.get("WARC-Date") or ""
     if record.record_type == WarcRecordType.revisit:
         return Unread(path, place, "revisit", f"the page is in an earlier record; {url}")
-    if record.record_type == WarcRecordType.unknown:
-        return Unread(path, place, "broken_record", f"its WARC-Type is unknown; {url}")
+    if record.record_type == WarcRecordType.continuation:
+        return Unread(path, place, "continuation", f"its beginning is in an earlier record; {url}")
+    if not record.record_type & (
+        WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+    ):
+        return Unread(path, place, "broken_record", f"its WARC-Type is missing or unknown; {url}")
     if record.record_type == WarcRecordType.resource and not url.lower().startswith(WEB):
         return Unread(path, place, "not_a_page", f"a note of the crawler; {url}")
     if record.content_length > limit:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.acquire import AcquireConfig, ReadWorker
+from headwater.data_pipeline.sources import opening
 from tests.data_pipeline.corpora import article
 from tests.data_pipeline.formats.making import zipped
 from tests.data_pipeline.reading import read_all, source_of
@@ -42,6 +46,26 @@ def test_a_wrong_length_costs_one_record_of_an_archive(tmp_path: Path, length: b
         ("broken_record", "record 3")
     ]
     assert error is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (b"text/html: response", "broken_record"),
+        (b"WARC-Type: x", "broken_record"),
+        (b"WARC-Type: continuation", "continuation"),
+    ],
+)
+def test_a_record_that_does_not_say_what_it_is_is_unread(tmp_path: Path, kind: bytes, reason: str) -> None:
+    records = [warc_record(f"https://example.org/{n}", PAGE) for n in range(5)]
+    for number in (1, 2):  # neighbours are two
+        records[number] = records[number].replace(b"WARC-Type: response", kind, 1)
+    documents, unread, error = read_all("warc", written(tmp_path / "a.warc", b"".join(records)))
+    assert ([document.url[-1] for document in documents], error) == (["0", "3", "4"], None)
+    starts = [len(b"".join(records[:number])) for number in (1, 2)]
+    assert [(problem.reason, problem.position) for problem in unread] == [
+        (reason, f"record {n}, byte {start} uncompressed") for n, start in zip((2, 3), starts, strict=True)
+    ]
 
 
 def test_a_page_that_holds_an_archive_is_one_page(tmp_path: Path) -> None:
@@ -148,6 +172,50 @@ def test_a_damaged_mark_costs_one_page_of_a_dump(
     documents, unread, error = read_all("mediawiki", written(tmp_path / "a.xml", content))
     assert [document.title for document in documents] == ["P0", "P1", "P3", "P4"]
     assert ([problem.reason for problem in unread], error) == (["broken_page"], None)
+
+
+@pytest.mark.parametrize("length", [20, 200, 300_000])
+def test_what_follows_the_end_of_a_dump_is_one_broken_page(tmp_path: Path, length: int) -> None:
+    content = HEAD.encode() + wiki_page("P", article(0)).encode() + b"</mediawiki>\n"
+    documents, unread, error = read_all("mediawiki", written(tmp_path / "a.xml", content + b"x" * length))
+    assert ([document.title for document in documents], error) == (["P"], None)
+    assert [problem.reason for problem in unread] == ["broken_page"]
+    documents, unread, error = read_all("mediawiki", written(tmp_path / "b.xml", content + b"\n" * length))
+    assert (len(documents), unread, error) == (1, [], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "head"),
+    [
+        ("a.jsonl", "jsonl", b'{"text": "a"}\n'),
+        ("a.json", "jsonl", b'[{"text": "a"},'),
+        ("a.csv", "csv", b"text\na\n"),
+        ("a.xml", "mediawiki", HEAD.encode() + wiki_page("P", article(0)).encode()),
+        ("a.mbox", "mbox", b"From a@example.org\n\nText.\n\nFrom b@example.org\n\nText.\n"),
+    ],
+)
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_file_that_unpacks_to_far_more_than_text_is_read_to_there(
+    tmp_path: Path,
+    name: str,
+    kind: str,
+    head: bytes,
+    pack: Callable[[bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = written(tmp_path / f"{name}.packed", pack(head + b"\n" * (1 << 18)))
+    monkeypatch.setattr(opening, "FREE_BYTES", 1 << 12)
+    documents, unread, error = read_all(kind, path)
+    assert (len(documents), unread) == (1, [])
+    assert error is not None and (error.reason, bool(error.position)) == ("archive_bomb", True)
+
+
+def test_a_file_that_packs_well_is_read_to_its_end(tmp_path: Path) -> None:
+    lines = b"".join(b'{"text": "%d %s"}\n' % (n * n * 7919, b"the river " * 40) for n in range(5000))
+    packed = gzip.compress(lines)
+    assert len(lines) > 30 * len(packed) and len(lines) > 1 << 20
+    documents, unread, error = read_all("jsonl", written(tmp_path / "a.jsonl.gz", packed))
+    assert (len(documents), unread, error) == (5000, [], None)
 
 
 def test_a_damaged_first_line_costs_one_message_of_a_mailbox(tmp_path: Path) -> None:

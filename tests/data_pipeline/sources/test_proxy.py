@@ -125,4 +125,7 @@ def test_missing_credentials_are_told_without_a_request(place: str) -> None:
 def test_credentials_are_no_part_of_the_proxys_url_and_of_its_name() -> None:
     with pytest.raises(ValueError, match="pattern"):
         source_of("jsonl", paths=["a"], proxy="http://user:password@127.0.0.1:1")
+    for scheme in ("socks5", "socks4a", "SOCKS5h"):
+        with pytest.raises(ValueError, match=f"{scheme}://… is not supported: name an HTTP proxy"):
+            source_of("crawl", seeds=["https://a.org/"], contact="a@b.org", proxy=f"{scheme}://127.0.0.1:1")
     assert "proxy" not in source_of("jsonl", paths=["a"]).model_dump(mode="json")
