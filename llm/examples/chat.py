@@ -103,9 +103,10 @@ def encode_conversation(
     return ids[:max_length], mask[:max_length]
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerFast, content: str) -> list[int]:
-    """Ids of the assistant's answer to a prompt: its stripped content and the end of its turn."""
-    return [*_text_ids(tokenizer, content.strip()), turn_end(tokenizer)]
+def encode_answer(tokenizer: PreTrainedTokenizerFast, content: str, *, cut: bool = False) -> list[int]:
+    """Ids of the assistant's answer to a prompt: its stripped content, and the end of its turn unless it was
+    cut before that."""
+    return [*_text_ids(tokenizer, content.strip()), *([] if cut else [turn_end(tokenizer)])]
 
 
 def encode_conversations(

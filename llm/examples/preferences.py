@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+Side = Literal["chosen", "rejected"]
+
+
 @dataclass(frozen=True)
 class Preference:
     """A prompt with its better answer `chosen` and its worse answer `rejected`."""
@@ -34,6 +37,8 @@ class Preference:
     """Who judged: `headline`, `model`, or the `source` of a person's ranking."""
     origins: tuple[str, ...] = field(default=(), compare=False)
     """Ids of the source documents, or the file of the ranking."""
+    cut: tuple[Side, ...] = ()
+    """The answers that were cut at their limit of tokens: no end of turn is learnt after them."""
 
 
 def headline_pairs(documents: Iterable[Document], seed: int) -> list[Preference]:
@@ -64,16 +69,19 @@ class LeftOut(Exception):
 def encode_pair(
     tokenizer: PreTrainedTokenizerFast, pair: Preference, max_length: int
 ) -> dict[str, list[int]]:
-    """Ids of the `prompt` that both answers follow, and of `chosen` and `rejected` with their end of turn.
+    """Ids of the `prompt` that both answers follow, and of `chosen` and `rejected` with their end of turn,
+    if they ended.
 
     The prompt is shortened to leave room for the longer answer; answers stay whole. Raises LeftOut with the
-    reason `too_long` if they do not fit `max_length` tokens after an empty prompt, or `equal_answers` if
-    their ids are the same.
+    reason `too_long` if they do not fit `max_length` tokens after an empty prompt, `equal_answers` if their
+    ids are the same, or `no_tokens` for an answer that was cut and is empty.
     """
     encoded = {
-        "chosen": encode_answer(tokenizer, pair.chosen),
-        "rejected": encode_answer(tokenizer, pair.rejected),
+        "chosen": encode_answer(tokenizer, pair.chosen, cut="chosen" in pair.cut),
+        "rejected": encode_answer(tokenizer, pair.rejected, cut="rejected" in pair.cut),
     }
+    if not all(encoded.values()):
+        raise LeftOut("no_tokens", "an answer that was cut has no text")
     if encoded["chosen"] == encoded["rejected"]:
         raise LeftOut("equal_answers", "both answers have the same tokens")
     room = max_length - max(map(len, encoded.values()))
@@ -81,6 +89,12 @@ def encode_pair(
         return encoded | {"prompt": encode_prompt(tokenizer, pair.prompt, room)}
     except PromptTooLong as error:
         raise LeftOut("too_long", f"the answers do not fit `max_length` {max_length}") from error
+
+
+def cut_sides(*, chosen: bool, rejected: bool) -> tuple[Side, ...]:
+    """`Preference.cut` of two answers."""
+    sides: tuple[tuple[Side, bool], ...] = (("chosen", chosen), ("rejected", rejected))
+    return tuple(side for side, cut in sides if cut)
 
 
 def split_of_prompt(prompt: Conversation) -> Literal["train", "heldout"]:
@@ -111,7 +125,14 @@ def read_rankings(store: Store, bad: dict[str, str] | None = None) -> list[Prefe
     Bad rankings are logged and added to `bad`: file → fault.
     """
     return [
-        Preference(prompt, better, worse, kept.ranking.source, (f"{RANKINGS}/{kept.name}",))
+        Preference(
+            prompt,
+            better.text,
+            worse.text,
+            kept.ranking.source,
+            (f"{RANKINGS}/{kept.name}",),
+            cut_sides(chosen=better.cut, rejected=worse.cut),
+        )
         for kept in rankings.read(store, bad)
         for prompt, better, worse in kept.ranking.pairs()
     ]

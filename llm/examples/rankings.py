@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -35,6 +35,10 @@ UNKNOWN_TIME = "0001-01-01T00:00:00+00:00"
 LOCAL_RATER = "local"
 """Who ranks at an endpoint without keys, which only this machine reaches."""
 
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+"""Why an answer ended, in OpenAI's words. One that ended by `length` was cut: it has no end of its turn."""
+FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
+
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -46,6 +50,12 @@ class RankedAnswer(BaseModel):
     """Ids as the model sampled them; empty where they are not known, or the answer is a quotation."""
     temperature: float | None = None
     seed: int | None = None
+    finish_reason: FinishReason | None = Field(None, exclude_if=lambda reason: reason is None)
+    """None where it is not known. It is not stored then: a repeated import has the file that it had."""
+
+    @property
+    def cut(self) -> bool:
+        return self.finish_reason == "length"
 
 
 class Ranking(BaseModel):
@@ -82,7 +92,7 @@ class Ranking(BaseModel):
             raise ValueError(f"ranks are numbers from 1 to {len(self.answers)}")
         return self
 
-    def pairs(self) -> Iterator[tuple[Conversation, str, str]]:
+    def pairs(self) -> Iterator[tuple[Conversation, RankedAnswer, RankedAnswer]]:
         """(prompt, better, worse) of every two answers that are not tied.
 
         All pairs of one ranking, as in Ouyang et al. 2022, "Training language models to follow instructions".
@@ -90,7 +100,7 @@ class Ranking(BaseModel):
         for a, b in itertools.combinations(range(len(self.answers)), 2):
             if self.ranks[a] != self.ranks[b]:
                 better, worse = (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
-                yield self.prompt, self.answers[better].text, self.answers[worse].text
+                yield self.prompt, self.answers[better], self.answers[worse]
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ def parse(content: Any) -> Ranking:
         raise HeadwaterError(
             "the prompt ends with an assistant's turn", fix="remove the answer from the prompt"
         )
-    if any(better == worse for _, better, worse in ranking.pairs()):
+    if any(better.text == worse.text for _, better, worse in ranking.pairs()):
         raise HeadwaterError("both answers are equal")
     return ranking
 

@@ -8,7 +8,8 @@ it: `preference`, `hh`, `oasst`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -51,7 +52,9 @@ def imported(path: str, rater: str = "") -> Iterator[Ranking | Unread]:
             if isinstance(pair, Unread):
                 yield pair
             else:
-                yield _ranking(pair.prompt, [pair.chosen, pair.rejected], [1, 2], rater, source)
+                answers = [pair.chosen, pair.rejected]
+                reasons = ["length" if side in pair.cut else None for side in ("chosen", "rejected")]
+                yield _ranking(pair.prompt, answers, [1, 2], rater, source, reasons)
 
 
 def _converted(path: str, convert: Any, source: str, rater: str) -> Iterator[Ranking | Unread]:
@@ -70,9 +73,18 @@ def _converted(path: str, convert: Any, source: str, rater: str) -> Iterator[Ran
 
 
 def _ranking(
-    prompt: Conversation, answers: list[str], ranks: list[int], rater: str, source: str, **more: Any
+    prompt: Conversation,
+    answers: list[str],
+    ranks: list[int],
+    rater: str,
+    source: str,
+    reasons: Iterable[str | None] = (),
+    **more: Any,
 ) -> Ranking:
-    fields = {"prompt": prompt, "answers": [{"text": text} for text in answers], "ranks": ranks}
+    said = [
+        {"text": text, "finish_reason": reason} for text, reason in itertools.zip_longest(answers, reasons)
+    ]
+    fields = {"prompt": prompt, "answers": said, "ranks": ranks}
     named = {"rater": rater or IMPORTED, "source": source}
     return parse({"time": UNKNOWN_TIME} | fields | named | more)
 

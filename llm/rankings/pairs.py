@@ -19,6 +19,9 @@ def pair_lines(kept: Iterable[Kept]) -> Iterator[str]:
     """One line of JSON in the format `preference` per pair, with its rater and the file it comes from."""
     for each in kept:
         for prompt, better, worse in each.ranking.pairs():
-            record: dict[str, Any] = {"prompt": prompt, "chosen": better, "rejected": worse}
+            record: dict[str, Any] = {"prompt": prompt, "chosen": better.text, "rejected": worse.text}
+            for side, answer in (("chosen", better), ("rejected", worse)):
+                if answer.finish_reason:
+                    record[f"{side}_finish_reason"] = answer.finish_reason
             record |= {"rater": each.ranking.rater, "ranking": each.name}
             yield f"{json.dumps(record, ensure_ascii=False)}\n"

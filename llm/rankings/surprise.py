@@ -19,10 +19,12 @@ def surprises(model: Folder, *answers: Sequence[Judged]) -> list[float]:
     engine = load_engine(model.local(), threads=1)
     found = []
     for some in answers:
-        given = [encode_answer(engine.tokenizer, text)[:-1][: engine.context // 2] for _, text in some]
+        given = [
+            encode_answer(engine.tokenizer, each.answer, cut=True)[: engine.context // 2] for each in some
+        ]
         prompts = [
-            encode_prompt(engine.tokenizer, prompt, engine.context - len(ids))
-            for (prompt, _), ids in zip(some, given, strict=True)
+            encode_prompt(engine.tokenizer, each.prompt, engine.context - len(ids))
+            for each, ids in zip(some, given, strict=True)
         ]
         logprobs = engine.score(prompts, given)
         found.append(-sum(map(sum, logprobs)) / max(1, sum(map(len, logprobs))))

@@ -19,6 +19,7 @@ from headwater.llm.examples.rankings import (
     MAX_CHARACTERS,
     MAX_REASON,
     MAX_TOKENS,
+    FinishReason,
     RankedAnswer,
     Ranking,
     TokenId,
@@ -41,6 +42,8 @@ class AnswerShown(Body):
     token_ids: list[TokenId] = Field([], max_length=MAX_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    finish_reason: FinishReason | None = None
+    """As in the response: the end of its turn is not learnt of an answer with `length`."""
 
 
 class RankingRequest(RequestBody):

@@ -47,7 +47,7 @@ export async function remove(path) {
   return (await call(path, undefined, undefined, "DELETE")).json();
 }
 
-// Streams one answer; calls `onText(text so far)`. Resolves to { text, citations, unread, token_ids }; a
+// Streams one answer; calls `onText(text so far)`. Resolves to { text, citations, unread, token_ids, finish_reason }; a
 // citation has the `origin` of its source, and `unread` are pages of the live web that failed. If the
 // conversation exceeds the model's context, drops its oldest turns, but no system prompt.
 export async function streamAnswer({ model, messages, retrieval, sampling = {} }, onText, signal) {
@@ -93,6 +93,7 @@ async function readStream(response, onText) {
         answer.citations = chunk.citations.map((citation, n) => ({ ...citation, origin: sources[n]?.origin }));
       }
       if (choice.token_ids) answer.token_ids = choice.token_ids;
+      if (choice.finish_reason) answer.finish_reason = choice.finish_reason;
       if (choice.delta.content) onText((answer.text += choice.delta.content));
     }
   }

@@ -33,6 +33,18 @@ SELFTEST = "test_selftest.py"
 
 MUTANTS = [
     mutant(
+        "cut-answers-end",
+        '"rejected" in pair.cut',
+        "False",
+        "test_preferences.py::test_no_end_of_turn_is_learnt_of_an_answer_that_was_cut",
+    ),
+    mutant(
+        "question-is-its-own-example",
+        "if each != item][:count]",
+        "][:count]",
+        "test_examples.py::test_examples_are_those_that_lm_eval_draws",
+    ),
+    mutant(
         "code-without-its-tests",
         "sandbox.run(beginning + text, test, LIMITS)",
         'sandbox.run(beginning + text, "", LIMITS)',

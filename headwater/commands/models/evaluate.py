@@ -48,6 +48,13 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first questions of each benchmark (or MMLU subject).")
     ] = None,
+    shots: Annotated[
+        str,
+        typer.Option(
+            metavar="N|core",
+            help="Solved questions before each question; core: for each benchmark as many as CORE has.",
+        ),
+    ] = "0",
     as_json: JsonOption = False,
     gpus_per_worker: GpusOption = 0.0,
     set_: SetOption = None,
@@ -55,7 +62,7 @@ def evaluate(
     address: AddressOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Measure a model on public benchmarks, as lm-eval does without examples. Rerun it to resume."""
+    """Measure a model on public benchmarks, as lm-eval does. Rerun it to resume."""
     from headwater.cluster.extras import require
 
     require("train")
@@ -65,7 +72,7 @@ def evaluate(
     from headwater.llm.stages.benchmarks import Benchmarks
     from headwater.recipe import is_recipe
 
-    config = _config(tasks, limit, gpus_per_worker)
+    config = _config(tasks, limit, shots, gpus_per_worker)
     recipe = open_recipe(Path(model), set_) if is_recipe(model) else None
     console.quiet = as_json
     run = f"evaluate-{recipe.name}" if recipe else "evaluate"
@@ -89,17 +96,27 @@ def evaluate(
     )
 
 
-def _config(tasks: str | None, limit: int | None, gpus: float) -> BenchmarksConfig:
+def _config(tasks: str | None, limit: int | None, shots: str, gpus: float) -> BenchmarksConfig:
     from headwater.cluster.errors import HeadwaterError
-    from headwater.llm.benchmarks.tasks import DEFAULT, check_names
+    from headwater.llm.benchmarks.examples import Shots, check_shots
+    from headwater.llm.benchmarks.tasks import DEFAULT, TASKS, check_names
     from headwater.llm.stages.benchmarks import BenchmarksConfig
 
-    names = DEFAULT if tasks is None else tuple(name.strip() for name in tasks.split(","))
+    if shots != "core" and not shots.isdecimal():
+        raise HeadwaterError(f"{shots!r} is neither a number nor `core`", where="--shots")
+    wanted: Shots = "core" if shots == "core" else int(shots)
+    if tasks is not None:
+        names = tuple(name.strip() for name in tasks.split(","))
+    elif wanted == "core":
+        names = tuple(name for name in DEFAULT if TASKS[name].core)
+    else:
+        names = tuple(name for name in DEFAULT if TASKS[name].takes_examples or not wanted)
     try:
         check_names(names)
+        check_shots(names, wanted)
     except ValueError as error:
         raise HeadwaterError(str(error), where="--tasks") from error
-    return BenchmarksConfig(tasks=names, limit=limit, gpus_per_worker=gpus)
+    return BenchmarksConfig(tasks=names, limit=limit, shots=wanted, gpus_per_worker=gpus)
 
 
 def _of_recipe(recipe: Recipe, session: Session) -> dict[str, Artifact]:

@@ -4,7 +4,8 @@
 [{"from", "value"}]}`. `alpaca`: `instruction`, `input`, `output`, `history`. `prompt_completion`: TRL's pairs
 of texts or messages. `oasst`: trees (trees.py). `hh`: Anthropic's two transcripts. `preference`: `prompt`,
 `chosen`, `rejected` as texts or messages, the prompt also as the common beginning of both, or as
-`conversations` or `instruction`. All but `hh` and `oasst` take a `system` column.
+`conversations` or `instruction`; `chosen_finish_reason` and `rejected_finish_reason` may say `length` of an
+answer that was cut. All but `hh` and `oasst` take a `system` column.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from headwater.llm.examples.conversations import Conversation
 from headwater.llm.examples.own_data.messages import BadRecord, answer, messages_of, user
 from headwater.llm.examples.own_data.trees import best_paths, ranked_pairs
+from headwater.llm.examples.rankings import FINISH_REASONS
 
 Pair = tuple[Conversation, str, str]
 """Prompt, better answer, worse answer."""
@@ -96,6 +98,17 @@ def pairs_of(format: str, fields: Fields) -> list[Pair]:
         if not prompt or prompt[-1]["role"] == "assistant":
             raise BadRecord("no_prompt", "the prompt does not end with a message of the user")
     return pairs
+
+
+def reason_of(fields: Fields, side: str) -> str | None:
+    """Why an answer of a pair ended, if the record tells. Raises BadRecord for an unknown word."""
+    reason = fields.text(f"{side}_finish_reason")
+    if reason and reason not in FINISH_REASONS:
+        raise BadRecord(
+            "unknown_finish_reason",
+            f"`{side}_finish_reason` is {reason!r}, none of {', '.join(FINISH_REASONS)}",
+        )
+    return reason or None
 
 
 def _messages(fields: Fields) -> Iterable[Conversation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from headwater.cluster.errors import HeadwaterError
@@ -17,12 +17,13 @@ from headwater.llm.examples.own_data.formats import (
     Fields,
     guess,
     pairs_of,
+    reason_of,
     talks_of,
 )
 from headwater.llm.examples.own_data.messages import BadRecord, is_answered
 from headwater.llm.examples.own_data.records import Item, records
 from headwater.llm.examples.own_data.source import DataSource
-from headwater.llm.examples.preferences import Preference
+from headwater.llm.examples.preferences import Preference, cut_sides
 
 log = logging.getLogger("headwater")
 
@@ -85,7 +86,7 @@ class OwnFile:
 
     def preferences(self) -> Iterator[tuple[str, Preference | Unread]]:
         for where, pair in self._converted(self._pairs):
-            yield where, pair if isinstance(pair, Unread) else Preference(*pair, OWN, (where,))
+            yield where, pair if isinstance(pair, Unread) else replace(pair, origins=(where,))
 
     def prompts(self) -> Iterator[tuple[str, Prompt | Unread]]:
         for where, prompt in self._converted(_prompts):
@@ -105,14 +106,16 @@ class OwnFile:
                 raise BadRecord("no_answer", "no message of the assistant")
         return talks
 
-    def _pairs(self, format: str, fields: Fields) -> list[tuple[Conversation, str, str]]:
+    def _pairs(self, format: str, fields: Fields) -> list[Preference]:
         if format not in PAIRS:
             raise HeadwaterError(
                 f"records of the format {format} hold no pairs of answers",
                 where=self.path,
                 fix="give `prompt`, `chosen` and `rejected`, or name those columns in `columns`",
             )
-        return pairs_of(format, fields)
+        chosen, rejected = (reason_of(fields, side) == "length" for side in ("chosen", "rejected"))
+        cut = cut_sides(chosen=chosen, rejected=rejected)
+        return [Preference(*pair, OWN, cut=cut) for pair in pairs_of(format, fields)]
 
     def _converted(self, convert: Callable[[str, Fields], list[T]]) -> Iterator[tuple[str, T | Unread]]:
         used, seen, first = 0, 0, None

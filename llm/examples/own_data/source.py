@@ -27,6 +27,8 @@ COLUMNS = (
     "reference",
     "chosen",
     "rejected",
+    "chosen_finish_reason",
+    "rejected_finish_reason",
 )
 """Names of the parts of a record that formats read."""
 

@@ -19,6 +19,7 @@ def test_an_outcome_has_every_measure_with_its_interval_and_the_cost() -> None:
     assert found["acc"] == {"value": 0.5, "low": expected.low, "high": expected.high, "count": 4}
     assert found["acc_norm"]["value"] == 0.5
     assert (found["seconds"], found["tokens"], found["shortened"]) == (2.5, 300, 1)
+    assert found["centred"] == pytest.approx((0.5 - 0.25) / 0.75) and found["shots"] == 0
 
 
 def share(value: float) -> dict[str, float]:
@@ -43,7 +44,14 @@ def test_the_table_has_a_column_for_each_model() -> None:
     columns, rows = table(metrics)
     assert columns == ["questions", "chance", "base", "rl"]
     assert rows["piqa, acc_norm"] == ["10", "0.50", "0.500 (0.400 to 0.600)", "0.750 (0.650 to 0.850)"]
+    assert rows["piqa, centred"] == ["", "0", "0.000", "0.500"]
     assert rows["centred mean of 1 of CORE's 22 tasks"] == ["", "0", "0.000", "0.500"]
+    _, with_shots = table({"models": {"base": {"piqa": metrics["models"]["base"]["piqa"] | {"shots": 10}}}})
+    assert list(with_shots) == [
+        "piqa (10 shots), acc_norm",
+        "piqa (10 shots), acc",
+        "piqa (10 shots), centred",
+    ]
     columns, rows = table(metrics | {"contamination": {"piqa": {"found": 1, "checked": 7}}})
     assert columns[-1] == "in the corpus" and {len(row) for row in rows.values()} == {5}
     assert rows["piqa, acc"][-1] == "1 of 7"

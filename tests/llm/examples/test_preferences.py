@@ -11,6 +11,7 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
+from headwater.llm.examples import rankings
 from headwater.llm.examples.conversations import HELDOUT_SHARE
 from headwater.llm.examples.preferences import (
     RANKINGS,
@@ -63,6 +64,31 @@ def test_a_ranking_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     assert read_rankings(store) == [Preference(PROMPT, "Good", "Bad", "console")]
     kept = json.loads(Path(location).read_text())
     assert kept["model"] == "m" and kept["time"]
+
+
+def test_no_end_of_turn_is_learnt_of_an_answer_that_was_cut(tmp_path: Path) -> None:
+    store, answers = Store(str(tmp_path)), [{"text": "Good"}, {"text": "Bad, bec", "finish_reason": "length"}]
+    for ranks in ([1, 2], [2, 1]):
+        told = {"prompt": PROMPT, "answers": answers, "ranks": ranks, "rater": "a", "source": "console"}
+        rankings.save(store, rankings.parse(told))
+    rejected, chosen = read_rankings(store)
+    assert (rejected.cut, chosen.cut) == (("rejected",), ("chosen",))
+    for pair in (rejected, chosen):
+        encoded = encode_pair(chat_tokenizer(), pair, 100)
+        ended = [chat_tokenizer().decode(encoded[side]) for side in ("chosen", "rejected")]
+        assert sorted(ended) == ["Bad, bec", "Good<|im_end|>"]
+    with pytest.raises(LeftOut) as why:
+        encode_pair(chat_tokenizer(), Preference(PROMPT, " ", "Bad", "own", cut=("chosen",)), 100)
+    assert why.value.reason == "no_tokens"
+
+
+def test_a_ranking_without_finish_reasons_has_the_file_that_it_always_had(tmp_path: Path) -> None:
+    told = {"prompt": PROMPT, "answers": [{"text": "a"}, {"text": "b"}], "ranks": [1, 2], "rater": "r"}
+    ranking = rankings.parse(told | {"source": "x", "time": rankings.UNKNOWN_TIME})
+    assert (
+        Path(rankings.save(Store(str(tmp_path)), ranking)).name
+        == "00010101T000000000000Z-4ed7d14812320ea1.json"
+    )
 
 
 def test_an_empty_store_has_no_rankings(tmp_path: Path) -> None:

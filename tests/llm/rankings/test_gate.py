@@ -36,7 +36,7 @@ def judged(rankings: list[Kept], right: float = 0.8, sure: float = 2.0) -> dict[
     guess, margins = random.Random(7), dict[str, list[float]]()
     for each in rankings:
         for _, better, worse in each.ranking.pairs():
-            hit = (len(better.split()) < len(worse.split())) == (guess.random() < right)
+            hit = (len(better.text.split()) < len(worse.text.split())) == (guess.random() < right)
             margins.setdefault(each.ranking.rater, []).append(sure if hit else -sure)
     return margins
 

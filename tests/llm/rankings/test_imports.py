@@ -10,8 +10,9 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.sources.items import Unread
-from headwater.llm.examples.rankings import Ranking
+from headwater.llm.examples.rankings import Kept, Ranking
 from headwater.llm.rankings.imports import imported
+from headwater.llm.rankings.pairs import pair_lines
 
 
 def written(folder: Path, value: Any) -> str:
@@ -100,9 +101,25 @@ def test_pairs_of_anthropic_and_trees_of_openassistant(tmp_path: Path) -> None:
     replies = [{"text": f"answer {rank}", "role": "assistant", "rank": rank} for rank in (1, 0, 2)]
     tree = {"prompt": {"text": "Why?", "role": "prompter", "replies": replies}}
     good, _ = split(list(imported(written(tmp_path, [tree]))))
-    pairs = [(better, worse) for each in good for _, better, worse in each.pairs()]
+    pairs = [(better.text, worse.text) for each in good for _, better, worse in each.pairs()]
     assert pairs == [("answer 0", "answer 1"), ("answer 0", "answer 2"), ("answer 1", "answer 2")]
     assert {each.rater for each in good} == {"imported"}
+
+
+def test_a_pair_says_which_answer_was_cut_and_an_unknown_reason_is_not_taken_for_an_end(
+    tmp_path: Path,
+) -> None:
+    pair = {"prompt": "Why?", "chosen": "Because.", "rejected": "Well, you"}
+    cut, odd = pair | {"rejected_finish_reason": "length"}, pair | {"chosen_finish_reason": "max_tokens"}
+    good, bad = split(list(imported(written(tmp_path, [pair, cut, odd]))))
+    assert [[answer.cut for answer in each.answers] for each in good] == [[False, False], [False, True]]
+    assert bad == ["`chosen_finish_reason` is 'max_tokens', none of stop, length, tool_calls, content_filter"]
+    kept = [Kept(f"{number}.json", ranking) for number, ranking in enumerate(good)]
+    lines = [json.loads(line) for line in pair_lines(kept)]
+    assert [line.get("rejected_finish_reason") for line in lines] == [None, "length"]
+    assert set(lines[0]) == {"prompt", "chosen", "rejected", "rater", "ranking"}
+    again, _ = split(list(imported(written(tmp_path, lines))))
+    assert [each.answers for each in again] == [each.answers for each in good]
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

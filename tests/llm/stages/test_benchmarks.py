@@ -12,6 +12,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
+from headwater.llm.benchmarks.records import wheels
 from headwater.llm.benchmarks.tasks import TASKS
 from headwater.llm.stages.benchmarks import Benchmarks, BenchmarksConfig, candidates
 from tests.llm.benchmarks import data
@@ -51,6 +52,21 @@ def test_before_and_after_and_what_the_corpus_has_of_the_questions(
     assert metrics["models"]["base"]["boolq"]["acc"]["value"] == sum(right) / 2
     assert answers != artifact.read_json("sft.json")["boolq"]
     assert execute(stage, inputs, here) == (artifact, True)
+
+
+def test_examples_are_drawn_from_all_questions_and_their_number_is_part_of_the_key(
+    tmp_path: Path, here: Session, wheel_in: Put
+) -> None:
+    wheel_in(here.store)
+    plain, shots = (Benchmarks(BenchmarksConfig(tasks=("piqa",), limit=1, shots=n)) for n in (0, 1))
+    assert plain.key({}, {}) == "10bd68ec34d2819e" != shots.key({}, {})
+    artifact, _ = execute(shots, {"base": made(tmp_path, "base")}, here)
+    measured = artifact.finished().metrics["models"]["base"]["piqa"]
+    assert (measured["shots"], measured["acc"]["count"]) == (1, 1)
+    (found,) = shots._items(wheels(here.store, ["piqa"]), "piqa")
+    assert found.pairs[0][0].startswith("Question: To open a jar\nAnswer: turn the lid\n\nQuestion: How")
+    with pytest.raises(ValidationError, match="lambada_openai is asked without examples only"):
+        BenchmarksConfig(shots=2)
 
 
 def test_the_first_and_the_newest_model_are_measured_and_one_alone_once(tmp_path: Path) -> None:

@@ -267,7 +267,11 @@ def test_written_answers_reach_the_client_too(endpoint: Endpoint) -> None:
 
 RANKING = {
     "messages": GOOD["messages"],
-    "answers": [{"text": "a", "token_ids": [1, 2]}, {"text": "b [1]"}, {"text": "c"}],
+    "answers": [
+        {"text": "a", "token_ids": [1, 2]},
+        {"text": "b [1]"},
+        {"text": "c", "finish_reason": "length"},
+    ],
     "ranks": [2, 1, 2],
     "reason": "short",
     "blind": True,
@@ -292,8 +296,12 @@ def test_a_key_with_its_role_is_asked_for_and_names_the_rater(endpoint: Endpoint
     assert (kept.ranking.rater, kept.ranking.ranks, kept.ranking.blind) == ("anna", [2, 1, 2], True)
     assert [answer.text for answer in kept.ranking.answers] == ["a", "b", "c"]
     assert kept.ranking.answers[0].token_ids == [1, 2]
+    assert [answer.finish_reason for answer in kept.ranking.answers] == [None, None, "length"]
     assert kept.ranking.passages[0]["document_id"] and kept.ranking.model_key == endpoint.config.model
-    assert [(better, worse) for _, better, worse in kept.ranking.pairs()] == [("b", "a"), ("b", "c")]
+    assert [(better.text, worse.text) for _, better, worse in kept.ranking.pairs()] == [
+        ("b", "a"),
+        ("b", "c"),
+    ]
 
 
 def test_a_rater_who_floods_is_slowed_down_and_others_are_not(endpoint: Endpoint, tmp_path: Path) -> None:

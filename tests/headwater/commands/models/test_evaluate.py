@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
+from headwater.commands.models.evaluate import _config
 from tests.headwater.command import headwater
 from tests.llm.benchmarks.data import wheel_in as wheel_in  # the fixture
 from tests.llm.models import foreign_model
@@ -71,6 +73,19 @@ def test_an_unknown_benchmark_is_one_line_with_the_nearest(tmp_path: Path) -> No
     code, output = headwater("evaluate", tmp_path / "model", "--tasks", "arc-easy,piqa")
     assert code == 1 and output.count("\n") == 1
     assert "--tasks: no benchmark arc-easy; did you mean arc_easy? known: arc_easy, arc_challenge," in output
+
+
+def test_shots_choose_the_benchmarks_that_take_them_and_a_wrong_number_is_refused() -> None:
+    default, five, core = (_config(None, None, shots, 0.0) for shots in ("0", "5", "core"))
+    assert (default.shots, five.shots, core.shots) == (0, 5, "core")
+    assert set(default.tasks) - set(five.tasks) == {"lambada_openai"}
+    assert set(default.tasks) - set(core.tasks) == {"sciq"}
+    for tasks, shots, told in (
+        (None, "-1", "--shots: '-1' is neither a number nor `core`"),
+        ("mmlu,piqa", "5", "--tasks: mmlu is asked without examples only"),
+    ):
+        with pytest.raises(HeadwaterError, match=told):
+            _config(tasks, None, shots, 0.0)
 
 
 @pytest.mark.ray

@@ -46,7 +46,7 @@ def test_an_export_is_read_as_preference_data(store: Store, tmp_path: Path) -> N
     assert code == 0 and "80 pairs of 80 rankings" in said
     read = [pair for _, pair in preferences(DataSource(files=(str(file),)), str(file))]
     kept = {
-        (better, worse)
+        (better.text, worse.text)
         for each in rankings.read(store)
         if each.ranking.rater != "guesses"
         for _, better, worse in each.ranking.pairs()
