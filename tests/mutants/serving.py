@@ -113,8 +113,8 @@ MUTANTS = [
     ),
     mutant(
         "servers-limit-first",
-        "{**_given(defaults), **_given(self)}",
-        "{**_given(self), **_given(defaults)}",
+        "return default if own is None else own",
+        "return own if default is None else default",
         "test_quotas.py::test_a_keys_own_limits_stand_before_the_servers",
     ),
     mutant(
