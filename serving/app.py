@@ -83,7 +83,7 @@ def build(config: AppConfig) -> Application:
     )
     return ingress.bind(
         config,
-        engine.bind(*config.engine_arguments),
+        engine.bind(config),
         retrieval.bind(config.index) if config.index else None,
         web.bind(*config.web_arguments) if config.web else None,
     )

@@ -162,10 +162,9 @@ class AppConfig(ServeConfig):
         return self.parallel_requests * self.engine.max_replicas + self.max_queue
 
     @property
-    def engine_arguments(self) -> tuple[str, int | None, int, float, str, AppConfig]:
-        """Of `replicas.EngineReplica`: the embedding is the index's, or the default."""
-        embedding = str(self._described.get("embedding", WORDLLAMA))
-        return self.model, self.threads, self.parallel_requests, self.engine.gpus, embedding, self
+    def embedding(self) -> str:
+        """The index's, or the default."""
+        return str(self._described.get("embedding", WORDLLAMA))
 
     def choice(self) -> Choice:
         """What computes the models. Raises HeadwaterError if the settings cannot be had for them."""

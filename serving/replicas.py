@@ -29,7 +29,7 @@ from headwater.serving.errors import ApiError
 from headwater.serving.loaded import LoadedModels
 from headwater.serving.models import ModelList, Served
 from headwater.serving.retrieval.changes import Change
-from headwater.serving.retrieval.embed import WORDLLAMA, load_embedder
+from headwater.serving.retrieval.embed import load_embedder
 from headwater.serving.retrieval.passages import Filters
 from headwater.serving.retrieval.search import Found, PassageIndex
 from headwater.serving.web.config import WebConfig
@@ -61,30 +61,22 @@ class EngineReplica:
     """One replica of the model. Answers are made in threads, so the actor stays responsive; the tokens of
     all of them are generated in one batch."""
 
-    def __init__(
-        self,
-        folder: str,
-        threads: int | None,
-        parallel_requests: int,
-        gpus: float = 0.0,
-        embedding: str = WORDLLAMA,
-        config: AppConfig | None = None,
-    ) -> None:
-        """Loads the model in `folder`, and with `config` the others that the endpoint has by now."""
-        backend, quantize = (config.backend, config.quantize) if config else ("torch", "none")
-        assert backend != "auto", "`AppConfig.resolved`"
-        self._models = LoadedModels(device_of(gpus), threads, backend, quantize)
-        self._list = None if config is None else ModelList(config)
-        self._first = Served("", folder) if self._list is None else self._list.first
-        self._models.preload([self._first, *(self._list.now.values() if self._list else ())])
+    def __init__(self, config: AppConfig) -> None:
+        """Loads the models that the endpoint has by now."""
+        assert config.backend != "auto", "`AppConfig.resolved`"
+        device = device_of(config.engine.gpus)
+        self._models = LoadedModels(device, config.threads, config.backend, config.quantize)
+        self._list = ModelList(config)
+        self._first = self._list.first
+        self._models.preload(self._list.now.values())
         self._looked = time.monotonic()
         self._following: asyncio.Future[None] | None = None
-        self._pool = ThreadPoolExecutor(parallel_requests, thread_name_prefix="answer")
-        self._embedder = functools.cache(lambda: load_embedder(embedding))
+        self._pool = ThreadPoolExecutor(config.parallel_requests, thread_name_prefix="answer")
+        self._embedder = functools.cache(lambda: load_embedder(config.embedding))
 
     async def check_health(self) -> None:
         """Called by Serve: follows the list of models."""
-        due = self._list is not None and time.monotonic() - self._looked >= self._list.pause
+        due = time.monotonic() - self._looked >= self._list.pause
         if due and (self._following is None or self._following.done()):
             self._looked = time.monotonic()
             self._following = asyncio.get_running_loop().run_in_executor(None, self.follow)
@@ -102,7 +94,6 @@ class EngineReplica:
 
     def follow(self) -> None:
         """Load what has been added to the list, and drop what is on it no longer."""
-        assert self._list is not None
         self._list.look()
         for served in (listed := list(self._list.now.values())):
             with contextlib.suppress(ApiError), self._models.use(served):

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -107,8 +108,12 @@ def _without_messages(span: ReadableSpan) -> ReadableSpan:
     )
 
 
+_TRACER = trace.get_tracer("headwater")
+"""Takes the provider that Serve sets, also later."""
+
+
 def tracer() -> trace.Tracer:
-    return trace.get_tracer("headwater")
+    return _TRACER
 
 
 def start(name: str, **attributes: Any) -> Span:
@@ -166,10 +171,10 @@ class Phases:
 def entry(scope: Any) -> Span:
     """The span of a whole request, below its client's (an ASGI scope's header `traceparent`)."""
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == PARENT]
-    carrier = {"traceparent": given[-1]} if given else {}
+    above = TraceContextTextMapPropagator().extract({"traceparent": given[-1]}) if given else Context()
     return tracer().start_span(
         "request",
-        TraceContextTextMapPropagator().extract(carrier),
+        above,
         SpanKind.SERVER,
         {"http.request.method": scope["method"], "url.path": scope["path"][:200]},
     )

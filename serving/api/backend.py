@@ -65,6 +65,11 @@ class Backend:
         """Those of the file as it is now; none where no key is asked for."""
         return self.key_file.now()
 
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are answered or wait as may."""
+        return self._answering >= self.config.max_requests
+
     def model(self, name: str | None) -> Served:
         """The model of a name; without a name the first. Raises ApiError 404 that lists what there is."""
         found = self.models.first if name is None else self.models.now.get(name)
@@ -89,11 +94,11 @@ class Backend:
         `started`: by `time.monotonic`.
         """
         self.quotas.check_tokens(key)
-        if self._answering >= self.config.max_requests:
+        if self.full:
             raise overloaded()
         self._answering += 1
         self.metrics.in_progress.inc()
-        meter = Meter(self.quotas, key)
+        meter = Meter(self.quotas, key, model.name)
         span = traces.start("answer", **{"gen_ai.request.model": model.name})
         try:
             with parts_explained():
@@ -165,8 +170,8 @@ class Backend:
 class Meter:
     """Counts the tokens of one answer for a key, also of one that its client does not read to the end."""
 
-    def __init__(self, quotas: Quotas, key: Key) -> None:
-        self._quotas, self._key = quotas, key
+    def __init__(self, quotas: Quotas, key: Key, model: str) -> None:
+        self._quotas, self._of = quotas, (key, model)
         self._pieces: dict[int, int] = {}
         """Choice → its pieces of text so far; each has a token at least."""
         self.prompt_tokens, self.completion_tokens = 0, 0
@@ -174,19 +179,19 @@ class Meter:
     def read(self, event: Event) -> None:
         if isinstance(event, Started):
             self.prompt_tokens = event.prompt_tokens
-            self._quotas.spent(self._key, prompt=event.prompt_tokens)
+            self._quotas.spent(*self._of, prompt=event.prompt_tokens)
         elif isinstance(event, Delta):
             self._pieces[event.choice] = self._pieces.get(event.choice, 0) + 1
         elif isinstance(event, Finished):
             self._pieces.pop(event.choice, None)
             self.completion_tokens += event.completion_tokens
-            self._quotas.spent(self._key, completion=event.completion_tokens)
+            self._quotas.spent(*self._of, completion=event.completion_tokens)
 
     def close(self) -> None:
         """Count what was read of choices that have not finished."""
         if cut := sum(self._pieces.values()):
             self.completion_tokens += cut
-            self._quotas.spent(self._key, completion=cut)
+            self._quotas.spent(*self._of, completion=cut)
 
 
 @contextlib.contextmanager

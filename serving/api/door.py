@@ -40,6 +40,10 @@ Send = Callable[[Any], Awaitable[None]]
 class Door:
     """ASGI middleware: status 429 for one request too many, 413 for a body too large, 408 for one too slow.
 
+    One request too many is known by its path and refused before its body is read. What is let in enters the
+    application one at a time and lets all else go first: Serve needs milliseconds for each, for which no
+    refusal waits.
+
     Health is asked for once at a time. Where its answer takes long, the last one is told, if it is fresh.
     The application's metrics get one more: how many requests the door of this proxy has refused.
     """
@@ -47,23 +51,25 @@ class Door:
     def __init__(self, app: Any, most: int, max_body_bytes: int) -> None:
         """`most`: requests to `ANSWERED` that may be inside at a time."""
         self._app, self._most, self._max_body_bytes = app, most, max_body_bytes
-        self._inside = 0
+        self._inside, self._turn = 0, asyncio.Lock()
         self._refused: collections.Counter[int] = collections.Counter()
         self._health = Health(app)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in HEALTH and scope["method"] == "GET":
-            for message in await self._health.answer(scope):
-                await send(message)
+            await _send_all(await self._health.answer(scope), send)
             return
         if scope["type"] == "http" and scope["path"] == METRICS and scope["method"] == "GET":
-            for message in _with_more(await _answer(self._app, scope), self._metrics()):
-                await send(message)
+            await _send_all(_with_more(await _answer(self._app, scope), self._metrics()), send)
             return
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         if not (span := traces.entry(scope)).is_recording():
+            if scope["path"] in ANSWERED and self._full:
+                self._refused[429] += 1
+                await _send_all(FULL, send)
+                return
             await self._enter(scope, receive, send)
             return
         try:
@@ -82,19 +88,25 @@ class Door:
                 self._check(counted)  # others came while this one was read
         except ApiError as error:
             self._refused[error.status] += 1
-            await _refuse(error, send)
+            await _send_all(_refusal(error), send)
             return
         except ClientDisconnect:
             return
         self._inside += counted
         try:
+            async with self._turn:
+                await asyncio.sleep(0)  # what has come meanwhile is read and refused first
             await self._app(scope, _again(body, receive), send)
         finally:
             self._inside -= counted
 
     def _check(self, counted: bool) -> None:
-        if counted and self._inside >= self._most:
+        if counted and self._full:
             raise overloaded()
+
+    @property
+    def _full(self) -> bool:
+        return self._inside >= self._most
 
     def _metrics(self) -> bytes:
         """In Prometheus' text format."""
@@ -172,7 +184,8 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-async def _refuse(error: ApiError, send: Send) -> None:
+def _refusal(error: ApiError) -> list[Any]:
+    """The messages of the response."""
     body = json.dumps(error.body()).encode()
     headers = {
         "content-type": "application/json",
@@ -181,8 +194,18 @@ async def _refuse(error: ApiError, send: Send) -> None:
         **error.headers(),
     }
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": sent})
-    await send({"type": "http.response.body", "body": body})
+    return [
+        {"type": "http.response.start", "status": error.status, "headers": sent},
+        {"type": "http.response.body", "body": body},
+    ]
+
+
+FULL = _refusal(overloaded())
+
+
+async def _send_all(messages: list[Any], send: Send) -> None:
+    for message in messages:
+        await send(message)
 
 
 def environment(most: int, max_body_bytes: int) -> dict[str, str]:

@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from headwater.serving import traces
 from headwater.serving.api import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.chat_types import ChatRequest
+from headwater.serving.api.door import ANSWERED
 from headwater.serving.api.keys.auth import Key, check_key
-from headwater.serving.api.limits import LoopbackHost, SecurityHeaders
+from headwater.serving.api.limits import LoopbackHost, SecurityHeaders, overloaded
 from headwater.serving.api.openai import chat, completions, embeddings, models, responses, tokens
 from headwater.serving.api.openai.chat_answers import ChatChunk, ChatResponse
 from headwater.serving.api.openai.responses_types import ResponseObject, ResponsesRequest
@@ -203,6 +205,7 @@ class Ingress:
             await self._backend.ledger.sync_now()
 
         app = FastAPI(title="Headwater", docs_url=None, redoc_url=None, openapi_url=None, lifespan=warmed)
+        app.add_middleware(WhileFull, backend=self._backend)
         if not self._backend.keys:
             app.add_middleware(LoopbackHost)
         app.add_middleware(SecurityHeaders)  # around what is refused, too
@@ -269,6 +272,40 @@ class Ingress:
             response = await respond(request)
         except ApiError as error:
             response = _error_response(error)
+        response.headers.update(self._backend.quotas.headers(key))
+        return response
+
+
+class WhileFull:
+    """ASGI middleware: while no place is free, refuses what would wait for the model by path and key alone.
+
+    The body is not read, and the request does not count for its key. Where Serve's proxy has the door, few
+    come so far.
+    """
+
+    names: ClassVar = {route.path: route.name for route in ROUTES if route.path in ANSWERED}
+
+    def __init__(self, app: Any, backend: Backend) -> None:
+        self._app, self._backend = app, backend
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        full = scope["type"] == "http" and scope["method"] == "POST" and self._backend.full
+        name = self.names.get(scope["path"]) if full else None
+        if name is None:
+            await self._app(scope, receive, send)
+            return
+        with traces.spanned(name, **{"http.route": scope["path"]}) as span:
+            response = self._refusal(Headers(scope=scope).get("authorization"))
+            traces.answered(span, response.status_code)
+        self._backend.metrics.requests.labels(name, response.status_code).inc()
+        await response(scope, receive, send)
+
+    def _refusal(self, authorization: str | None) -> Response:
+        try:
+            key = check_key(authorization, self._backend.keys)
+        except ApiError as error:
+            return _error_response(error)
+        response = _error_response(overloaded())
         response.headers.update(self._backend.quotas.headers(key))
         return response
 

@@ -54,7 +54,7 @@ async def listed(backend: Backend, request: Request) -> Response:
         await backend.ledger.sync_now()
         days = await _tried(lambda: read_usage(Store(backend.config.store)))
     used = [
-        {"day": day, "id": key, **asdict(each)}
+        {"day": day, "id": key, **asdict(each), "models": each.by_model()}
         for day, by_key in list(days.items())[:DAYS]
         for key, each in sorted(by_key.items())
     ]

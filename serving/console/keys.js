@@ -47,10 +47,17 @@ function revokeButton(key, lists) {
 }
 
 function usageTable(usage) {
-  const rows = usage.map((each) => [each.day, each.name || each.id, count(each.requests), count(each.prompt_tokens), count(each.completion_tokens)]);
+  const rows = usage.flatMap((each) => {
+    const shares = Object.entries(each.models);
+    const all = [each.day, each.name || each.id, shares.length === 1 ? shares[0][0] || "not recorded" : "all", count(each.requests), ...tokens(each)];
+    if (shares.length < 2) return [all];
+    return [all, ...shares.map(([model, share]) => [each.day, each.name || each.id, model || "not recorded", "", ...tokens(share)])];
+  });
   if (!rows.length) return element("p", { className: "note", textContent: "No usage is recorded." });
-  return table("Usage by day (UTC)", ["day", "key", "requests", "prompt tokens", "completion tokens"], rows);
+  return table("Usage by day (UTC)", ["day", "key", "model", "requests", "prompt tokens", "completion tokens"], rows);
 }
+
+const tokens = (used) => [count(used.prompt_tokens), count(used.completion_tokens)];
 
 function form(told, lists) {
   const name = element("input", { id: "key-name", required: true, maxLength: 64, pattern: "[A-Za-z0-9._@\\-]+", autocomplete: "off" });

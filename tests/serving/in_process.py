@@ -104,7 +104,7 @@ def ingress_of(config: AppConfig, engine: Any = None) -> Any:
     """The ASGI application of a configuration. `engine`: the handle of its model; default: a new one."""
     search = Handle(RetrievalReplica(config.index)) if config.index else None
     web = Handle(WebReplica(*config.web_arguments)) if config.web else None
-    handles: Any = (engine or Handle(EngineReplica(*config.engine_arguments)), search, web)
+    handles: Any = (engine or Handle(EngineReplica(config)), search, web)
     return Ingress(config, *handles).__serve_build_asgi_app__()
 
 

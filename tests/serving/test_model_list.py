@@ -32,7 +32,7 @@ def test_files_that_changed_under_a_request_do_not_answer_it(several: AppConfig,
     models = {"one": {"path": str(folder)}}
     several = AppConfig.model_validate(several.model_dump() | {"models": models})
     listed = ModelList(several).now["one"]
-    replica = EngineReplica(several.model, 1, 2)
+    replica = EngineReplica(several.model_copy(update={"models": {}}))
     (folder / "adapter_model.safetensors").write_bytes(
         (Path(several.models["one"].path) / "adapter_model.safetensors").read_bytes() + b" "
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,9 @@ from typer.core import TyperGroup
 
 from headwater.options import JsonOption, StoreOption, console
 from headwater.tables import print_json, show
+
+if TYPE_CHECKING:
+    from headwater.serving.api.keys.usage import Used
 
 
 class _AddIsImplied(TyperGroup):
@@ -100,12 +103,26 @@ def usage(store: StoreOption = "store", json: JsonOption = False) -> None:
         print_json({"store": opened.location, "days": days})
         return
     rows = [
-        [day, key, used.name, f"{used.requests:,}", f"{used.prompt_tokens:,}", f"{used.completion_tokens:,}"]
+        row
         for day, by_key in found.items()
         for key, used in sorted(by_key.items(), key=lambda each: -each[1].tokens)
+        for row in _usage_rows([day, key, used.name], used)
     ]
-    columns = ("day", "key", "name", "requests", "prompt tokens", "completion tokens")
+    columns = ("day", "key", "name", "model", "requests", "prompt tokens", "completion tokens")
     show(console, _table(f"usage in {opened.location}", columns, rows))
+
+
+def _usage_rows(first: list[str], used: Used) -> list[list[str]]:
+    """All that a key has used, and beneath it each model's share, where there are several."""
+    shares = used.by_model()
+    only = next(iter(shares)) or "not recorded" if len(shares) == 1 else "all"
+    rows = [[*first, only, *(f"{n:,}" for n in (used.requests, used.prompt_tokens, used.completion_tokens))]]
+    if len(shares) > 1:
+        rows += [
+            ["", "", "", model or "not recorded", "", *(f"{n:,}" for n in share.values())]
+            for model, share in shares.items()
+        ]
+    return rows
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[list[Any]]) -> Table:

@@ -10,7 +10,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headwater.cluster.errors import HeadwaterError
@@ -38,15 +38,19 @@ class Limits:
 
     def or_else(self, defaults: Limits) -> Limits:
         """These, and the defaults where there is none."""
-        return Limits(**{**_given(defaults), **_given(self)})
+        return Limits(*(_either(getattr(self, name), getattr(defaults, name)) for name in LIMITS))
 
     def words(self) -> list[str]:
         """As a line of a file of keys has them."""
-        return [f"{name}={most}" for name, most in _given(self).items()]
+        return [f"{name}={most}" for name in LIMITS if (most := getattr(self, name)) is not None]
 
 
-def _given(limits: Limits) -> dict[str, int]:
-    return {name: most for name, most in asdict(limits).items() if most is not None}
+LIMITS = tuple(Limits.__dataclass_fields__)
+"""Names of the limits."""
+
+
+def _either(own: int | None, default: int | None) -> int | None:
+    return default if own is None else own
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,11 @@ def _limits(words: list[str], where: str) -> Limits:
     found: dict[str, int] = {}
     for word in words:
         name, _, most = word.partition("=")
-        if name not in Limits.__dataclass_fields__ or not (most.isascii() and most.isdigit() and int(most)):
+        if name not in LIMITS or not (most.isascii() and most.isdigit() and int(most)):
             raise HeadwaterError(
                 f"`{word[:60]}` is no limit",
                 where=where,
-                fix=f"limits: {', '.join(Limits.__dataclass_fields__)}",
+                fix=f"limits: {', '.join(LIMITS)}",
             )
         found[name] = int(most)
     return Limits(**found)

@@ -58,12 +58,12 @@ class Quotas:
             if not standing.remaining:
                 raise too_many(standing.most, f"tokens in a {what}", standing.wait)
 
-    def spent(self, key: Key, *, prompt: int = 0, completion: int = 0) -> None:
-        """Count tokens."""
+    def spent(self, key: Key, model: str, *, prompt: int = 0, completion: int = 0) -> None:
+        """Count tokens of a model."""
         now = self._clock()
         if self._limits(key).tokens_per_minute is not None:
             self._tokens.add(key.id, prompt + completion, now)
-        self._ledger.add(key.id, Used(key.name, 0, prompt, completion), now)
+        self._ledger.add(key.id, Used.tokens_of(key.name, model, prompt, completion), now)
 
     def headers(self, key: Key) -> dict[str, str]:
         """OpenAI's `x-ratelimit-*`; of tokens, those of the limit of which less is left."""

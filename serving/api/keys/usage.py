@@ -1,4 +1,4 @@
-"""Usage per API key: requests and tokens by day, in the store, without any text.
+"""Usage per API key: requests by day, and tokens by day and model, in the store, without any text.
 
 Each replica of the ingress has a file of its own for a day, `STORE/usage/DAY/REPLICA.json`, and writes it
 every `WRITE_SECONDS`. A day's usage is the sum of its files: nothing is locked, no replica undoes another's.
@@ -11,7 +11,7 @@ import collections
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from headwater.cluster.errors import HeadwaterError
@@ -34,6 +34,19 @@ class Used:
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    models: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Model → `prompt_tokens` and `completion_tokens` of these. Files of earlier versions have none."""
+
+    @classmethod
+    def tokens_of(cls, name: str, model: str, prompt: int, completion: int) -> Used:
+        return cls(name, 0, prompt, completion, {model: dict(zip(KINDS, (prompt, completion), strict=True))})
+
+    def by_model(self) -> dict[str, Mapping[str, int]]:
+        """As `models`; under the empty name what no model is recorded for."""
+        rest = {
+            kind: getattr(self, kind) - sum(each[kind] for each in self.models.values()) for kind in KINDS
+        }
+        return dict(sorted(self.models.items())) | ({"": rest} if any(rest.values()) else {})
 
     @property
     def tokens(self) -> int:
@@ -45,7 +58,18 @@ class Used:
             self.requests + other.requests,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
+            {
+                model: {kind: _of(self, model, kind) + _of(other, model, kind) for kind in KINDS}
+                for model in {**self.models, **other.models}
+            },
         )
+
+
+KINDS = ("prompt_tokens", "completion_tokens")
+
+
+def _of(used: Used, model: str, kind: str) -> int:
+    return used.models.get(model, {}).get(kind, 0)
 
 
 ByKey = Mapping[str, Used]

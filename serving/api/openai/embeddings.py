@@ -71,7 +71,7 @@ async def embeddings(backend: Backend, request: Request) -> Response:
     model = backend.model(wanted.model)
     backend.quotas.check_tokens(request.state.key)
     vectors, tokens = await backend.call("embed", model, wanted.inputs())
-    backend.quotas.spent(request.state.key, prompt=tokens)
+    backend.quotas.spent(request.state.key, model.name, prompt=tokens)
     if wanted.dimensions is not None:
         if wanted.dimensions > vectors.shape[1]:
             message = f"The embedding has {vectors.shape[1]} dimensions."

@@ -14,6 +14,7 @@ from headwater.llm.training import engine as training_engine
 from headwater.llm.training.state.manager import random_state
 from headwater.llm.training.zero_config import ZeroConfig
 from headwater.serving.batch.worker import BatchWorker
+from headwater.serving.config import AppConfig, ReplicaRange
 from headwater.serving.replicas import EngineReplica
 from tests.llm.models import save_model
 
@@ -38,11 +39,11 @@ def test_engines_run_on_the_device_they_reserved(gpus_in_sight: None, model: Fol
         "engine": load_engine(model.local()),
         "pool": _Completer(model, Sampling(1), 0.0)._engine,
         "batch": BatchWorker("", Artifact(str(model.local())), model.artifact, 1, 1)._engine,
-        "replica": EngineReplica(str(model.local()), None, 1).engine.engine,
+        "replica": EngineReplica(AppConfig(model=str(model.local()))).engine.engine,
     }
     assert {name: engine.device.type for name, engine in made.items()} == dict.fromkeys(made, "cpu")  # type: ignore[attr-defined]
     with pytest.raises((AssertionError, RuntimeError)):  # here is none in truth
-        EngineReplica(str(model.local()), None, 1, 1.0)
+        EngineReplica(AppConfig(model=str(model.local()), engine=ReplicaRange(gpus=1.0)))
 
 
 def test_training_without_gpus_uses_a_cpus_precision(gpus_in_sight: None) -> None:

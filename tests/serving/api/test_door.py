@@ -6,14 +6,17 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from headwater.serving.api import door, limits
+from headwater.serving.api.backend import Backend
 from headwater.serving.api.door import LIMITS, Door, environment, middlewares
-from tests.serving.in_process import served
+from headwater.serving.config import AppConfig
+from tests.serving.in_process import Handle, ingress_of, served
 
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "tiny", "messages": []}).encode()
@@ -83,6 +86,60 @@ def test_one_request_too_many_is_refused_and_those_inside_are_answered(slow: Slo
             assert [(await each).text for each in inside] == ["answered"] * 2
             assert (await client.post(CHAT, content=BODY)).status_code == 200
             assert slow.bodies.count(BODY) == 4
+
+    asyncio.run(talk())
+
+
+def test_who_is_refused_waits_neither_for_those_let_in_nor_for_a_body() -> None:
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.append("in")
+
+    async def body() -> Any:
+        return {"type": "http.request", "body": BODY}
+
+    async def none() -> Any:
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        told.append(message.get("status", "sent"))
+
+    async def talk() -> None:
+        front = Door(app, most=3, max_body_bytes=1000)
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(front(scope, body, send) for _ in range(3)), front(scope, none, send))
+
+    asyncio.run(talk())
+    assert told == [429, "sent", "in", "in", "in"]
+
+
+def test_a_full_server_without_a_door_refuses_by_path_and_key_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body, which is no JSON, is not looked at, and the request does not count for its key."""
+    (tmp_path / "keys").write_text("secret anna requests_per_minute=1\n")
+    config = AppConfig(model=str(tmp_path), api_keys=str(tmp_path / "keys"))
+    app = ingress_of(config, Handle(None))
+
+    async def talk() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for path in door.ANSWERED:
+                monkeypatch.setattr(Backend, "full", True)
+                assert (await client.post(path, content=b"{")).status_code == 401
+                for _ in range(2):
+                    told = await client.post(path, content=b"{", headers={"authorization": "Bearer secret"})
+                    assert (told.status_code, told.json()["error"]["code"]) == (429, "overloaded")
+                    assert told.headers["x-content-type-options"] == "nosniff"
+                    assert told.headers["x-ratelimit-remaining-requests"] == "1"
+                assert (await client.get("/version")).status_code == 200
+            counted = [line for line in (await client.get("/metrics")).text.splitlines() if "429" in line]
+            assert 'headwater_requests_total{route="chat",status="429"} 2.0' in counted
+            monkeypatch.setattr(Backend, "full", False)
+            told = await client.post(CHAT, content=b"{", headers={"authorization": "Bearer secret"})
+            assert told.status_code == 415
 
     asyncio.run(talk())
 

@@ -114,7 +114,7 @@ def test_the_model_of_a_request_answers_it_everywhere(
 def test_an_adapters_answer_survives_its_replica(
     several: AppConfig, lives: list[int | None], tmp_path: Path
 ) -> None:
-    replicas = [EngineReplica(*several.engine_arguments) for _ in range(2)]
+    replicas = [EngineReplica(several) for _ in range(2)]
     with served(ingress_of(several, Handle(replicas[0]))) as url:
         wanted = {name: streamed(url, name, 5, 12) for name in ("tiny", "one", "three")}
     assert len(set(wanted.values())) == 3
@@ -128,7 +128,7 @@ def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
 ) -> None:
     (tmp_path / "keys").write_text("plain anna\nboss bob admin\n")
     several = several.model_copy(update={"api_keys": str(tmp_path / "keys")})
-    replica = EngineReplica(*several.engine_arguments)
+    replica = EngineReplica(several)
     boss = {"authorization": "Bearer boss"}
     with (
         served(ingress_of(several, Handle(replica))) as url,

@@ -59,14 +59,14 @@ def test_a_window_waits_until_enough_has_gone_by() -> None:
 def test_tokens_of_a_minute_and_a_day_are_limited_apart_from_other_keys() -> None:
     clock = Clock()
     quotas = Quotas(Limits(tokens_per_minute=100, tokens_per_day=150), Ledger(), clock)
-    quotas.spent(ANNA, prompt=60, completion=39)
+    quotas.spent(ANNA, "m", prompt=60, completion=39)
     quotas.check_tokens(ANNA)
-    quotas.spent(ANNA, completion=1)
+    quotas.spent(ANNA, "m", completion=1)
     assert refused(quotas.check_tokens, ANNA).retry_after == 60
     quotas.check_tokens(BEN)
     clock.now += 60
     quotas.check_tokens(ANNA)
-    quotas.spent(ANNA, prompt=50)
+    quotas.spent(ANNA, "m", prompt=50)
     error = refused(quotas.check_tokens, ANNA)
     assert "150 tokens in a day" in error.message and error.retry_after == DAY / 2 - 60
     clock.now += DAY / 2 - 60
@@ -76,7 +76,7 @@ def test_tokens_of_a_minute_and_a_day_are_limited_apart_from_other_keys() -> Non
 def test_a_keys_own_limits_stand_before_the_servers() -> None:
     own = Key(b"\x03" * 32, "own", limits=Limits(tokens_per_day=10))
     quotas = Quotas(Limits(requests_per_minute=1, tokens_per_day=1000), Ledger(), Clock())
-    quotas.spent(own, prompt=10)
+    quotas.spent(own, "m", prompt=10)
     refused(quotas.check_tokens, own)
     quotas.request(own)
     assert refused(quotas.request, own).retry_after == 60
@@ -87,7 +87,7 @@ def test_headers_are_openais_and_tell_the_limit_that_is_nearer() -> None:
     limits = Limits(requests_per_minute=3, tokens_per_minute=100, tokens_per_day=1000)
     quotas = Quotas(limits, Ledger(), clock)
     quotas.request(ANNA)
-    quotas.spent(ANNA, prompt=40)
+    quotas.spent(ANNA, "m", prompt=40)
     clock.now += 20
     assert quotas.headers(ANNA) == {
         "x-ratelimit-limit-requests": "3",
@@ -98,7 +98,7 @@ def test_headers_are_openais_and_tell_the_limit_that_is_nearer() -> None:
         "x-ratelimit-reset-tokens": "40s",
     }
     clock.now += 60
-    quotas.spent(ANNA, prompt=950)
+    quotas.spent(ANNA, "m", prompt=950)
     clock.now += 60
     told = quotas.headers(ANNA)
     assert (told["x-ratelimit-limit-tokens"], told["x-ratelimit-remaining-tokens"]) == ("1000", "10")
@@ -108,7 +108,7 @@ def test_headers_are_openais_and_tell_the_limit_that_is_nearer() -> None:
 
 def test_an_answer_that_is_not_read_to_its_end_counts_all_the_same() -> None:
     ledger = Ledger()
-    meter = Meter(Quotas(Limits(), ledger, Clock()), ANNA)
+    meter = Meter(Quotas(Limits(), ledger, Clock()), ANNA, "m")
     for event in (Started(7), Delta(0, "a"), Delta(1, "b"), Delta(1, "c"), Finished(0, "stop", 5)):
         meter.read(event)
     assert ledger.tokens_today(ANNA.id, NOON) == 12
@@ -132,6 +132,34 @@ def test_a_days_tokens_are_those_of_all_replicas_and_of_those_before(tmp_path: P
     first.sync(NOON + DAY)
     assert first.tokens_today("a", NOON + DAY) == 5
     assert [used["a"].tokens for used in read_usage(Store(store)).values()] == [5, 33]
+
+
+def test_tokens_are_told_by_model_also_beside_those_of_earlier_versions(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    old = {ANNA.id: {"name": "anna", "requests": 3, "prompt_tokens": 100, "completion_tokens": 50}}
+    store.folder("usage").write_json("2024-10-04/old.json", old)
+    assert read_usage(store)["2024-10-04"][ANNA.id].by_model() == {"": tokens(100, 50)}
+    ledger = Ledger(str(tmp_path))
+    for model, spent in (("law", 7), ("tone", 20), ("law", 1)):
+        meter = Meter(Quotas(Limits(), ledger, Clock()), ANNA, model)
+        for event in (Started(spent), Finished(0, "stop", 2)):
+            meter.read(event)
+    ledger.sync(NOON)
+    used = read_usage(store)["2024-10-04"][ANNA.id]
+    assert used.by_model() == {"law": tokens(8, 4), "tone": tokens(20, 2), "": tokens(100, 50)}
+    assert (used.requests, used.tokens) == (3, 184)
+    told = CliRunner().invoke(app, ["key", "usage", "--store", str(tmp_path)]).output
+    rows = [re.findall(r"[\w,]+", line) for line in told.splitlines() if "│" in line]
+    assert [row[-3:] for row in rows if row[-1].isdigit()] == [
+        ["3", "128", "56"],
+        ["law", "8", "4"],
+        ["tone", "20", "2"],
+        ["recorded", "100", "50"],
+    ]
+
+
+def tokens(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion}
 
 
 def test_what_a_failing_store_did_not_take_is_written_later(tmp_path: Path) -> None:
@@ -185,6 +213,9 @@ def test_a_key_without_tokens_left_is_refused_and_what_all_used_is_shown(limited
     assert used["anna"]["requests"] == 3 and used["ben"]["completion_tokens"] > 0
     assert used["anna"]["prompt_tokens"] == expected["prompt_tokens"]
     assert used["anna"]["completion_tokens"] == expected["completion_tokens"]
+    assert used["anna"]["models"] == {
+        "tiny": tokens(expected["prompt_tokens"], expected["completion_tokens"])
+    }
     shown = CliRunner().invoke(app, ["key", "usage", "--store", str(file.parent / "store"), "--json"])
     (day,) = json.loads(shown.output)["days"].values()
     assert day[used["ben"]["id"]]["prompt_tokens"] == used["ben"]["prompt_tokens"]

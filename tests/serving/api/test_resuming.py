@@ -55,7 +55,7 @@ JOBS: dict[str, Job] = {
 
 @pytest.fixture(scope="module")
 def replicas(news_config: AppConfig) -> list[EngineReplica]:
-    return [EngineReplica(*news_config.engine_arguments) for _ in range(2)]
+    return [EngineReplica(news_config) for _ in range(2)]
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def console(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def application(config: AppConfig) -> Any:
     """The ASGI application of a configuration, with the engine that can be slowed down."""
-    engine: Any = Handle(PacedEngine(*config.engine_arguments))
+    engine: Any = Handle(PacedEngine(config))
     search: Any = Handle(RetrievalReplica(config.index)) if config.index else None
     web: Any = Handle(WebReplica(*config.web_arguments)) if config.web else None
     return Ingress(config, engine, search, web).__serve_build_asgi_app__()

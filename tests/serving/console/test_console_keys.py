@@ -56,6 +56,7 @@ def test_an_admin_adds_a_key_sees_its_usage_and_revokes_it(browser: Any, guarded
     assert httpx.post(f"{url}/v1/completions", json=body, headers=headers).status_code == 200
     page.reload()
     page.get_by_role("row", name="carl").nth(1).wait_for()  # in both tables
+    assert "tiny" in page.get_by_role("row", name="carl").nth(1).inner_text()
     assert secret not in page.content() and "sk-" not in page.content()
     assert "tokens_per_day=5000" in page.content()
     page.get_by_role("button", name="carl").click()
