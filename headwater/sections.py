@@ -9,14 +9,17 @@ from headwater.llm.model.architecture import ARCHITECTURES, with_feature
 from headwater.llm.model.shape import ModelConfig
 from headwater.llm.rl.made_tasks import SEARCH
 from headwater.llm.rl.verifiers import CITATIONS
-from headwater.llm.stages.pretrain import check_sharing
+from headwater.llm.stages.pretrain import check_cuts, check_sharing
 
 
 def contradictions(sections: Mapping[str, Any]) -> list[str]:
     """What the sections' settings cannot be together. `sections`: name → config, None if absent.
 
-    Raises HeadwaterError for workers that cannot share rows or layers.
+    Raises HeadwaterError for rows or layers that cannot be divided as configured.
     """
+    tokenize, pretrain = sections.get("tokenize"), sections.get("pretrain")
+    if tokenize is not None and pretrain is not None:
+        check_cuts(pretrain, tokenize.row_length)
     found = [*_of_base(sections), *_of_rl(sections), *_of_search(sections), *_of_mixture(sections)]
     return found or list(_of_fresh_model(sections))
 

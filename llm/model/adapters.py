@@ -18,6 +18,7 @@ from pydantic import Field
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig
 from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
+from headwater.llm.model.coverage import matrices
 from headwater.llm.model.critic import without_head
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ HEAD = "score"
 """What transformers calls the head of a sequence classifier."""
 
 
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
 class LoraConfig(StageConfig):
     """Settings of the LoRA adapters."""
 
@@ -40,10 +44,9 @@ class LoraConfig(StageConfig):
     """Scaling factor: the adapter's product is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapters' inputs. Every worker draws its own: losses depend on the number of workers."""
-    targets: tuple[NonEmpty, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
-    )
-    """Names of the matrices that get an adapter. Default: all of a layer's (Dettmers et al. 2023)."""
+    targets: tuple[NonEmpty, ...] = Field(DEFAULT_TARGETS, min_length=1)
+    """Names of the matrices that get an adapter. Default: all of a layer's (Dettmers et al. 2023), as far as
+    the model has them."""
     quantise: Literal["none", "nf4"] = "none"
     """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""
 
@@ -72,18 +75,36 @@ def quantisation(config: LoraConfig | None, precision: Precision, gpus: float = 
     )
 
 
+def missing_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Targets of which a model, adapted or not, has no layer."""
+    paths = [f".{path}" for path, _ in model.named_modules()]
+    return [name for name in config.targets if not any(path.endswith(f".{name}") for path in paths)]
+
+
+def check_targets(model: Any, config: LoraConfig) -> None:
+    """Raises HeadwaterError if a model lacks a matrix that the recipe names. Of the default names it may lack
+    some."""
+    if config.targets != DEFAULT_TARGETS and (missing := missing_targets(model, config)):
+        raise HeadwaterError(
+            f"the model ({model.config.model_type}) has no {', '.join(missing)}",
+            where="lora.targets",
+            fix=f"choose of {', '.join(sorted(matrices(model)))}",
+        )
+
+
 def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
     """A peft model around `model`, equal on every rank. The adapters' products start as zero: outputs are
     unchanged. The down matrices are uniform within 1 / sqrt(inputs), as peft's own (Kaiming, He et al. 2015).
 
-    The head of a sequence classifier is trained as a whole. Raises HeadwaterError when no matrix has one of
-    the target names.
+    The head of a sequence classifier is trained as a whole. Raises HeadwaterError as `check_targets`, and
+    when no matrix has one of the target names.
     """
     import peft
     import torch
 
     from headwater.llm.model.origins import Constant, Origin, Uniform
 
+    check_targets(model, config)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number does

@@ -91,20 +91,32 @@ def new_reward_model(folder: Folder) -> torch.nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _unread(folder: Folder, kind: Any, *, new: tuple[str, ...] = (), **settings: Any) -> Any:
-    """A stored model without values, those in `new` to be 0; None if it must be read as a whole."""
+def empty_model(folder: Folder, kind: Any = None, **settings: Any) -> Any:
+    """A stored model of a class (default: causal) without values or origins; None if it is quantised or of a
+    kind that transformers does not know. Reads its configuration alone."""
     import torch
-    from transformers import CONFIG_MAPPING, GenerationConfig
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    from headwater.llm.model.origins import Constant, blank, set_origins
-    from headwater.llm.model.stored import origins_in
+    from headwater.llm.model.origins import blank
 
     written = folder.artifact.read_json(f"{folder.name}/config.json")
     if "quantization_config" in written or written.get("model_type") not in CONFIG_MAPPING:
         return None
     config = CONFIG_MAPPING[written["model_type"]].from_dict(written | settings)
     config.dtype = torch.float32
-    model = blank(lambda: kind.from_config(config, dtype=torch.float32)).eval()
+    make = (kind or AutoModelForCausalLM).from_config
+    return blank(lambda: make(config, dtype=torch.float32)).eval()
+
+
+def _unread(folder: Folder, kind: Any, *, new: tuple[str, ...] = (), **settings: Any) -> Any:
+    """A stored model without values, those in `new` to be 0; None if it must be read as a whole."""
+    from transformers import GenerationConfig
+
+    from headwater.llm.model.origins import Constant, set_origins
+    from headwater.llm.model.stored import origins_in
+
+    if (model := empty_model(folder, kind, **settings)) is None:
+        return None
     origins = {name: Constant(0.0) for name in new} | origins_in(folder, model)
     if origins.keys() != dict(model.named_parameters()).keys():
         return None

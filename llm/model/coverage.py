@@ -25,8 +25,8 @@ def uncovered(model: Any) -> list[str]:
         found.append(f"export to GGUF: llama.cpp's {name} has no sliding windows (`--format hf` works)")
     if fault := tensor_fault(model):
         found.append(f"tensor_parallel: {fault}")
-    if not {*BY_ROWS, *BY_COLUMNS} & _matrices(model).keys():
-        found.append("lora with its default `targets`: name some of " + ", ".join(sorted(_matrices(model))))
+    if not {*BY_ROWS, *BY_COLUMNS} & matrices(model).keys():
+        found.append("lora with its default `targets`: name some of " + ", ".join(sorted(matrices(model))))
     if kind not in KERNELS:
         found.append(f"the CPU kernels: {kind} trains with torch's own, which are slower")
     return found
@@ -34,7 +34,7 @@ def uncovered(model: Any) -> list[str]:
 
 def tensor_fault(model: Any) -> str:
     """Why AutoTP's rules do not fit this model; empty if they do."""
-    linear = _matrices(model)
+    linear = matrices(model)
     missing = [name for name in (*BY_ROWS, *BY_COLUMNS) if name not in linear]
     if missing:
         return f"{type(model).__name__} has no layers {', '.join(missing)}"
@@ -50,7 +50,7 @@ def check_tensor_parallel(model: Any) -> None:
         )
 
 
-def _matrices(model: Any) -> dict[str, Any]:
+def matrices(model: Any) -> dict[str, Any]:
     """Linear layers by the last part of their name, one of each."""
     return {
         path.rpartition(".")[2]: layer

@@ -57,7 +57,9 @@ def afford(
     model = work.config.model.model_copy(update={"depth": depth})
 
     def planned(steps: int) -> Plan:
-        config = work.config.model_copy(update={"model": model, "batch": batch, "steps": steps})
+        config = work.config.model_copy(
+            update={"model": model, "batch": batch, "steps": steps, "batch_stages": ()}
+        )
         return plan_gpus(Work(work.name, config, work.vocab_size, work.row_length), machine, law, mfu)
 
     plan = planned(steps)

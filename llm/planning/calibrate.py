@@ -86,7 +86,7 @@ class Calibration(BaseModel):
         passes = -(-validation_rows // (config.workers * config.micro_batch))
         return (
             self.start_seconds
-            + config.steps * self.step_seconds
+            + config.whole_steps() * self.step_seconds
             + checkpoints * self.checkpoint_seconds
             + evaluations * passes * self.evaluation_pass_seconds
             + self.end_seconds
@@ -160,7 +160,12 @@ def _measure(
     with scratch.create_folder(FOLDER) as tokenizer:
         save_tokenizer(wrap(train(["a b c"], 300, 2)), tokenizer)
     short = config.model_copy(
-        update={"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "evaluate_every": EVALUATE_EVERY}
+        update={
+            "steps": STEPS,
+            "batch_stages": (),
+            "checkpoint_every": CHECKPOINT_EVERY,
+            "evaluate_every": EVALUATE_EVERY,
+        }
     )
     vocabulary = shape.vocab_size
     rows = cast("TokenRows", RandomRows(1 << 20, row_length, vocabulary))

@@ -52,7 +52,7 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        return self.config.steps * self.config.batch * self.row_length
+        return self.config.sizes().before(self.config.steps) * self.row_length
 
     def parameters(self) -> int:
         return parameter_count(shape_of(self.config.model, self.vocab_size))
@@ -218,7 +218,9 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
             f"{machine.count} GPUs share a batch of {config.batch} rows unevenly: "
             "the largest share sets the time."
         )
-    low, usual, high = (START_SECONDS + config.steps * seconds(chosen, part) for part in reversed(shares))
+    low, usual, high = (
+        START_SECONDS + config.whole_steps() * seconds(chosen, part) for part in reversed(shares)
+    )
     price = machine.dollars_per_hour / 3600
     speed = machine.gpu.peak_tflops * 1e12 * shares[1]
     pass_seconds = max(1, chosen.micro_batch) * row_flops / speed

@@ -58,6 +58,7 @@ class ScalingConfig(StageConfig):
             update={
                 "model": whole.model.model_copy(update={"depth": depth, "width": width}),
                 "steps": steps,
+                "batch_stages": (),
                 "learning_rate": scaled_rate(whole.learning_rate, whole.model.depth, depth),
                 "evaluate_every": steps,
                 "checkpoint_every": max(steps, whole.checkpoint_every),

@@ -201,7 +201,7 @@ class RlConfig(FineTuneConfig):
         """Between rollout batches: the answers of one are not part of a checkpoint."""
         return step % self.steps_per_rollout() == 0
 
-    def accumulation(self, world_size: int) -> int:
+    def accumulation(self, world_size: int, step: int | None = None) -> int:
         """As of whole groups, which a learner's share is made of."""
         largest_share = -(-(self.batch // self.group) // world_size) * self.group
         return -(-largest_share // self.micro_batch)

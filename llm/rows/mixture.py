@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.rows.order import BatchOrder, Visit
+from headwater.llm.rows.order import SizedOrder, Visit
 from headwater.llm.rows.permutation import derived_seed, permutation
 from headwater.llm.rows.windows import Windows
 
@@ -25,7 +25,7 @@ BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
-class MixtureOrder(BatchOrder):
+class MixtureOrder(SizedOrder):
     """The global batches of a run over several weighted corpora."""
 
     corpora: tuple[range, ...]
@@ -36,6 +36,7 @@ class MixtureOrder(BatchOrder):
     seed: int
     windows: tuple[Windows, ...] = ()
     """Shuffle the rows of each corpus within windows of its shards. Default: all rows of the corpus."""
+    early: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not self.corpora or not all(self.corpora) or min(self.weights) <= 0:
@@ -46,7 +47,7 @@ class MixtureOrder(BatchOrder):
             )
 
     def indices(self, step: int) -> np.ndarray:
-        position = step * self.batch + np.arange(self.batch, dtype=np.int64)
+        position = np.asarray(self.positions(step), np.int64)
         blocks, within = position // BLOCK, position % BLOCK
         quotas = quotas_of(self.weights)
         corpus, ordinal = np.empty_like(position), np.empty_like(position)
@@ -72,25 +73,26 @@ class MixtureOrder(BatchOrder):
         if number is None:
             return []
         rows, quotas, found = self.corpora[number], quotas_of(self.weights), []
+        end = self.sizes.before(steps)
         for epoch in itertools.count():
             seed = derived_seed(self.seed, 1 + number)
             at = self._shuffle(number).inverse(seed, epoch, np.array([row - rows.start]))
             block, rank = divmod(epoch * len(rows) + int(at[0]), quotas[number])
-            if block * BLOCK >= steps * self.batch:
+            if block * BLOCK >= end:
                 break
             owners, _ = _block(quotas, self.seed, block)
             position = block * BLOCK + int(np.flatnonzero(owners == number)[rank])
-            if position >= steps * self.batch:  # later epochs come later
+            if position >= end:  # later epochs come later
                 break
-            found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+            found.append(Visit(*self.sizes.place(position), epoch, row))
         return found
 
     def shards(self, step: int) -> tuple[list[int], list[int]] | None:
         if all(windows.count == 1 for windows in self.windows):
             return None
-        now, ahead = [], []
+        now, ahead, own_positions = [], [], self.positions(step)
         for number in range(len(self.corpora)):
-            first, end = (self._ordinal(number, at) for at in (step * self.batch, (step + 1) * self.batch))
+            first, end = (self._ordinal(number, at) for at in (own_positions.start, own_positions.stop))
             seed = derived_seed(self.seed, 1 + number)
             own = self.windows[number].around(seed, range(first, max(end, first + 1)))
             now += own[0]
@@ -107,13 +109,10 @@ class MixtureOrder(BatchOrder):
     def _shuffle(self, number: int) -> Windows:
         return self.windows[number] if self.windows else Windows((len(self.corpora[number]),), 1)
 
-    def epochs(self, step: int) -> list[float]:
-        """Passes over each corpus made before this step, from its share."""
+    def epochs(self, read: int) -> list[float]:
+        """Passes over each corpus that so many rows of batches make, from its share."""
         share = np.array(quotas_of(self.weights)) / BLOCK
-        return [
-            float(step * self.batch * part / len(rows))
-            for part, rows in zip(share, self.corpora, strict=True)
-        ]
+        return [float(read * part / len(rows)) for part, rows in zip(share, self.corpora, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)

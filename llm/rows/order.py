@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.rows.sizes import Sizes
 from headwater.llm.rows.windows import Windows
 
 
@@ -51,16 +52,36 @@ class BatchOrder(Protocol):
 
         Their numbers differ by at most one row: every row counts once on any number of workers.
         """
-        return range(self.batch * rank // world_size, self.batch * (rank + 1) // world_size)
+        return _even_share(self.batch, rank, world_size)
 
     def share(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """The rows at one worker's `places` of the batch, int64."""
-        own = self.places(rank, world_size)
-        return self.indices(step)[own.start : own.stop]
+        """One worker's part of a step's rows, int64, divided as `places`."""
+        rows = self.indices(step)
+        own = _even_share(len(rows), rank, world_size)
+        return rows[own.start : own.stop]
+
+
+def _even_share(rows: int, rank: int, world_size: int) -> range:
+    return range(rows * rank // world_size, rows * (rank + 1) // world_size)
+
+
+class SizedOrder(BatchOrder):
+    """An order of positions that steps divide among themselves; `early` steps may have other sizes."""
+
+    early: tuple[tuple[int, int], ...]
+    """As in `Sizes`."""
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.batch, self.early)
+
+    def positions(self, step: int) -> range:
+        """The positions of a step's rows."""
+        return range(self.sizes.before(step), self.sizes.before(step + 1))
 
 
 @dataclass(frozen=True)
-class ShuffledOrder(BatchOrder):
+class ShuffledOrder(SizedOrder):
     """Batches of `rows` shuffled rows. Each epoch visits every row once; epochs follow without a gap."""
 
     rows: int
@@ -68,6 +89,7 @@ class ShuffledOrder(BatchOrder):
     seed: int
     windows: Windows | None = None
     """Shuffle the rows within windows of shards. Default: all rows."""
+    early: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.batch < 1:
@@ -77,7 +99,7 @@ class ShuffledOrder(BatchOrder):
             )
 
     def indices(self, step: int) -> np.ndarray:
-        position = step * self.batch + np.arange(self.batch, dtype=np.int64)
+        position = np.asarray(self.positions(step), np.int64)
         epochs, within = position // self.rows, position % self.rows
         chosen = np.empty_like(position)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
@@ -86,22 +108,18 @@ class ShuffledOrder(BatchOrder):
         return chosen
 
     def visits(self, row: int, steps: int) -> list[Visit]:
-        found = []
-        for epoch in range(-(-steps * self.batch // self.rows)):
+        found, end = [], self.sizes.before(steps)
+        for epoch in range(-(-end // self.rows)):
             within = self._shuffle().inverse(self.seed, epoch, np.array([row]))
             position = epoch * self.rows + int(within[0])
-            if position < steps * self.batch:
-                found.append(Visit(position // self.batch, position % self.batch, epoch, row))
+            if position < end:
+                found.append(Visit(*self.sizes.place(position), epoch, row))
         return found
 
     def shards(self, step: int) -> tuple[list[int], list[int]] | None:
         if self.windows is None or self.windows.count == 1:
             return None
-        return self.windows.around(self.seed, range(step * self.batch, (step + 1) * self.batch))
-
-    def epoch(self, step: int) -> float:
-        """Passes over the data made before this step."""
-        return step * self.batch / self.rows
+        return self.windows.around(self.seed, self.positions(step))
 
     def _shuffle(self) -> Windows:
         return self.windows or Windows((self.rows,), 1)

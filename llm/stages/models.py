@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import Input
 from headwater.cluster.storage.artifact import Artifact, Folder
+from headwater.llm.model.adapters import DEFAULT_TARGETS, LoraConfig, check_targets
+from headwater.llm.model.build import empty_model
 
 MODELS = ("base", "pretrain", "sft", "dpo", "rl")
 """Stages that make a language model, each from the one before that the recipe has."""
@@ -26,6 +28,17 @@ def check_base(inputs: Mapping[str, Artifact], stage: str) -> None:
     manifest = inputs["base"].manifest() if "base" in inputs else None
     if manifest:
         refuse_untemplated(manifest.metrics.get("fine_tuning", ""), inputs["base"].location, stage)
+
+
+def check_adapters(inputs: Mapping[str, Artifact], lora: LoraConfig | None) -> None:
+    """Raises HeadwaterError if a finished model among the inputs lacks a matrix that `lora.targets` names."""
+    if lora is None or lora.targets == DEFAULT_TARGETS:
+        return
+    for name in MODELS:
+        if name in inputs and inputs[name].manifest():
+            model = empty_model(Folder(inputs[name], FOLDER))
+            if model is not None:
+                check_targets(model, lora)
 
 
 def refuse_untemplated(told: str, where: str, stage: str) -> None:

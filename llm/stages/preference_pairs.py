@@ -38,7 +38,7 @@ from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rows.order import BatchOrder
-from headwater.llm.stages.models import FINE_TUNED, check_base, newest_model
+from headwater.llm.stages.models import FINE_TUNED, check_adapters, check_base, newest_model
 from headwater.llm.stages.own_data import PEOPLE, Skipped, check_files, example_order, file_prefix, report
 from headwater.llm.stages.pair_batches import COLUMNS
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
@@ -101,6 +101,7 @@ class PairStage(Stage[P]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
+        check_adapters(inputs, getattr(self.config, "lora", None))
         if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 

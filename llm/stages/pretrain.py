@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from headwater.cluster.errors import HeadwaterError
@@ -21,22 +20,22 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Input, Stage, StageConfig
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.cluster.storage.store import Store
-from headwater.data_pipeline.tokens.packing import document_positions
 from headwater.data_pipeline.tokens.shard_files import MOST_OPEN
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, tokenizer_of
 from headwater.llm.model.build import fresh_model, stored_model
 from headwater.llm.model.shape import ModelConfig, shape_of, weights_of
 from headwater.llm.rows.mixture import MixtureOrder
-from headwater.llm.rows.order import BatchOrder, ShuffledOrder
-from headwater.llm.rows.row_documents import row_documents
+from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.rows.sizes import BatchStage, Sizes
 from headwater.llm.rows.windows import Windows
+from headwater.llm.stages.row_batches import RowBatches as RowBatches
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from headwater.llm.training.held_memory import WithMemory
 from headwater.llm.training.job import Start
-from headwater.llm.training.loop import TrainJob, Worker
+from headwater.llm.training.loop import TrainJob
 from headwater.llm.training.objectives import NextToken
 from headwater.llm.training.parallel import sequence, tensor
 from headwater.llm.training.state.manager import kept
@@ -57,6 +56,9 @@ class PretrainConfig(TrainConfig):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Relative weight of each corpus of `tokenize.corpora` in the batches; corpora without a weight are
     omitted. Empty: every row counts the same."""
+    batch_stages: tuple[BatchStage, ...] = ()
+    """Smaller batches and shorter sequences before the usual ones, such as `[{until: 200, batch: 8,
+    row_length: 256}]`. The order of rows stays; learning rates are not scaled. Validation has whole rows."""
 
     window_shards: int = Field(1024, ge=1, le=MOST_OPEN)
     """Rows are shuffled within windows of so many shuffled shards (per corpus of a mixture): only these must
@@ -88,6 +90,46 @@ class PretrainConfig(TrainConfig):
             raise ValueError("sequence_parallel cannot separate documents: remove separate_documents")
         return self
 
+    @model_validator(mode="after")
+    def _stages_follow_each_other(self) -> PretrainConfig:
+        ends = [stage.until for stage in self.batch_stages]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"`until` must rise from stage to stage in `batch_stages`, not {ends}")
+        for stage in self.batch_stages:
+            if stage.batch is None and stage.row_length is None:
+                raise ValueError(
+                    f"the stage until {stage.until} of `batch_stages` changes nothing: give it `batch` or "
+                    "`row_length`"
+                )
+            if stage.batch is not None and stage.batch < self.workers:
+                raise ValueError(
+                    f"a `batch` of {stage.batch} sequences in `batch_stages` is too small for {self.workers} "
+                    "workers"
+                )
+        if self.batch_stages and self.workers_per_row() > 1:
+            raise ValueError(
+                "`batch_stages` cannot be combined with `sequence_parallel` or `tensor_parallel`: remove one"
+            )
+        return self
+
+    def sizes(self) -> Sizes:
+        """Rows of each step."""
+        return Sizes.of(self.batch, self.batch_stages)
+
+    def rows(self, step: int) -> int:
+        return self.sizes().rows(step)
+
+    def largest_batch(self) -> int:
+        return max(self.batch, *(stage.batch or 0 for stage in self.batch_stages), 0)
+
+    def whole_steps(self) -> float:
+        """Steps of `batch` rows that have as many rows as all steps."""
+        return self.sizes().before(self.steps) / self.batch
+
+    def cut(self, step: int) -> int | None:
+        """Length that rows are cut to in a step; None: they are whole."""
+        return next((stage.row_length for stage in self.batch_stages if step < stage.until), None)
+
     def sequence_parallel_size(self) -> int:
         return self.sequence_parallel
 
@@ -95,50 +137,15 @@ class PretrainConfig(TrainConfig):
         return self.tensor_parallel
 
 
-class RowBatches:
-    """Batches of packed rows: `ids` [B, L+1] and `mask` [B, L+1], 0 on padding.
-
-    With `separate_documents` also `positions` [B, L], which count within documents. With sequence parallelism
-    `ids` and `mask` are this worker's stretch, `positions` its positions.
-    """
-
-    def __init__(
-        self,
-        rows: TokenRows,
-        plan: BatchOrder,
-        *,
-        separate_documents: bool = False,
-        workers_per_row: int = 1,
-        stretches: int = 1,
-        cache_bytes: int = 0,
-    ) -> None:
-        self.rows, self.plan, self.separate_documents = rows, plan, separate_documents
-        self.workers_per_row, self.stretches = workers_per_row, stretches
-        self.cache_bytes = cache_bytes
-
-    def open(self, worker: Worker) -> None:
-        self.rank, self.world_size = worker.rank, worker.world_size
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        if (expected := self.plan.shards(step)) is not None:
-            self.rows.files.expect(*expected, self.cache_bytes)
-        group, groups = self.rank // self.workers_per_row, self.world_size // self.workers_per_row
-        ids = self.rows.gather(self.plan.share(step, group, groups))
-        if self.stretches > 1:
-            ids, positions = sequence.stretch(ids, self.rank, self.stretches)
-            mask = (ids != self.rows.pad_id).astype(np.uint8)
-            return {"ids": ids, "mask": mask, "positions": positions}
-        batch = {"ids": ids, "mask": (ids != self.rows.pad_id).astype(np.uint8)}
-        if self.separate_documents:
-            batch["positions"] = document_positions(ids[:, :-1], self.rows.end_id)
-        return batch
-
-    def metrics(self) -> dict[str, float]:
-        return {}
-
-    def describe(self, step: int) -> list[str]:
-        """The documents in a step's global batch: id, shard, row, and token range."""
-        return [str(document) for document in row_documents(self.rows, self.plan, step)]
+def check_cuts(config: PretrainConfig, row_length: int) -> None:
+    """Raises HeadwaterError if rows cannot be cut into equal parts as configured."""
+    for stage in config.batch_stages:
+        if stage.row_length is not None and row_length % stage.row_length:
+            raise HeadwaterError(
+                f"rows of {row_length} tokens cannot be cut into equal parts of {stage.row_length}",
+                where="pretrain.batch_stages",
+                fix="choose a `row_length` that divides `tokenize.row_length`",
+            )
 
 
 def check_sharing(config: PretrainConfig, *, vocab_size: int, row_length: int) -> None:
@@ -154,7 +161,7 @@ def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | Mixt
     """The order of rows: shuffled, or mixed by `mixture`. Raises HeadwaterError for an unknown corpus."""
     if not config.mixture:
         windows = Windows(rows.shard_rows, config.window_shards)
-        return ShuffledOrder(len(rows), config.batch, config.seed, windows)
+        return ShuffledOrder(len(rows), config.batch, config.seed, windows, config.sizes().early)
     unknown = config.mixture.keys() - rows.corpora.keys()
     if unknown:
         raise HeadwaterError(
@@ -170,17 +177,18 @@ def batch_order(rows: TokenRows, config: PretrainConfig) -> ShuffledOrder | Mixt
         config.batch,
         config.seed,
         tuple(Windows(rows.shard_rows[s.start : s.stop], config.window_shards, s.start) for s in shards),
+        config.sizes().early,
     )
 
 
 def epochs(
-    plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig, steps: int
+    plan: ShuffledOrder | MixtureOrder, rows: TokenRows, config: PretrainConfig, read: int
 ) -> dict[str, float]:
-    """Metrics: passes over all rows, and over each corpus of a mixture, in so many steps."""
-    passes = {"epochs": steps * config.batch / len(rows)}
+    """Metrics: passes over all rows, and over each corpus of a mixture, that so many rows of batches make."""
+    passes = {"epochs": read / len(rows)}
     if isinstance(plan, MixtureOrder):
         chosen = [name for name in rows.corpora if name in config.mixture]
-        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(steps), strict=True)}
+        passes |= {f"epochs_{n}": e for n, e in zip(chosen, plan.epochs(read), strict=True)}
     return passes
 
 
@@ -229,11 +237,13 @@ def first_step(config: PretrainConfig, before: PretrainConfig) -> int:
 
 
 def tokens_before(start: Start | None) -> int:
-    """Tokens that were trained on before a run began, for an even share of them per step."""
+    """Tokens that were trained on before a run began, by the rows of that run's steps."""
     if start is None:
         return 0
     made = start.artifact.finished()
-    return round(made.metrics["tokens"] * start.step / made.config["steps"])
+    settings = PretrainConfig.model_validate(made.config)
+    whole, part = (settings.sizes().before(step) for step in (settings.steps, start.step))
+    return round(made.metrics["tokens"] * part / whole)
 
 
 class Comparison(Protocol):
@@ -249,7 +259,7 @@ class Pretrain(Stage[PretrainConfig]):
     version = 2
     inputs = (TOKENIZER, "tokenize", Input(("base",), required=False))
     runtime_fields = RUNTIME_FIELDS | {"keep_steps", "shard_cache_gb"}
-    off_fields = OFF_FIELDS | {"start_from", "window_shards"}
+    off_fields = OFF_FIELDS | {"start_from", "window_shards", "batch_stages"}
     compare_with_plan: Callable[..., Comparison] | None = None
     """Makes a plan during the run; the front door sets `planning.plan_report.PlanAhead`."""
 
@@ -282,6 +292,7 @@ class Pretrain(Stage[PretrainConfig]):
         rows = TokenRows(inputs["tokenize"], "train")
         validation = TokenRows(inputs["tokenize"], "validation")
         plan = batch_order(rows, config)
+        check_cuts(config, rows.row_length)
         if base is None:
             check_sharing(config, vocab_size=rows.vocab_size, row_length=rows.row_length)
         unigram: float = inputs["tokenize"].finished().metrics["unigram_bits_per_byte"]
@@ -302,6 +313,7 @@ class Pretrain(Stage[PretrainConfig]):
                     workers_per_row=config.workers_per_row(),
                     stretches=config.sequence_parallel_size(),
                     cache_bytes=round(1e9 * config.shard_cache_gb),
+                    cut=config.cut,
                 ),
                 load_model=functools.partial(stored_model, base)
                 if base
@@ -317,7 +329,7 @@ class Pretrain(Stage[PretrainConfig]):
             ),
             session,
         )
-        own_steps = config.steps - (start.step if start else 0)
+        read = config.sizes().before(config.steps) - config.sizes().before(start.step if start else 0)
         seconds = None if goes_on else time.monotonic() - began
         final = history[-1]["bits_per_byte"]
         session.say(
@@ -328,8 +340,8 @@ class Pretrain(Stage[PretrainConfig]):
             "bits_per_byte": final,
             "unigram_bits_per_byte": unigram,
             "parameters": exported_parameters(output),
-            "tokens": tokens_before(start) + own_steps * config.batch * rows.row_length,
-            **epochs(plan, rows, config, own_steps),
+            "tokens": tokens_before(start) + read * rows.row_length,
+            **epochs(plan, rows, config, read),
             **loop.summary(history),
             "planned": ahead.beside(history, seconds) if ahead else [],
         }

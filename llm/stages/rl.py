@@ -42,7 +42,7 @@ from headwater.llm.rl.sampler import prompt_order as prompt_order
 from headwater.llm.rl.search import OpenIndex, open_search, search_task
 from headwater.llm.rl.turns import Turns
 from headwater.llm.stages import ranked_prompts
-from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_base, newest
+from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_adapters, check_base, newest
 from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS
@@ -86,6 +86,7 @@ class Rl(Stage[RlConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
+        check_adapters(inputs, self.config.lora)
         if "clean" in inputs:
             check_titles(inputs["clean"], self.name)
 

@@ -31,7 +31,7 @@ from headwater.llm.model import build
 from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name, made_tasks, task_fingerprint
 from headwater.llm.rl.search import demonstration
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
-from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_base, newest_model
+from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_adapters, check_base, newest_model
 from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
 from headwater.llm.stages.pair_batches import even_share, passes
 from headwater.llm.training import loop
@@ -234,6 +234,7 @@ class Sft(Stage[SftConfig]):
 
     def check_inputs(self, inputs: Mapping[str, Artifact]) -> None:
         check_base(inputs, self.name)
+        check_adapters(inputs, self.config.lora)
         if "clean" in inputs and not (self.config.files or self.config.data or self.config.task):
             check_titles(inputs["clean"], self.name)
 

@@ -44,12 +44,35 @@ RUNTIME_FIELDS = frozenset(
 
 
 OFF_FIELDS = frozenset(
-    {"z_loss", "ema_decay", "lora", "fp16", "embedding_learning_rate", "muon_momentum", "final_share"}
+    {
+        "z_loss",
+        "ema_decay",
+        "lora",
+        "fp16",
+        "embedding_learning_rate",
+        "muon_momentum",
+        "muon_momentum_schedule",
+        "weight_decay_schedule",
+        "final_share",
+    }
 )
 """Settings of training stages that have no effect at their default (`Stage.off_fields`)."""
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class MomentumSchedule(StageConfig):
+    """Muon's momentum rises to `muon_momentum` in the first steps and falls in the last."""
+
+    start: Decay = 0.85
+    """Momentum of the first step."""
+    warmup: int = Field(300, ge=0)
+    """Steps of the linear rise; 0: none. A shorter run ends before the rise does."""
+    end: Decay = 0.85
+    """Momentum after the last step."""
+    cooldown: int = Field(0, ge=0)
+    """Steps of the linear fall, at the end; 0: none (modded-nanogpt: 50)."""
 
 
 class TrainConfig(StageConfig):
@@ -101,6 +124,8 @@ class TrainConfig(StageConfig):
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon: averages over about 1 / (1 - momentum) gradients. Runs of a few hundred steps learn
     faster with 0.85 (docs/log.md)."""
+    muon_momentum_schedule: MomentumSchedule | None = None
+    """Lower momentum in the first and last steps. Default: the same at each step."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the learning rate rises linearly to its peak."""
     decay_share: float = Field(0.4, ge=0, le=1)
@@ -112,6 +137,9 @@ class TrainConfig(StageConfig):
     start; `constant` never decays."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of the matrices; vectors do not decay."""
+    weight_decay_schedule: Literal["constant", "linear", "learning_rate"] = "constant"
+    """`linear` lowers the weight decay to 0 over all steps; `learning_rate` makes it proportional to the
+    learning rate. A step shrinks a matrix by learning rate × weight decay in each case."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment."""
     clip: float = Field(1.0, ge=0)
@@ -174,6 +202,10 @@ class TrainConfig(StageConfig):
                 f"`warmup_share` ({self.warmup_share:g}) and `decay_share` ({self.decay_share:g}) add up to "
                 "more than 1"
             )
+        if self.muon_momentum_schedule and self.optimizer != "muon":
+            raise ValueError(
+                "`muon_momentum_schedule` has no effect with `optimizer: adamw`: choose `muon` or remove it"
+            )
         return self
 
     def resumable(self, step: int) -> bool:
@@ -202,9 +234,19 @@ class TrainConfig(StageConfig):
         """Number of workers that share every layer, and compute the same stretch."""
         return 1
 
-    def accumulation(self, world_size: int) -> int:
-        """Micro-batches per step on every worker, set by the largest share of the batch."""
-        largest_share = -(-self.batch // (world_size // self.workers_per_row()))
+    def rows(self, step: int) -> int:
+        """Sequences of a step, over all workers."""
+        return self.batch
+
+    def largest_batch(self) -> int:
+        """Sequences of the largest step."""
+        return self.batch
+
+    def accumulation(self, world_size: int, step: int | None = None) -> int:
+        """Micro-batches of a step on every worker, set by the largest share of the batch. Default: of the
+        largest step."""
+        rows = self.largest_batch() if step is None else self.rows(step)
+        largest_share = -(-rows // (world_size // self.workers_per_row()))
         return -(-largest_share // self.micro_batch)
 
 

@@ -1,21 +1,18 @@
 """Everything that we rely on in DeepSpeed and that its documentation does not promise, one function each.
 
-No other file reaches into an engine. `relies_on` says what a function reads, as it was in the version
-`reliances.READ_IN`. `tests/llm/training/test_deepspeed_internals.py` opens an engine at every ZeRO stage and
-checks each of them.
+No other file reaches into an engine, but `deepspeed_starts.py` when one is built. `relies_on` says what a
+function reads, as it was in the version `reliances.READ_IN`.
+`tests/llm/training/test_deepspeed_internals.py` opens an engine at every ZeRO stage and checks each of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from headwater.llm.training.reliances import relies_on
-
-if TYPE_CHECKING:
-    import torch
 
 
 @relies_on("engine.param_names", breaks="checkpoints, exports and moving averages")
@@ -122,6 +119,13 @@ def uses_muon(holder: Any) -> bool:
     """Whether Muon trains a parameter, or an optimizer's group of parameters. DeepSpeed documents the mark
     `use_muon` of both."""
     return bool(holder.get("use_muon") if isinstance(holder, dict) else getattr(holder, "use_muon", False))
+
+
+@relies_on("optimizer.muon_beta", breaks="schedules of Muon's momentum at ZeRO 3", stages=())
+def set_momentum_of_stage_3(engine: Any, momentum: float) -> None:
+    """ZeRO 3 reads the momentum of the groups once, when the engine is built."""
+    _ = engine.optimizer.muon_beta
+    engine.optimizer.muon_beta = momentum
 
 
 @relies_on(
@@ -324,54 +328,3 @@ def part(parameter: Any) -> Part:
 def part_values(parameter: Any) -> Any:
     """What `ds_tensor` holds; None if the parameter is not partitioned."""
     return getattr(parameter, "ds_tensor", None)
-
-
-@relies_on(
-    "Init._convert_to_deepspeed_param",
-    "Init._convert_to_zero_parameters",
-    "Init._aligned_size",
-    "Init._partition_world_size",
-    "Init._partition_rank",
-    "partition_parameters.PartitionedParamStatus",
-    "partition_parameters.free_param",
-    breaks="starts at ZeRO 3",
-    stages=(3,),
-)
-def partition_without_values(
-    model: torch.nn.Module,
-    settings: dict[str, Any],
-    remote: str | None,
-    dtype: torch.dtype,
-    groups: Any,
-    replace: Callable[[Callable[[torch.Tensor], torch.Tensor]], Iterable[Any]],
-) -> None:
-    """Partition a model's parameters as `deepspeed.zero.Init` does; what has no values gets undefined ones.
-
-    `replace` takes a function that makes a parameter's placeholder, and yields the parameters that it has put
-    in the place of those without values. All ranks must call it.
-    """
-    import deepspeed
-    import torch
-    from deepspeed.runtime.zero import partition_parameters
-
-    maker = deepspeed.zero.Init(
-        module=torch.nn.Module(),  # has no parameters yet: only switches on DeepSpeed's linear layers
-        config_dict_or_path=settings,
-        remote_device=remote,
-        dtype=dtype,
-        mpu=groups,
-    )
-    one = torch.empty(1, dtype=dtype, device=maker.local_device)
-    for parameter in replace(lambda parameter: one.expand(parameter.shape)):
-        maker._convert_to_deepspeed_param(parameter)
-        size = maker._aligned_size(parameter) // maker._partition_world_size(parameter)
-        own: Any = torch.empty(size, dtype=dtype, device=maker.remote_device)
-        own = own.pin_memory() if maker.pin_memory else own
-        own[max(0, parameter.ds_numel - size * maker._partition_rank(parameter)) :] = 0  # padding
-        own.ds_numel, own.final_location = size, None
-        own.status = partition_parameters.PartitionedParamStatus.AVAILABLE
-        parameter.ds_tensor, parameter.ds_numel_aligned = own, maker._aligned_size(parameter)
-        partition_parameters.free_param(parameter)
-    maker._convert_to_zero_parameters(model.parameters())
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(maker.local_device)

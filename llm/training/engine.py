@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
-from headwater.llm.model.adapters import with_adapters
+from headwater.llm.model.adapters import missing_targets, with_adapters
 from headwater.llm.model.coverage import check_tensor_parallel
 from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig, TrainConfig
@@ -57,6 +57,15 @@ def build(model: torch.nn.Module, config: TrainConfig, world_size: int, *, fill:
     if config.ema_decay is not None:
         Average(engine, config.ema_decay)
     return engine
+
+
+def skipped_adapters(model: Any, config: TrainConfig) -> str:
+    """Which default targets of adapters the model does not have, for people; empty if it has all."""
+    lora = config.lora if isinstance(config, FineTuneConfig) else None
+    missing = missing_targets(model, lora) if lora else []
+    if not missing:
+        return ""
+    return f"lora: the model has no {', '.join(missing)}: adapters go to the other default `targets` alone"
 
 
 def check_means(sharding: ZeroConfig, precision: str, gpus: float = 0.0) -> None:

@@ -41,7 +41,7 @@ from headwater.llm.training.pauses import collected_every
 from headwater.llm.training.profile import Profile
 from headwater.llm.training.records import Recorder, RunRecorder, read_history
 from headwater.llm.training.records import summary as summary
-from headwater.llm.training.schedule import share_of_peak
+from headwater.llm.training.schedule import muon_momentum, share_of_peak, weight_decay
 from headwater.llm.training.state.average import averaged
 from headwater.llm.training.state.manager import Checkpoints, due, score_of
 
@@ -167,6 +167,8 @@ def _worker_loop(arguments: dict[str, Any]) -> StopTraining | None:
     limit_waiting(engine, config.collective_timeout_s)
     worker = Worker(rank, world_size, engine, engine.device, copies=config.tensor_parallel_size())
     worker.say = lambda line: job.board.say.remote(f"{job.label}: {line}")
+    if rank == 0 and (skipped := training_engine.skipped_adapters(engine.module, config)):
+        worker.say(skipped)
     (worker.peak,) = worker.total(
         [peak(resolve_precision(config.precision, config.gpus_per_worker), engine.device)]
     )
@@ -277,7 +279,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
     started = time.perf_counter()
     arrays = job.source.batch(step)
     waited = time.perf_counter() - started
-    micro_batches = _split(arrays, config.accumulation(worker.world_size))
+    micro_batches = _split(arrays, config.accumulation(worker.world_size, step))
     own_weight = sum(job.objective.weight(micro) for micro, counts in micro_batches if counts)
     weight = worker.totalled([own_weight])[0]
     share = share_of_peak(config, step)
@@ -288,9 +290,17 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         config.muon_learning_rate * share,
         None if lookup is None else lookup * share,
     )
+    scheduled: dict[str, float] = {}
+    if config.muon_momentum_schedule:
+        scheduled["muon_momentum"] = muon_momentum(config, step)
+        zero.set_momentum(engine, scheduled["muon_momentum"])
+    if config.weight_decay_schedule != "constant":
+        scheduled["weight_decay"] = weight_decay(config, step)
+        zero.set_weight_decay(engine, scheduled["weight_decay"])
     sums: dict[str, torch.Tensor] = {}
     own = Stopwatch(worker.device, config.zero.stage)
     for number, (held, counts) in enumerate(micro_batches, 1):
+        engine.set_gradient_accumulation_boundary(number == len(micro_batches))
         micro = {name: to_device(values, worker.device) for name, values in held.items()}
         with own:
             loss, extra = job.objective.loss_sum(engine, micro)
@@ -298,7 +308,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
             own_value = counts * value.detach().double()
             join = torch.maximum if name.endswith(MAXIMUM) else torch.add
             sums[name] = join(sums[name], own_value) if name in sums else own_value
-        scale = counts * engine.gradient_divisor * len(micro_batches) / weight
+        scale = counts * engine.gradient_divisor * engine.gradient_accumulation_steps() / weight
         if number == len(micro_batches):
             sent = Exchange(worker, arrays, sums, waited, own_weight)
             if job.check:
@@ -319,6 +329,7 @@ def train_step(job: TrainJob, worker: Worker, step: int) -> dict[str, float]:
         "step": step,
         **means,
         "learning_rate": config.learning_rate * share,
+        **scheduled,
         "gradient_norm": sent.norm,
         "tokens_per_second": sent.totals["tokens"] / seconds,
         "seconds": seconds,

@@ -1,6 +1,7 @@
 """Marks a function with the undocumented attributes of another library that it relies on.
 
-`deepspeed_internals.py` has such functions. Where the library has changed, they raise an error that says so.
+`deepspeed_internals.py` and `deepspeed_starts.py` have such functions. Where the library has changed, they
+raise an error that says so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Reliance:
     breaks: str
     """What would no longer work."""
     stages: tuple[int, ...]
-    """ZeRO stages at which a 16-bit engine has them."""
+    """ZeRO stages at which a 16-bit engine with AdamW has them."""
 
 
 RELIANCES: dict[str, Reliance] = {}
@@ -53,7 +54,7 @@ def relies_on(
                 raise HeadwaterError(
                     f"DeepSpeed {importlib.metadata.version('deepspeed')} has changed: {error}. "
                     f"Without it there are no {breaks}",
-                    where=f"{function.__name__} in llm/training/deepspeed_internals.py",
+                    where=f"{function.__name__} in {function.__module__}",
                     fix=f"install deepspeed=={READ_IN}, or adapt the function",
                 ) from error
 

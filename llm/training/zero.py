@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.zero_config import Device
 
@@ -93,6 +94,7 @@ def initialise_engine(
     start(config.gpus_per_worker)
     import deepspeed
 
+    starts.register_hooks_without_gathering()
     parameters = [p for p in model.parameters() if p.requires_grad]
     lookup = _input_embeddings(model)
     decay, betas = config.weight_decay, config.betas
@@ -154,6 +156,22 @@ def set_learning_rate(
             group["lr"] = rate if embedding_rate is None else embedding_rate
         else:
             group["lr"] = rate
+
+
+def set_momentum(engine: Any, momentum: float) -> None:
+    """Set the momentum of Muon, where it trains anything."""
+    groups = [group for group in engine.optimizer.param_groups if internals.uses_muon(group)]
+    for group in groups:
+        group["momentum"] = momentum
+    if groups and engine.zero_optimization_stage() == 3:
+        internals.set_momentum_of_stage_3(engine, momentum)
+
+
+def set_weight_decay(engine: Any, decay: float) -> None:
+    """Set the weight decay of the groups that have one."""
+    for group in engine.optimizer.param_groups:
+        if group.setdefault("decays", group["weight_decay"] > 0):
+            group["weight_decay"] = decay
 
 
 @contextlib.contextmanager

@@ -58,6 +58,30 @@ MUTANTS = [
         "test_shared_prompts.py",
     ),
     mutant(
+        "momentum-is-read-once-at-zero-3",
+        "        internals.set_momentum_of_stage_3(engine, momentum)\n",
+        "        pass\n",
+        "test_sharding.py",
+    ),
+    mutant(
+        "batches-end-where-the-largest-does",
+        "engine.set_gradient_accumulation_boundary(number == len(micro_batches))",
+        "pass",
+        "test_batch_stages.py",
+    ),
+    mutant(
+        "stages-overlap",
+        "rows * (min(until, step) - min(start, step))",
+        "rows * (min(until, step) - start)",
+        "test_order.py",
+    ),
+    mutant(
+        "a-named-matrix-is-skipped",
+        "config.targets != DEFAULT_TARGETS and (missing",
+        "not config.targets and (missing",
+        "test_coverage.py",
+    ),
+    mutant(
         "gathered-weights-outlive-a-checkpoint",
         "        internals.forget_gathered(engine)\n",
         "        pass\n",
@@ -253,8 +277,8 @@ MUTANTS = [
     ),
     mutant(
         "gradients-halved",
-        "len(micro_batches) / weight",
-        "len(micro_batches) / weight / 2",
+        "engine.gradient_accumulation_steps() / weight",
+        "engine.gradient_accumulation_steps() / weight / 2",
         "test_plain_torch.py",
     ),
     mutant(
@@ -292,8 +316,8 @@ MUTANTS = [
     mutant("one-epoch-order", "np.uint64(epoch & _MASK)", "np.uint64(0)", "test_order.py"),
     mutant(
         "shares-overlap",
-        "self.batch * (rank + 1) // world_size",
-        "self.batch * (rank + 1) // world_size + 1",
+        "rows * (rank + 1) // world_size)",
+        "rows * (rank + 1) // world_size + 1)",
         "test_order.py",
     ),
     mutant(

@@ -32,7 +32,7 @@ def dial_table(recipe: Recipe) -> Table:
         derived.shape,
         shape_of(ModelConfig(depth=model.depth, architecture=model.architecture), 64),
     )
-    tokens = pretrain.steps * pretrain.batch * planned.row_length
+    tokens = pretrain.sizes().before(pretrain.steps) * planned.row_length
     rows: list[tuple[str, str, str]] = [
         ("width", f"{by_dial.hidden_size:,}", f"{own.hidden_size:,}"),
         ("heads", heads(by_dial), heads(own)),

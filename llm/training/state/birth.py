@@ -13,6 +13,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.state import elements
@@ -53,7 +54,7 @@ def give_memory(
         if not parameter.is_meta:  # adapters and new heads
             parameter.data = parameter.data.to(dtype)
     remote = config.zero.offload_parameters
-    internals.partition_without_values(
+    starts.partition_without_values(
         model,
         settings,
         None if remote == "none" else remote,

@@ -131,7 +131,7 @@ def test_a_resumed_run_on_a_different_number_of_workers_reads_the_same_rows(rows
         assert batches(rows, config, range(11, 20), world_size) == whole[11:]
     tokens = np.array(whole)[..., 1]
     assert {10, 11} <= set(tokens.reshape(-1).tolist()) <= {0, 3, 10, 11}, "code is left out"
-    assert epochs(batch_order(rows, config), rows, config, 22) == {
+    assert epochs(batch_order(rows, config), rows, config, 22 * 8) == {
         "epochs": pytest.approx(22 * 8 / 66),
         "epochs_web": pytest.approx(2.0),
         "epochs_books": pytest.approx(6.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.rows.order import RepeatedOrder, ShuffledOrder
 from headwater.llm.rows.permutation import permutation
+from headwater.llm.rows.sizes import Sizes
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -53,6 +56,25 @@ def test_the_shares_of_any_world_size_join_to_the_same_batch(
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
     assert (np.concatenate(shares) == plan.indices(step)).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 40), st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40)), max_size=3))
+def test_stages_of_other_batches_divide_the_same_stream(batch: int, stages: list[tuple[int, int]]) -> None:
+    ends = itertools.accumulate(length for length, _ in stages)
+    early = tuple((end, rows) for end, (_, rows) in zip(ends, stages, strict=True))
+    plan, sizes = ShuffledOrder(70, batch, 5, early=early), Sizes(batch, early)
+    expected = [rows for length, rows in stages for _ in range(length)] + 3 * [batch]
+    found = [plan.indices(step).tolist() for step in range(len(expected))]
+    assert [len(rows) for rows in found] == expected
+    whole = ShuffledOrder(70, sum(expected), 5).indices(0).tolist()  # all of them as one batch
+    assert [row for rows in found for row in rows] == whole
+    for step, rows in enumerate(found):
+        first, count = sizes.before(step), sizes.rows(step)
+        assert (first, count) == (sum(expected[:step]), expected[step])
+        assert (sizes.place(first), sizes.place(first + count - 1)) == ((step, 0), (step, count - 1))
+        shares = [plan.share(step, rank, 3).tolist() for rank in range(3)]
+        assert [row for share in shares for row in share] == rows
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(0, 4), (4, 0)])

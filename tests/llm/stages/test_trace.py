@@ -61,7 +61,9 @@ def scanned(plan: ShuffledOrder | MixtureOrder, row: int, steps: int) -> list[tu
 def test_the_visits_of_a_row_are_those_that_a_scan_of_all_steps_finds(
     rows: int, batch: int, seed: int, steps: int, data: st.DataObject
 ) -> None:
-    plan, row = ShuffledOrder(rows, batch, seed), data.draw(st.integers(0, rows - 1))
+    ends = sorted(data.draw(st.sets(st.integers(1, 20), max_size=3)))
+    early = tuple((end, data.draw(st.integers(1, 30))) for end in ends)  # stages with batches of their own
+    plan, row = ShuffledOrder(rows, batch, seed, early=early), data.draw(st.integers(0, rows - 1))
     found = plan.visits(row, steps)
     assert [(visit.step, visit.place) for visit in found] == scanned(plan, row, steps)
     assert [visit.epoch for visit in found] == list(range(len(found)))  # once in each
@@ -72,7 +74,8 @@ def test_the_visits_of_a_row_are_those_that_a_scan_of_all_steps_finds(
 def test_the_visits_of_a_row_of_a_mixture_are_those_of_a_scan_over_more_than_a_block(
     seed: int, row: int
 ) -> None:
-    plan = MixtureOrder((range(0, 40), range(40, 50), range(60, 70)), (0.7, 0.001, 0.3), 4_000, seed)
+    corpora = (range(0, 40), range(40, 50), range(60, 70))
+    plan = MixtureOrder(corpora, (0.7, 0.001, 0.3), 4_000, seed, early=((2, 500), (3, 9_000)))
     steps = BLOCK // 4_000 + 3
     found = plan.visits(row, steps)
     assert [(visit.step, visit.place) for visit in found] == scanned(plan, row, steps)
@@ -120,7 +123,7 @@ def test_every_id_of_a_batch_belongs_to_the_document_that_is_named_for_it(rows: 
 
 
 def test_the_steps_of_a_document_are_those_whose_batches_name_it(rows: TokenRows) -> None:
-    plan, steps = ShuffledOrder(len(rows), 5, seed=1), 30
+    plan, steps = ShuffledOrder(len(rows), 5, seed=1, early=((3, 2), (9, 4))), 30
     for number in range(0, 40, 7):
         found = visits(rows, plan, token_places(rows.artifact, f"d{number}"), steps)
         expected = {

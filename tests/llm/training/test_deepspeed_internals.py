@@ -12,10 +12,12 @@ import deepspeed
 import pytest
 import torch
 from deepspeed.runtime.zero import partition_parameters
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.utils import groups
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.reliances import READ_IN, RELIANCES
@@ -28,6 +30,7 @@ OF_DEEPSPEED = {
     "ops": deepspeed.ops,
     "partition_parameters": partition_parameters,
     "Init": deepspeed.zero.Init,
+    "Stage3": DeepSpeedZeroOptimizer_Stage3,
 }
 
 
@@ -172,6 +175,8 @@ def engines_are_as_we_know_them() -> None:
     with_muon = opened(1, optimizer="muon")
     assert {internals.uses_muon(group) for group in with_muon.optimizer.param_groups} == {True, False}
     assert internals.uses_muon(with_muon.module.model.layers[0].mlp.up_proj.weight)
+    internals.set_momentum_of_stage_3(opened(3, optimizer="muon"), 0.5)
+    assert DeepSpeedZeroOptimizer_Stage3.create_reduce_and_remove_grad_hooks.__module__ == starts.__name__
 
 
 def test_engines_at_every_zero_stage_are_as_we_know_them() -> None:
@@ -207,7 +212,7 @@ INSIDE = re.compile(
 
 
 def reaching_in() -> Iterator[str]:
-    own = {ROOT / "llm/training/deepspeed_internals.py"}
+    own = {ROOT / f"llm/training/deepspeed_{name}.py" for name in ("internals", "starts")}
     for folder in ("cluster", "llm", "serving", "headwater", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             for number, line in enumerate(path.read_text().splitlines(), 1):

@@ -12,7 +12,7 @@ from headwater.llm.model.shape import flops_per_token, hf_config, parameter_coun
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.objectives import NextToken
 from headwater.llm.training.preference_losses import bradley_terry
-from headwater.llm.training.schedule import share_of_peak
+from headwater.llm.training.schedule import muon_momentum, share_of_peak, weight_decay
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model
 
@@ -97,6 +97,26 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
     assert rate(90, "wsd") == pytest.approx(0.5) and rate(99, "wsd") == pytest.approx(0.1)
     assert rate(99, "constant") == 1.0
     assert rate(55, "cosine") == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-6)
+
+
+def test_momentum_rises_and_falls_and_weight_decay_goes_to_zero() -> None:
+    def at(step: int, own: dict[str, int], decay: str = "constant") -> tuple[float, float]:
+        """Values of nanochat's and modded-nanogpt's schedules: 0.85 → 0.95 → 0.85."""
+        settings = {"optimizer": "muon", "steps": 1000, "warmup_share": 0.1, "weight_decay": 0.2}
+        settings |= {"muon_momentum_schedule": own, "weight_decay_schedule": decay}
+        config = TrainConfig.model_validate(settings)
+        return muon_momentum(config, step), weight_decay(config, step)
+
+    both = {"warmup": 300, "cooldown": 50}
+    found = [at(step, both)[0] for step in (0, 150, 300, 949, 975, 999)]
+    assert found == pytest.approx([0.85, 0.90, 0.95, 0.95, 0.90, 0.852])
+    assert at(999, {"warmup": 4000})[0] == pytest.approx(0.85 + 0.1 * 999 / 4000)  # ends before the rise
+    assert [at(step, {"warmup": 0}, "linear")[1] for step in (0, 250, 999)] == pytest.approx(
+        [0.2, 0.15, 0.0002]
+    )
+    assert [at(step, both, "learning_rate")[1] for step in (49, 500)] == pytest.approx([0.1, 0.2])
+    with pytest.raises(ValueError, match=r"`muon_momentum_schedule` has no effect with `optimizer: adamw`"):
+        TrainConfig.model_validate({"muon_momentum_schedule": {}})
 
 
 def test_counted_parameters_are_the_models_own() -> None:

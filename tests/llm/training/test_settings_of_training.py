@@ -283,8 +283,8 @@ def test_settings_that_this_host_cannot_run_are_refused_by_name() -> None:
     on_disk = ZeroConfig(stage=3, offload_parameters="nvme", nvme_path="/nvme")
     with pytest.raises(HeadwaterError, match="cannot hold fp32"):
         training_engine.check_means(on_disk, "fp32")
-    with pytest.raises(HeadwaterError, match=r"lora\.targets: cannot add adapters to this model"):
-        adapters.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("query",)), 0)
+    with pytest.raises(HeadwaterError, match=r"lora\.targets: the model \(qwen3\) has no query .*k_proj"):
+        adapters.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("q_proj", "query")), 0)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ TOLERANCE = {"adamw": 1e-5, "muon": 5e-5}
 """Of losses. DeepSpeed's Muon orthogonalises in bf16, which makes a last bit of a gradient one of 256 parts
 of an update: 1.5e-5 after six steps where the CPU multiplies in bf16 itself (AMX), less where it does not."""
 
+OTHER = [("muon_momentum", 0.95), ("muon_momentum_schedule", None), ("weight_decay_schedule", "constant")]
+"""Settings that change a run of Muon."""
+
 
 class Pairs(Rows):
     """Chosen rows, and the same in reverse as the rejected ones."""
@@ -121,7 +124,11 @@ def make(
         "optimizer": optimizer,
         "learning_rate": 3e-3,
         "muon_momentum": 0.9,  # not the default: every stage must be told
+        "weight_decay": 2.0,
+        "weight_decay_schedule": "linear",
     }
+    if optimizer == "muon":
+        settings["muon_momentum_schedule"] = {"start": 0.5, "warmup": 4, "end": 0.7, "cooldown": 2}
     config = FineTuneConfig(**(settings | more))
     start = model() if model else copy.deepcopy(usual_model())
     engine = training_engine.build(start, config, world_size)
@@ -150,8 +157,9 @@ def train_alone(folder: Path) -> None:
     for optimizer in ("adamw", "muon"):
         job, worker = make(optimizer, 0, micro_batch=8)
         record(folder / f"{optimizer}.json", [train_step(job, worker, step)["loss"] for step in range(STEPS)])
-    job, worker = make("muon", 0, micro_batch=8, muon_momentum=0.95)
-    record(folder / "other-momentum.json", [train_step(job, worker, step)["loss"] for step in range(STEPS)])
+    for name, value in OTHER:
+        job, worker = make("muon", 0, micro_batch=8, **{name: value})
+        record(folder / f"other-{name}.json", [train_step(job, worker, n)["loss"] for n in range(STEPS)])
     load_and_train(folder, (0,))
     every_objective(folder, stage=0, micro_batch=8)
     load_what_is_not_whole(folder)
@@ -231,9 +239,10 @@ def test_losses_are_the_same_on_two_workers_at_every_zero_stage(
     np.testing.assert_allclose(losses(saved / f"{optimizer}-{stage}.json"), alone, rtol=TOLERANCE[optimizer])
 
 
-def test_muon_averages_over_as_many_gradients_as_it_is_told(saved: Path) -> None:
-    """With a different momentum, only the first loss, before any update, is the same; see also `make`."""
-    told, other = losses(saved / "muon.json"), losses(saved / "other-momentum.json")
+@pytest.mark.parametrize("name", [name for name, _ in OTHER])
+def test_momentum_and_weight_decay_are_those_of_the_step(saved: Path, name: str) -> None:
+    """With another value, only the first loss, before any update, is the same; see also `make`."""
+    told, other = losses(saved / "muon.json"), losses(saved / f"other-{name}.json")
     assert other[0] == told[0]
     apart = [abs(a / b - 1) for a, b in zip(told, other, strict=True)]
     assert max(apart) > 1e-4  # more than ZeRO stages may differ
