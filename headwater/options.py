@@ -48,8 +48,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 MaxWorkersOption = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Maximum number of workers; an autoscaling cluster adds nodes until that many run.",
+        min=0,
+        help="Maximum number of workers; an autoscaling cluster adds nodes until that many run. "
+        "0: this process does their work one after another, which is faster for little of it.",
     ),
 ]
 GpusOption = Annotated[float, typer.Option(min=0, help="GPUs per worker; 0 uses one CPU.")]

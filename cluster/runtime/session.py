@@ -68,17 +68,25 @@ class Session:
     ) -> None:
         """`logs_to`: folder for this process's output and logs. `run`: name of the run to record, as its
         `attempt` with this number (default: the next). `patience`: seconds without progress after which a
-        stage says what resources it waits for. Raises HeadwaterError for an address that is none.
+        stage says what resources it waits for. Raises HeadwaterError for an address that is none, or
+        that nobody would use.
         """
         if address:
             _check_form(address)
+            if max_workers == 0:
+                raise HeadwaterError(
+                    "0 workers do the work in this process, and not on a cluster",
+                    where=address,
+                    fix="leave out --address, or give --max-workers 1 or more",
+                )
         self.store = store
         self.console = console or Console(quiet=True)
         self.address = address
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to, attempt) if run else None
         self.max_workers = max_workers
-        """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide."""
+        """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide, and with 0
+        there is none."""
         self.patience = patience
         self._num_cpus = num_cpus
         self._progressed = ("", 0, time.monotonic())

@@ -26,6 +26,8 @@ from headwater.data_pipeline.tokens.tokenizer import TokenizerConfig, TrainToken
 from headwater.recipe import load_clean
 from tests.data_pipeline.corpora import article, write_corpus
 
+HERE = "--max-workers", "0"
+
 
 def call(*arguments: str | Path) -> str:
     """The command in this process, on the tests' Ray; what it prints."""
@@ -81,9 +83,7 @@ def test_a_result_of_other_settings_and_foreign_files_are_refused(cleaned: Path,
     assert (pages / "a.jsonl").exists()
 
 
-def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(
-    ray_cluster: None, tmp_path: Path
-) -> None:
+def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "_scratch").mkdir(parents=True)
     (out / "_scratch/key").write_text("of another run that was cut off")
@@ -91,7 +91,7 @@ def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     columns = ["--text-column", "content", "--id-column", "doc", "--url-column", "link"]
     steps = ["--steps", "url,pii", "--set", "url.words=[bad]"]
-    call("clean", tmp_path / "t.parquet", "-o", out, *columns, *steps, "--overwrite")
+    call("clean", tmp_path / "t.parquet", "-o", out, *columns, *steps, "--overwrite", *HERE)
     funnel = json.loads((out / "funnel.json").read_text())
     assert [step["step"] for step in funnel["steps"]] == ["acquire", "url", "extract", "pii"]
     kept = pq.read_table(out / "kept")
@@ -103,10 +103,10 @@ def test_a_corpus_takes_in_files_and_forgets_sources(cleaned: Path, tmp_path: Pa
     corpus = shutil.copytree(cleaned, tmp_path / "corpus")
     more = [{"text": article(n), "url": f"https://new.example.net/{n}"} for n in range(400, 403)]
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
-    add = "clean", tmp_path / "more.jsonl", "--add", "-o", corpus
+    add = "clean", tmp_path / "more.jsonl", "--add", "-o", corpus, *HERE
     assert "49 of 55 documents kept" in call(*add)
     assert "nothing to do" in call(*add)
-    assert "46 of 52 documents kept" in call("clean", "--forget", "new.example.net", "-o", corpus)
+    assert "46 of 52 documents kept" in call("clean", "--forget", "new.example.net", "-o", corpus, *HERE)
     assert (corpus / "funnel.json").read_bytes() == (cleaned / "funnel.json").read_bytes()
     with pytest.raises(HeadwaterError, match="--set with --add, --forget or --opt-outs"):
         call(*add, "--set", "c4.min_sentences=2")

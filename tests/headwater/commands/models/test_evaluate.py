@@ -19,13 +19,10 @@ from tests.llm.models import foreign_model
 Put = Callable[[Store], Path]
 
 
-@pytest.mark.ray
-def test_a_folder_and_a_recipe_with_that_base_give_the_same_figures(
-    ray_cluster: None, tmp_path: Path, wheel_in: Put
-) -> None:
+def test_a_folder_and_a_recipe_with_that_base_give_the_same_figures(tmp_path: Path, wheel_in: Put) -> None:
     wheel_in(Store(str(tmp_path / "store")))
     model = foreign_model(tmp_path, "llama").path("model")
-    options = ("--tasks", "piqa,lambada_openai", "--limit", "1")
+    options = ("--tasks", "piqa,lambada_openai", "--limit", "1", "--max-workers", "0")
     code, output = headwater("evaluate", model, *options, "--store", tmp_path / "store", "--json")
     assert code == 0, output
     told = json.loads(output)

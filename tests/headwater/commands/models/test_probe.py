@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.headwater.command import headwater
@@ -14,6 +13,7 @@ from tests.llm.models import foreign_model
 
 FILTERS = ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "minhash_dedup")
 """Steps that would drop the short pages of this test."""
+HERE = "--max-workers", "0"
 
 
 def recipe(folder: Path) -> Path:
@@ -36,15 +36,11 @@ def recipe(folder: Path) -> Path:
     return folder / "own.yaml"
 
 
-@pytest.mark.ray
-@pytest.mark.soak
-def test_a_second_model_is_asked_the_same_questions_and_has_its_own_column(
-    ray_cluster: None, tmp_path: Path
-) -> None:
+def test_a_second_model_is_asked_the_same_questions_and_has_its_own_column(tmp_path: Path) -> None:
     own = recipe(tmp_path)
-    code, output = headwater("run", own)
+    code, output = headwater("run", own, *HERE)
     assert code == 0, output
-    options = ("--count", "4", "--heldout", "3", "--samples", "2")
+    options = ("--count", "4", "--heldout", "3", "--samples", "2", *HERE)
     code, output = headwater("probe", own, *options, "--json")
     assert code == 0, output
     alone = json.loads(output)
@@ -64,11 +60,9 @@ def test_a_model_alone_needs_questions(tmp_path: Path) -> None:
     assert "there are no documents to ask about" in output and "--questions FILE" in output
 
 
-@pytest.mark.ray
-@pytest.mark.soak
-def test_bias_has_a_column_for_each_model_and_system_prompt(ray_cluster: None, tmp_path: Path) -> None:
+def test_bias_has_a_column_for_each_model_and_system_prompt(tmp_path: Path) -> None:
     model = foreign_model(tmp_path, "llama").path("model")
-    code, output = headwater("bias", model, "--pairs", "1", "--store", tmp_path / "store")
+    code, output = headwater("bias", model, "--pairs", "1", "--store", tmp_path / "store", *HERE)
     assert code == 0, output
     head, *rows = [line for line in output.splitlines() if "│" in line or "┃" in line]
     assert "36 questions, 24 pairs" in head and "careful" in head and "fair" in head

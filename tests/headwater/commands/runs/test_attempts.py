@@ -16,7 +16,7 @@ from tests.headwater.sections import PRETRAINING
 
 
 @pytest.fixture(scope="module")
-def store(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two runs that differ in one setting; the first was started twice, and its second attempt failed."""
     folder = tmp_path_factory.mktemp("runs")
     rows = [{"text": article(n, 12 + n % 2 * 6), "url": f"https://example.org/{n}"} for n in range(30)]
@@ -27,7 +27,7 @@ def store(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(folder / "pages.jsonl")]}]},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = ("run", folder / "recipe.yaml", "--until", "clean")
+    run = ("run", folder / "recipe.yaml", "--max-workers", "0", "--until", "clean")
     for more in (
         [],
         ["--from", "pretrain", "--until", "pretrain"],
