@@ -17,10 +17,15 @@ from headwater.cluster.storage.filesystem import list_files
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.clean.stage import Clean, CleanConfig
 from headwater.data_pipeline.sources.guess import sources_of
+from headwater.data_pipeline.sources.listing import input_files
 from headwater.data_pipeline.sources.spec import Columns
 
 CLAIM = f"{SCRATCH}/key"
 """Written first: the key of the unfinished work in an output folder."""
+
+
+SMALL_BYTES = 1_000_000
+"""Inputs up to this size are cleaned by one process without Ray."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,13 @@ class CleanJob:
     def acquire(self) -> AcquireConfig:
         sources = tuple(sources_of(self.inputs, self.columns, self.allow_addresses))
         return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
+
+    @property
+    def small(self) -> bool:
+        """Whether starting workers takes longer than the work. Raises HeadwaterError for a missing file."""
+        sources = sources_of(self.inputs, self.columns, self.allow_addresses)
+        files = [file for source in sources for file in input_files(source, source.kind)]
+        return all(file.identity for file in files) and sum(file.identity[0] for file in files) <= SMALL_BYTES
 
     @property
     def work(self) -> str:

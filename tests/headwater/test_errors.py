@@ -105,6 +105,8 @@ def test_addresses_that_no_driver_can_join_are_refused_with_what_can(recipe: Pat
         line = error_line(output)
         assert f"{address}: {address.partition(':')[0]}:// is not an address" in line
         assert "pass auto or HEAD:6379" in line and "headwater submit --dashboard" in line
+    code, output = headwater("run", str(recipe), "--address", "auto", "--max-workers", "0")
+    assert code == 1 and "auto: 0 workers do the work in this process" in error_line(output)
 
 
 @pytest.mark.parametrize("command", [("show",), ("status",), ("runs", "list"), ("runs", "diff", "a", "b")])

@@ -118,6 +118,7 @@ def test_the_candidate_and_its_judge_learn_from_files_of_their_own_side(made: Ma
 
 
 TRAINING = {"workers": 1, "cpus_per_worker": 0.5, "batch": 16, "micro_batch": 16, "precision": "fp32"}
+HERE = "--max-workers", "0"
 NO_CORPUS = {"corpus_pairs": 0, "model_pairs": 0}
 
 
@@ -139,14 +140,14 @@ def promoted_start(folder: Path, **sections: object) -> tuple[Path, Store]:
     }
     file = folder / "tiny.yaml"
     file.write_text(json.dumps(raw | sections))  # YAML contains JSON
-    for command in (("run", file, "--until", "sft"), ("promote", file)):
+    for command in (("run", file, "--until", "sft", *HERE), ("promote", file)):
         code, said = headwater(*command)
         assert code == 0, said
     return file, Store(str(raw["store"]))
 
 
 def improved(file: Path) -> tuple[int, dict[str, Any]]:
-    code, said = headwater("improve", file, "--json")
+    code, said = headwater("improve", file, "--json", *HERE)
     assert "{" in said, said
     return code, json.loads(said[said.index("{") :])
 
@@ -189,7 +190,7 @@ def test_dpo_on_rankings_by_a_rule_makes_a_better_model_and_poison_does_not(
 
     code, said = headwater("rollback", file)
     assert code == 0 and promotion.current(store, "tiny").restores == 1
-    code, said = headwater("improve", file)  # what a person took back is not promoted again by itself
+    code, said = headwater("improve", file, *HERE)  # what a person took back is not promoted again by itself
     assert code == 1 and "the same model was promoted before, as number 2" in said
 
 

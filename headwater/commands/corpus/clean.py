@@ -90,6 +90,8 @@ def clean(
     columns = Columns(text=text_column, id=id_column, url=url_column)
     config = load_clean(recipe, steps.split(",") if steps else None, set_ or [])
     job = CleanJob(inputs or [], output, config, columns, skip_unreadable, allow_address or ())
+    if max_workers is None and address is None and not changing and job.small:
+        max_workers = 0
     with _session(job, address, max_workers) as session:
         if changing:
             manifest, found = _change(job, tuple(forget or ()), tuple(opt_outs or ()), session)

@@ -56,7 +56,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cleaned(ray_cluster: None, pages: Path) -> Path:
     """All of them cleaned, for the tests that only look at the result."""
     out = pages.parent / "cleaned"
-    assert "46 of 52 documents kept" in call("clean", pages, "--output", out)
+    assert "46 of 52 documents kept" in call("clean", pages, "--output", out, "--max-workers", "2")
     return out
 
 
@@ -83,7 +83,10 @@ def test_a_result_of_other_settings_and_foreign_files_are_refused(cleaned: Path,
     assert (pages / "a.jsonl").exists()
 
 
-def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(tmp_path: Path) -> None:
+def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Session, "ray")  # a small corpus starts none
     out = tmp_path / "out"
     (out / "_scratch").mkdir(parents=True)
     (out / "_scratch/key").write_text("of another run that was cut off")
@@ -91,7 +94,7 @@ def test_only_named_steps_run_on_foreign_columns_and_replace_when_told_to(tmp_pa
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     columns = ["--text-column", "content", "--id-column", "doc", "--url-column", "link"]
     steps = ["--steps", "url,pii", "--set", "url.words=[bad]"]
-    call("clean", tmp_path / "t.parquet", "-o", out, *columns, *steps, "--overwrite", *HERE)
+    call("clean", tmp_path / "t.parquet", "-o", out, *columns, *steps, "--overwrite")
     funnel = json.loads((out / "funnel.json").read_text())
     assert [step["step"] for step in funnel["steps"]] == ["acquire", "url", "extract", "pii"]
     kept = pq.read_table(out / "kept")

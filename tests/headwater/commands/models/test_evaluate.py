@@ -43,7 +43,9 @@ def test_the_report_card_of_a_run_shows_its_benchmarks(
     ray_cluster: None, tmp_path: Path, wheel_in: Put
 ) -> None:
     wheel_in(Store(str(tmp_path / "store")))
-    code, output = headwater("run", base_with_benchmarks(tmp_path), "--set", "evaluate={}")
+    code, output = headwater(
+        "run", base_with_benchmarks(tmp_path), "--set", "evaluate={}", "--max-workers", "0"
+    )
     assert code == 0, output
     (card,) = (tmp_path / "store" / "evaluate").glob("*/report/report.md")
     assert "## Benchmarks" in card.read_text() and "| winogrande, acc | 2 | 0.50 |" in card.read_text()
