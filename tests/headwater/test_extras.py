@@ -62,7 +62,9 @@ def pages(tmp_path: Path) -> Path:
 
 
 def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path) -> None:
-    code, output = in_a_process("clean", pages, "-o", tmp_path / "clean", cwd=tmp_path, **core)
+    code, output = in_a_process(
+        *("clean", pages, "-o", tmp_path / "clean", "--max-workers", "1"), cwd=tmp_path, **core
+    )
     assert code == 0, output
     assert "of 40 documents kept" in output
     assert (tmp_path / "clean" / "funnel.png").exists()
