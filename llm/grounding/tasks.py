@@ -120,16 +120,19 @@ def unanswerable_task(
     return GroundedTask(question, tuple(others), NOTHING_FOUND, own.document_id, kind)
 
 
-def balanced(tasks: Sequence[GroundedTask]) -> list[GroundedTask]:
-    """The tasks and repetitions of the rarer kind, so that answerable and unanswerable ones are as many.
-
-    A policy that is rewarded on more answerable ones learns to refuse nothing (docs/log.md).
-    """
+def mixed(tasks: Sequence[GroundedTask], unanswerable: float) -> list[GroundedTask]:
+    """The tasks and repetitions of one kind, so that a share of `unanswerable` has no answer."""
     kinds = [[task for task in tasks if task.answerable is can] for can in (True, False)]
     if not all(kinds):
         return list(tasks)
-    most = max(map(len, kinds))
-    return [task for kind in kinds for task in itertools.islice(itertools.cycle(kind), most)]
+    odds = unanswerable / (1 - unanswerable)
+    answered, refused = map(len, kinds)
+    counts = max(answered, round(refused / odds)), max(refused, round(answered * odds))
+    return [
+        task
+        for kind, count in zip(kinds, counts, strict=True)
+        for task in itertools.islice(itertools.cycle(kind), count)
+    ]
 
 
 def measure_answers(tasks: Sequence[GroundedTask], answers: Sequence[str]) -> dict[str, Interval]:

@@ -47,6 +47,9 @@ class RlConfig(FineTuneConfig):
     max_episode_tokens: int = Field(512, ge=1)
     """Tokens after the prompt of a task of several turns: all messages of the model and all replies. A reply
     that leaves no room for `max_new_tokens` more ends the episode."""
+    unanswerable: float = Field(0.5, gt=0, lt=1)
+    """Share of the prompts of a section `grounded` that have no answer. The higher, the more a policy
+    refuses; with 0.25 it learns to answer everything."""
     verifier: str | None = None
     """What scores an answer from 0 to 1: a name of `llm/rl/verifiers.py`, or `FILE.py:FUNCTION`, a function
     of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for the tasks

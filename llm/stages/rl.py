@@ -26,7 +26,7 @@ from headwater.data_pipeline.tokens.tokenizer import TOKENIZER, load_tokenizer, 
 from headwater.llm.examples.own_data.reading import OwnFile, split_of_record
 from headwater.llm.examples.own_data.source import DataSource, fingerprint, list_files
 from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
-from headwater.llm.grounding.tasks import balanced, read_tasks
+from headwater.llm.grounding.tasks import GroundedTask, mixed, read_tasks
 from headwater.llm.inference.base import Sampling
 from headwater.llm.model import build
 from headwater.llm.rl.batches import RolloutBatches as RolloutBatches
@@ -63,7 +63,7 @@ class Rl(Stage[RlConfig]):
     version = 5
     runtime_fields = RUNTIME
     off_fields = OFF_FIELDS | {
-        *("prompts", "task", "verifier", "rewards", "mini_batches", "epochs"),
+        *("prompts", "task", "unanswerable", "verifier", "rewards", "mini_batches", "epochs"),
         *("loss", "normalise", "kl_estimator", "clip_high"),
         *("gamma", "gae_lambda", "value_weight", "value_clip"),
         *("max_staleness", "importance_cap", "sequence_bound"),
@@ -192,15 +192,19 @@ def tasks_of(config: RlConfig, inputs: Mapping[str, Artifact]) -> dict[str, list
     if config.prompts:
         return own_tasks(config.prompts)[0]
     if config.task == SEARCH:
-        found = {split: balanced(read_tasks(inputs["grounded"], split)) for split in SPLITS}
+        found = {split: _grounded(config, inputs["grounded"], split) for split in SPLITS}
         return {split: [search_task(task) for task in some] for split, some in found.items()}
     if config.task:
         return made_tasks(config.task)
     if "grounded" in inputs:
-        grounded = inputs["grounded"]
-        return {split: [t.as_prompt() for t in balanced(read_tasks(grounded, split))] for split in SPLITS}
+        found = {split: _grounded(config, inputs["grounded"], split) for split in SPLITS}
+        return {split: [task.as_prompt() for task in some] for split, some in found.items()}
     documents = list(iter_documents(inputs["clean"]))
     return {split: list(headline_tasks(documents, split)) for split in SPLITS}
+
+
+def _grounded(config: RlConfig, grounded: Artifact, split: Literal["train", "heldout"]) -> list[GroundedTask]:
+    return mixed(read_tasks(grounded, split), config.unanswerable)
 
 
 def own_tasks(sources: Sequence[DataSource]) -> tuple[dict[str, list[Task]], list[dict[str, Any]]]:

@@ -16,9 +16,9 @@ from headwater.llm.grounding.tasks import (
     Claim,
     GroundedTask,
     answerable_task,
-    balanced,
     claims_of,
     measure_answers,
+    mixed,
     read_tasks,
     unanswerable_task,
     write_tasks,
@@ -135,12 +135,15 @@ def test_reference_answers_have_perfect_measures_and_other_answers_have_not(clai
     assert (wrong["refused_unanswerable"].value, wrong["refused_answerable"].value) == (0, 1)
 
 
-def test_balanced_tasks_have_as_many_of_both_kinds_and_all_that_there_were() -> None:
+def test_mixed_tasks_have_a_share_without_an_answer_and_all_that_there_were() -> None:
     own = Passage("d", "u", "t", "The council voted.", 0, 18)
     answerable = [GroundedTask(f"Who {n}?", (own,), "The council voted [1].", "d") for n in range(5)]
     unanswerable = [GroundedTask(f"Why {n}?", (own,), NOTHING_FOUND, "d") for n in range(2)]
-    tasks = balanced([*answerable, *unanswerable])
+    tasks = mixed([*answerable, *unanswerable], 0.5)
     assert [task.question for task in tasks if task.answerable] == [task.question for task in answerable]
     refused = [task.question for task in tasks if not task.answerable]
     assert refused == ["Why 0?", "Why 1?", "Why 0?", "Why 1?", "Why 0?"]
-    assert balanced(answerable) == answerable and balanced([]) == []
+    for share, counts in ((0.4, (5, 3)), (0.2, (8, 2)), (2 / 7, (5, 2))):
+        found = [task.answerable for task in mixed([*answerable, *unanswerable], share)]
+        assert (found.count(True), found.count(False)) == counts
+    assert mixed(answerable, 0.5) == answerable and mixed([], 0.5) == []
