@@ -56,7 +56,7 @@ class PretrainConfig(TrainConfig):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Relative weight of each corpus of `tokenize.corpora` in the batches; corpora without a weight are
     omitted. Empty: every row counts the same."""
-    batch_stages: tuple[BatchStage, ...] = ()
+    batch_stages: tuple[BatchStage, ...] = Field((), exclude_if=lambda stages: not stages)
     """Smaller batches and shorter sequences before the usual ones, such as `[{until: 200, batch: 8,
     row_length: 256}]`. The order of rows stays; learning rates are not scaled. Validation has whole rows."""
 
@@ -259,7 +259,7 @@ class Pretrain(Stage[PretrainConfig]):
     version = 2
     inputs = (TOKENIZER, "tokenize", Input(("base",), required=False))
     runtime_fields = RUNTIME_FIELDS | {"keep_steps", "shard_cache_gb"}
-    off_fields = OFF_FIELDS | {"start_from", "window_shards", "batch_stages"}
+    off_fields = OFF_FIELDS | {"start_from", "window_shards"}
     compare_with_plan: Callable[..., Comparison] | None = None
     """Makes a plan during the run; the front door sets `planning.plan_report.PlanAhead`."""
 
