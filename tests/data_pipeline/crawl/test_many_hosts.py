@@ -17,6 +17,7 @@ from tests.data_pipeline.crawl.web import Web, page, source
 DELAY, LONGER = 0.02, 0.3
 SETTINGS: dict[str, Any] = {
     "delay_seconds": DELAY,
+    "timeout_seconds": 300,  # a stuck host waits for all others, on a busy machine a while
     "max_per_pattern": PER_PATTERN,
     "max_document_bytes": 1_000_000,
 }
