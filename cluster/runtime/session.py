@@ -69,7 +69,7 @@ class Session:
         """`logs_to`: folder for this process's output and logs. `run`: name of the run to record, as its
         `attempt` with this number (default: the next). `patience`: seconds without progress after which a
         stage says what resources it waits for. Raises HeadwaterError for an address that is none, or
-        that nobody would use.
+        for one with 0 workers.
         """
         if address:
             _check_form(address)
@@ -85,8 +85,8 @@ class Session:
         self.logs_to = logs_to
         self.record = RunRecord(store, run, logs_to, attempt) if run else None
         self.max_workers = max_workers
-        """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide, and with 0
-        there is none."""
+        """Maximum number of actors per pool; None lets `cluster.runtime.pool.pool_size` decide. With 0
+        this process does the work of pools."""
         self.patience = patience
         self._num_cpus = num_cpus
         self._progressed = ("", 0, time.monotonic())

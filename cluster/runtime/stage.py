@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -38,6 +38,14 @@ class StageConfig(BaseModel):
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 """A name, path or pattern in a setting."""
+
+
+def unkeyed(default: object) -> Callable[[object], bool]:
+    """For `Field(exclude_if=…)`: a setting at its default is in no artifact's key, whatever holds its section.
+
+    A setting added later needs this, or a place in `Stage.off_fields` if no other stage holds its section.
+    """
+    return lambda value: bool(value == default)
 
 
 C = TypeVar("C", bound=StageConfig)

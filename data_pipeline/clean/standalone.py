@@ -16,7 +16,7 @@ from headwater.cluster.storage.artifact import SCRATCH, Artifact, Manifest
 from headwater.cluster.storage.filesystem import list_files
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.clean.stage import Clean, CleanConfig
-from headwater.data_pipeline.sources.guess import sources_of
+from headwater.data_pipeline.sources.guess import Files, sources_of
 from headwater.data_pipeline.sources.listing import input_files
 from headwater.data_pipeline.sources.spec import Columns
 
@@ -42,15 +42,19 @@ class CleanJob:
     """Networks that URLs may reach besides public addresses."""
 
     @property
+    def _sources(self) -> list[Files]:
+        return sources_of(self.inputs, self.columns, self.allow_addresses)
+
+    @property
     def acquire(self) -> AcquireConfig:
-        sources = tuple(sources_of(self.inputs, self.columns, self.allow_addresses))
-        return AcquireConfig(sources=sources, on_error="reject" if self.skip_unreadable else "fail")
+        return AcquireConfig(
+            sources=tuple(self._sources), on_error="reject" if self.skip_unreadable else "fail"
+        )
 
     @property
     def small(self) -> bool:
         """Whether starting workers takes longer than the work. Raises HeadwaterError for a missing file."""
-        sources = sources_of(self.inputs, self.columns, self.allow_addresses)
-        files = [file for source in sources for file in input_files(source, source.kind)]
+        files = [file for source in self._sources for file in input_files(source, source.kind)]
         return all(file.identity for file in files) and sum(file.identity[0] for file in files) <= SMALL_BYTES
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig, unkeyed
 
 MEGABYTE = 1_000_000
 
@@ -28,11 +28,6 @@ Domain = Annotated[str, Field(pattern=r"^[^\s/:*]+$"), AfterValidator(_domain)]
 """Domain or host name, without a scheme. Kept in ASCII (IDNA)."""
 
 
-def _is_default(value: object) -> bool:
-    """Leaves a setting that was not given out of the artifact's key, as `Stage.off_fields` does."""
-    return not value
-
-
 class Columns(StageConfig):
     """Columns (or JSON keys) from which the parts of a document are read. Missing columns leave their part
     empty, but `text` or `html` must exist."""
@@ -51,7 +46,7 @@ class Columns(StageConfig):
     """Column with the fetch time of the page (ISO 8601)."""
     licence: NonEmpty = "license"
     """Column with the licence of the page."""
-    metadata: tuple[NonEmpty, ...] = Field(default=(), exclude_if=_is_default)
+    metadata: tuple[NonEmpty, ...] = Field(default=(), exclude_if=unkeyed(()))
     """Further columns (licence, dump, date) to keep, as a JSON object in the column `metadata` of the
     corpus."""
 
@@ -75,12 +70,12 @@ class Proxied(SourceConfig):
     """Settings of fetches that may go through a proxy."""
 
     proxy: Annotated[str, BeforeValidator(_no_socks)] = Field(
-        default="", pattern=r"^(https?://[^\s/@]+)?$", exclude_if=_is_default
+        default="", pattern=r"^(https?://[^\s/@]+)?$", exclude_if=unkeyed("")
     )
     """HTTP proxy for all `http(s)://` requests, such as `http://proxy.example.org:3128`, without a user.
     Host names are still looked up and checked on this side first. Without it, files and Common Crawl go by
     the variables `http_proxy` and `https_proxy`, and a crawl uses none."""
-    proxy_credentials: str = Field(default="", exclude_if=_is_default)
+    proxy_credentials: str = Field(default="", exclude_if=unkeyed(""))
     """Where the proxy's `user:password` is, on every machine that fetches: `env:NAME`, an environment
     variable, or the path of a file."""
 
@@ -103,9 +98,9 @@ class WarcSource(FileSource):
     bzip2, xz)."""
 
     kind: Literal["warc"]
-    formats: tuple[Literal["pdf", "docx", "epub"], ...] = Field(default=(), exclude_if=_is_default)
+    formats: tuple[Literal["pdf", "docx", "epub"], ...] = Field(default=(), exclude_if=unkeyed(()))
     """Responses that are read besides HTML and plain text, by content type. Others count as `not_a_page`."""
-    obey_opt_outs: bool = Field(default=False, exclude_if=_is_default)
+    obey_opt_outs: bool = Field(default=False, exclude_if=unkeyed(False))
     """Leave out pages whose stored response opts out, as a crawl does; they count as `opt_out`. Otherwise
     their opt-outs are only recorded, in the column `metadata`."""
 
@@ -284,7 +279,7 @@ class CommonCrawlSource(Proxied):
     """Use `s3://` without keys. Common Crawl's own bucket asks for keys, of any account."""
     gap_bytes: int = Field(default=65_536, ge=0)
     """Maximum number of bytes between two pages of a file that are fetched in one request with them."""
-    obey_opt_outs: bool = Field(default=False, exclude_if=_is_default)
+    obey_opt_outs: bool = Field(default=False, exclude_if=unkeyed(False))
     """Leave out pages whose stored response opts out, as a crawl does; they count as `opt_out`. Otherwise
     their opt-outs are only recorded, in the column `metadata`. WET files have no headers and no tags."""
     requests_at_once: int = Field(default=8, gt=0)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig, unkeyed
 from headwater.data_pipeline.text.charset import decode_html
 from headwater.data_pipeline.text.child import Child, ChildFailed
 from headwater.data_pipeline.text.kept_blocks import with_blocks, with_words
@@ -30,9 +30,7 @@ class ExtractConfig(StageConfig):
     setting: Literal["quality", "fast"] = "quality"
     """`quality` judges each block of a page by a learnt model. `fast` uses resiliparse's rules: three times
     the speed, but more menus and comments in the texts."""
-    keep: tuple[Literal["tables", "code", "formulas"], ...] = Field(
-        default=(), exclude_if=lambda kept: not kept
-    )
+    keep: tuple[Literal["tables", "code", "formulas"], ...] = Field(default=(), exclude_if=unkeyed(()))
     """What stays readable in the text: `tables` as rows with ` | ` between cells, `code` with its lines
     between lines of three backticks, `formulas` as TeX between dollar signs."""
     repair: bool = False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig, unkeyed
 from headwater.llm.model.architecture import ARCHITECTURES, Name, of_config, with_feature
 
 if TYPE_CHECKING:
@@ -23,23 +22,18 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 """transformers' names of a layer's attention."""
 
 
-def _unless(default: object) -> Callable[[object], bool]:
-    """Leaves a setting at its default out of an artifact's key, as `Stage.off_fields` does."""
-    return lambda value: value == default
-
-
 class ModelConfig(StageConfig):
     """The transformer's shape. Set `depth`; the rest follows from it unless given."""
 
     depth: int = Field(4, ge=1)
     """Number of layers; width, heads and feed-forward size follow from it."""
-    architecture: Name = Field("qwen3", exclude_if=_unless("qwen3"))
+    architecture: Name = Field("qwen3", exclude_if=unkeyed("qwen3"))
     """transformers' classes that the model is made of: `qwen3`, `llama`, `gemma2`, `gemma3`, `nanochat`."""
     width: int | None = Field(None, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)
     """Hidden size, a multiple of 64 and of `head_width`. Default: 64 × depth, rounded up to whole heads."""
-    head_width: int = Field(HEAD_WIDTH, ge=8, multiple_of=8, exclude_if=_unless(HEAD_WIDTH))
+    head_width: int = Field(HEAD_WIDTH, ge=8, multiple_of=8, exclude_if=unkeyed(HEAD_WIDTH))
     """Channels of a head. Query heads: width / head_width."""
-    mlp_ratio: float | None = Field(None, gt=0, exclude_if=_unless(None))
+    mlp_ratio: float | None = Field(None, gt=0, exclude_if=unkeyed(None))
     """Width of the feed-forward layers relative to the model's, rounded to a multiple of 64. Default: 3, or
     4 for `nanochat`, whose layers have two matrices instead of three."""
     kv_groups: int = Field(2, ge=1)
@@ -52,14 +46,14 @@ class ModelConfig(StageConfig):
     """Use the input embedding table as the output head. Saves its parameters."""
     zero_outputs: bool = False
     """Initialise the projections into the residual stream to zero: layers start as identity (nanochat)."""
-    sliding_window: int | None = Field(None, ge=2, exclude_if=_unless(None))
+    sliding_window: int | None = Field(None, ge=2, exclude_if=unkeyed(None))
     """Tokens that a sliding layer attends to, the last one included. Default: every layer attends to all."""
     layer_types: tuple[Literal["sliding", "full"], ...] = Field(
-        ("sliding", "full"), min_length=1, exclude_if=_unless(("sliding", "full"))
+        ("sliding", "full"), min_length=1, exclude_if=unkeyed(("sliding", "full"))
     )
     """Kinds of layers with a `sliding_window`, from the first on, repeated over the depth: Gemma 2 takes
     turns, Gemma 3 has five `sliding` ones to a `full` one."""
-    logit_softcap: float | None = Field(None, ge=0, exclude_if=_unless(None))
+    logit_softcap: float | None = Field(None, ge=0, exclude_if=unkeyed(None))
     """Logits are capped smoothly: cap × tanh(logit / cap). 0 turns it off. Default: 30 for `gemma2`, 15
     for `nanochat`, none for `gemma3`; `qwen3` and `llama` have none."""
 

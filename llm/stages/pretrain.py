@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Moments
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import Input, Stage, StageConfig
+from headwater.cluster.runtime.stage import Input, Stage, StageConfig, unkeyed
 from headwater.cluster.storage.artifact import SCRATCH, Artifact, Folder
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.tokens.shard_files import MOST_OPEN
@@ -56,7 +56,7 @@ class PretrainConfig(TrainConfig):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Relative weight of each corpus of `tokenize.corpora` in the batches; corpora without a weight are
     omitted. Empty: every row counts the same."""
-    batch_stages: tuple[BatchStage, ...] = Field((), exclude_if=lambda stages: not stages)
+    batch_stages: tuple[BatchStage, ...] = Field((), exclude_if=unkeyed(()))
     """Smaller batches and shorter sequences before the usual ones, such as `[{until: 200, batch: 8,
     row_length: 256}]`. The order of rows stays; learning rates are not scaled. Validation has whole rows."""
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.needs import Actors, Need, nodes, refuse_too_large
 from headwater.cluster.runtime.session import Session
-from headwater.cluster.runtime.stage import StageConfig
+from headwater.cluster.runtime.stage import StageConfig, unkeyed
 from headwater.llm.hardware.precision import Precision
 from headwater.llm.model.adapters import LoraConfig
 from headwater.llm.training.profile import ProfileConfig
@@ -122,7 +122,7 @@ class TrainConfig(StageConfig):
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon: averages over about 1 / (1 - momentum) gradients. Runs of a few hundred steps learn
     faster with 0.85 (docs/log.md)."""
-    muon_momentum_schedule: MomentumSchedule | None = Field(None, exclude_if=lambda own: own is None)
+    muon_momentum_schedule: MomentumSchedule | None = Field(None, exclude_if=unkeyed(None))
     """Lower momentum in the first and last steps. Default: the same at each step."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the learning rate rises linearly to its peak."""
@@ -136,7 +136,7 @@ class TrainConfig(StageConfig):
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of the matrices; vectors do not decay."""
     weight_decay_schedule: Literal["constant", "linear", "learning_rate"] = Field(
-        "constant", exclude_if=lambda name: name == "constant"
+        "constant", exclude_if=unkeyed("constant")
     )
     """`linear` lowers the weight decay to 0 over all steps; `learning_rate` makes it proportional to the
     learning rate. A step shrinks a matrix by learning rate × weight decay in each case."""

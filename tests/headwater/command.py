@@ -17,6 +17,9 @@ from rich.console import Console
 from headwater import cli
 from tests.cluster.heads import ROOT
 
+HERE = ("--max-workers", "0")
+"""Pools work in this process: for what a command does, not for how it is spread."""
+
 
 def headwater(*arguments: object, **environment: str) -> tuple[int, str]:
     """Exit code and output of the command as its entry point gives them. A run uses this process's Ray."""

@@ -14,7 +14,7 @@ import yaml
 from headwater.cluster.storage import lease
 from headwater.cluster.storage.store import Store
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import headwater, in_a_process
+from tests.headwater.command import HERE, headwater, in_a_process
 from tests.headwater.sections import CHAIN
 from tests.ports import free_ports
 
@@ -105,7 +105,7 @@ def test_addresses_that_no_driver_can_join_are_refused_with_what_can(recipe: Pat
         line = error_line(output)
         assert f"{address}: {address.partition(':')[0]}:// is not an address" in line
         assert "pass auto or HEAD:6379" in line and "headwater submit --dashboard" in line
-    code, output = headwater("run", str(recipe), "--address", "auto", "--max-workers", "0")
+    code, output = headwater("run", str(recipe), "--address", "auto", *HERE)
     assert code == 1 and "auto: 0 workers do the work in this process" in error_line(output)
 
 

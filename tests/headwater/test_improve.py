@@ -25,7 +25,7 @@ from headwater.llm.rankings.aside import ASIDE
 from headwater.llm.stages import ranked_prompts
 from headwater.llm.stages.dpo import DpoConfig
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import headwater
+from tests.headwater.command import HERE, headwater
 from tests.headwater.test_newest_model import finish, recipe
 from tests.headwater.test_promotion import Made
 from tests.llm.chat_tokenizer import chat_tokenizer
@@ -118,7 +118,6 @@ def test_the_candidate_and_its_judge_learn_from_files_of_their_own_side(made: Ma
 
 
 TRAINING = {"workers": 1, "cpus_per_worker": 0.5, "batch": 16, "micro_batch": 16, "precision": "fp32"}
-HERE = "--max-workers", "0"
 NO_CORPUS = {"corpus_pairs": 0, "model_pairs": 0}
 
 

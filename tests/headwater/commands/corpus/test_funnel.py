@@ -25,8 +25,7 @@ from headwater.data_pipeline.tokens.tokenize import Tokenize, TokenizeConfig
 from headwater.data_pipeline.tokens.tokenizer import TokenizerConfig, TrainTokenizer, load_encoder
 from headwater.recipe import load_clean
 from tests.data_pipeline.corpora import article, write_corpus
-
-HERE = "--max-workers", "0"
+from tests.headwater.command import HERE
 
 
 def call(*arguments: str | Path) -> str:

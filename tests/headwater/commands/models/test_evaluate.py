@@ -12,7 +12,7 @@ import yaml
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.commands.models.evaluate import _config
-from tests.headwater.command import headwater
+from tests.headwater.command import HERE, headwater
 from tests.llm.benchmarks.data import wheel_in as wheel_in  # the fixture
 from tests.llm.models import foreign_model
 
@@ -22,7 +22,7 @@ Put = Callable[[Store], Path]
 def test_a_folder_and_a_recipe_with_that_base_give_the_same_figures(tmp_path: Path, wheel_in: Put) -> None:
     wheel_in(Store(str(tmp_path / "store")))
     model = foreign_model(tmp_path, "llama").path("model")
-    options = ("--tasks", "piqa,lambada_openai", "--limit", "1", "--max-workers", "0")
+    options = ("--tasks", "piqa,lambada_openai", "--limit", "1", *HERE)
     code, output = headwater("evaluate", model, *options, "--store", tmp_path / "store", "--json")
     assert code == 0, output
     told = json.loads(output)
@@ -43,9 +43,7 @@ def test_the_report_card_of_a_run_shows_its_benchmarks(
     ray_cluster: None, tmp_path: Path, wheel_in: Put
 ) -> None:
     wheel_in(Store(str(tmp_path / "store")))
-    code, output = headwater(
-        "run", base_with_benchmarks(tmp_path), "--set", "evaluate={}", "--max-workers", "0"
-    )
+    code, output = headwater("run", base_with_benchmarks(tmp_path), "--set", "evaluate={}", *HERE)
     assert code == 0, output
     (card,) = (tmp_path / "store" / "evaluate").glob("*/report/report.md")
     assert "## Benchmarks" in card.read_text() and "| winogrande, acc | 2 | 0.50 |" in card.read_text()

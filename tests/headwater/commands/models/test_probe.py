@@ -7,13 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from tests.headwater.command import headwater
+from tests.headwater.command import HERE, headwater
 from tests.llm.grounding.test_making import TOWNS
 from tests.llm.models import foreign_model
 
 FILTERS = ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "minhash_dedup")
 """Steps that would drop the short pages of this test."""
-HERE = "--max-workers", "0"
 
 
 def recipe(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import headwater
+from tests.headwater.command import HERE, headwater
 from tests.headwater.sections import PRETRAINING
 
 
@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(folder / "pages.jsonl")]}]},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = ("run", folder / "recipe.yaml", "--max-workers", "0", "--until", "clean")
+    run = ("run", folder / "recipe.yaml", *HERE, "--until", "clean")
     for more in (
         [],
         ["--from", "pretrain", "--until", "pretrain"],
