@@ -41,7 +41,7 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 def unkeyed(default: object) -> Callable[[object], bool]:
-    """For `Field(exclude_if=…)`: a setting at its default is in no artifact's key, whatever holds its section.
+    """For `Field(exclude_if=…)`: a setting at its default is in no key, whatever holds its section.
 
     A setting added later needs this, or a place in `Stage.off_fields` if no other stage holds its section.
     """
