@@ -82,6 +82,7 @@ def test_killed_runs_give_the_bytes_of_a_whole_one_and_fetch_no_stored_part_agai
         assert len(pages) <= fetched <= len(pages) + kills * (PER_PART + 1 + AT_ONCE)
 
 
+@pytest.mark.soak  # `make test` has it in one process
 def test_workers_of_a_cluster_write_what_one_process_writes(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_without_a_store_the_list_stays(
         assert said(url, "one")
 
 
+@pytest.mark.soak  # `make test` has it without Serve, above
 def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
     endpoint: Endpoint, folders: dict[str, str]
 ) -> None:
