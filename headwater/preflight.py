@@ -29,7 +29,7 @@ from headwater.llm.stages.base import Base
 from headwater.llm.stages.benchmarks import Benchmarks
 from headwater.llm.stages.models import TALKING, refuse_untemplated
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.records import check_packages
+from headwater.llm.training.telemetry.records import check_packages
 from headwater.recipe import Recipe
 
 

@@ -18,7 +18,7 @@ from headwater.llm.rl.rollouts import Rollouts, learner_arrays
 from headwater.llm.rl.sampler import Replayed, Sampler, prompt_order
 from headwater.llm.rl.turns import sampled
 from headwater.llm.training.job import StopTraining, Worker
-from headwater.llm.training.shared_prompts import answer_losses
+from headwater.llm.training.losses.shared_prompts import answer_losses
 
 HELDOUT_SEED = 1 << 20
 Arrays = dict[str, np.ndarray]

@@ -190,7 +190,7 @@ class RolloutWorker:
         """Reward model scores of whole sequences; 0 without a reward model."""
         if self.reward_model is None:
             return np.zeros(len(sequences))
-        from headwater.llm.training.objectives import sequence_rewards
+        from headwater.llm.training.losses.objectives import sequence_rewards
 
         return np.array(sequence_rewards(self.reward_model, sequences), np.float32)
 

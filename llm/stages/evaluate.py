@@ -295,7 +295,7 @@ def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]
 
     from headwater.llm.model.build import reward_model
     from headwater.llm.stages.pair_batches import even_share, pair_arrays
-    from headwater.llm.training.objectives import rewards
+    from headwater.llm.training.losses.objectives import rewards
 
     torch.set_num_threads(1)
     model: Any = reward_model(Folder(reward, "model")).eval()

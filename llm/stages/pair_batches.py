@@ -10,7 +10,7 @@ from headwater.llm.examples.encoded import EncodedExamples, describe_examples, p
 from headwater.llm.rows.order import BatchOrder
 from headwater.llm.rows.permutation import permutation
 from headwater.llm.training.job import Worker
-from headwater.llm.training.objectives import Objective
+from headwater.llm.training.losses.objectives import Objective
 
 SIDES = ("chosen", "rejected")
 COLUMNS = ("prompt", *SIDES)

@@ -36,7 +36,7 @@ from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfi
 from headwater.llm.training.held_memory import WithMemory
 from headwater.llm.training.job import Start
 from headwater.llm.training.loop import TrainJob
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.parallel import sequence, tensor
 from headwater.llm.training.state.manager import kept
 

@@ -20,7 +20,7 @@ from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_or
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import TrainJob
-from headwater.llm.training.objectives import BradleyTerry
+from headwater.llm.training.losses.objectives import BradleyTerry
 
 
 class RewardConfig(PairConfig, FineTuneConfig):

@@ -37,7 +37,7 @@ from headwater.llm.stages.pair_batches import even_share, passes
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 
 MAKERS = {
     "headline": conversations.headline_conversation,

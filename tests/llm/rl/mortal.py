@@ -30,8 +30,8 @@ from headwater.llm.rl.sampler import Sampler
 from headwater.llm.stages.replay import Difference, replay
 from headwater.llm.stages.rl import learner
 from headwater.llm.training.job import TrainJob
-from headwater.llm.training.records import RunRecorder
 from headwater.llm.training.state import manager
+from headwater.llm.training.telemetry.records import RunRecorder
 from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import Screen, work

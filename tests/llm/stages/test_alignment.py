@@ -36,7 +36,7 @@ from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
 from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.rl import RlConfig, RolloutBatches
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, SftConfig
-from headwater.llm.training.objectives import REFERENCE_FREE, BradleyTerry, NextToken
+from headwater.llm.training.losses.objectives import REFERENCE_FREE, BradleyTerry, NextToken
 from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job

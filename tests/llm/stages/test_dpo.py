@@ -18,7 +18,7 @@ from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.dpo import AnswerBatches, DpoConfig, ReferenceScorer, _units
 from headwater.llm.stages.pair_batches import COLUMNS
 from headwater.llm.stages.preference_pairs import write_pairs
-from headwater.llm.training.objectives import PreferenceOptimisation
+from headwater.llm.training.losses.objectives import PreferenceOptimisation
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model
 from tests.llm.stages.test_pairs import PAD, Rank

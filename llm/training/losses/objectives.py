@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from headwater.llm.training import preference_losses
+from headwater.llm.training.losses import preference_losses
 
 if TYPE_CHECKING:
     import torch

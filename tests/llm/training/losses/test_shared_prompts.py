@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from headwater.llm.model.cpu_kernels import use_kernels
-from headwater.llm.training.objectives import token_losses
-from headwater.llm.training.shared_prompts import answer_losses
+from headwater.llm.training.losses.objectives import token_losses
+from headwater.llm.training.losses.shared_prompts import answer_losses
 from tests.llm.models import small_model
 
 PROMPT = [11, 12, 13, 14, 15]

@@ -16,15 +16,15 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.utils import groups
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.training import deepspeed_internals as internals
-from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import FineTuneConfig
-from headwater.llm.training.reliances import READ_IN, RELIANCES
+from headwater.llm.training.undocumented import deepspeed_internals as internals
+from headwater.llm.training.undocumented import deepspeed_starts as starts
+from headwater.llm.training.undocumented.reliances import READ_IN, RELIANCES
 from tests.llm.models import small_model
 from tests.llm.ranks import on_ranks
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 OF_DEEPSPEED = {
     "groups": groups,
     "ops": deepspeed.ops,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.objectives import token_losses
+from headwater.llm.training.losses.objectives import token_losses
 
 if TYPE_CHECKING:
     import torch

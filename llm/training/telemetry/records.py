@@ -26,8 +26,8 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
 from headwater.llm.model.adapters import is_adapted
 from headwater.llm.model.shape import flops_per_token
-from headwater.llm.training.deepspeed_internals import whole_size
-from headwater.llm.training.goodput import Goodput
+from headwater.llm.training.telemetry.goodput import Goodput
+from headwater.llm.training.undocumented.deepspeed_internals import whole_size
 
 if TYPE_CHECKING:
     import numpy as np

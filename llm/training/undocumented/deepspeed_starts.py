@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.reliances import relies_on
+from headwater.llm.training.undocumented.reliances import relies_on
 
 if TYPE_CHECKING:
     import torch

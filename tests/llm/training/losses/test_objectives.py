@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from headwater.llm.model.shape import flops_per_token, hf_config, parameter_count
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.objectives import NextToken
-from headwater.llm.training.preference_losses import bradley_terry
+from headwater.llm.training.losses.objectives import NextToken
+from headwater.llm.training.losses.preference_losses import bradley_terry
 from headwater.llm.training.schedule import muon_momentum, share_of_peak, weight_decay
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import SMALL, small_model

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from headwater.llm.training import preference_losses
-from headwater.llm.training.objectives import (
+from headwater.llm.training.losses import preference_losses
+from headwater.llm.training.losses.objectives import (
     REFERENCE_FREE,
     BradleyTerry,
     PairLoss,
     PreferenceOptimisation,
 )
-from headwater.llm.training.preference_losses import bradley_terry, dpo, ipo, kto, orpo, simpo
+from headwater.llm.training.losses.preference_losses import bradley_terry, dpo, ipo, kto, orpo, simpo
 from tests.llm.models import small_model
 
 LOSSES: tuple[PairLoss, ...] = ("dpo", "ipo", "kto", "simpo", "orpo")

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from headwater.llm.rl.losses import Policy
-from headwater.llm.training import preference_losses as losses
-from headwater.llm.training.objectives import PreferenceOptimisation, masked_logprobs
+from headwater.llm.training.losses import preference_losses as losses
+from headwater.llm.training.losses.objectives import PreferenceOptimisation, masked_logprobs
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import small_model
 

@@ -2,7 +2,8 @@
 
 No other file reaches into an engine, but `deepspeed_starts.py` when one is built. `relies_on` says what a
 function reads, as it was in the version `reliances.READ_IN`.
-`tests/llm/training/test_deepspeed_internals.py` opens an engine at every ZeRO stage and checks each of them.
+`tests/llm/training/undocumented/test_deepspeed_internals.py` opens an engine at every ZeRO stage and checks
+each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from headwater.llm.training.reliances import relies_on
+from headwater.llm.training.undocumented.reliances import relies_on
 
 
 @relies_on("engine.param_names", breaks="checkpoints, exports and moving averages")
