@@ -25,9 +25,9 @@ from headwater.llm.examples.encoded import EncodedExamples, Example, pad, write_
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder
+from headwater.llm.stages.data.pair_batches import SIDES, HeldoutPairs, PairBatches, pair_arrays, passes
+from headwater.llm.stages.data.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.pair_batches import SIDES, HeldoutPairs, PairBatches, pair_arrays, passes
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import TrainJob

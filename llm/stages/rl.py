@@ -41,9 +41,9 @@ from headwater.llm.rl.sampler import Replayed, Sampler
 from headwater.llm.rl.sampler import prompt_order as prompt_order
 from headwater.llm.rl.search import OpenIndex, open_search, search_task
 from headwater.llm.rl.turns import Turns
-from headwater.llm.stages import ranked_prompts
+from headwater.llm.stages.data import ranked_prompts
+from headwater.llm.stages.data.own_data import Skipped, check_files, report
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_adapters, check_base, newest
-from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS
 from headwater.llm.training.loop import TrainJob

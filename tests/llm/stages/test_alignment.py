@@ -32,8 +32,8 @@ from headwater.llm.rl.losses import Policy
 from headwater.llm.rl.rollouts import Rollouts, WeightBoard
 from headwater.llm.rl.sampler import Sampler
 from headwater.llm.stages import dpo
-from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
-from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
+from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches
+from headwater.llm.stages.data.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.rl import RlConfig, RolloutBatches
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, SftConfig
 from headwater.llm.training.losses.objectives import REFERENCE_FREE, BradleyTerry, NextToken

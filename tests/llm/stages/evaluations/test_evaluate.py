@@ -15,14 +15,14 @@ from headwater.llm.evaluation.measures import Report
 from headwater.llm.evaluation.report import to_markdown
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.own_data.reading import split_of_record
-from headwater.llm.stages.evaluate import Evaluate, EvaluateConfig, pair_accuracies
-from headwater.llm.stages.metric_rows import expectations, metric_rows
-from headwater.llm.stages.pair_batches import pair_arrays
-from headwater.llm.stages.preference_pairs import write_pairs
+from headwater.llm.stages.data.pair_batches import pair_arrays
+from headwater.llm.stages.data.preference_pairs import write_pairs
+from headwater.llm.stages.evaluations.evaluate import Evaluate, EvaluateConfig, pair_accuracies
+from headwater.llm.stages.evaluations.metric_rows import expectations, metric_rows
 from headwater.llm.training.losses.objectives import rewards
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.examples.own_data.test_formats import json_lines
-from tests.llm.stages.test_pairs import PAD, pairs
+from tests.llm.stages.data.test_pairs import PAD, pairs
 from tests.llm.training.parallel.test_sharding import small_reward_model
 
 

@@ -21,10 +21,10 @@ from headwater.llm.examples.own_data.reading import split_of_record
 from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages import sft
+from headwater.llm.stages.data.own_data import example_order, report
+from headwater.llm.stages.data.pair_batches import COLUMNS, SIDES, PairBatches
+from headwater.llm.stages.data.preference_pairs import pair_order, prepare_pairs
 from headwater.llm.stages.dpo import AnswerBatches, Dpo, DpoConfig
-from headwater.llm.stages.own_data import example_order, report
-from headwater.llm.stages.pair_batches import COLUMNS, SIDES, PairBatches
-from headwater.llm.stages.preference_pairs import pair_order, prepare_pairs
 from headwater.llm.stages.reward import Reward, RewardConfig
 from headwater.llm.stages.rl import Rl, RlConfig
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, Sft, SftConfig

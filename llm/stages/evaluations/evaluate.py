@@ -29,7 +29,7 @@ from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rl.rollouts import Rollouts
 from headwater.llm.rl.search import OpenIndex
-from headwater.llm.stages.metric_rows import expectations, metric_rows, metrics_of, rl_config
+from headwater.llm.stages.evaluations.metric_rows import expectations, metric_rows, metrics_of, rl_config
 from headwater.llm.stages.models import MODELS, newest_model, starting_model
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.rl import (
@@ -294,7 +294,7 @@ def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]
     import torch
 
     from headwater.llm.model.build import reward_model
-    from headwater.llm.stages.pair_batches import even_share, pair_arrays
+    from headwater.llm.stages.data.pair_batches import even_share, pair_arrays
     from headwater.llm.training.losses.objectives import rewards
 
     torch.set_num_threads(1)

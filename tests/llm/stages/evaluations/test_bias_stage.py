@@ -11,7 +11,7 @@ from headwater.llm.examples.chat import encode_answer, encode_prompt
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.probes.bias import questions
 from headwater.llm.probes.results import bias_rows
-from headwater.llm.stages.bias import Bias, BiasConfig
+from headwater.llm.stages.evaluations.bias import Bias, BiasConfig
 from tests.llm.models import save_model
 
 

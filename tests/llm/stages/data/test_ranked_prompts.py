@@ -14,7 +14,7 @@ from headwater.llm.examples import rankings
 from headwater.llm.examples.preferences import split_of_prompt
 from headwater.llm.examples.rankings import Ranking
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.stages.ranked_prompts import fingerprint, keep, kept_tasks
+from headwater.llm.stages.data.ranked_prompts import fingerprint, keep, kept_tasks
 from headwater.llm.stages.rl import Rl
 from headwater.llm.stages.trace import reading
 

@@ -38,9 +38,16 @@ from headwater.llm.examples.tasks import Task, check_titles, headline_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
 from headwater.llm.rows.order import BatchOrder
+from headwater.llm.stages.data.own_data import (
+    PEOPLE,
+    Skipped,
+    check_files,
+    example_order,
+    file_prefix,
+    report,
+)
+from headwater.llm.stages.data.pair_batches import COLUMNS
 from headwater.llm.stages.models import FINE_TUNED, check_adapters, check_base, newest_model
-from headwater.llm.stages.own_data import PEOPLE, Skipped, check_files, example_order, file_prefix, report
-from headwater.llm.stages.pair_batches import COLUMNS
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 
 HELDOUT_MODEL_SHARE = 0.25

@@ -18,8 +18,15 @@ from headwater.llm.examples.own_data.reading import conversations
 from headwater.llm.examples.own_data.source import DataSource
 from headwater.llm.inference.asking import Answerer
 from headwater.llm.probes.facts import read_facts
-from headwater.llm.stages import probe as stages
-from headwater.llm.stages.probe import EXAMPLES, Facts, FactsConfig, Probe, ProbeConfig, read_asked
+from headwater.llm.stages.evaluations import probe as stages
+from headwater.llm.stages.evaluations.probe import (
+    EXAMPLES,
+    Facts,
+    FactsConfig,
+    Probe,
+    ProbeConfig,
+    read_asked,
+)
 from tests.llm.grounding.test_making import TOWNS
 from tests.llm.models import save_model, small_model
 from tests.serving.conftest import clean_artifact

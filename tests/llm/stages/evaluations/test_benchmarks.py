@@ -14,7 +14,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.llm.benchmarks.records import wheels
 from headwater.llm.benchmarks.tasks import TASKS
-from headwater.llm.stages.benchmarks import Benchmarks, BenchmarksConfig, candidates
+from headwater.llm.stages.evaluations.benchmarks import Benchmarks, BenchmarksConfig, candidates
 from tests.llm.benchmarks import data
 from tests.llm.benchmarks.data import wheel_in as wheel_in  # the fixture
 from tests.llm.benchmarks.test_contamination import corpus

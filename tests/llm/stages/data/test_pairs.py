@@ -14,8 +14,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.examples.preferences import Preference, read_rankings, save_ranking, split_of_prompt
-from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches, even_share, pair_arrays
-from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
+from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches, even_share, pair_arrays
+from headwater.llm.stages.data.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.trace import reading
 from headwater.llm.training.job import Worker
 from headwater.llm.training.losses.objectives import BradleyTerry, rewards
