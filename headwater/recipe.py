@@ -31,7 +31,7 @@ from headwater.llm.model.dial import (
     learning_rate,
 )
 from headwater.llm.rankings.gate import ImproveConfig
-from headwater.llm.rl.verifiers import CITATIONS
+from headwater.llm.rl.rewards.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
 from headwater.llm.stages.dpo import DpoConfig
 from headwater.llm.stages.evaluations.benchmarks import BenchmarksConfig

@@ -22,7 +22,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.chat_template import CHAT_TEMPLATE
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard
 from headwater.llm.training import loop
 from headwater.llm.training.job import TrainJob
 from headwater.recipe import load, packaged

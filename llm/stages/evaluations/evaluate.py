@@ -27,8 +27,8 @@ from headwater.llm.grounding.prompt import FULL_INSTRUCTION
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.inference import Sampling
 from headwater.llm.inference import pool as engines
-from headwater.llm.rl.rollouts import Rollouts
-from headwater.llm.rl.search import OpenIndex
+from headwater.llm.rl.rollouts.search import OpenIndex
+from headwater.llm.rl.rollouts.worker import Rollouts
 from headwater.llm.stages.evaluations.metric_rows import expectations, metric_rows, metrics_of, rl_config
 from headwater.llm.stages.models import MODELS, newest_model, starting_model
 from headwater.llm.stages.pretrain import PretrainConfig

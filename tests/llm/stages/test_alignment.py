@@ -29,8 +29,8 @@ from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.critic import with_value_head
 from headwater.llm.rl.losses import Policy
-from headwater.llm.rl.rollouts import Rollouts, WeightBoard
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import Rollouts, WeightBoard
 from headwater.llm.stages import dpo
 from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches
 from headwater.llm.stages.data.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs

@@ -10,8 +10,8 @@ import pytest
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference import Completion
-from headwater.llm.rl.journal import Journal, JournalledOrder, RolloutBatch, Start, Torn
-from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.rl.rollouts.journal import Journal, JournalledOrder, RolloutBatch, Start, Torn
+from headwater.llm.rl.rollouts.worker import Rollouts
 
 
 def batch(number: int, positions: list[int]) -> RolloutBatch:

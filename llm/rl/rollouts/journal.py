@@ -20,7 +20,7 @@ import numpy as np
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference.base import Completion
-from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.rl.rollouts.worker import Rollouts
 from headwater.llm.rows.order import BatchOrder, Visit
 
 FOLDER = "journal"

@@ -13,8 +13,8 @@ from headwater.cluster.runtime.plugins import read_plugin
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.judge import Judge, Weighted
-from headwater.llm.rl.made_tasks import made_tasks
+from headwater.llm.rl.rewards.judge import Judge, Weighted
+from headwater.llm.rl.rewards.made_tasks import made_tasks
 from headwater.llm.stages.rl import Rl
 
 MINE = """

@@ -17,10 +17,10 @@ import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.tasks import Task
-from headwater.llm.rl.arrivals import Arrivals
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.journal import Journal, RolloutBatch, Torn
-from headwater.llm.rl.rollouts import Rollouts
+from headwater.llm.rl.rollouts.arrivals import Arrivals
+from headwater.llm.rl.rollouts.journal import Journal, RolloutBatch, Torn
+from headwater.llm.rl.rollouts.worker import Rollouts
 from headwater.llm.rows.order import BatchOrder, RepeatedOrder, ShuffledOrder
 from headwater.llm.rows.permutation import derived_seed
 from headwater.llm.training.job import Worker

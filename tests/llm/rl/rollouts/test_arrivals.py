@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.llm.rl.arrivals import Arrivals
+from headwater.llm.rl.rollouts.arrivals import Arrivals
 
 
 @given(

@@ -15,9 +15,9 @@ from headwater.llm.examples.chat import encode_prompt
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Sampling
 from headwater.llm.model.adapters import Changes
-from headwater.llm.rl import verifiers
-from headwater.llm.rl.judge import Weighted
-from headwater.llm.rl.rollouts import Rollouts, RolloutWorker, WeightBoard
+from headwater.llm.rl.rewards import verifiers
+from headwater.llm.rl.rewards.judge import Weighted
+from headwater.llm.rl.rollouts.worker import Rollouts, RolloutWorker, WeightBoard
 from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model

@@ -17,7 +17,7 @@ from headwater.llm.grounding.prompt import read_numbered
 from headwater.llm.grounding.reward import reward
 from headwater.llm.grounding.sentences import content_stems, content_words
 from headwater.llm.inference.base import Completion
-from headwater.llm.rl import sandbox
+from headwater.llm.rl.rewards import sandbox
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 LENGTH = (4, 16)
@@ -117,8 +117,7 @@ def json_schema(answer: str, completion: Completion, task: Task) -> float:
 def code(answer: str, completion: Completion, task: Task) -> float:
     """1 if the reference, tests in Python, runs to its end after the answer (`fenced`); else 0.
 
-    Both run in a process of their own with limits, see `llm/rl/sandbox.py`. Raises OSError if it does not
-    start.
+    Both run in a process of their own with limits, see `sandbox.py`. Raises OSError if it does not start.
     """
     return float(sandbox.run(fenced(answer), task.reference).passed)
 

@@ -11,7 +11,7 @@ from headwater.llm.grounding.prompt import NOTHING_FOUND
 from headwater.llm.grounding.reward import reward
 from headwater.llm.grounding.tasks import GroundedTask
 from headwater.llm.inference.base import Completion
-from headwater.llm.rl.verifiers import VERIFIERS
+from headwater.llm.rl.rewards.verifiers import VERIFIERS
 
 TEXTS = (
     "Farmers fear for their wheat after weeks of rain in Kent.",

@@ -20,8 +20,8 @@ from headwater.llm.examples.chat import decode_answer, encode_prompt
 from headwater.llm.examples.encoded import pad
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion, Sampling
-from headwater.llm.rl.judge import Judge, Weighted
-from headwater.llm.rl.turns import Player, Turns, sampled
+from headwater.llm.rl.rewards.judge import Judge, Weighted
+from headwater.llm.rl.rollouts.turns import Player, Turns, sampled
 from headwater.llm.rows.permutation import derived_seed
 
 
@@ -31,7 +31,7 @@ class Rollouts:
 
     prompts: list[list[int]]
     completions: list[Completion]
-    """With several turns also what the environment wrote between them (`llm/rl/turns.py`)."""
+    """With several turns also what the environment wrote between them (`llm/rl/rollouts/turns.py`)."""
     reference_logprobs: list[list[float]]
     answers: list[str]
     model_rewards: np.ndarray

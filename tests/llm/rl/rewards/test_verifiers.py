@@ -11,9 +11,9 @@ import regex
 
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
-from headwater.llm.rl import sandbox
-from headwater.llm.rl.sandbox import Limits
-from headwater.llm.rl.verifiers import VERIFIERS, headline
+from headwater.llm.rl.rewards import sandbox
+from headwater.llm.rl.rewards.sandbox import Limits
+from headwater.llm.rl.rewards.verifiers import VERIFIERS, headline
 
 STOPPED = Completion([1], [0.0], "stop")
 

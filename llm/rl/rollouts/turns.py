@@ -20,7 +20,7 @@ from headwater.llm.examples.conversations import Conversation
 from headwater.llm.examples.tasks import Task
 from headwater.llm.examples.template import turn_end
 from headwater.llm.inference.base import Completion, Engine, Sampling
-from headwater.llm.rl.judge import Judge, Judged
+from headwater.llm.rl.rewards.judge import Judge, Judged
 from headwater.llm.rows.permutation import derived_seed
 
 REPLY_ROLE = "tool"

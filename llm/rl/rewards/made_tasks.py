@@ -16,7 +16,7 @@ from headwater.llm.examples.tasks import Task, arithmetic_tasks
 TASKS: dict[str, tuple[Callable[[], Iterable[Task]], str]] = {"arithmetic": (arithmetic_tasks, "number")}
 """Tasks made by a program, each with its verifier."""
 SEARCH = "search"
-"""A name of `rl.task` alone: its tasks are made from the stage `grounded`, see `llm/rl/search.py`."""
+"""A name of `rl.task` alone: its tasks are made from the stage `grounded`, see `rl/rollouts/search.py`."""
 
 
 def check_name(name: str, known: Iterable[str]) -> None:

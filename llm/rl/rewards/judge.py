@@ -26,7 +26,7 @@ from headwater.cluster.errors import first_line
 from headwater.cluster.runtime.plugins import Plugin
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference.base import Completion
-from headwater.llm.rl.verifiers import VERIFIERS
+from headwater.llm.rl.rewards.verifiers import VERIFIERS
 
 log = logging.getLogger("headwater")
 

@@ -17,7 +17,7 @@ from headwater.llm.examples.tasks import Task
 from headwater.llm.grounding.passages import Passage
 from headwater.llm.grounding.prompt import NOTHING_FOUND, numbered, read_numbered
 from headwater.llm.grounding.tasks import GroundedTask
-from headwater.llm.rl.turns import REPLY_ROLE
+from headwater.llm.rl.rollouts.turns import REPLY_ROLE
 
 PASSAGES = 3
 """Passages that a search finds."""

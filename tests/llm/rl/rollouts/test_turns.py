@@ -26,11 +26,11 @@ from headwater.llm.grounding.prompt import NOTHING_FOUND
 from headwater.llm.grounding.tasks import GroundedTask
 from headwater.llm.inference import Completion, Sampling
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.judge import Judge, Weighted
 from headwater.llm.rl.losses import Policy
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard, learner_arrays
-from headwater.llm.rl.search import Search, demonstration, open_search, query_of, search_task
-from headwater.llm.rl.turns import Player, Turns
+from headwater.llm.rl.rewards.judge import Judge, Weighted
+from headwater.llm.rl.rollouts.search import Search, demonstration, open_search, query_of, search_task
+from headwater.llm.rl.rollouts.turns import Player, Turns
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard, learner_arrays
 from headwater.llm.stages.rl import Rl
 from headwater.serving.retrieval.index import Index, IndexConfig
 from headwater.serving.retrieval.search import PassageIndex

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headwater.llm.examples.tasks import Task
-from headwater.llm.rl.made_tasks import made_tasks
+from headwater.llm.rl.rewards.made_tasks import made_tasks
 
 MINE = """
 from headwater.llm.examples.tasks import Task
