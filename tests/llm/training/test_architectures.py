@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from headwater.cluster.storage.artifact import Folder
 from headwater.llm.inference import Sampling
-from headwater.llm.inference.decoder import way_of
+from headwater.llm.inference.forward.decoder import way_of
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.build import initialise
 from headwater.llm.model.origins import fresh

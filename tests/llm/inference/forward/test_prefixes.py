@@ -11,7 +11,7 @@ import torch
 
 from headwater.llm.inference.base import Completion, Limits, Sampling
 from headwater.llm.inference.batching import Batch
-from headwater.llm.inference.prefixes import SHARED_TOKENS, Prefix, Prefixes
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS, Prefix, Prefixes
 from headwater.llm.inference.shared import SharedEngine
 from headwater.llm.inference.torch_engine import TorchEngine
 from tests.llm.chat_tokenizer import chat_tokenizer

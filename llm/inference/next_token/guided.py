@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
-from headwater.llm.inference.closing import Place, shortest_end
+from headwater.llm.inference.next_token.closing import Place, shortest_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -14,7 +14,7 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference.base import Completion, Limits, Sampling
-from headwater.llm.inference.sampling import Choices, choose, sample
+from headwater.llm.inference.next_token.sampling import Choices, choose, sample
 from headwater.llm.inference.torch_engine import TorchEngine
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import small_engine, small_model

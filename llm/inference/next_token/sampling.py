@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from headwater.llm.inference.base import Sampling, Token
-from headwater.llm.inference.guided import Guide
+from headwater.llm.inference.next_token.guided import Guide
 
 
 @dataclass(eq=False)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.inference.low_rank import AGREEMENT, only
-from headwater.llm.inference.slots import LayerShape, Pass, Slots
+from headwater.llm.inference.forward.low_rank import AGREEMENT, only
+from headwater.llm.inference.forward.slots import LayerShape, Pass, Slots
 from headwater.llm.model.coverage import KERNELS
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import torch
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference.base import Completion, Sampling
-from headwater.llm.inference.closing import Place
-from headwater.llm.inference.guided import Guides, check_size
+from headwater.llm.inference.next_token.closing import Place
+from headwater.llm.inference.next_token.guided import Guides, check_size
 from headwater.llm.inference.torch_engine import TorchEngine
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.examples.template_tokenizers import family
