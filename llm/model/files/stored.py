@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Folder
 from headwater.cluster.storage.filesystem import filesystem
-from headwater.llm.model.source import INDEX, WEIGHTS
+from headwater.llm.model.files.source import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise, reward_model
-from headwater.llm.model.export import export
-from headwater.llm.model.from_gguf import read_gguf
+from headwater.llm.model.files.export import export
+from headwater.llm.model.files.from_gguf import read_gguf
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.training import zero
 from headwater.llm.training.loop import train_step
@@ -231,7 +231,7 @@ def test_llama_cpp_has_our_token_ids_ends_and_template(trained: Artifact, tmp_pa
 
 def test_a_larger_vocabulary_tokenizes_identically_in_llama_cpp(tmp_path: Path) -> None:
     """Every merge and piece of a tokenizer that was trained on this project's own files."""
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     texts = [path.read_text() for path in sorted(root.glob("llm/*.py")) + sorted(root.glob("docs/*.md"))]
     tokenizer = wrap(train(texts, 2_000, 2))
     folder = tmp_path / "source" / "model"

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.model.gguf import PRECISIONS, Precision, write_gguf
+from headwater.llm.model.files.gguf import PRECISIONS, Precision, write_gguf
 
 Format = Literal["hf", "gguf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
