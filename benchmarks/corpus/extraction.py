@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import trafilatura
 
-from headwater.data_pipeline.text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, main_text
 from headwater.data_pipeline.verdict import Rejection
 
 SAMPLES = 2000

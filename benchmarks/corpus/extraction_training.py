@@ -1,4 +1,4 @@
-"""Trains the model of `extract.setting=quality` (data_pipeline/text/block_model.py) and measures it by site.
+"""Trains the model of `extract.setting=quality` (data_pipeline/text/main_text/) and measures it by site.
 
     python -m benchmarks.corpus.extraction_training train.parquet MODEL.safetensors --source "The pages"
 
@@ -28,11 +28,11 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from benchmarks.corpus.extraction import f1
-from headwater.data_pipeline.text import page as html_page
-from headwater.data_pipeline.text.block_features import context, features, name_score, name_words
-from headwater.data_pipeline.text.block_model import CAUTION, LEAF, Trees, chosen
-from headwater.data_pipeline.text.blocks import Blocks, joined, read_blocks
 from headwater.data_pipeline.text.charset import decode_html
+from headwater.data_pipeline.text.main_text import page as html_page
+from headwater.data_pipeline.text.main_text.block_features import context, features, name_score, name_words
+from headwater.data_pipeline.text.main_text.block_model import CAUTION, LEAF, Trees, chosen
+from headwater.data_pipeline.text.main_text.blocks import Blocks, joined, read_blocks
 
 FOLDS, BLOCKS_A_PAGE = 5, 110
 ALONE, TOGETHER = (40, 16, 0.15), (110, 24, 0.1)

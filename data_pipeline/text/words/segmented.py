@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import regex
 
-from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text.word_table import WordIds, WordTable
+from headwater.data_pipeline.text.words import counting
+from headwater.data_pipeline.text.words.word_table import WordIds, WordTable
 
 Split = Callable[[str], Iterable[str]]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text.word_table import Growing, WordIds, WordTable
+from headwater.data_pipeline.text.words import counting
+from headwater.data_pipeline.text.words.word_table import Growing, WordIds, WordTable
 from headwater.data_pipeline.verdict import Refused, Rejection
 
 LEFT, RIGHT, CUT = 1, 2, 4

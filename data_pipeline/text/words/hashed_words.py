@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.counting import BASE, mix
+from headwater.data_pipeline.text.words.counting import BASE, mix
 
 SPACE, PART, ALONE = 0, 1, 2
 """Kinds of characters: between words, part of a word, or a word by itself."""

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig
+from headwater.data_pipeline.filters.classifiers.toxicity import Toxicity, ToxicityConfig
 from headwater.data_pipeline.verdict import Rejection, Scores, first_hit
-from tests.data_pipeline.filters.test_quality_classifier import BAD, GOOD, trained
+from tests.data_pipeline.filters.classifiers.test_quality_classifier import BAD, GOOD, trained
 
 
 def verdict(scores: Scores, config: ToxicityConfig) -> Rejection | None:

@@ -20,11 +20,11 @@ from pydantic import Field
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty
 from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.classifiers.linear import MODEL, LinearModel
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
-from headwater.data_pipeline.filters.linear import MODEL, LinearModel
 from headwater.data_pipeline.filters.lists import read_list
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.hashed_words import folded, hashed_words, ngram_hashes
+from headwater.data_pipeline.text.words.hashed_words import folded, hashed_words, ngram_hashes
 from headwater.data_pipeline.verdict import Rule, Scores
 
 Language = Literal[

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.filters import linear, training
+from headwater.data_pipeline.filters.classifiers import linear, training
+from headwater.data_pipeline.filters.classifiers.linear import LinearModel
+from headwater.data_pipeline.filters.classifiers.quality_classifier import QualityClassifierConfig
+from headwater.data_pipeline.filters.classifiers.training import Examples, Table, TrainSettings
 from headwater.data_pipeline.filters.filter import Measured
-from headwater.data_pipeline.filters.linear import LinearModel
-from headwater.data_pipeline.filters.quality_classifier import QualityClassifierConfig
-from headwater.data_pipeline.filters.training import Examples, Table, TrainSettings
 from headwater.data_pipeline.quality import QualityJob, check_output, train_model
 from headwater.data_pipeline.sources.spec import Columns
 from headwater.data_pipeline.verdict import Rejection, Scores, first_hit

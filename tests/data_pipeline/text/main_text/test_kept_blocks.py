@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headwater.data_pipeline.text.extract import ExtractConfig, main_text
-from headwater.data_pipeline.text.kept_blocks import with_blocks, with_words
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.main_text.kept_blocks import with_blocks, with_words
 from headwater.data_pipeline.text.normalise import normalise
 from headwater.data_pipeline.verdict import Rejection
 from tests.data_pipeline.corpora import article

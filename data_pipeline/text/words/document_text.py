@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from headwater.data_pipeline.text.languages import ENGLISH
-from headwater.data_pipeline.text.segmented import SPLITTERS, Segmented
-from headwater.data_pipeline.text.word_table import WordIds, WordTable
-from headwater.data_pipeline.text.words import Vocabulary
+from headwater.data_pipeline.text.words.languages import ENGLISH
+from headwater.data_pipeline.text.words.segmented import SPLITTERS, Segmented
+from headwater.data_pipeline.text.words.spacy_words import Vocabulary
+from headwater.data_pipeline.text.words.word_table import WordIds, WordTable
 
 CHUNKS_KEPT, BYTES_KEPT = 1_000_000, 100_000_000
 """Chunks, and bytes of distinct words, at which the vocabularies are reset (about 500 MB of memory)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from headwater.data_pipeline.text.blocks import HIDDEN, Blocks
+from headwater.data_pipeline.text.main_text.blocks import HIDDEN, Blocks
 
 Floats = npt.NDArray[np.float32]
 NAME_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

@@ -8,9 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from headwater.data_pipeline.text.block_features import context, features, name_groups, name_score, name_words
-from headwater.data_pipeline.text.block_model import LEAF, Trees, block_model, chosen, quality_text
-from headwater.data_pipeline.text.blocks import TAGS, joined, read_blocks
+from headwater.data_pipeline.text.main_text.block_features import (
+    context,
+    features,
+    name_groups,
+    name_score,
+    name_words,
+)
+from headwater.data_pipeline.text.main_text.block_model import LEAF, Trees, block_model, chosen, quality_text
+from headwater.data_pipeline.text.main_text.blocks import TAGS, joined, read_blocks
 
 PAGE = (
     "<body>loose <b>text</b><div class='side'><ul><li><a href='/'>Home</a></li><li>Us</li></ul></div>"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text.punctuation import PUNCTUATION, TERMINAL_PUNCTUATION
+from headwater.data_pipeline.text.words import counting
+from headwater.data_pipeline.text.words.punctuation import PUNCTUATION, TERMINAL_PUNCTUATION
 
 
 @dataclass(frozen=True)

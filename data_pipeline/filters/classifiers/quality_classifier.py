@@ -11,8 +11,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from headwater.cluster.storage.filesystem import join
+from headwater.data_pipeline.filters.classifiers.linear import MODEL, LinearModel
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
-from headwater.data_pipeline.filters.linear import MODEL, LinearModel
 from headwater.data_pipeline.verdict import Rule
 
 

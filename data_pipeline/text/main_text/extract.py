@@ -16,7 +16,7 @@ from pydantic import Field
 from headwater.cluster.runtime.stage import StageConfig, unkeyed
 from headwater.data_pipeline.text.charset import decode_html
 from headwater.data_pipeline.text.child import Child, ChildFailed
-from headwater.data_pipeline.text.kept_blocks import with_blocks, with_words
+from headwater.data_pipeline.text.main_text.kept_blocks import with_blocks, with_words
 from headwater.data_pipeline.verdict import Rejection
 
 WARM_UP = b"<html><body><p>Loads the libraries.</p></body></html>"
@@ -60,8 +60,8 @@ def main_text(html: bytes, url: str, config: ExtractConfig) -> MainText | Reject
     from lxml import etree
     from resiliparse.parse.html import HTMLParserException
 
-    from headwater.data_pipeline.text import page
-    from headwater.data_pipeline.text.block_model import quality_text
+    from headwater.data_pipeline.text.main_text import page
+    from headwater.data_pipeline.text.main_text.block_model import quality_text
 
     if len(html) > config.max_html_bytes:
         return Rejection("html_too_large", len(html), config.max_html_bytes)

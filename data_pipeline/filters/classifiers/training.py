@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.data_pipeline.filters import linear
+from headwater.data_pipeline.filters.classifiers import linear
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.counting import BASE, mix
+from headwater.data_pipeline.text.words.counting import BASE, mix
 
 LOOKED_AT_ONCE = 2_000
 """Texts between two progress reports."""

@@ -6,9 +6,9 @@ import importlib.util
 
 import pytest
 
-from headwater.data_pipeline.text.document_text import Text, vocabulary
-from headwater.data_pipeline.text.languages import UNSPACED, language_of, named, table
-from headwater.data_pipeline.text.segmented import LONG, PACKAGES, PIECE, SPLITTERS, bounded, pieces
+from headwater.data_pipeline.text.words.document_text import Text, vocabulary
+from headwater.data_pipeline.text.words.languages import UNSPACED, language_of, named, table
+from headwater.data_pipeline.text.words.segmented import LONG, PACKAGES, PIECE, SPLITTERS, bounded, pieces
 
 HERE = [name for name in SPLITTERS if all(importlib.util.find_spec(part) for part in PACKAGES.get(name, ()))]
 

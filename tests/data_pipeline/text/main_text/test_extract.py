@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.corpus.extraction import f1, gold_text
-from headwater.data_pipeline.text import page
-from headwater.data_pipeline.text.extract import ExtractConfig, Extractor, main_text
+from headwater.data_pipeline.text.main_text import page
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor, main_text
 from headwater.data_pipeline.verdict import Rejection
 from tests.data_pipeline.corpora import article
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.cluster.storage.filesystem import filesystem, join
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.counting import BASE, mix
-from headwater.data_pipeline.text.hashed_words import folded, hashed_words
+from headwater.data_pipeline.text.words.counting import BASE, mix
+from headwater.data_pipeline.text.words.hashed_words import folded, hashed_words
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1

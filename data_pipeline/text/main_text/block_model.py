@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from headwater.data_pipeline.text.block_features import Floats, context, features, name_score
-from headwater.data_pipeline.text.blocks import Blocks, joined, read_blocks
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.kept_blocks import with_blocks
+from headwater.data_pipeline.text.main_text.block_features import Floats, context, features, name_score
+from headwater.data_pipeline.text.main_text.blocks import Blocks, joined, read_blocks
+from headwater.data_pipeline.text.main_text.kept_blocks import with_blocks
 
 FILE = Path(__file__).with_name("block_model.safetensors")
 LEAF = -1
