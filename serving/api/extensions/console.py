@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from headwater.serving.api.backend import Backend
 from headwater.serving.errors import ApiError
 
-CONSOLE = Path(__file__).parents[1] / "console"
+CONSOLE = Path(__file__).parents[2] / "console"
 
 
 async def page(backend: Backend, request: Request) -> Response:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from headwater.cluster.storage.artifact import Artifact
-from headwater.serving.api import documents
+from headwater.serving.api.extensions import documents
 from headwater.serving.api.keys.auth import ADMIN, RANK, Key
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
