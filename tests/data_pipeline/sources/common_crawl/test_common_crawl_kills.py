@@ -20,7 +20,7 @@ from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.sources.common_crawl import selection
 from tests.cluster.heads import ROOT
-from tests.data_pipeline.sources.mirror import CRAWL, Page, Served, build, serving
+from tests.data_pipeline.sources.common_crawl.mirror import CRAWL, Page, Served, build, serving
 
 PER_PART, AT_ONCE = 10, 4
 DRIVER = """

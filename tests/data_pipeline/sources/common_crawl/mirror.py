@@ -24,7 +24,7 @@ from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.tables import read_table
 from tests.data_pipeline.corpora import article
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 CRAWL = "CC-MAIN-2024-10"
 SEGMENT = f"crawl-data/{CRAWL}/segments/1707947473347.0"

@@ -22,7 +22,7 @@ from headwater.data_pipeline.sources.readers import archive
 from headwater.data_pipeline.sources.spec import Columns, WarcSource
 from tests.data_pipeline.formats.making import docx, epub, paragraph, pdf, zipped
 from tests.data_pipeline.reading import read_all, source_of
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 PDF = pdf([[(60.0, 700.0, 10.0, "Words of a PDF file.")]], title="On rivers")
 MEMBERS: dict[str, str | bytes] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_pipeline.sources.mirror import PAGES, Served, build, serving
+from tests.data_pipeline.sources.common_crawl.mirror import PAGES, Served, build, serving
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from headwater.data_pipeline.sources import opening
 from tests.data_pipeline.corpora import article
 from tests.data_pipeline.formats.making import zipped
 from tests.data_pipeline.reading import read_all, source_of
-from tests.data_pipeline.sources.test_dumps import HEAD, MAILS, wiki_page
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_dumps import HEAD, MAILS, wiki_page
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 PAGE = b"<html><body><p>hello</p></body></html>"
 

@@ -24,7 +24,7 @@ from headwater.data_pipeline.sources.common_crawl import ranges, selection
 from headwater.data_pipeline.sources.common_crawl.index import sampled
 from headwater.data_pipeline.sources.common_crawl.selection import Selection
 from headwater.data_pipeline.sources.spec import CommonCrawlSource
-from tests.data_pipeline.sources.mirror import (
+from tests.data_pipeline.sources.common_crawl.mirror import (
     CRAWL,
     GOOD,
     PAGES,

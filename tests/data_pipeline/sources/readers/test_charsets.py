@@ -10,7 +10,7 @@ import pytest
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.acquire import AcquireConfig, ReadWorker, _units
 from headwater.data_pipeline.text.charset import decode_declared, decode_html
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.session import Session
 from headwater.data_pipeline.parts import UNREAD
-from tests.data_pipeline.sources.mirror import (
+from tests.data_pipeline.sources.common_crawl.mirror import (
     CRAWL,
     GOOD,
     PAGES,
