@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.corpus import extraction
+from benchmarks.corpus.extraction import __main__ as extraction
 from tests.data_pipeline.corpora import article
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -65,7 +65,7 @@ def test_extraction_is_measured_in_both_settings(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (str(pages), "--passes", "1")
-    lines = run("corpus.extraction", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.extraction.__main__", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     engines = ["trafilatura", "no-comments", "quality", "fast"]
     assert [line.split()[3] for line in lines[1:5]] == [line.split()[0] for line in lines[5:]] == engines
     assert all("F1 1.0000  difference" in line for line in lines[3:5])
@@ -110,7 +110,7 @@ def test_a_site_of_pages_that_measure_trains_nothing(
     own = b'<link rel="canonical" href="https://www.unseen.com/x">'
     pq.write_table(pa.table({"html": [own]}), tmp_path / "own.parquet")
     arguments = (str(tmp_path), "--also-unseen", str(tmp_path / "own.parquet"))
-    run("corpus.extraction_pages", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    run("corpus.extraction.pages", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     made = pq.read_table(tmp_path / "train.parquet").to_pylist()
     assert [(row["site"], row["text"]) for row in made] == [("kept.co.uk", "1"), ("a.org", "s\n\nh\n\np")]
     assert pq.read_table(tmp_path / "trafilatura.parquet")["with"].to_pylist() == [["c"]]

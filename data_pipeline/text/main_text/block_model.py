@@ -2,7 +2,7 @@
 
 Two boosted ensembles of small trees, read from block_model.safetensors. The first judges each block by itself
 and its surroundings (block_features.py), the second knows the first's judgements of the blocks around.
-benchmarks/corpus/extraction_training.py made the file; its header says from what. Trees are compared and
+benchmarks/corpus/extraction/training.py made the file; its header says from what. Trees are compared and
 summed in a fixed order, so that a page has the same text everywhere.
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.corpus.extraction import f1, gold_text
+from benchmarks.corpus.extraction.__main__ import f1, gold_text
 from headwater.data_pipeline.text.main_text import page
 from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor, main_text
 from headwater.data_pipeline.verdict import Rejection
@@ -93,7 +93,7 @@ def test_the_deepest_page_that_is_parsed_is_done_in_time() -> None:
 
 
 def test_most_words_of_real_pages_are_found_and_little_else(shared_data: Path) -> None:
-    """The mean that benchmarks/corpus/extraction.py prints; no page of these trained the model."""
+    """The mean that benchmarks/corpus/extraction prints; no page of these trained the model."""
     table = pq.read_table(shared_data / "web/readability-130.parquet")
     expected = [gold_text(html) for html in table["expected_html"].to_pylist()]
     for config, least in zip(SETTINGS, (0.92, 0.93), strict=True):

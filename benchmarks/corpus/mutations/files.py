@@ -26,7 +26,7 @@ import zstandard
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from benchmarks.corpus.mutated_accounts import (
+from benchmarks.corpus.mutations.accounts import (
     Base,
     array_account,
     csv_account,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.corpus.mutations [--first 0] [--count 20000] [--formats warc csv.gz …] [--state FILE]
 
-File number n is made by seed n alone: a valid file (`mutated_files.py`), changed by one to four mutations, or
+File number n is made by seed n alone: a valid file (`files.py`), changed by one to four mutations, or
 a bomb. Its format is n modulo the number of formats. Checked: nothing but UnreadableFile is raised; records
 that nothing touched become documents; records in = documents + unread (docs/corpus.md says what a record is;
 an error at the end names one that is cut off); CPU time (the converters' child process included) and memory.
@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.corpus.mutated_accounts import TOKEN
-from benchmarks.corpus.mutated_files import MAKERS
-from benchmarks.corpus.mutating import Case, case
+from benchmarks.corpus.mutations.accounts import TOKEN
+from benchmarks.corpus.mutations.files import MAKERS
+from benchmarks.corpus.mutations.mutating import Case, case
 from headwater.data_pipeline.documents import Document, to_table
 from headwater.data_pipeline.formats import convert
 from headwater.data_pipeline.sources import read_source

@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.corpus.mutated_accounts import Base
-from benchmarks.corpus.mutated_files import MAKERS, PACKS
+from benchmarks.corpus.mutations.accounts import Base
+from benchmarks.corpus.mutations.files import MAKERS, PACKS
 
 VARIANTS = 8
 """Valid files per format; a mutation picks one."""

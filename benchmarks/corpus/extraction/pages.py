@@ -4,7 +4,7 @@
     git clone https://github.com/flairNLP/fundus                                  # MIT: 18da6e5
     git clone https://github.com/scrapinghub/article-extraction-benchmark         # only measures: 4a3bc97
     git clone https://github.com/adbar/trafilatura                                # only measures: e90b0ef
-    python -m benchmarks.corpus.extraction_pages . --also-unseen readability-130.parquet
+    python -m benchmarks.corpus.extraction.pages . --also-unseen readability-130.parquet
 
 It writes train.parquet (WCXB's development set and the pages of Fundus' parser tests), and, to measure,
 wcxb-test.parquet, scrapinghub.parquet and trafilatura.parquet. A site with a page in any set that measures

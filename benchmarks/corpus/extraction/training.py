@@ -1,8 +1,8 @@
 """Trains the model of `extract.setting=quality` (data_pipeline/text/main_text/) and measures it by site.
 
-    python -m benchmarks.corpus.extraction_training train.parquet MODEL.safetensors --source "The pages"
+    python -m benchmarks.corpus.extraction.training train.parquet MODEL.safetensors --source "The pages"
 
-Needs LightGBM. extraction_pages.py makes train.parquet from public sets: its columns are `html` (bytes of the
+Needs LightGBM. `pages.py` makes train.parquet from public sets: its columns are `html` (bytes of the
 page), `text` (its main text) and `site`. A block's label is the fraction of its words that stand in the main
 text, in the same order as there. Sites are divided into five folds: scores of names, the first trees'
 judgements and the printed word F1 of a page come from models that have not seen its site.
@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from benchmarks.corpus.extraction import f1
+from benchmarks.corpus.extraction.__main__ import f1
 from headwater.data_pipeline.text.charset import decode_html
 from headwater.data_pipeline.text.main_text import page as html_page
 from headwater.data_pipeline.text.main_text.block_features import context, features, name_score, name_words
