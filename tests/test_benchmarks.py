@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.corpus.extraction import __main__ as extraction
+from benchmarks.corpus.extraction import scores
 from tests.data_pipeline.corpora import article
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -72,10 +72,10 @@ def test_extraction_is_measured_in_both_settings(
 
 
 def test_snippets_are_counted_over_all_pages() -> None:
-    assert extraction.snippets("One  two\nthree", ["two three", "four"], ["one", "One two"]) == (1, 1, 1)
+    assert scores.snippets("One  two\nthree", ["two three", "four"], ["one", "One two"]) == (1, 1, 1)
     counts = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0]])
-    assert extraction.of_counts(counts).tolist() == pytest.approx([8 / 10, 4 / 5, 4 / 5])
-    assert extraction.interval(counts, counts, extraction.of_counts) == (0.0, 0.0)
+    assert scores.of_counts(counts).tolist() == pytest.approx([8 / 10, 4 / 5, 4 / 5])
+    assert scores.interval(counts, counts, scores.of_counts) == (0.0, 0.0)
 
 
 def test_a_site_of_pages_that_measure_trains_nothing(

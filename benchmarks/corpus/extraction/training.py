@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from benchmarks.corpus.extraction.__main__ import f1
+from benchmarks.corpus.extraction.scores import f1
 from headwater.data_pipeline.text.charset import decode_html
 from headwater.data_pipeline.text.main_text import page as html_page
 from headwater.data_pipeline.text.main_text.block_features import context, features, name_score, name_words

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.corpus.extraction.__main__ import f1, gold_text
+from benchmarks.corpus.extraction.scores import f1, gold_text
 from headwater.data_pipeline.text.main_text import page
 from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor, main_text
 from headwater.data_pipeline.verdict import Rejection
