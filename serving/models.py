@@ -21,7 +21,7 @@ from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.hub import SCHEME
 from headwater.cluster.storage.store import Store
 from headwater.llm.model.adapter_files import is_adapter, linear_shapes, read_adapter
-from headwater.llm.model.source import find_model, listed
+from headwater.llm.model.files.source import find_model, listed
 from headwater.llm.stages.models import FOLDER, MODELS
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def record_of(served: Served) -> Artifact | None:
 
     An adapter's own, or of the merged model that Headwater has exported beside it.
     """
-    from headwater.llm.model.export import PARITY
+    from headwater.llm.model.files.export import PARITY
 
     folders = [served.folder]
     if served.base is not None:

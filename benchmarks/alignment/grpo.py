@@ -33,7 +33,7 @@ from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.stages.rl import Rl, RlConfig
-from headwater.llm.training.records import HISTORY, read_history
+from headwater.llm.training.telemetry.records import HISTORY, read_history
 from tests.llm.chat_tokenizer import chat_tokenizer
 
 VOCABULARY, CONTEXT = 4096, 512

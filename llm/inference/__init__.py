@@ -1,5 +1,6 @@
 """Inference: one interface (`base.Engine`) and the backends torch and openvino that implement it.
 
+`forward/` computes logits, `next_token/` chooses from them, `batching.py` decides who is in a step.
 `training`, `rl`, `stages` and `serving` may import it.
 Add a backend as a subclass of `engine.BatchedEngine`, name it in `backends` and open it in `load_engine`.
 """

@@ -16,16 +16,16 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
 from headwater.llm.inference.base import Limits
-from headwater.llm.inference.decoder import Decoder, Way, way_of
 from headwater.llm.inference.engine import CPU_MEMORY, SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
-from headwater.llm.inference.low_rank import load_adapter
-from headwater.llm.inference.prefixes import SHARED_TOKENS, common
-from headwater.llm.inference.sampling import log_probability
+from headwater.llm.inference.forward.decoder import Decoder, Way, way_of
+from headwater.llm.inference.forward.low_rank import load_adapter
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS, common
+from headwater.llm.inference.next_token.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from headwater.llm.inference.low_rank import Adapter
+    from headwater.llm.inference.forward.low_rank import Adapter
     from headwater.llm.model.adapters import Changes
 
 GPU_SHARE = 0.3

@@ -10,8 +10,8 @@ from headwater.cluster.runtime.needs import Actors, Need
 from headwater.cluster.runtime.plugins import Plugin, is_plugin, read_plugin
 from headwater.llm.examples.own_data.source import DataSources
 from headwater.llm.rl.losses import Critic, Policy
-from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name
-from headwater.llm.rl.verifiers import CITATIONS, HEADLINE, VERIFIERS
+from headwater.llm.rl.rewards.made_tasks import SEARCH, TASKS, check_name
+from headwater.llm.rl.rewards.verifiers import CITATIONS, HEADLINE, VERIFIERS
 from headwater.llm.training.config import RUNTIME_FIELDS, FineTuneConfig
 
 RUNTIME = RUNTIME_FIELDS | {
@@ -51,9 +51,9 @@ class RlConfig(FineTuneConfig):
     """Share of the prompts of a section `grounded` that have no answer. The higher, the more a policy
     refuses; with 0.25 it learns to answer everything."""
     verifier: str | None = None
-    """What scores an answer from 0 to 1: a name of `llm/rl/verifiers.py`, or `FILE.py:FUNCTION`, a function
-    of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for the tasks
-    of a section `grounded`, `number` for arithmetic, none for prompts and tasks of your own."""
+    """What scores an answer from 0 to 1: a name of `llm/rl/rewards/verifiers.py`, or `FILE.py:FUNCTION`, a
+    function of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for
+    the tasks of a section `grounded`, `number` for arithmetic, none for prompts and tasks of your own."""
     rewards: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Several verifiers in the place of `verifier`, with their weights: the score is the weighted mean."""
     verifier_seconds: float = Field(10.0, gt=0)

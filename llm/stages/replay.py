@@ -21,8 +21,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.tasks import Task
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.journal import FOLDER, Journal, Start
-from headwater.llm.rl.sampler import Replayed
+from headwater.llm.rl.rollouts.journal import FOLDER, Journal, Start
+from headwater.llm.rl.rollouts.sampler import Replayed
 from headwater.llm.stages.rl import learner
 from headwater.llm.training import loop
 from headwater.llm.training.job import BatchSource, StopTraining, TrainJob, Worker

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training import deepspeed_internals as internals
-from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.undocumented import deepspeed_internals as internals
+from headwater.llm.training.undocumented import deepspeed_starts as starts
 from headwater.llm.training.zero_config import Device
 
 if TYPE_CHECKING:

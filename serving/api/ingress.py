@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from headwater.serving import traces
-from headwater.serving.api import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.chat_types import ChatRequest
 from headwater.serving.api.door import ANSWERED
+from headwater.serving.api.extensions import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.keys.auth import Key, check_key
 from headwater.serving.api.limits import LoopbackHost, SecurityHeaders, overloaded
 from headwater.serving.api.openai import chat, completions, embeddings, models, responses, tokens

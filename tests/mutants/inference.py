@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import mutant
 
-ROLLOUTS = "test_rollouts.py"
+ROLLOUTS = "test_worker.py"
 ENGINE = "test_torch_engine.py"
 BATCHING = "test_batching.py"
 BUDGET = "test_guided.py::test_every_text_conforms_within_any_budget_that_the_shortest_fits[person]"

@@ -14,10 +14,10 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.engine import SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
+from headwater.llm.inference.next_token.sampling import log_probability
 from headwater.llm.inference.openvino import runtime
 from headwater.llm.inference.openvino.decoder import PagedDecoder
 from headwater.llm.inference.openvino.graph import build, fault
-from headwater.llm.inference.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.rl.journal import Journal
-from headwater.llm.rl.sampler import prompt_order
-from headwater.llm.training.records import read_history
+from headwater.llm.rl.rollouts.journal import Journal
+from headwater.llm.rl.rollouts.sampler import prompt_order
+from headwater.llm.training.telemetry.records import read_history
 from tests.llm.ranks import on_ranks
 from tests.llm.rl.mortal import TASKS, Fate, World, weights
 

@@ -28,7 +28,7 @@ from headwater.llm.model.build import saved_model
 from headwater.llm.stages.pretrain import Pretrain, PretrainConfig
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import TrainJob, read_history, train
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model, small_model

@@ -25,7 +25,12 @@ from headwater.llm.rl.losses import Policy
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import BatchSource, TrainJob, Worker, train_step
-from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
+from headwater.llm.training.losses.objectives import (
+    BradleyTerry,
+    NextToken,
+    Objective,
+    PreferenceOptimisation,
+)
 from headwater.llm.training.state import elements
 from tests.llm.models import small_model
 from tests.llm.random_rows import Rows
