@@ -212,7 +212,7 @@ INSIDE = re.compile(
 
 
 def reaching_in() -> Iterator[str]:
-    own = {ROOT / f"llm/training/deepspeed_{name}.py" for name in ("internals", "starts")}
+    own = {ROOT / f"llm/training/undocumented/deepspeed_{name}.py" for name in ("internals", "starts")}
     for folder in ("cluster", "llm", "serving", "headwater", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             for number, line in enumerate(path.read_text().splitlines(), 1):
