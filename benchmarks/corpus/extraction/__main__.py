@@ -56,7 +56,9 @@ def ours(config: ExtractConfig) -> Callable[[bytes], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.corpus.extraction", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--passes", type=int, default=3, help="passes that are timed; 0: scores alone")
     arguments = parser.parse_args()

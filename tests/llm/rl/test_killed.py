@@ -213,7 +213,7 @@ def with_other_learners(folder: Path, before: int) -> None:
         (folder / "told.json").write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.soak)])
 def test_a_run_replayed_by_another_number_of_learners_is_equal_but_for_the_order_of_sums(
     tmp_path: Path, before: int, after: int
 ) -> None:
