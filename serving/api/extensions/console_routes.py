@@ -47,11 +47,12 @@ async def about(backend: Backend, request: Request) -> Response:
     """What the page needs to begin: the settings' defaults, what this key may do, the corpus, the presets."""
     config, key = backend.config, request.state.key
     store = Store(config.store) if config.store else None
-    found = await _read(prompts.presets, store, config.model_key)
+    model_key = config.key_of(backend.models.first.folder)
+    found = await _read(prompts.presets, store, model_key)
     body = {
         "model": config.model_name,
         "models": list(backend.models.now),
-        "model_key": config.model_key,
+        "model_key": model_key,
         "answer": config.answer,
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
@@ -109,7 +110,7 @@ async def documents(backend: Backend, request: Request) -> Response:
 
 async def artifacts(backend: Backend, request: Request) -> Response:
     found = await _read(lineage.all_artifacts, _store(backend, request))
-    return _json({"artifacts": found, "served": backend.config.model_key})
+    return _json({"artifacts": found, "served": backend.config.key_of(backend.models.first.folder)})
 
 
 async def one_artifact(backend: Backend, request: Request) -> Response:
