@@ -81,6 +81,17 @@ def headwater(path: Path, until: str, overrides: list[str]) -> None:
     )
 
 
+def prepared(store: Path, books: Path) -> Path:
+    """The recipe's path, after the stages before pretraining have run in `store`."""
+    store.mkdir(parents=True, exist_ok=True)
+    documents = store / "documents.jsonl"
+    count = len(documents.read_text().splitlines()) if documents.exists() else cut(books, documents)
+    path = store / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe(store, documents, count)))
+    headwater(path, "tokenize", [])
+    return path
+
+
 def manifest(store: Path) -> dict[str, Any]:
     newest = max((store / "store").glob("pretrain/*/manifest.json"), key=lambda path: path.stat().st_mtime)
     return dict(json.loads(newest.read_text()))
@@ -95,12 +106,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="folder to keep and reuse artifacts")
     options = parser.parse_args()
     store = options.store or Path(tempfile.mkdtemp(prefix="learning-"))
-    store.mkdir(parents=True, exist_ok=True)
-    documents = store / "documents.jsonl"
-    count = len(documents.read_text().splitlines()) if documents.exists() else cut(options.books, documents)
-    path = store / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe(store, documents, count)))
-    headwater(path, "tokenize", [])
+    path = prepared(store, options.books)
     started = time.monotonic()
     headwater(path, "pretrain", options.set)
     minutes = (time.monotonic() - started) / 60

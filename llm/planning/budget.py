@@ -11,6 +11,7 @@ from headwater.llm.hardware.machines import Machine
 from headwater.llm.model.shape import flops_per_token, parameter_count, shape_of
 from headwater.llm.planning.plan import START_SECONDS, Plan, Work, plan_gpus
 from headwater.llm.planning.scaling_law import CHINCHILLA, FittedLaw
+from headwater.llm.rows.sizes import stretched
 
 DEPTHS = range(1, 97)
 BATCH_TOKENS = 1 << 19
@@ -35,7 +36,8 @@ class Budget(BaseModel):
 def afford(
     work: Work, machine: Machine, dollars: float, law: FittedLaw | None, mfu: float | None = None
 ) -> Budget:
-    """The recipe with the depth and steps that a budget buys on these GPUs."""
+    """The recipe with the depth and steps that a budget buys on these GPUs. Its stages of batches keep their
+    share of the steps and of the batch."""
     hours = dollars / machine.dollars_per_hour if machine.dollars_per_hour else math.inf
     seconds = max(0.0, 3600 * hours - START_SECONDS)
     flops = seconds * machine.peak_flops * (mfu or machines.MFU[1])
@@ -53,18 +55,23 @@ def afford(
     depth, _, tokens = chosen
     batch = max(work.config.batch, BATCH_TOKENS // work.row_length)
     batch = -(-batch // machine.count) * machine.count
-    steps = max(1, round(tokens / (batch * work.row_length)))
+    of_batch = work.config.whole_steps() / work.config.steps
+    steps = max(1, round(tokens / (batch * of_batch * work.row_length)))
     model = work.config.model.model_copy(update={"depth": depth})
 
     def planned(steps: int) -> Plan:
+        stages = stretched(
+            work.config.batch_stages, steps / work.config.steps, batch / work.config.batch, machine.count
+        )
         config = work.config.model_copy(
-            update={"model": model, "batch": batch, "steps": steps, "batch_stages": ()}
+            update={"model": model, "batch": batch, "steps": steps, "batch_stages": stages}
         )
         return plan_gpus(Work(work.name, config, work.vocab_size, work.row_length), machine, law, mfu)
 
     plan = planned(steps)
-    if plan.step_seconds and plan.step_seconds * steps > seconds > 0:  # the exchange takes time, too
-        plan = planned(max(1, int(seconds / plan.step_seconds)))
+    taken = (plan.seconds or 0.0) - START_SECONDS
+    if taken > seconds > 0:  # the exchange takes time, too
+        plan = planned(max(1, int(steps * seconds / taken)))
     return Budget(dollars=dollars, hours=hours, flops=flops, rule=rule, plan=plan)
 
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 7, 3, 5
 WARM = 2
 """Warm-up steps that do not count: they allocate memory and create kernels."""
+OF_STAGE = 4
+"""Steps in each stage of batches, of which the first `WARM` do not count."""
 PLACES = "plans"
 """Folder in the store."""
 DECIDES = {
@@ -75,6 +77,8 @@ class Calibration(BaseModel):
     """One micro-batch of validation rows on every worker."""
     end_seconds: float
     """From the last step to the end of the stage."""
+    stage_seconds: list[float] = []
+    """Of a step in each stage of batches; `step_seconds` is that of the usual ones."""
     state_bytes: int
     peak_bytes: int
     """Peak of a worker's process (or its GPU), including libraries."""
@@ -84,9 +88,10 @@ class Calibration(BaseModel):
         checkpoints = (config.steps - 1) // config.checkpoint_every
         evaluations = -(-config.steps // config.evaluate_every)
         passes = -(-validation_rows // (config.workers * config.micro_batch))
+        steps = [*self.stage_seconds, self.step_seconds]
         return (
             self.start_seconds
-            + config.whole_steps() * self.step_seconds
+            + sum(span.steps * seconds for span, seconds in zip(config.spans(), steps, strict=True))
             + checkpoints * self.checkpoint_seconds
             + evaluations * passes * self.evaluation_pass_seconds
             + self.end_seconds
@@ -124,6 +129,8 @@ class StampedRows(RowBatches):
 def place(config: PretrainConfig, shape: PreTrainedConfig, row_length: int, address: str | None) -> str:
     """The name of the file in the store for a measurement with these settings."""
     settings = config.model_dump(mode="json", include=DECIDES)
+    if config.batch_stages:
+        settings["batch_stages"] = [(stage.batch, stage.row_length) for stage in config.batch_stages]
     decides = {"settings": settings, "shape": shape.to_dict(), "row_length": row_length}
     machine = address or f"{platform.node()} {os.cpu_count()}"
     text = json.dumps([decides, machine], sort_keys=True, default=str)
@@ -159,10 +166,14 @@ def _measure(
 
     with scratch.create_folder(FOLDER) as tokenizer:
         save_tokenizer(wrap(train(["a b c"], 300, 2)), tokenizer)
+    stages = tuple(
+        stage.model_copy(update={"until": number * OF_STAGE})
+        for number, stage in enumerate(config.batch_stages, 1)
+    )
     short = config.model_copy(
         update={
-            "steps": STEPS,
-            "batch_stages": (),
+            "steps": len(stages) * OF_STAGE + STEPS,
+            "batch_stages": stages,
             "checkpoint_every": CHECKPOINT_EVERY,
             "evaluate_every": EVALUATE_EVERY,
         }
@@ -180,10 +191,11 @@ def _measure(
             objective=NextToken(config.z_loss),
             source=StampedRows(
                 rows,
-                ShuffledOrder(len(rows), config.batch, 0),
+                ShuffledOrder(len(rows), config.batch, 0, early=short.sizes().early),
                 separate_documents=apart,
                 workers_per_row=config.workers_per_row(),
                 stretches=config.sequence_parallel_size(),
+                cut=short.cut,
             ),
             load_model=functools.partial(fresh, shape, config.seed),
             tokenizer=Folder(scratch, FOLDER),
@@ -192,7 +204,7 @@ def _measure(
         ),
         session,
     )
-    return from_history(history, started, time.time())
+    return from_history(history, started, time.time(), len(stages))
 
 
 class Probe:
@@ -208,10 +220,19 @@ class Probe:
         return figures | {"evaluation_seconds": took, "peak_flops": worker.peak}
 
 
-def from_history(history: Sequence[dict[str, float]], started: float, ended: float) -> Calibration:
-    """A calibration from the steps' records and the times (clock seconds) before and after."""
-    step = statistics.mean(record["seconds"] for record in history[WARM:])
-    warming = sum(max(0.0, record["seconds"] - step) for record in history[:WARM])
+def from_history(
+    history: Sequence[dict[str, float]], started: float, ended: float, stages: int = 0
+) -> Calibration:
+    """A calibration from the records of the steps, with those of so many stages of batches first, and the
+    times (clock seconds) before and after."""
+    firsts = [OF_STAGE * stage for stage in range(stages + 1)]
+    parts = [history[first:end] for first, end in itertools.pairwise([*firsts, len(history)])]
+    means = [statistics.mean(record["seconds"] for record in part[WARM:]) for part in parts]
+    warming = sum(
+        max(0.0, record["seconds"] - mean)
+        for part, mean in zip(parts, means, strict=True)
+        for record in part[:WARM]
+    )
     between = [
         after["ended_at"] - after["seconds"] - before["ended_at"]
         for before, after in itertools.pairwise(history)
@@ -223,7 +244,8 @@ def from_history(history: Sequence[dict[str, float]], started: float, ended: flo
         machine=f"{platform.node()}, {os.cpu_count()} CPUs",
         peak_flops=last["peak_flops"],
         start_seconds=history[0]["ended_at"] - history[0]["seconds"] - started + warming,
-        step_seconds=step + nothing,
+        step_seconds=means[-1] + nothing,
+        stage_seconds=[mean + nothing for mean in means[:-1]],
         checkpoint_seconds=max(0.0, statistics.mean(saved) - nothing),
         evaluation_pass_seconds=last["evaluation_seconds"] / 2,
         end_seconds=max(0.0, ended - last["ended_at"] - last["evaluation_seconds"]),

@@ -38,7 +38,8 @@ def state_formula(
     if zero.stage == 0:
         state = _replicated(groups, element, optimizer)
     elif zero.stage == 3:
-        state = _partitioned_parameters(groups, element, kept, optimizer, world_size)
+        shared = element == FP32 and "none" == zero.offload_optimizer == zero.offload_parameters
+        state = _partitioned_parameters(groups, element, kept, optimizer, world_size, 0 if shared else FP32)
         copies = sum(weight.size for weight in weights) // zero.hpz_partition_size
         whole = sum(weight.size for weight in weights if weight.size < zero.persist_below)
         more = element * ((copies if zero.hpz_partition_size > 1 else 0) + whole)
@@ -127,12 +128,13 @@ def _partitioned_groups(
 
 
 def _partitioned_parameters(
-    groups: list[list[Weight]], element: int, kept: int, optimizer: Optimizer, world_size: int
+    groups: list[list[Weight]], element: int, kept: int, optimizer: Optimizer, world_size: int, copy: int
 ) -> StateBytes:
+    """`copy`: bytes of an element of the fp32 weights apart from the parameters."""
     parameters = gradients = held = 0
     for group in groups:
         part = sum(-(-weight.size // world_size) for weight in group)
         parameters += element * part
         gradients += kept * part
-        held += FP32 * part + (kept if moments_of(group, optimizer) == 1 else 2 * FP32) * part
+        held += copy * part + (kept if moments_of(group, optimizer) == 1 else 2 * FP32) * part
     return StateBytes(parameters, gradients, held)

@@ -22,6 +22,7 @@ from headwater.llm.planning.calibrate import Calibration
 from headwater.llm.planning.layouts import PROCESS_BYTES, Memory, Parts, Room, shortage
 from headwater.llm.planning.scaling_law import FittedLaw
 from headwater.llm.planning.step_time import step_time
+from headwater.llm.rows.sizes import BatchStage, Span
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.training.zero_config import ZeroConfig
 
@@ -86,6 +87,8 @@ class Plan(BaseModel):
     flops_per_token: int
     row_length: int
     batch: int
+    batch_stages: tuple[BatchStage, ...] = ()
+    """Other batches before the usual one."""
     steps: int
     tokens: int
     tokens_per_parameter: float
@@ -98,6 +101,7 @@ class Plan(BaseModel):
     """Parameters and optimizer state of the worker that holds most, at this ZeRO stage."""
     peak_bytes: int
     step_seconds: float | None
+    """Of a step with the usual batch and rows."""
     seconds: float | None
     seconds_low: float | None = None
     seconds_high: float | None = None
@@ -146,6 +150,8 @@ def plan_here(
     each = f"{gpus:g} GPUs" if gpus else f"{config.cpus_per_worker:g} CPUs"
     if measured and not work.validation_rows:
         notes.append("The corpus is not tokenized yet: the time excludes evaluations.")
+    if measured:
+        notes += _stages(config, [*measured.stage_seconds, measured.step_seconds])
     refused = shortage(chosen, room, on_gpus=on_gpus)
     layout = config.zero, config.workers, config.micro_batch, reserved, room
     return _plan(
@@ -174,22 +180,23 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
     config, shape = work.config, work.shape()
     precision = "bf16" if config.precision == "auto" else config.precision
     parts = Parts.of(config, shape, work.row_length, precision, on_gpus=True)
-    share = max(1, -(-config.batch // machine.count))
+    usual, share = config.spans()[-1], max(1, -(-config.batch // machine.count))
     room = Room(machine.gpu.memory_gb * 1e9, machine.gpu.host_memory_gb * 1e9)
     reserved = RESERVED_BYTES + RESERVED_SHARE * machine.gpu.memory_gb * 1e9
     shares = (mfu, mfu, mfu) if mfu else machines.MFU
     row_flops = work.row_length * flops_per_token(shape, work.row_length)
 
-    def seconds(row: Memory, part: float) -> float:
+    def seconds(row: Memory, part: float, span: Span = usual) -> float:
         """Of a step. Every GPU waits for the one with the largest share of the batch."""
+        rows = max(1, -(-span.batch // machine.count))
         return step_time(
             machine,
             parameters=parameter_count(shape),
             precision=precision,
             stage=row.zero,
             offload=row.offload,
-            accumulation=-(-share // max(1, row.micro_batch)),
-            flops=share * row_flops,
+            accumulation=-(-rows // max(1, row.micro_batch)),
+            flops=rows * work.row_length * flops_per_token(shape, span.row_length or work.row_length),
             mfu=part,
             gradients=config.zero.gradient_types(precision, config.optimizer).sent,
         ).seconds
@@ -218,9 +225,11 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
             f"{machine.count} GPUs share a batch of {config.batch} rows unevenly: "
             "the largest share sets the time."
         )
-    low, usual, high = (
-        START_SECONDS + config.whole_steps() * seconds(chosen, part) for part in reversed(shares)
+    low, expected, high = (
+        START_SECONDS + sum(span.steps * seconds(chosen, part, span) for span in config.spans())
+        for part in reversed(shares)
     )
+    notes += _stages(config, [seconds(chosen, shares[1], span) for span in config.spans()])
     price = machine.dollars_per_hour / 3600
     speed = machine.gpu.peak_tflops * 1e12 * shares[1]
     pass_seconds = max(1, chosen.micro_batch) * row_flops / speed
@@ -245,10 +254,10 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         chosen=chosen,
         peak_bytes=chosen.total,
         step_seconds=chosen.step_seconds,
-        seconds=usual,
+        seconds=expected,
         seconds_low=low,
         seconds_high=high,
-        dollars=price * usual,
+        dollars=price * expected,
         dollars_low=price * low,
         dollars_high=price * high,
         refused=refused,
@@ -256,6 +265,18 @@ def plan_gpus(work: Work, machine: Machine, law: FittedLaw | None, mfu: float | 
         law=law,
         notes=notes,
     )
+
+
+def _stages(config: PretrainConfig, seconds: list[float]) -> list[str]:
+    """Lines on the stages of batches, from the seconds of a step in each and in the usual ones."""
+    lines, first = [], 0
+    for span, took in list(zip(config.spans(), seconds, strict=True))[:-1]:
+        cut = f" cut to {span.row_length} tokens" if span.row_length else ""
+        if span.steps:
+            steps = f"Steps {first} to {first + span.steps - 1}"
+            lines.append(f"{steps} have {span.batch} rows{cut}: {took:.4f} s per step.")
+        first += span.steps
+    return lines
 
 
 def _sharded(config: PretrainConfig) -> ZeroConfig:
@@ -285,6 +306,7 @@ def _plan(
         flops_per_token=flops_per_token(shape, work.row_length),
         row_length=work.row_length,
         batch=work.config.batch,
+        batch_stages=work.config.batch_stages,
         steps=work.config.steps,
         tokens=work.tokens,
         tokens_per_parameter=work.tokens / parameters,

@@ -71,11 +71,13 @@ def compared(plan: Plan, history: Sequence[dict[str, float]], seconds: float | N
     omitted: the libraries' part of it would be a guess.
     """
     last = history[-1]
+    early = plan.batch_stages[-1].until if plan.batch_stages else 0
+    usual = [record["seconds"] for record in history if record["step"] >= early]
     state, peak = (last[name] / 1e6 if name in last else None for name in ("state_bytes", "peak_bytes"))
     rows = [
         _row("a worker's weights and optimizer, MB", plan.state_bytes / 1e6, state),
         _row("a worker's memory at its peak, MB", plan.peak_bytes / 1e6 if plan.seconds else None, peak),
-        _row("seconds a step", plan.step_seconds, statistics.median(record["seconds"] for record in history)),
+        _row("seconds a step", plan.step_seconds, statistics.median(usual) if usual else None),
         _row("seconds in all", plan.seconds, seconds),
     ]
     if plan.loss is not None:

@@ -2,7 +2,8 @@
 
 Every run is a pretrain stage with its own artifact: finished ones are reused, interrupted ones resume. Depth
 sets the size as in a recipe, with learning rates that scale with width^-0.5. Every length has its own
-schedule (Hoffmann et al. 2022: the loss in the middle of a longer run is not that of a shorter one).
+schedule (Hoffmann et al. 2022: the loss in the middle of a longer run is not that of a shorter one), and
+stages of batches with their share of the steps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.model.dial import scaled_rate
 from headwater.llm.planning.scaling_law import FittedLaw, Interval, Point, fit
+from headwater.llm.rows.sizes import stretched
 from headwater.llm.stages.pretrain import Pretrain, PretrainConfig
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class ScalingConfig(StageConfig):
             update={
                 "model": whole.model.model_copy(update={"depth": depth, "width": width}),
                 "steps": steps,
-                "batch_stages": (),
+                "batch_stages": stretched(whole.batch_stages, steps / whole.steps),
                 "learning_rate": scaled_rate(whole.learning_rate, whole.model.depth, depth),
                 "evaluate_every": steps,
                 "checkpoint_every": max(steps, whole.checkpoint_every),
@@ -78,7 +80,7 @@ class Scaling(Stage[ScalingConfig]):
                 small = config.small(depth, steps)
                 artifact, found = execute(Pretrain(small), inputs, session)
                 manifest = artifact.finished()
-                tokens = steps * small.batch * row_length
+                tokens = small.sizes().before(steps) * row_length
                 loss = manifest.metrics["bits_per_byte"]
                 points.append(Point(manifest.metrics["parameters"], tokens, loss))
                 runs.append(artifact.key)

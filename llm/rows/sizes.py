@@ -22,6 +22,30 @@ class BatchStage(StageConfig):
     sequence of its own. Default: the whole row."""
 
 
+def stretched(
+    stages: Sequence[BatchStage], steps: float, rows: float = 1.0, multiple: int = 1
+) -> tuple[BatchStage, ...]:
+    """The stages of a run with so many times the steps, and so many times the rows per step, which become a
+    multiple of `multiple`. A stage that is left without a step is omitted."""
+    found: list[BatchStage] = []
+    for stage in stages:
+        until = round(stage.until * steps)
+        batch = stage.batch and multiple * max(1, round(stage.batch * rows / multiple))
+        if until > (found[-1].until if found else 0):
+            found.append(stage.model_copy(update={"until": until, "batch": batch}))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive steps of one size."""
+
+    steps: int
+    batch: int
+    row_length: int | None
+    """Length that rows are cut to; None: they are whole."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Rows per step. Positions count the rows of all steps from 0."""

@@ -27,7 +27,7 @@ from headwater.llm.model.build import fresh_model, stored_model
 from headwater.llm.model.shape import ModelConfig, shape_of, weights_of
 from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.rows.sizes import BatchStage, Sizes
+from headwater.llm.rows.sizes import BatchStage, Sizes, Span
 from headwater.llm.rows.windows import Windows
 from headwater.llm.stages.data.row_batches import RowBatches as RowBatches
 from headwater.llm.training import loop
@@ -125,6 +125,15 @@ class PretrainConfig(TrainConfig):
     def whole_steps(self) -> float:
         """Steps of `batch` rows that have as many rows as all steps."""
         return self.sizes().before(self.steps) / self.batch
+
+    def spans(self) -> list[Span]:
+        """The steps of each stage of batches, then those of the usual batch."""
+        first, found = 0, []
+        for stage in (*self.batch_stages, BatchStage(until=self.steps)):
+            last = max(first, min(stage.until, self.steps))
+            found.append(Span(last - first, stage.batch or self.batch, stage.row_length))
+            first = last
+        return found
 
     def cut(self, step: int) -> int | None:
         """Length that rows are cut to in a step; None: they are whole."""

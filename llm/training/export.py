@@ -40,7 +40,7 @@ DONE = f"{SCRATCH}/exported"
 """Written after model and history are complete: on S3 a folder's files do not appear at once."""
 MAX_SHARD_BYTES = 5 << 30
 """A larger model becomes several files with an index; a larger parameter has a file of its own."""
-PART = 1 << 24
+PART = 1 << 20
 """Elements sent to rank 0 at a time."""
 BYTES = 4
 """Of an fp32 element."""
@@ -161,10 +161,14 @@ def _collected(engine: Any, runs: Runs, size: int) -> Iterator[torch.Tensor]:
     for start in range(0, size, PART):
         part = torch.zeros(min(PART, size - start), device=engine.device)
         for place, values in runs:
-            elements.copy_overlap(values, values.numel(), place, part, elements.Place(start))
+            elements.copy_overlap(_from(values), values.numel(), place, part, elements.Place(start))
         if not alone:
             dist.reduce(part, 0)  # each element has one owner: the sum is its value
         yield part
+
+
+def _from(values: torch.Tensor) -> elements.Read:
+    return lambda start, into: into.copy_(values[start : start + into.numel()])
 
 
 def _held(engine: Any, parameter: Any) -> Iterator[torch.Tensor]:

@@ -98,6 +98,7 @@ def initialise_engine(
     if not config.torch_compile and not config.gpus_per_worker:
         _import_muon_uncompiled()
     starts.register_hooks_without_gathering()
+    starts.train_fp32_weights_in_place()
     parameters = [p for p in model.parameters() if p.requires_grad]
     lookup = _input_embeddings(model)
     decay, betas = config.weight_decay, config.betas

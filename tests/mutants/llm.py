@@ -87,6 +87,25 @@ MUTANTS = [
         "        pass\n",
         "test_zero_settings.py::test_no_setting_of_the_exchange_changes_what_is_trained",
     ),
+    mutant("fp32-weights-are-copied", "optimizer.device = torch.device(name)", "pass", "test_memory.py"),
+    mutant(
+        "pieces-are-read-from-their-start",
+        "* here.columns + left - here.column\n",
+        "* here.columns\n",
+        "test_elements.py",
+    ),
+    mutant(
+        "every-stage-takes-as-long-as-the-last",
+        "steps = [*self.stage_seconds, self.step_seconds]",
+        "steps = [self.step_seconds] * len(config.spans())",
+        "test_plan.py",
+    ),
+    mutant(
+        "small-runs-have-no-stages",
+        "stretched(whole.batch_stages, steps / whole.steps)",
+        "()",
+        "test_scaling.py",
+    ),
     mutant("garbage-is-kept", "None if step % steps else _collect()", "None", RUNTIME),
     mutant("steps-of-another-artifact-are-goodput", ' if record["step"] >= first)', ")", RUNTIME),
     mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ def plan(
             highlight=False,
         )
         _show(bought.plan)
-        keys = {
+        keys: dict[str, int | str] = {
             "depth": bought.plan.depth,
             "pretrain.batch": bought.plan.batch,
             "pretrain.steps": bought.plan.steps,
@@ -95,6 +96,8 @@ def plan(
             "pretrain.workers": bought.plan.workers,
             "pretrain.gpus_per_worker": 1,
         }
+        if stages := [stage.model_dump(exclude_none=True) for stage in bought.plan.batch_stages]:
+            keys["pretrain.batch_stages"] = f"'{json.dumps(stages)}'"
         chosen = " ".join(f"--set {key}={value}" for key, value in keys.items())
         console.print(f"  [cyan]{chosen}[/]", highlight=False, soft_wrap=True)
     _refuse(made)

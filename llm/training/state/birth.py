@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from headwater.llm.model.origins import Origin
 
-CHUNK = 1 << 22
-"""Elements read at a time for some columns of a matrix."""
-
 
 def give_memory(
     model: torch.nn.Module, settings: dict[str, Any], config: TrainConfig, dtype: torch.dtype, groups: Any
@@ -98,17 +95,7 @@ def _read_frozen(engine: Any, origin: Origin, parameter: Any) -> None:
 
 
 def _read(origin: Origin, place: elements.Place, into: torch.Tensor) -> None:
-    """The elements at a place; of some columns by reading whole rows."""
-    import torch
-
-    if not place.columns:
-        origin.read(place.start, into)
-        return
-    for block in place.blocks(into.numel(), place.columns):
-        wanted = into.narrow(0, block.offset, block.rows * block.columns).view(block.rows, block.columns)
-        step = max(1, CHUNK // place.columns)
-        for first in range(0, block.rows, step):
-            part = wanted[first : first + step]
-            rows = torch.empty(len(part), place.columns)
-            origin.read((block.row + first) * place.columns, rows.view(-1))
-            part.copy_(rows[:, block.column : block.column + block.columns])
+    """The elements at a place, from an origin of the whole parameter."""
+    end = max(block.row + block.rows for block in place.blocks(into.numel(), place.columns or into.numel()))
+    length = end * place.columns if place.columns else place.start + into.numel()
+    elements.copy_overlap(origin.read, length, elements.Place(0), into, place)

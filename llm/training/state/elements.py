@@ -1,9 +1,10 @@
 """Checkpoints that any number of workers, at any ZeRO stage, can resume from.
 
 Every rank writes exactly the runs of elements it holds, flat, as `<parameter>/<kind>/<place>` in safetensors
-files; a loading rank reads the elements it holds from whichever files have them. Nothing is gathered, so a
-checkpoint never needs more memory than training, and state written by two workers loads on three, with or
-without tensor parallelism. `state.json` next to them has the step and the trainer's own state.
+files; a loading rank reads the bytes of the elements it holds, from whichever files have them, on a disk or
+in S3. Nothing is gathered, so a checkpoint never needs more memory than training, and state written by two
+workers loads on three, with or without tensor parallelism. `state.json` next to them has the step and the
+trainer's own state.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.model.files.stored import header
+from headwater.llm.model.files import stored
 from headwater.llm.training.parallel import tensor
 from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     import torch
 
+    Read = Callable[[int, torch.Tensor], Any]
+    """Writes the elements from a place on of a run into a flat tensor, as `origins.Origin.read`."""
+
 STATE = "state.json"
 FORMAT = 1
 FILE_BYTES = 256 << 20  # a rank's tensors are collected in host memory up to about this size, then written
+CHUNK = 1 << 20  # elements read at a time for some columns of a matrix
 
 WEIGHTS = "weights"  # the fp32 master copy
 AVERAGE = "average"  # its moving average, if enabled (llm/training/state/average.py)
@@ -151,7 +156,9 @@ def _write_tensors(tensors: dict[str, torch.Tensor], stream: IO[bytes]) -> int:
 
     names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
     sizes = {name: values.numel() * values.element_size() for name, values in tensors.items()}
-    head = header({n: (names[values.dtype], (values.numel(),), sizes[n]) for n, values in tensors.items()})
+    head = stored.header(
+        {n: (names[values.dtype], (values.numel(),), sizes[n]) for n, values in tensors.items()}
+    )
     stream.write(head)
     for values in tensors.values():
         stream.write(values.contiguous().view(torch.uint8).numpy().data)
@@ -163,17 +170,21 @@ def load(engine: Any, folder: Path) -> dict[str, Any]:
 
     All ranks must call it. Raises HeadwaterError if the files lack elements that this rank needs.
     """
-    if not (folder / STATE).exists():
+    return read(engine, Artifact(str(folder)))
+
+
+def read(engine: Any, folder: Artifact) -> dict[str, Any]:
+    """As `load`, from a disk or S3. A rank reads the ranges of bytes that it needs."""
+    if not folder.exists(STATE):
         raise HeadwaterError(
             f"the checkpoint has no {STATE}: another version of Headwater wrote it",
-            where=str(folder),
+            where=folder.location,
             fix="delete `_scratch` in the unfinished artifact and run again",
         )
-    own = json.loads((folder / STATE).read_text())
-    stored = _Stored(folder)
+    own, pieces = folder.read_json(STATE), _Stored(folder)
     for run in runs(engine):
         for kind, values in run.values.items():
-            stored.read(run.parameter, kind, run.place, values)
+            pieces.read(run.parameter, kind, run.place, values)
         to_model(run)
     for state in _optimizer_states(engine):
         state["step"].fill_(own["optimizer_steps"])
@@ -199,31 +210,31 @@ def spread_weights(engine: Any) -> None:
 class _Stored:
     """The files of a checkpoint, from which any elements of any parameter can be read."""
 
-    def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
+    def __init__(self, folder: Artifact) -> None:
         self.folder = folder
-        self.pieces: dict[tuple[str, str], list[tuple[Place, Any]]] = defaultdict(list)
-        for path in sorted(folder.glob("rank-*.safetensors")):
-            opened: Any = safe_open(path, "pt")
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+        self.pieces: dict[tuple[str, str], list[tuple[Place, int, Read]]] = defaultdict(list)
+        for path in folder.files(suffix=".safetensors"):
+            file = stored.TensorFile(folder.path(path))
+            for name, (_, (length,), _) in file.tensors.items():
                 parameter, kind, place = name.rsplit("/", 2)
-                self.pieces[parameter, kind].append((Place.parse(place), opened.get_slice(name)))
+                piece = Place.parse(place), length, stored.Stored(file, name).read
+                self.pieces[parameter, kind].append(piece)
 
     def read(self, parameter: str, kind: str, place: Place, into: torch.Tensor) -> None:
         """Fill `into` with the elements at `place`."""
         pieces = self.pieces[parameter, kind]
-        found = sum(copy_overlap(piece, piece.get_shape()[0], at, into, place) for at, piece in pieces)
+        found = sum(copy_overlap(piece, length, at, into, place) for at, length, piece in pieces)
         if found != into.numel():
             raise HeadwaterError(
                 f"only {found} of {into.numel()} elements of {parameter} ({kind}) from {place} on are stored",
-                where=str(self.folder),
+                where=self.folder.location,
                 fix="delete `_scratch` in the unfinished artifact and run again",
             )
 
 
-def copy_overlap(piece: Any, length: int, at: Place, into: torch.Tensor, place: Place) -> int:
-    """Copy the overlap of a run of `length` elements and a wanted one; returns the number of elements."""
+def copy_overlap(read: Read, length: int, at: Place, into: torch.Tensor, place: Place) -> int:
+    """Copy the overlap of a run of `length` elements, which `read` reads, and a wanted one; returns the
+    number of elements."""
     columns = at.columns or place.columns or max(at.start + length, place.start + into.numel())
     found = 0
     for here in at.blocks(length, columns):
@@ -233,14 +244,26 @@ def copy_overlap(piece: Any, length: int, at: Place, into: torch.Tensor, place: 
             right = min(here.column + here.columns, there.column + there.columns)
             if top >= bottom or left >= right:
                 continue
-            begin = here.offset + (top - here.row) * here.columns
-            stored = piece[begin : begin + (bottom - top) * here.columns].view(-1, here.columns)
+            begin = here.offset + (top - here.row) * here.columns + left - here.column
             wanted = into.narrow(0, there.offset, there.rows * there.columns).view(there.rows, there.columns)
-            wanted[top - there.row : bottom - there.row, left - there.column : right - there.column].copy_(
-                stored[:, left - here.column : right - here.column]
-            )
-            found += (bottom - top) * (right - left)
+            wanted = wanted[top - there.row : bottom - there.row, left - there.column : right - there.column]
+            _read_block(read, begin, here.columns, wanted)
+            found += wanted.numel()
     return found
+
+
+def _read_block(read: Read, begin: int, stride: int, into: torch.Tensor) -> None:
+    """A matrix whose rows begin `stride` elements apart, the first at `begin`."""
+    rows, columns = into.shape
+    if rows == 1 or (columns == stride and into.is_contiguous()):
+        read(begin, into.reshape(-1))
+        return
+    step = max(1, CHUNK // stride)
+    for first in range(0, rows, step):
+        part = into[first : first + step]
+        held = part.new_empty(len(part) * stride - (stride - columns))
+        read(begin + first * stride, held)
+        part.copy_(held.as_strided((len(part), columns), (stride, 1)))
 
 
 def runs(engine: Any) -> Iterator[Run]:

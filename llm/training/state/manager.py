@@ -11,22 +11,18 @@ that the job keeps lie in `checkpoints/`, from which another artifact can go on.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import secrets
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import SCRATCH, Artifact
-from headwater.cluster.storage.cache import cached_file
-from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
+from headwater.cluster.storage.filesystem import filesystem, list_files
 from headwater.llm.rows.permutation import derived_seed
 from headwater.llm.training.state import birth, elements
 
@@ -90,19 +86,6 @@ def _sizes(output: Artifact, folder: str) -> dict[str, int]:
     return {info.path[len(root) :].lstrip("/"): info.size for info in list_files(output.path(folder))}
 
 
-@contextlib.contextmanager
-def fetched(output: Artifact, stored: Stored) -> Iterator[Path]:
-    """A local folder with the checkpoint's files. The processes of a host download each file from S3 once."""
-    folder = stored.folder
-    if not is_remote(output.location):
-        yield output.local(folder)
-        return
-    with tempfile.TemporaryDirectory(prefix="headwater-checkpoint-") as scratch:
-        for file, size in output.read_json(f"{folder}/{WHOLE}")["files"].items():
-            (Path(scratch) / file).symlink_to(cached_file(output.path(f"{folder}/{file}"), size))
-        yield Path(scratch)
-
-
 def superfluous(whole: list[Stored], newest: int, keep_best: bool) -> list[Stored]:
     """Checkpoints to delete: neither kept, nor among the `newest`, nor the best."""
     needed = {*whole[-newest:], best_of(whole) if keep_best else None}
@@ -142,17 +125,13 @@ class Checkpoints:
     def load(self, stored: Stored, of: Artifact | None = None) -> int:
         """Load engine, history and random generators from a checkpoint of this job, or of another artifact;
         returns the step to go on at."""
-        worker, artifact = self.worker, of or self.job.output
-        with fetched(artifact, stored) as folder:
-            state = elements.load(worker.engine, folder)
-            if state["world_size"] == worker.world_size:
-                set_random_state(json.loads((folder / f"random-{worker.rank:05d}.json").read_text()))
-            else:
-                reseed(self.config.seed, worker.rank, stored.step)
-            worker.total([0.0])  # barrier: no rank deletes while another reads
-            if is_remote(artifact.location):
-                for file in folder.iterdir():
-                    file.resolve().unlink(missing_ok=True)
+        worker, folder = self.worker, Artifact((of or self.job.output).path(stored.folder))
+        state = elements.read(worker.engine, folder)
+        if state["world_size"] == worker.world_size:
+            set_random_state(folder.read_json(f"random-{worker.rank:05d}.json"))
+        else:
+            reseed(self.config.seed, worker.rank, stored.step)
+        worker.total([0.0])  # barrier: no rank deletes while another reads
         worker.history = state["history"]
         return int(state["step"])
 

@@ -99,5 +99,36 @@ def register_hooks_without_gathering() -> None:
     Stage3.create_reduce_and_remove_grad_hooks = create
 
 
+@relies_on(
+    "Stage3._create_fp32_partitions",
+    "optimizer.device",
+    "optimizer.offload_param",
+    breaks="training in fp32 at ZeRO 3 without a second copy of the weights",
+    stages=(3,),
+)
+def train_fp32_weights_in_place() -> None:
+    """ZeRO 3 in fp32: the optimizer trains the model's own partitions. DeepSpeed means to do so if they lie
+    on the engine's device, but compares that device with its name, which are never equal, and copies them.
+    For engines that are built later; may be called again."""
+    import torch
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3 as Stage3
+
+    usual = Stage3._create_fp32_partitions
+    if usual.__module__ == __name__:
+        return
+
+    @functools.wraps(usual, assigned=())
+    def create(optimizer: Any) -> None:
+        name = optimizer.device
+        if not (optimizer.offload_optimizer or optimizer.offload_param):
+            optimizer.device = torch.device(name)
+        try:
+            usual(optimizer)
+        finally:
+            optimizer.device = name
+
+    Stage3._create_fp32_partitions = create
+
+
 def _nothing() -> None:
     pass

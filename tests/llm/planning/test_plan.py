@@ -9,7 +9,15 @@ import pytest
 from headwater.llm.hardware.machines import Machine, parse_machine, read_table
 from headwater.llm.model.shape import ModelConfig
 from headwater.llm.planning.budget import afford
-from headwater.llm.planning.calibrate import CHECKPOINT_EVERY, STEPS, WARM, Calibration, from_history, place
+from headwater.llm.planning.calibrate import (
+    CHECKPOINT_EVERY,
+    OF_STAGE,
+    STEPS,
+    WARM,
+    Calibration,
+    from_history,
+    place,
+)
 from headwater.llm.planning.layouts import Room
 from headwater.llm.planning.plan import START_SECONDS, Work, plan_gpus, plan_here
 from headwater.llm.planning.plan_report import compared
@@ -54,6 +62,36 @@ def test_time_and_price_follow_from_flops_and_the_given_mfu() -> None:
     assert plan.seconds - START_SECONDS == pytest.approx(passes + exchange)
     assert plan.dollars == pytest.approx(plan.seconds / 3600 * 8 * 2.99)
     assert plan.loss is None and any("headwater scaling" in note for note in plan.notes)
+
+
+EARLY = [{"until": 400, "batch": 64, "row_length": 512}, {"until": 500, "batch": 128}]
+
+
+def test_every_stage_of_batches_counts_with_its_own_speed() -> None:
+    """64 rows cut to 512 tokens take as long as 256 rows of 512."""
+    parts = [work(steps=500), work(steps=100, batch=128)]
+    cut = work(steps=400)
+    parts.append(Work("cut", cut.config, cut.vocab_size, 512))
+    whole = plan_gpus(work(batch_stages=EARLY), H100S, None, mfu=0.4)
+    plans = [plan_gpus(part, H100S, None, mfu=0.4) for part in parts]
+    assert {plan.zero for plan in plans} == {whole.zero}
+    assert whole.seconds is not None
+    assert whole.seconds - START_SECONDS == pytest.approx(
+        sum(plan.seconds - START_SECONDS for plan in plans if plan.seconds is not None)
+    )
+    assert whole.tokens == sum(plan.tokens for plan in plans) and whole.step_seconds == plans[0].step_seconds
+    assert any("Steps 400 to 499 have 128 rows" in note for note in whole.notes)
+
+
+def test_a_budget_keeps_the_stages_shares_of_steps_and_batch() -> None:
+    plan = afford(work(batch_stages=EARLY), H100S, 100.0, None).plan
+    cut, half = plan.batch_stages
+    assert cut.until == pytest.approx(0.4 * plan.steps, abs=1) and cut.row_length == 512
+    assert half.until == pytest.approx(0.5 * plan.steps, abs=1) and half.row_length is None
+    assert (cut.batch, half.batch) == (plan.batch // 4, plan.batch // 2)
+    assert plan.tokens == pytest.approx(11.2e9, rel=0.3)
+    assert plan.tokens == pytest.approx(2048 * plan.steps * plan.batch * (0.4 / 4 + 0.1 / 2 + 0.5), rel=1e-3)
+    assert plan.dollars == pytest.approx(100, rel=0.03)
 
 
 def test_a_hundred_dollars_buy_about_the_model_that_nanochat_trains_for_a_hundred() -> None:
@@ -128,6 +166,16 @@ def test_a_plan_for_this_machine_adds_what_was_measured_to_the_formulas() -> Non
     assert plan.seconds == pytest.approx(20 + 100 * 0.5 + 3 * 2 + 3 * 3 * 0.25 + 3)
     assert plan.peak_bytes == 900_000_000 == pytest.approx(plan.memory[1].total)
     assert plan.loss is not None and plan.loss.low < plan.loss.mean < plan.loss.high
+    early = work(
+        **config.config.model_dump(exclude={"batch_stages"}), batch_stages=[{"until": 30, "batch": 4}]
+    )
+    staged = plan_here(
+        Work("small", early.config, 512, 64, validation_rows=17),
+        MEASURED.model_copy(update={"stage_seconds": [0.2]}),
+        None,
+    )
+    assert staged.seconds == pytest.approx(plan.seconds - 30 * (0.5 - 0.2))
+    assert staged.step_seconds == 0.5
     unmeasured = plan_here(small, None, None)
     assert unmeasured.seconds is None and not unmeasured.refused, "the memory is not known"
 
@@ -139,22 +187,29 @@ def test_a_calibration_is_stored_under_everything_it_depends_on() -> None:
         for other in (one, work(micro_batch=2), work(workers=4), work(model=ModelConfig(depth=3)))
     }
     assert len(names) == 4
+    early = [work(batch_stages=[{"until": until, "batch": 64}]) for until in (5, 6)]
+    staged = {place(other.config, other.shape(), 2048, None) for other in early}
+    assert len(staged) == 1 and not staged & names
     longer = work(steps=5)
     assert place(longer.config, longer.shape(), 2048, None) == place(one.config, one.shape(), 2048, None)
 
 
-def test_start_checkpoint_and_end_times_are_read_from_step_records() -> None:
+@pytest.mark.parametrize("stages", [0, 1])
+def test_start_checkpoint_and_end_times_are_read_from_step_records(stages: int) -> None:
     history, clock = [], 1010.0
-    for step in range(STEPS):
-        seconds = 3.0 if step < WARM else 1.0
+    for step in range(stages * OF_STAGE + STEPS):
+        early = step < stages * OF_STAGE
+        warm = step % OF_STAGE < WARM if early else step - stages * OF_STAGE < WARM
+        seconds = (0.5 if early else 1.0) + 2.0 * warm
         clock += seconds
         history.append({"seconds": seconds, "ended_at": clock})
         clock += 2.0 if (step + 1) % CHECKPOINT_EVERY == 0 else 0.0
     history[-1] |= {"evaluation_seconds": 4.0, "peak_flops": 1e11}
     history[-1] |= {"state_bytes": 10.0, "peak_bytes": 100.0}
-    found = from_history(history, started=1000.0, ended=history[-1]["ended_at"] + 4.0 + 6.0)
-    assert found.start_seconds == pytest.approx(10 + 2 * 2)  # and what the first steps took longer
-    assert found.step_seconds == 1.0
+    found = from_history(history, 1000.0, history[-1]["ended_at"] + 4.0 + 6.0, stages)
+    # and what the first steps took longer
+    assert found.start_seconds == pytest.approx(10 + 2 * 2 * (stages + 1))
+    assert found.step_seconds == 1.0 and found.stage_seconds == [0.5] * stages
     assert found.checkpoint_seconds == 2.0
     assert found.evaluation_pass_seconds == 2.0
     assert found.end_seconds == 6.0
@@ -163,10 +218,18 @@ def test_start_checkpoint_and_end_times_are_read_from_step_records() -> None:
 def test_the_report_compares_the_plan_with_the_measurements() -> None:
     small = Work("small", work(model=ModelConfig(depth=2, width=64)).config, 512, 64, validation_rows=8)
     plan = plan_here(small, MEASURED, LAW)
-    end = {"seconds": 0.6, "state_bytes": 2e6, "peak_bytes": 9.9e8, "bits_per_byte": 1.5}
+    end = {"step": 999, "seconds": 0.6, "state_bytes": 2e6, "peak_bytes": 9.9e8, "bits_per_byte": 1.5}
     rows = {row["name"]: row for row in compared(plan, [end, end], 600.0)}
     assert rows["seconds a step"]["planned"] == 0.5 and rows["seconds a step"]["actual"] == 0.6
     assert rows["a worker's memory at its peak, MB"]["actual"] == pytest.approx(990)
     assert rows["validation, bits per byte"]["low"] < rows["validation, bits per byte"]["high"]
+    early = work(batch_stages=[{"until": 1, "batch": 64}], model=ModelConfig(depth=2, width=64))
+    measured = MEASURED.model_copy(update={"stage_seconds": [0.1]})
+    staged = compared(
+        plan_here(Work("small", early.config, 512, 64), measured, None),
+        [end | {"step": step, "seconds": step + 1.0} for step in range(3)],
+        None,
+    )
+    assert [row["actual"] for row in staged if row["name"] == "seconds a step"] == [2.5]
     interrupted = compared(plan_here(small, None, None), [end], None)
     assert [row["name"] for row in interrupted] == ["a worker's weights and optimizer, MB"]

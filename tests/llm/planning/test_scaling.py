@@ -21,6 +21,17 @@ WHOLE = PretrainConfig(steps=400, batch=8, model=ModelConfig(depth=4))
 CONFIG = ScalingConfig(pretrain=WHOLE, depths=(1, 2, 3), steps=(50, 100, 400))
 
 
+def test_small_runs_have_the_stages_of_batches_in_proportion() -> None:
+    stages = [{"until": 1, "batch": 4}, {"until": 200, "batch": 2, "row_length": 32}]
+    whole = PretrainConfig.model_validate(WHOLE.model_dump() | {"batch_stages": stages})
+    small = CONFIG.model_copy(update={"pretrain": whole}).small(2, 50)
+    assert [(span.steps, span.batch, span.row_length) for span in small.spans()] == [
+        (25, 2, 32),
+        (25, 8, None),
+    ]
+    assert small.sizes().before(small.steps) == 25 * 2 + 25 * 8
+
+
 def test_finished_runs_are_found_and_become_a_law_that_a_later_run_finds(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     inputs = {name: store.artifact(name, "0" * 16) for name in ("tokenizer", "tokenize")}
