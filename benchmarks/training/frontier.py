@@ -1,7 +1,7 @@
 """Bits per byte of held-out books after some tokens: settings of pretraining compared over several seeds.
 
     python -m benchmarks.training.frontier STORE BOOKS.parquet [--seeds 0 1 2] [--steps 122]
-        [--set muon_momentum=0.9 …] [--rows FOLDER]
+        [--depth 4] [--set muon_momentum=0.9 …] [--rows FOLDER]
 
 Texts, shape and settings are those of `benchmarks.training.learning`, whose first stages run once
 in STORE. The training loop's own steps run in one local process with one thread. `--rows` writes what is
@@ -58,7 +58,7 @@ class Some:
 
 def settings(options: argparse.Namespace, seed: int) -> PretrainConfig:
     own = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options.set)}
-    model = {"depth": 4, "context": 512} | PRETRAIN["model"]
+    model = {"depth": options.depth, "context": 512} | PRETRAIN["model"]
     fixed = {"workers": 1, "micro_batch": 8, "steps": options.steps, "seed": seed, "model": model}
     return PretrainConfig.model_validate(PRETRAIN | fixed | own)
 
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("books", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=122)
+    parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of pretraining")
     parser.add_argument("--rows", type=Path, metavar="FOLDER", help="write the rows instead of training")
     options = parser.parse_args()

@@ -13,6 +13,7 @@ import argparse
 import math
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -95,18 +96,18 @@ def main() -> None:
         f"{len(shards)} shards, {sum(map(len, shards))} rows of {LENGTH}, {len(held_out)} held out",
         flush=True,
     )
-    whole = np.empty(0)
-    for width in options.widths:
+    bits = np.empty((len(options.widths), len(options.seeds)))
+    for (place, seed), (number, width) in product(enumerate(options.seeds), enumerate(options.widths)):
         started = time.process_time()
-        nats = [trained(shards, held_out, width, seed, options.steps) for seed in options.seeds]
-        bits = np.array(nats) / math.log(2) / size
-        whole = whole if whole.size else bits
-        text, more = " ".join(f"{each:.4f}" for each in bits), bits - whole
+        nats = trained(shards, held_out, width, seed, options.steps)
+        bits[number, place] = nats / math.log(2) / size
+        took = time.process_time() - started
         print(
-            f"width {width:>3}: {text} bits per byte; {more.mean():+.4f} ± {more.std(ddof=1):.4f} more than "
-            f"the first; {time.process_time() - started:.0f} CPU s",
+            f"seed {seed}, width {width}: {bits[number, place]:.4f} bits per byte, {took:.0f} CPU s",
             flush=True,
         )
+    for width, more in zip(options.widths, bits - bits[0], strict=True):
+        print(f"width {width}: {more.mean():+.4f} ± {more.std(ddof=1):.4f} more than the first")
 
 
 if __name__ == "__main__":

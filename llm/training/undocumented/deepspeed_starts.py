@@ -39,6 +39,7 @@ def partition_without_values(
     """
     import deepspeed
     import torch
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.zero import partition_parameters
 
     maker = deepspeed.zero.Init(
@@ -53,7 +54,7 @@ def partition_without_values(
         maker._convert_to_deepspeed_param(parameter)
         size = maker._aligned_size(parameter) // maker._partition_world_size(parameter)
         own: Any = torch.empty(size, dtype=dtype, device=maker.remote_device)
-        own = own.pin_memory() if maker.pin_memory else own
+        own = get_accelerator().pin_memory(own) if maker.pin_memory else own  # nothing on CPU workers
         own[max(0, parameter.ds_numel - size * maker._partition_rank(parameter)) :] = 0  # padding
         own.ds_numel, own.final_location = size, None
         own.status = partition_parameters.PartitionedParamStatus.AVAILABLE

@@ -71,12 +71,13 @@ def check_model(engine: Any, expected: dict[str, torch.Tensor]) -> None:
 
 
 def every_sharding_has_the_same_weights(stages: Sequence[int]) -> None:
-    """Some in fp32, with a moving average, and some in bf16 with Muon."""
+    """Some in fp32, with a moving average, and some in bf16 with Muon; ZeRO 3 also offloaded."""
     expected = whole()
     ways: list[dict[str, Any]] = [{"ema_decay": 0.9}, {"precision": "bf16", "optimizer": "muon"}]
-    for stage in stages:
+    offloaded = {"offload_optimizer": "cpu", "offload_parameters": "cpu"}
+    for stage, where in [*((stage, {}) for stage in stages), (3, offloaded)]:
         way = ways[(stage + dist.get_world_size()) % 2]
-        engine = engine_of(unborn(), zero={"stage": stage}, **way)
+        engine = engine_of(unborn(), zero={"stage": stage, **where}, **way)
         check_elements(engine, expected)
         check_model(engine, expected)
         if "ema_decay" in way:
