@@ -19,7 +19,7 @@ from headwater.llm.stages.evaluate import Evaluate, EvaluateConfig, pair_accurac
 from headwater.llm.stages.metric_rows import expectations, metric_rows
 from headwater.llm.stages.pair_batches import pair_arrays
 from headwater.llm.stages.preference_pairs import write_pairs
-from headwater.llm.training.objectives import rewards
+from headwater.llm.training.shared_prompts import rewards
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.examples.own_data.test_formats import json_lines
 from tests.llm.stages.test_pairs import PAD, pairs
