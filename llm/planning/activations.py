@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.losses.objectives import Batch, NextToken, token_logits
+from headwater.llm.training.losses.objectives import Batch, NextToken
+from headwater.llm.training.losses.token_losses import token_logits
 
 if TYPE_CHECKING:
     import torch

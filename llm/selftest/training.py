@@ -270,7 +270,7 @@ def document_losses(sizes: Sizes, config: PretrainConfig) -> tuple[list[float], 
 
     from headwater.data_pipeline.tokens.packing import document_positions
     from headwater.llm.training import engine as training_engine
-    from headwater.llm.training.losses.objectives import token_losses
+    from headwater.llm.training.losses.token_losses import token_losses
 
     engine = training_engine.build(sharp(sizes), config, 1)
     rows = counting(sizes)

@@ -203,7 +203,7 @@ class ReferenceScorer:
 
 class Dpo(PairStage[DpoConfig]):
     name = "dpo"
-    version = 2
+    version = 3
     off_fields = PairStage.off_fields | {"chosen_weight"}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:

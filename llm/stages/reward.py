@@ -44,7 +44,7 @@ class RewardConfig(PairConfig, FineTuneConfig):
 
 class Reward(PairStage[RewardConfig]):
     name = "reward"
-    version = 2
+    version = 3
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

@@ -263,6 +263,7 @@ def start_rollout_workers(
             gpus=config.gpus_per_rollout_worker,
             verifier_seconds=config.verifier_seconds,
             turns=turns_of(session, inputs, config, open_index),
+            precision=config.rollout_precision,
         )
         for _ in range(config.rollout_workers)
     ]

@@ -94,7 +94,7 @@ class Sampler:
         self._publish(version)
         calls = []
         for worker, share in self._spread(places, of):
-            asked = [tasks[i] for i in share], 1, seed, version, [places[i] for i in share]
+            asked = [tasks[i] for i in share], 1, seed, version, [places[i] for i in share], None, False
             calls.append(worker.rollout.remote(*asked))
         return list(ray.get(calls))
 

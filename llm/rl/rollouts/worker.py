@@ -124,6 +124,7 @@ class RolloutWorker:
         gpus: float = 0.0,
         verifier_seconds: float = 10.0,
         turns: Turns | None = None,
+        precision: str = "auto",
     ) -> None:
         import torch
 
@@ -133,8 +134,10 @@ class RolloutWorker:
 
         context.enter()
         torch.set_num_threads(threads)
-        self.engine = TorchEngine.load(policy.local(), device=device_of(gpus))
-        self.reference = TorchEngine.load(reference.local(), device=device_of(gpus))
+        self.engine, self.reference = (
+            TorchEngine.load(folder.local(), device=device_of(gpus), precision=precision)
+            for folder in (policy, reference)
+        )
         self.reward_model: Any = reward_model(reward).eval().to(self.engine.device) if reward else None
         self.judge = Judge(verifiers, verifier_seconds)
         self.player = Player(self.engine, turns)
@@ -148,11 +151,13 @@ class RolloutWorker:
         version: int | None = None,
         places: Sequence[int] | None = None,
         temperature: float | None = None,
+        compare: bool = True,
     ) -> Rollouts:
         """`group` answers per task, sampled with weights `version` (None: the initial weights).
 
         The random numbers of an answer depend on `seed`, on its task's number in `places` (default: from 0
-        on) and on its own in the group; not on what else is asked here.
+        on) and on its own in the group; not on what else is asked here. Without
+        `compare` the reference does not read the answers, and its log-probabilities are 0.
         """
         if version is not None:
             self._load(version)
@@ -167,10 +172,13 @@ class RolloutWorker:
         ids = [completion.ids for completion in played.completions]
         answers = [decode_answer(self.engine.tokenizer, last.ids) for last in played.last]
         judged = played.judged(self.judge, answers)
+        reference = [[0.0] * len(each) for each in ids]
+        if compare:
+            reference = self.reference.score(prompts, ids, temperature=heat or 1.0)
         return Rollouts(
             prompts=prompts,
             completions=played.completions,
-            reference_logprobs=self.reference.score(prompts, ids, temperature=heat or 1.0),
+            reference_logprobs=reference,
             answers=answers,
             model_rewards=self._score([p + c for p, c in zip(prompts, ids, strict=True)]),
             verified=judged.verified,

@@ -92,7 +92,7 @@ class PairStage(Stage[P]):
 
     runtime_fields = RUNTIME_FIELDS
     off_fields = OFF_FIELDS | {"data"}
-    version = 2  # pairs share one prompt, and whole answers; rankings are held out
+    version = 3  # long prompts lose their oldest turns
 
     def needs(self) -> tuple[Input, ...]:
         documents = Input(

@@ -163,11 +163,12 @@ class Evaluate(Stage[EvaluateConfig]):
                     session, inputs, each, policy=policy, open_index=self.open_index
                 )
                 actors += [board, *workers]
-                calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0)]
+                calls[when] = [workers[0].rollout.remote(shown, 1, SEED, temperature=0.0, compare=False)]
                 for i, worker in enumerate(workers):
                     if share := tasks[i :: len(workers)]:
                         places = list(range(i, len(tasks), len(workers)))
-                        calls[when].append(worker.rollout.remote(share, config.answers, SEED, places=places))
+                        asked = share, config.answers, SEED, None, places, None, False
+                        calls[when].append(worker.rollout.remote(*asked))
             found: dict[str, list[Rollouts]] = {when: ray.get(waiting) for when, waiting in calls.items()}
         finally:
             stop_actors(actors)
@@ -294,11 +295,13 @@ def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]
     import torch
 
     from headwater.llm.model.build import reward_model
+    from headwater.llm.model.cpu_kernels import use_kernels
     from headwater.llm.stages.data.pair_batches import even_share, pair_arrays
-    from headwater.llm.training.losses.objectives import rewards
+    from headwater.llm.training.losses.shared_prompts import pair_rewards
 
     torch.set_num_threads(1)
     model: Any = reward_model(Folder(reward, "model")).eval()
+    use_kernels(model)
     accuracies: dict[str, dict[str, float]] = {}
     for name in reward.files("heldout", ".arrow"):
         examples = EncodedExamples(reward, "heldout", name.rsplit("/", 1)[-1])
@@ -307,8 +310,7 @@ def pair_accuracies(reward: Artifact, limit: int) -> dict[str, dict[str, float]]
             arrays = pair_arrays(examples, rows[start : start + 16], int(model.config.pad_token_id))
             batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
             with torch.inference_mode():
-                chosen = rewards(model, batch["chosen"], batch["chosen_mask"])
-                rejected = rewards(model, batch["rejected"], batch["rejected_mask"])
+                chosen, rejected = pair_rewards(model, batch)
             right += int((chosen > rejected).sum())
         accuracies[name.rsplit("/", 1)[-1].removesuffix(".arrow")] = asdict(wilson(right, len(rows)))
     return accuracies

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from headwater.llm.training.losses import preference_losses
+from headwater.llm.training.losses.shared_prompts import pair_rewards, rewards
+from headwater.llm.training.losses.token_losses import cross_entropy, token_logits, token_losses
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +82,7 @@ class BradleyTerry:
         return float(batch["chosen"].shape[0])
 
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        chosen_B = rewards(model, batch["chosen"], batch["chosen_mask"])
-        rejected_B = rewards(model, batch["rejected"], batch["rejected_mask"])
+        chosen_B, rejected_B = pair_rewards(model, batch)
         losses_B = preference_losses.bradley_terry(
             chosen_B, rejected_B, margin=self.margin, centring=self.centring
         )
@@ -179,51 +180,10 @@ def masked_logprobs(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, mean: 
     return sums_B / mask[:, 1:].sum(dim=1) if mean else sums_B
 
 
-def token_losses(
-    model: Any, ids: torch.Tensor, *, temperature: float = 1.0, positions: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
-
-    `positions` as in `token_logits`.
-    """
-    logits_BLV = token_logits(model, ids, positions=positions)
-    if temperature != 1.0:
-        logits_BLV = logits_BLV.float() / temperature
-    return cross_entropy(logits_BLV, ids[:, 1:])
-
-
 def learnt_columns(mask_BL: torch.Tensor) -> torch.Tensor | None:
     """Indices of the columns in which any row is 1; None if these are most of them."""
     columns = mask_BL.any(0).nonzero()[:, 0]
     return columns if 0 < len(columns) < 0.75 * mask_BL.shape[1] else None
-
-
-def token_logits(
-    model: Any,
-    ids: torch.Tensor,
-    *,
-    positions: torch.Tensor | None = None,
-    columns: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Logits for each token after the first: ids [B, L+1] → [B, L, V], in the model's precision.
-
-    With `columns` [C], only of these tokens: [B, C, V]; 0 is the token after the first.
-
-    `positions` [B, L] count within documents. transformers restarts the rotary positions with them, and
-    blocks attention where they do not rise by one (with no attention mask and no cache).
-    """
-    kept = {} if columns is None else {"logits_to_keep": columns}
-    logits: torch.Tensor = model(
-        input_ids=ids[:, :-1], position_ids=positions, use_cache=False, **kept
-    ).logits
-    return logits
-
-
-def cross_entropy(logits_BLV: torch.Tensor, targets_BL: torch.Tensor) -> torch.Tensor:
-    """Loss (nats) of each target: logits [B, L, V], ids [B, L] → [B, L], fp32."""
-    from headwater.llm.model import cpu_kernels
-
-    return cpu_kernels.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten()).view(targets_BL.shape)
 
 
 def sequence_rewards(model: Any, sequences: Sequence[Sequence[int]], batch: int = 16) -> list[float]:
@@ -241,8 +201,3 @@ def sequence_rewards(model: Any, sequences: Sequence[Sequence[int]], batch: int 
             scores = rewards(model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
             found += scores.tolist()
     return found
-
-
-def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
-    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()

@@ -1,4 +1,4 @@
-"""Losses of several answers to one prompt, which the model reads once.
+"""Losses and rewards of several answers to one prompt, which the model reads once.
 
 The prompt and all answers are one sequence: every answer continues the prompt's positions and attends to the
 prompt and itself. A group of 8 answers of 40 tokens to a prompt of 300 has 620 tokens in the place of 2,720.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.losses.objectives import token_losses
+from headwater.llm.training.losses.token_losses import token_losses
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +101,56 @@ def _packed_losses(model: Any, ids: torch.Tensor, groups: Groups, temperature: f
     losses_BL = losses_N.new_zeros(ids.shape)
     losses_BL[rows, columns] = losses_N
     return losses_BL[:, 1:]
+
+
+def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards of `chosen` and `rejected` [B, L] with their masks, 1 on tokens: two of [B], fp32.
+
+    Those of `rewards`. With the CPU kernels all pairs are one row without padding, in which what the two
+    answers of a pair have in common is read once.
+    """
+    import torch
+
+    from headwater.llm.model import cpu_kernels
+
+    if getattr(model, "module", model).config._attn_implementation != cpu_kernels.ATTENTION:
+        return (
+            rewards(model, batch["chosen"], batch["chosen_mask"]),
+            rewards(model, batch["rejected"], batch["rejected_mask"]),
+        )
+    parts, row, positions, ends = [], [], [], []  # type: ignore[var-annotated]
+    for pair in zip(*(_sequences(batch, side) for side in ("chosen", "rejected")), strict=True):
+        shortest = min(map(len, pair))
+        differs = [one != other for one, other in zip(*pair, strict=False)]
+        shared = min(differs.index(True) if True in differs else shortest, shortest - 1)
+        parts.append(cpu_kernels.Group(len(row), shared, tuple(len(each) - shared for each in pair)))
+        row += pair[0][:shared]
+        positions += range(shared)
+        for each in pair:
+            row += each[shared:]
+            positions += range(shared, len(each))
+            ends.append(len(row) - 1)
+    states_SE = model(
+        input_ids=torch.tensor([row]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
+        use_cache=False,
+        output_hidden_states=True,
+        groups=tuple(parts),
+    ).hidden_states[-1][0]
+    scores = getattr(model, "module", model).score(states_SE[ends])[:, 0].float()
+    return scores[0::2], scores[1::2]
+
+
+def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+
+
+def _sequences(batch: dict[str, torch.Tensor], side: str) -> list[list[int]]:
+    """The tokens of each row without padding."""
+    rows = zip(batch[side], batch[f"{side}_mask"], strict=True)
+    return [ids[mask != 0].tolist() for ids, mask in rows]
 
 
 def _shared(ids: torch.Tensor, mask: torch.Tensor) -> int:

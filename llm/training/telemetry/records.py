@@ -24,7 +24,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
-from headwater.llm.model.adapters import is_adapted
+from headwater.llm.model.adapters import is_adapted, untouched_layers
 from headwater.llm.model.shape import flops_per_token
 from headwater.llm.training.telemetry.goodput import Goodput
 from headwater.llm.training.undocumented.deepspeed_internals import whole_size
@@ -122,13 +122,14 @@ def batch_flops(model: Any, arrays: Mapping[str, np.ndarray]) -> float:
     """FLOPs of a step on these rows (`shape.flops_per_token`); 0 if the model is no transformer."""
     config: Any = getattr(model, "config", None)
     head = getattr(model, "get_output_embeddings", lambda: None)() is not None
-    trained = _trained(model) if is_adapted(model) else None
+    trained, untouched = (_trained(model), untouched_layers(model)) if is_adapted(model) else (None, 0)
     total = 0.0
     for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):  # the last id is only a target
         if name in arrays:
             rows, length = arrays[name].shape[0], arrays[name].shape[1] - ahead
             try:
-                total += rows * length * flops_per_token(config, length, head=head, adapters=trained)
+                each = flops_per_token(config, length, head=head, adapters=trained, untouched=untouched)
+                total += rows * length * each
             except (AttributeError, TypeError):
                 return 0.0
     return total

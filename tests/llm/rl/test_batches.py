@@ -146,7 +146,9 @@ class Given:
     def __init__(self, *rewards: list[float]) -> None:
         self.rewards, self.asked = list(rewards), []
 
-    def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
+    def rollout(
+        self, tasks: list[Task], group: int, seed: int, version: int, places: list[int], *more: Any
+    ) -> Rollouts:
         self.asked.append(([task.origin for task in tasks], group, seed, version, places))
         return rollouts(self.rewards.pop(0))
 

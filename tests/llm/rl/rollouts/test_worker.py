@@ -43,6 +43,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def worker(folders: dict[str, Any], in_this_process: None) -> RolloutWorker:
+    return worker_of(folders)
+
+
+def worker_of(folders: dict[str, Any], **more: Any) -> RolloutWorker:
     context: Any = SimpleNamespace(enter=lambda: None)  # the logging of this process stays as it is
     return RolloutWorker(
         **folders,
@@ -51,6 +55,7 @@ def worker(folders: dict[str, Any], in_this_process: None) -> RolloutWorker:
         sampling=Sampling(6, 0.7),
         threads=torch.get_num_threads(),
         context=context,
+        **more,
     )
 
 
@@ -128,6 +133,21 @@ def test_a_worker_reports_the_log_probabilities_of_the_policy_and_of_the_referen
         for model, found in ((small_model(1), completion.logprobs), (small_model(), given)):
             expected = logprobs_of(model, prompt, completion.ids, 0.7)
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    alone = worker.rollout(TASKS[:2], group=2, seed=0, compare=False)
+    assert alone.completions == made.completions
+    assert alone.reference_logprobs == [[0.0] * len(each.ids) for each in made.completions]
+
+
+def test_a_worker_samples_and_compares_in_the_number_format_that_it_is_given(
+    folders: dict[str, Any], in_this_process: None
+) -> None:
+    worker = worker_of(folders, precision="bf16")
+    assert worker.engine.precision == worker.reference.precision == "bfloat16"
+    made = worker.rollout(TASKS[:1], group=2, seed=0)
+    both = (small_model(1), made.completions[0].logprobs), (small_model(), made.reference_logprobs[0])
+    for model, found in both:
+        exact = logprobs_of(model, made.prompts[0], made.completions[0].ids, 0.7)
+        assert 1e-4 < np.abs(exact - found).max() < 0.3
 
 
 def test_a_worker_reports_the_reward_models_score_of_prompt_and_answer(worker: RolloutWorker) -> None:

@@ -18,7 +18,8 @@ from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches, ev
 from headwater.llm.stages.data.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.trace import reading
 from headwater.llm.training.job import Worker
-from headwater.llm.training.losses.objectives import BradleyTerry, rewards
+from headwater.llm.training.losses.objectives import BradleyTerry
+from headwater.llm.training.losses.shared_prompts import rewards
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.training.parallel.test_sharding import small_reward_model
 

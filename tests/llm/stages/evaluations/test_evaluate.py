@@ -19,7 +19,7 @@ from headwater.llm.stages.data.pair_batches import pair_arrays
 from headwater.llm.stages.data.preference_pairs import write_pairs
 from headwater.llm.stages.evaluations.evaluate import Evaluate, EvaluateConfig, pair_accuracies
 from headwater.llm.stages.evaluations.metric_rows import expectations, metric_rows
-from headwater.llm.training.losses.objectives import rewards
+from headwater.llm.training.losses.shared_prompts import rewards
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.examples.own_data.test_formats import json_lines
 from tests.llm.stages.data.test_pairs import PAD, pairs

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3ForSequenceClassification
 
 from headwater.llm.model.cpu_kernels import use_kernels
-from headwater.llm.training.losses.objectives import token_losses
-from headwater.llm.training.losses.shared_prompts import answer_losses
+from headwater.llm.training.losses.shared_prompts import answer_losses, pair_rewards
+from headwater.llm.training.losses.token_losses import token_losses
 from tests.llm.models import small_model
 
 PROMPT = [11, 12, 13, 14, 15]
@@ -93,3 +94,40 @@ def test_a_prompt_is_read_once_and_a_template_with_each_row(case: str, kernels: 
     )
     answer_losses(model, *CASES[case])
     assert read == [tokens]
+
+
+PAIRS = {
+    "a prompt": ([11, 12, 13, 20, 21, 22], [11, 12, 13, 30], 3 + 3 + 1),
+    "answers that begin alike": ([11, 12, 20, 21], [11, 12, 20, 22, 23], 3 + 1 + 2),
+    "one answer goes on": ([11, 12, 20], [11, 12, 20, 21], 2 + 1 + 2),
+    "nothing in common": ([11, 12], [13, 12, 14], 2 + 3),
+}
+
+
+def test_a_pair_reads_what_it_has_in_common_once_with_the_rewards_and_gradients_of_each_alone() -> None:
+    sides = [rows(*(pair[side] for pair in PAIRS.values()), prompts=[[]] * len(PAIRS)) for side in (0, 1)]
+    batch: Any = {}
+    for name, (ids, mask) in zip(("chosen", "rejected"), sides, strict=True):
+        batch |= {name: ids, f"{name}_mask": mask}
+    found, read = [], []
+    for kernels in (False, True):
+        torch.manual_seed(0)
+        model: Any = Qwen3ForSequenceClassification(judge_config())
+        if kernels:
+            use_kernels(model)
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        chosen, rejected = pair_rewards(model, batch)
+        torch.nn.functional.logsigmoid(chosen - 2 * rejected).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found.append((torch.cat([chosen, rejected]).detach(), gradient))
+    assert read == [4 * 6, 4 * 5, sum(tokens for *_, tokens in PAIRS.values())]
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-4, rtol=1e-4)
+
+
+def judge_config() -> Any:
+    config: Any = copy.deepcopy(small_model().config)
+    config.num_labels, config.pad_token_id = 1, PAD
+    return config

@@ -122,14 +122,16 @@ def counted_flops(model: Any, length: int) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("kind", ["all weights", "adapters", "reward model", "reward model's adapters"])
+@pytest.mark.parametrize(
+    "kind", ["all weights", "adapters", "last adapters", "reward model", "reward model's adapters"]
+)
 def test_the_flops_are_those_that_torch_counts(kind: str) -> None:
     tokenizer, length = chat_tokenizer(), 24
     config: Any = hf_config(ModelConfig(depth=12, width=128, context=64), len(tokenizer), tokenizer)
     config.num_labels, config._attn_implementation = 1, "eager"
     model: Any = (Qwen3ForSequenceClassification if "reward" in kind else Qwen3ForCausalLM)(config)
     if "adapters" in kind:
-        model = with_adapters(model, LoraConfig(rank=8), 0)
+        model = with_adapters(model, LoraConfig(rank=8, layers=5 if "last" in kind else None), 0)
     rows = np.zeros((2, length), np.int64)
     assert batch_flops(model, {"chosen": rows}) == pytest.approx(counted_flops(model, length), rel=0.02)
 
