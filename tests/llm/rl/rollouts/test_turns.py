@@ -210,7 +210,7 @@ def ending(model: torch.nn.Module) -> torch.nn.Module:
 
     changed = copy.deepcopy(model)
     with torch.no_grad():
-        changed.get_output_embeddings().weight[chat_tokenizer().eos_token_id] *= 3  # type: ignore[operator]
+        changed.get_output_embeddings().weight[chat_tokenizer().eos_token_id] *= 8  # type: ignore[operator]
     return changed
 
 
