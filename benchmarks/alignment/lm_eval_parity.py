@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--tasks", default="arc_easy,hellaswag,piqa,sciq")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--offset", type=int, default=0, help="records to skip, for several runs at once")
     parser.add_argument("--shots", type=int, default=0)
     given = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -126,7 +127,8 @@ def main() -> None:
     model = Folder(Artifact(str(given.model.resolve().parent)), given.model.name)
     for name in given.tasks.split(","):
         task, found = TASKS[name], wheel(Store(given.store), TASKS[name].wheel)
-        records = read_records(found, name, given.limit)
+        last = None if given.limit is None else given.offset + given.limit
+        records = read_records(found, name, last)[given.offset :]
         items, pool = [task.item(record) for record in records], read_records(found, name, examples=True)
         if given.shots:
             known = [task.item(record) for record in pool]

@@ -1,16 +1,18 @@
 """Accuracy of a reward model that adapters make of SmolLM2-135M, on people's pairs that it has not seen.
 
-    python -m benchmarks.alignment.reward_model PAIRS.jsonl.gz [--set reward.steps=80 …] [--store DIR]
+    python -m benchmarks.alignment.reward_model PAIRS.jsonl.gz [--set reward.steps=158 …] [--store DIR]
 
 PAIRS are transcripts or prompts with two answers, such as Anthropic's hh-rlhf. A fifth of the prompts is put
 aside. The stage trains on the rest, of which it holds out a tenth itself. The base model is fetched once per
-store, which is not timed. The time includes the whole stage: start of Ray Train's workers, DeepSpeed, all
-steps, evaluations, export. The goal is 60 % in 20 minutes on two cores.
+store, which is not timed. CPU minutes are those of the whole command, of all its threads and processes:
+Ray, DeepSpeed, all steps, evaluations, export. Other work on the machine disturbs them least. The goal is
+60 % in 20 of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,26 +21,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 GOAL, MINUTES = 0.60, 20.0
 TEST_SHARE = 0.2
+TEST_LENGTH = 512
+"""Tokens of a pair put aside: longer than those of training, so that nearly all are measured."""
 
 REWARD: dict[str, Any] = {
     "corpus_pairs": 0,
     "model_pairs": 0,
     "rankings": False,
-    "max_length": 256,
-    "steps": 80,
-    "batch": 16,
-    "micro_batch": 2,
-    "workers": 1,
-    "cpus_per_worker": 2,
-    "lora": {"rank": 16},
-    "learning_rate": 3.0e-4,
+    "max_length": 192,
+    "steps": 158,
+    "batch": 8,
+    "micro_batch": 4,
+    "workers": 2,
+    "cpus_per_worker": 1,
+    "lora": {"rank": 16, "layers": 10},
+    "learning_rate": 5.0e-4,
     "weight_decay": 0.0,
     "decay_share": 0.9,
-    "evaluate_every": 40,
+    "evaluate_every": 158,
     "checkpoint_every": 40,
 }
 
@@ -66,14 +71,23 @@ def recipe(store: Path, base: dict[str, Any]) -> dict[str, Any]:
     return {"name": "reward", "store": str(store / "store"), "base": base, "reward": REWARD | {"data": data}}
 
 
-def headwater(path: Path, until: str, overrides: list[str]) -> None:
+def headwater(path: Path, until: str, overrides: list[str]) -> float:
+    """Run the recipe. Returns the CPU seconds of the process and all below it."""
     settings = [f"--set={override}" for override in overrides]
-    subprocess.run(
-        [sys.executable, "-m", "headwater", "run", str(path), "--until", until, *settings], check=True
-    )
+    command = [sys.executable, "-m", "headwater", "run", str(path), "--until", until, *settings]
+    process, used = psutil.Popen(command), dict[int, float]()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in [process, *process.children(recursive=True)]:
+                times = each.cpu_times()
+                used[each.pid] = times.user + times.system
+        time.sleep(0.5)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return sum(used.values())
 
 
-def measured(store: Path, max_length: int) -> tuple[Any, int]:
+def measured(store: Path) -> tuple[Any, int]:
     """The share of the pairs put aside that the newest model orders rightly, and how many do not fit."""
     from headwater.cluster.storage.artifact import Artifact
     from headwater.data_pipeline.sources.items import Unread
@@ -90,7 +104,7 @@ def measured(store: Path, max_length: int) -> tuple[Any, int]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model").symlink_to(made / "model")
         tokenizer = load_tokenizer(made / "model")
-        _, left_out = write_pairs(Artifact(folder), {"heldout/test": pairs}, tokenizer, max_length)
+        _, left_out = write_pairs(Artifact(folder), {"heldout/test": pairs}, tokenizer, TEST_LENGTH)
         return pair_accuracies(Artifact(folder), len(pairs))["test"], sum(left_out.values())
 
 
@@ -114,20 +128,18 @@ def main() -> None:
     path = store / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe(store, {"model": options.model} if options.model else packaged)))
     headwater(path, "base", [])
-    started = time.monotonic()
-    headwater(path, "reward", options.set)
-    minutes = (time.monotonic() - started) / 60
+    minutes = headwater(path, "reward", options.set) / 60
     made = json.loads(newest(store).read_text())
     metrics, stage = made["metrics"], made["seconds"] / 60
-    share, left_out = measured(store, made["config"]["max_length"])
+    share, left_out = measured(store)
     print(
         f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}) of {share['count']} pairs put "
-        f"aside (goal {GOAL:.0%}; {left_out} more do not fit), after {stage:.1f} minutes of the stage "
-        f"(goal {MINUTES:g}), {minutes:.1f} with the command's start; {metrics['pairs']} of {counts}, "
+        f"aside (goal {GOAL:.0%}; {left_out} more do not fit), after {minutes:.1f} CPU minutes (goal "
+        f"{MINUTES:g}), {stage:.1f} by the clock; {metrics['pairs']} of {counts}, "
         f"{metrics['heldout_accuracy']:.1%} on the stage's own held-out pairs, "
         f"{metrics['median_tokens_per_second']:,.0f} tokens/s, median, MFU {metrics['median_mfu']:.2f}"
     )
-    raise SystemExit(share["value"] < GOAL or stage > MINUTES)
+    raise SystemExit(share["value"] < GOAL or minutes > MINUTES)
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def test_preferences_is_run(trains_here: Session, base: Path, tmp_path: Path) ->
     own = [f"base={{model: {base}}}", "evaluate.heldout_prompts=2", "evaluate.samples=1"]
     own += [f"{key}=[{pairs}]" for key in ("dpo.data", "reward.data", "rl.prompts")]
     own += sets("dpo", FINE_TUNING) + sets("reward", FINE_TUNING) + sets("rl", RL)
-    own += ["dpo.loss=kto", "dpo.keep_best=true", "reward.keep_best=true", "reward.lora={rank: 2}"]
+    own += ["dpo.loss=kto", "dpo.keep_best=true", "reward.keep_best=true", "reward.lora={rank: 2, layers: 1}"]
     made = dry_run("preferences", trains_here, own)
     for stage in ("dpo", "reward"):
         last = loop.read_history(made[stage])[-1]
