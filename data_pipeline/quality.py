@@ -18,15 +18,15 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import list_files
 from headwater.cluster.versions import installed
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.filters import linear
-from headwater.data_pipeline.filters.linear import MODEL, WEIGHTS, ModelCard
-from headwater.data_pipeline.filters.training import Examples, Report, TrainSettings, train
+from headwater.data_pipeline.filters.classifiers import linear
+from headwater.data_pipeline.filters.classifiers.linear import MODEL, WEIGHTS, ModelCard
+from headwater.data_pipeline.filters.classifiers.training import Examples, Report, TrainSettings, train
 from headwater.data_pipeline.sources import read_source
 from headwater.data_pipeline.sources.guess import sources_of
 from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.listing import input_files
 from headwater.data_pipeline.sources.spec import Columns
-from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.text.normalise import normalise
 from headwater.data_pipeline.verdict import Rejection
 

@@ -1,4 +1,4 @@
-"""Write data_pipeline/text/languages.tsv from FineWeb-2's configurations and datatrove's word splitters.
+"""Write data_pipeline/text/words/languages.tsv from FineWeb-2's configurations and datatrove's splitters.
 
     git clone https://github.com/huggingface/fineweb-2 && python docs/generate_languages.py fineweb-2
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from datatrove.utils._import_utils import ASSETS_PATH
 
-TABLE = Path(__file__).parents[1] / "data_pipeline/text/languages.tsv"
+TABLE = Path(__file__).parents[1] / "data_pipeline/text/words/languages.tsv"
 HEADER = """\
 # Languages: their names in lid.176 and GlotLID, and their limits in FineWeb-2 (Penedo et al. 2025).
 # Source: https://github.com/huggingface/fineweb-2 at {commit}, configs/*.yml; word splitters:

@@ -20,7 +20,7 @@ from headwater.llm.inference import pool as engines
 from headwater.llm.rankings import gate, judge, probe
 from headwater.llm.rankings.gate import Finding
 from headwater.llm.rankings.surprise import surprises
-from headwater.llm.stages.evaluate import EvaluateConfig, bits_per_byte
+from headwater.llm.stages.evaluations.evaluate import EvaluateConfig, bits_per_byte
 from headwater.llm.stages.rl import tasks_of
 from headwater.recipe import Recipe
 

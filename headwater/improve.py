@@ -28,8 +28,8 @@ from headwater.llm.rankings.aside import set_aside
 from headwater.llm.rankings.gate import EVERYBODY, Finding
 from headwater.llm.rankings.pairs import pair_lines, pairs_in
 from headwater.llm.rankings.raters import FEW
+from headwater.llm.stages.data.preference_pairs import PairConfig
 from headwater.llm.stages.models import newest
-from headwater.llm.stages.preference_pairs import PairConfig
 from headwater.llm.stages.reward import RewardConfig
 from headwater.promotion import Promotion
 from headwater.recipe import Recipe

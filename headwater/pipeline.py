@@ -24,11 +24,11 @@ from headwater.data_pipeline.tokens.tokenize import Tokenize
 from headwater.data_pipeline.tokens.tokenizer import TrainTokenizer
 from headwater.llm.planning.plan_report import PlanAhead
 from headwater.llm.stages.base import Base
-from headwater.llm.stages.benchmarks import Benchmarks
+from headwater.llm.stages.data.preference_pairs import PairStage
 from headwater.llm.stages.dpo import Dpo
-from headwater.llm.stages.evaluate import Evaluate
+from headwater.llm.stages.evaluations.benchmarks import Benchmarks
+from headwater.llm.stages.evaluations.evaluate import Evaluate
 from headwater.llm.stages.models import MODELS, newest
-from headwater.llm.stages.preference_pairs import PairStage
 from headwater.llm.stages.pretrain import Pretrain
 from headwater.llm.stages.reward import Reward
 from headwater.llm.stages.rl import Rl

@@ -26,10 +26,10 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem
 from headwater.llm.benchmarks.records import wheels
 from headwater.llm.stages.base import Base
-from headwater.llm.stages.benchmarks import Benchmarks
+from headwater.llm.stages.evaluations.benchmarks import Benchmarks
 from headwater.llm.stages.models import TALKING, refuse_untemplated
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.records import check_packages
+from headwater.llm.training.telemetry.records import check_packages
 from headwater.recipe import Recipe
 
 

@@ -31,11 +31,11 @@ from headwater.llm.model.dial import (
     learning_rate,
 )
 from headwater.llm.rankings.gate import ImproveConfig
-from headwater.llm.rl.verifiers import CITATIONS
+from headwater.llm.rl.rewards.verifiers import CITATIONS
 from headwater.llm.stages.base import BaseConfig
-from headwater.llm.stages.benchmarks import BenchmarksConfig
 from headwater.llm.stages.dpo import DpoConfig
-from headwater.llm.stages.evaluate import EvaluateConfig
+from headwater.llm.stages.evaluations.benchmarks import BenchmarksConfig
+from headwater.llm.stages.evaluations.evaluate import EvaluateConfig
 from headwater.llm.stages.pretrain import PretrainConfig
 from headwater.llm.stages.reward import RewardConfig
 from headwater.llm.stages.rl import RlConfig

@@ -7,8 +7,8 @@ from typing import Any
 
 from headwater.llm.model.architecture import ARCHITECTURES, with_feature
 from headwater.llm.model.shape import ModelConfig
-from headwater.llm.rl.made_tasks import SEARCH
-from headwater.llm.rl.verifiers import CITATIONS
+from headwater.llm.rl.rewards.made_tasks import SEARCH
+from headwater.llm.rl.rewards.verifiers import CITATIONS
 from headwater.llm.stages.pretrain import check_cuts, check_sharing
 
 

@@ -100,6 +100,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     config = config.resolved()
     session = session or Session(Store(tempfile.gettempdir()))
     check_cpus(config, session)
+    prepare(config)
     session.ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
@@ -122,7 +123,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
         controller_options=ControllerOptions(  # which the proxy inherits
             runtime_env={
                 "env_vars": PROXY_CHECKS
-                | environment(config.max_requests, config.max_body_bytes)
+                | environment(config.max_requests, config.max_body_bytes, config.cors_origins)
                 | traces.environment(config.traces)
             }
         ),
@@ -171,6 +172,15 @@ def check(config: AppConfig) -> Choice:
     if len(served) > 1:
         check_memory(config, served.values())
     return config.choice()
+
+
+def prepare(config: AppConfig) -> None:
+    """Make what all replicas of the model open, once: the conversion for the backend openvino. `config` as
+    `AppConfig.resolved` gives it."""
+    if config.backend == "openvino":
+        from headwater.llm.inference.openvino.converted import convert
+
+        convert(config.model, int8=config.quantize == "int8")
 
 
 def _scaling(scaling: ReplicaRange, target_ongoing: int, collector: str) -> dict[str, Any]:

@@ -166,8 +166,9 @@ class AppConfig(ServeConfig):
         """The index's, or the default."""
         return str(self._described.get("embedding", WORDLLAMA))
 
-    def choice(self) -> Choice:
-        """What computes the models. Raises HeadwaterError if the settings cannot be had for them."""
+    def choice(self, model: str = "") -> Choice:
+        """What computes the models. Raises HeadwaterError if the settings cannot be had for them. `model`: a
+        folder to be asked about in the place of the first one's."""
         if self.backend == "torch" and self.quantize == "none":
             return Choice("torch", "none", "as set")
         if self.models and self.backend == "auto" and self.quantize == "none":
@@ -178,8 +179,9 @@ class AppConfig(ServeConfig):
                 where="serve.models",
                 fix="set `serve.backend: torch` and `serve.quantize: none`",
             )
-        described = dict(Artifact(self.model).read_json("config.json"))
-        return choose(self.backend, self.quantize, described, self.model, gpus=self.engine.gpus)
+        model = model or self.model
+        described = dict(Artifact(model).read_json("config.json"))
+        return choose(self.backend, self.quantize, described, model, gpus=self.engine.gpus)
 
     def resolved(self) -> AppConfig:
         """The same settings, `backend: auto` replaced by what it takes here: all replicas have that."""
@@ -197,11 +199,6 @@ class AppConfig(ServeConfig):
     def _described(self) -> dict[str, Any]:
         """The index's own description; empty without one."""
         return dict(Artifact(self.index).read_json(DESCRIPTION)) if self.index else {}
-
-    @property
-    def model_key(self) -> str:
-        """Of the first model, as `key_of`."""
-        return self.key_of(self.model)
 
     def key_of(self, folder: str) -> str:
         """`STAGE/KEY` of a model in the store, else the location of its folder."""

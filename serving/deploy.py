@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.serving.app import build, check
+from headwater.serving.app import build, check, prepare
 from headwater.serving.config import AppConfig
 
 if TYPE_CHECKING:
@@ -40,4 +40,5 @@ def application(args: dict[str, Any]) -> Application:
             fix="set `api_keys` to a file with one key per line",
         )
     check(config)
+    prepare(config.resolved())
     return build(config)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
@@ -41,10 +41,17 @@ class LoadedModels:
     """Thread-safe. The weights of a base are there once, whatever adapters it has."""
 
     def __init__(
-        self, device: str, threads: int | None, backend: Backend = "torch", quantize: Quantize = "none"
+        self,
+        device: str,
+        threads: int | None,
+        backend: Backend = "torch",
+        quantize: Quantize = "none",
+        check: Callable[[Served], None] = Served.check_same,
     ) -> None:
+        """`check`: raises HeadwaterError for a model whose files are no longer its own."""
         self._device, self._threads = device, threads
         self._backend, self._quantize = backend, quantize
+        self._check = check
         self._held: dict[Served, _Held] = {}
         self._lock = threading.Lock()
 
@@ -102,19 +109,18 @@ class LoadedModels:
             raise ApiError(503, message, code="model_unavailable", param="model") from error
 
     def _load(self, served: Served) -> Engine:
-        served.check_same()
+        self._check(served)
         made = self._opened(served)
-        served.check_same()  # nobody has written into the folder meanwhile
+        self._check(served)  # nobody has written into the folder meanwhile
         if (record := record_of(served)) is not None:
             check_record(record.read_bytes(PARITY).decode(), record.path(PARITY), made)
         warm(made)
         return made
 
     def _opened(self, served: Served) -> SharedEngine | AdaptedEngine:
-        local = Artifact(served.folder).local()
         if served.base is None:
             engine = load_engine(
-                local,
+                served.folder,
                 device=self._device,
                 threads=self._threads,
                 backend=self._backend,
@@ -124,6 +130,7 @@ class LoadedModels:
         with self.use(served.base) as base:
             assert isinstance(base, SharedEngine)
             shared: Any = base.engine
+            local = Artifact(served.folder).local()
             return AdaptedEngine(base, shared.adapter(local), _own_tokenizer(served, shared.tokenizer))
 
 

@@ -21,7 +21,7 @@ from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.hub import SCHEME
 from headwater.cluster.storage.store import Store
 from headwater.llm.model.adapter_files import is_adapter, linear_shapes, read_adapter
-from headwater.llm.model.source import find_model, listed
+from headwater.llm.model.files.source import find_model, listed
 from headwater.llm.stages.models import FOLDER, MODELS
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Served:
     base: Served | None = None
     """Of an adapter."""
     mark: str = ""
-    """Of names, sizes and times of the files; empty for the endpoint's first model, which does not change."""
+    """Of names, sizes and times of the files; empty for the settings' own model, which may lie on each node's
+    disk with times of its own."""
 
     def check_same(self) -> None:
         """Raises HeadwaterError if the files are no longer those."""
@@ -70,12 +71,16 @@ def mark_of(folder: str) -> str:
 
 
 class ModelList:
-    """The models of an endpoint as they are now; the first one is the settings' `model`."""
+    """The models of an endpoint as they are now. The first one has the settings' `model_name`: their `model`,
+    or what was put in its place."""
 
     def __init__(self, config: AppConfig, *, changed: bool = True) -> None:
         """`changed`: with what was changed since the endpoint was started; else the settings' list. Raises
         HeadwaterError if a model is not there."""
-        self.first = Served(config.model_name, config.model)
+        if config.model_name in config.models:
+            raise HeadwaterError(
+                f"`{config.model_name}` is the endpoint's first model", where="serve.models", fix="rename one"
+            )
         self._config = config
         self._store = Store(config.store) if config.store else None
         own = hashlib.blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
@@ -83,6 +88,20 @@ class ModelList:
         self._entries = self._read() if changed else self._initial()
         self.now = self._resolved(self._entries)
         """By name, the first one first."""
+
+    @property
+    def first(self) -> Served:
+        return self.now[self._config.model_name]
+
+    def check_same(self, served: Served) -> None:
+        """As the model's own, and raises HeadwaterError for the settings' model if other files have taken its
+        place in its folder."""
+        served.check_same()
+        first = self.first
+        if not served.mark and first.mark and served.folder == first.folder:
+            raise HeadwaterError(
+                f"the files of the model {served.name} were replaced", where=served.folder, fix="ask again"
+            )
 
     @property
     def pause(self) -> float:
@@ -95,8 +114,10 @@ class ModelList:
             entries = self._read()
             follows = any(each["path"].startswith(f"{PROMOTED}/") for each in entries.values())
             if follows or entries != self._entries:
-                self.now = self._resolved(entries)
-                self._entries = entries
+                now = self._resolved(entries)
+                for each in set(now.values()).difference(self.now.values()):
+                    self._check(each)
+                self.now, self._entries = now, entries
         except (HeadwaterError, OSError) as error:
             log.error("the models stay as they were: %s", error)
 
@@ -107,8 +128,14 @@ class ModelList:
         served = self._resolved(marked)
         for each in served.values():
             if each.name == name or (each.base is not None and each.base.name == name):
-                check_model(each)
+                self._check(each)
         return served[name], served
+
+    def _check(self, served: Served) -> None:
+        """Raises HeadwaterError for what cannot be served with the endpoint's backend."""
+        check_model(served)
+        if served.base is None:
+            self._config.choice(served.folder)
 
     def put(self, name: str, model: ServedModel, served: Served) -> None:
         """Add or replace a model, for all replicas."""
@@ -149,18 +176,21 @@ class ModelList:
 
     def _resolved(self, entries: Mapping[str, Any]) -> dict[str, Served]:
         """Whole models first: adapters name them."""
-        found = {self.first.name: self.first}
-        if self.first.name in entries:
-            raise HeadwaterError(
-                f"`{self.first.name}` is the endpoint's first model", where="serve.models", fix="rename one"
-            )
+        first = self._config.model_name
+        found = {} if first in entries else {first: Served(first, self._config.model)}
         places = {name: location_of(each["path"], self._config.store) for name, each in entries.items()}
         adapters = {name for name, place in places.items() if is_adapter(place)}
+        if first in adapters:
+            raise HeadwaterError(
+                "the endpoint's first model is a whole one, and this is an adapter",
+                where=places[first],
+                fix="add it under another name, or merge it into its base",
+            )
         for name in sorted(entries, key=lambda name: name in adapters):
             given = entries[name]
             base = None
             if name in adapters:
-                base = found.get(given["base"] or self.first.name)
+                base = found.get(given["base"] or first)
                 if base is None or base.base is not None:
                     whole = [own for own, each in found.items() if each.base is None]
                     raise HeadwaterError(
@@ -173,7 +203,7 @@ class ModelList:
                     "it has a `base` and is no adapter", where=f"serve.models.{name}", fix="leave `base` out"
                 )
             found[name] = Served(name, places[name], base, given["mark"] or mark_of(places[name]))
-        return {self.first.name: self.first} | {name: found[name] for name in entries}
+        return {name: found[name] for name in dict.fromkeys([first, *entries])}
 
 
 def location_of(path: str, store: str) -> str:
@@ -215,7 +245,7 @@ def record_of(served: Served) -> Artifact | None:
 
     An adapter's own, or of the merged model that Headwater has exported beside it.
     """
-    from headwater.llm.model.export import PARITY
+    from headwater.llm.model.files.export import PARITY
 
     folders = [served.folder]
     if served.base is not None:

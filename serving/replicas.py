@@ -65,9 +65,10 @@ class EngineReplica:
         """Loads the models that the endpoint has by now."""
         assert config.backend != "auto", "`AppConfig.resolved`"
         device = device_of(config.engine.gpus)
-        self._models = LoadedModels(device, config.threads, config.backend, config.quantize)
         self._list = ModelList(config)
-        self._first = self._list.first
+        self._models = LoadedModels(
+            device, config.threads, config.backend, config.quantize, self._list.check_same
+        )
         self._models.preload(self._list.now.values())
         self._looked = time.monotonic()
         self._following: asyncio.Future[None] | None = None
@@ -84,7 +85,7 @@ class EngineReplica:
     @property
     def engine(self) -> Any:
         """Of the first model."""
-        with self._models.use(self._first) as engine:
+        with self._models.use(self._list.first) as engine:
             return engine
 
     @property
@@ -128,7 +129,7 @@ class EngineReplica:
             phases.begin("prefill")
             try:
                 make: Any = complete if isinstance(job, CompletionJob) else answer
-                with self._models.use(job.model or self._first) as engine:
+                with self._models.use(job.model or self._list.first) as engine:
                     all_events = make(engine, job, gone, Decisions(past, decided))
                     for event in itertools.islice(all_events, past.events, None):
                         if gone.is_set():

@@ -11,8 +11,8 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.needs import Actors, Need, needs_of, nodes, refuse_too_large
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.model.adapter_files import TENSORS
-from headwater.llm.model.source import find_model
-from headwater.llm.model.stored import TensorFile
+from headwater.llm.model.files.source import find_model
+from headwater.llm.model.files.stored import TensorFile
 
 if TYPE_CHECKING:
     from headwater.cluster.runtime.session import Session

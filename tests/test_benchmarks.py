@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.corpus import extraction
+from benchmarks.corpus.extraction import scores
 from tests.data_pipeline.corpora import article
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
@@ -65,17 +65,17 @@ def test_extraction_is_measured_in_both_settings(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (str(pages), "--passes", "1")
-    lines = run("corpus.extraction", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    lines = run("corpus.extraction.__main__", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     engines = ["trafilatura", "no-comments", "quality", "fast"]
     assert [line.split()[3] for line in lines[1:5]] == [line.split()[0] for line in lines[5:]] == engines
     assert all("F1 1.0000  difference" in line for line in lines[3:5])
 
 
 def test_snippets_are_counted_over_all_pages() -> None:
-    assert extraction.snippets("One  two\nthree", ["two three", "four"], ["one", "One two"]) == (1, 1, 1)
+    assert scores.snippets("One  two\nthree", ["two three", "four"], ["one", "One two"]) == (1, 1, 1)
     counts = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0]])
-    assert extraction.of_counts(counts).tolist() == pytest.approx([8 / 10, 4 / 5, 4 / 5])
-    assert extraction.interval(counts, counts, extraction.of_counts) == (0.0, 0.0)
+    assert scores.of_counts(counts).tolist() == pytest.approx([8 / 10, 4 / 5, 4 / 5])
+    assert scores.interval(counts, counts, scores.of_counts) == (0.0, 0.0)
 
 
 def test_a_site_of_pages_that_measure_trains_nothing(
@@ -110,7 +110,7 @@ def test_a_site_of_pages_that_measure_trains_nothing(
     own = b'<link rel="canonical" href="https://www.unseen.com/x">'
     pq.write_table(pa.table({"html": [own]}), tmp_path / "own.parquet")
     arguments = (str(tmp_path), "--also-unseen", str(tmp_path / "own.parquet"))
-    run("corpus.extraction_pages", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    run("corpus.extraction.pages", *arguments, monkeypatch=monkeypatch, capsys=capsys)
     made = pq.read_table(tmp_path / "train.parquet").to_pylist()
     assert [(row["site"], row["text"]) for row in made] == [("kept.co.uk", "1"), ("a.org", "s\n\nh\n\np")]
     assert pq.read_table(tmp_path / "trafilatura.parquet")["with"].to_pylist() == [["c"]]

@@ -1,9 +1,11 @@
 """Time of a GRPO step compared with TRL's `GRPOTrainer`, two cores each.
 
     python -m benchmarks.alignment.grpo [--depth 6] [--prompts 8] [--group 8] [--max-tokens 64] [--steps 6]
+    python -m benchmarks.alignment.grpo --precision bf16
 
 Needs TRL (`pip install 'headwater[parity]'`). The same new model, prompts, number and length of answers,
-reward and KL penalty, in fp32. TRL runs in this process with two threads; ours is the rl stage through Ray,
+reward and KL penalty, in fp32, or in bf16 as each has it: TRL by autocast, ours with bf16 weights and fp32
+ones in the optimizer. TRL runs in this process with two threads; ours is the rl stage through Ray,
 with two learners and two rollout workers. A step is sampling, rewards, the reference's and the learner's
 passes, and the optimizer. The first two steps of each do not count. TRL runs before ours and after it.
 CPU seconds are those of all threads and processes, Ray's included.
@@ -33,7 +35,7 @@ from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, hf_config
 from headwater.llm.stages.rl import Rl, RlConfig
-from headwater.llm.training.records import HISTORY, read_history
+from headwater.llm.training.telemetry.records import HISTORY, read_history
 from tests.llm.chat_tokenizer import chat_tokenizer
 
 VOCABULARY, CONTEXT = 4096, 512
@@ -105,7 +107,8 @@ def ours(base: Artifact, folder: Path, options: argparse.Namespace) -> Times:
         "workers": 2,
         "rollout_workers": 2,
         "heldout_prompts": 0,
-        "precision": "fp32",
+        "precision": options.precision,
+        "rollout_precision": options.precision,
     }
     with Session(Store(str(folder / "store")), num_cpus=2) as session:
         stage = Rl(RlConfig.model_validate(settings))
@@ -149,7 +152,7 @@ def trl(base: Artifact, folder: Path, options: argparse.Namespace) -> Times:
             beta=KL,
             temperature=1.0,
             use_cpu=True,
-            bf16=False,
+            bf16=options.precision == "bf16",
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
@@ -174,6 +177,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--only", choices=["trl", "ours"])
     options = parser.parse_args()
     logging.disable(logging.WARNING)

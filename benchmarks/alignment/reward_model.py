@@ -80,8 +80,8 @@ def measured(store: Path, max_length: int) -> tuple[Any, int]:
     from headwater.data_pipeline.tokens.tokenizer import load_tokenizer
     from headwater.llm.examples.own_data.reading import OwnFile
     from headwater.llm.examples.own_data.source import DataSource
-    from headwater.llm.stages.evaluate import pair_accuracies
-    from headwater.llm.stages.preference_pairs import write_pairs
+    from headwater.llm.stages.data.preference_pairs import write_pairs
+    from headwater.llm.stages.evaluations.evaluate import pair_accuracies
 
     made = newest(store).parent
     test = str(store / "test.jsonl")

@@ -42,8 +42,8 @@ from headwater.data_pipeline.clean.scores import Signer
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.filters.language import LanguageFilter
-from headwater.data_pipeline.text import document_text as words
-from headwater.data_pipeline.text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.words import document_text as words
 from headwater.data_pipeline.tokens import tokenizer as tokenizers
 from headwater.data_pipeline.tokens.chat_template import DOCUMENT_END, PADDING
 from headwater.data_pipeline.tokens.encoder import Encoder

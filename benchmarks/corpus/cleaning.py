@@ -28,8 +28,8 @@ from datatrove.utils.hashing import HashConfig
 
 from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
 from headwater.data_pipeline.filters import c4, fineweb, gopher
-from headwater.data_pipeline.text import document_text
-from headwater.data_pipeline.text.document_text import Text
+from headwater.data_pipeline.text.words import document_text
+from headwater.data_pipeline.text.words.document_text import Text
 from headwater.data_pipeline.verdict import Rejection, first_hit
 
 PASSES = 3

@@ -23,7 +23,7 @@ from headwater.data_pipeline.clean.score_documents import Measurer
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.text.languages import language_of
+from headwater.data_pipeline.text.words.languages import language_of
 from headwater.data_pipeline.verdict import first_hit
 
 RULES = ("gopher_repetition", "fineweb", "gopher_quality")

@@ -21,9 +21,9 @@ import numpy as np
 from headwater.data_pipeline.dedup.repeats import BYTES_PER_WINDOW, find_repeats, ranges, ranks, spans_of
 from headwater.data_pipeline.dedup.substring import SubstringConfig, cut
 from headwater.data_pipeline.dedup.window_index import WindowFile, write_windows
-from headwater.data_pipeline.filters.linear import LinearModel, ModelCard
-from headwater.data_pipeline.filters.toxicity import Toxicity, ToxicityConfig
-from headwater.data_pipeline.filters.training import TrainSettings
+from headwater.data_pipeline.filters.classifiers.linear import LinearModel, ModelCard
+from headwater.data_pipeline.filters.classifiers.toxicity import Toxicity, ToxicityConfig
+from headwater.data_pipeline.filters.classifiers.training import TrainSettings
 from headwater.data_pipeline.quality import read_texts
 from headwater.data_pipeline.sources.spec import Columns
 from headwater.data_pipeline.verdict import first_hit

@@ -27,11 +27,11 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.origins import fresh
 from headwater.llm.model.shape import ModelConfig, hf_config, weights_of
 from headwater.llm.stages.pretrain import PretrainConfig
-from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training import export, zero
 from headwater.llm.training.loop import Worker
 from headwater.llm.training.state import birth, elements
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.ranks import on_ranks
 

@@ -33,7 +33,7 @@ from headwater.llm.training import engine as training_engine
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.job import TrainJob, Worker
 from headwater.llm.training.loop import train_step
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from tests.llm.jobs import NOWHERE
 from tests.llm.ranks import on_ranks
 

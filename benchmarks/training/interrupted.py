@@ -95,7 +95,7 @@ def drive(inputs: Path, output: Path, address: str, steps: int, workers: int, st
     from headwater.llm.model.build import saved_model
     from headwater.llm.training.config import TrainConfig
     from headwater.llm.training.loop import TrainJob, train
-    from headwater.llm.training.objectives import NextToken
+    from headwater.llm.training.losses.objectives import NextToken
     from headwater.llm.training.zero_config import ZeroConfig
 
     rows = TokenRows(Artifact(str(inputs / "tokenize")), "train")

@@ -36,7 +36,7 @@ from headwater.llm.training import engine as training_engine
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import KEEP_MEMORY, TrainJob, Worker, train, train_step
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model

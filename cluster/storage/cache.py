@@ -53,7 +53,7 @@ def cached_file(location: str, size: int | None = None, sha256: str | None = Non
     name = _name(identity)
     target = cache_folder() / name
     if not _is_whole(target, size):
-        with _alone(name[:2]):
+        with alone(name[:2]):
             if not _is_whole(target, size):  # another process may have fetched it meanwhile
                 _make_room(size)
                 _fetch(location, target, size, sha256)
@@ -145,8 +145,9 @@ def _fetch(location: str, target: Path, size: int, sha256: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Hold an exclusive lock for the block. The lock of a process that dies is released."""
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock of a name on this machine for the block, when no other process has it. The lock of a
+    process that dies is released."""
     with (cache_folder() / f"{name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -13,9 +13,9 @@ from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
 from headwater.data_pipeline.filters.pii import redact
-from headwater.data_pipeline.text.extract import Extractor
-from headwater.data_pipeline.text.languages import ENGLISH
+from headwater.data_pipeline.text.main_text.extract import Extractor
 from headwater.data_pipeline.text.normalise import normalise
+from headwater.data_pipeline.text.words.languages import ENGLISH
 from headwater.data_pipeline.verdict import Refused, Rejection, Scores, first_hit
 
 NORMALISED = 4

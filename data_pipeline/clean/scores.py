@@ -20,7 +20,7 @@ from headwater.data_pipeline.dedup.exact import text_digest
 from headwater.data_pipeline.dedup.minhash import MinHasher
 from headwater.data_pipeline.filters.filter import Measured
 from headwater.data_pipeline.filters.pii import KINDS
-from headwater.data_pipeline.text.languages import ENGLISH
+from headwater.data_pipeline.text.words.languages import ENGLISH
 
 SCORES = "scores"
 

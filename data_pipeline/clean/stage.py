@@ -42,7 +42,7 @@ from headwater.data_pipeline.documents import METADATA, Document, from_table, to
 from headwater.data_pipeline.documents import SCHEMA as DOCUMENT_SCHEMA
 from headwater.data_pipeline.parts import DOCUMENTS
 from headwater.data_pipeline.tables import DECISIONS, TEXTS, read_table, write_table
-from headwater.data_pipeline.text.segmented import PACKAGES
+from headwater.data_pipeline.text.words.segmented import PACKAGES
 from headwater.data_pipeline.verdict import Rejection
 
 OF_A_REJECTED = ("id", "url", "title", "source", "fetched_at", "language", "licence", "text")

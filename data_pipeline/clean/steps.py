@@ -11,6 +11,8 @@ from headwater.data_pipeline.dedup.exact import ExactConfig
 from headwater.data_pipeline.dedup.minhash import MinHashConfig
 from headwater.data_pipeline.dedup.substring import SubstringConfig
 from headwater.data_pipeline.filters.c4 import C4Config
+from headwater.data_pipeline.filters.classifiers.quality_classifier import QualityClassifierConfig
+from headwater.data_pipeline.filters.classifiers.toxicity import ToxicityConfig
 from headwater.data_pipeline.filters.custom import CustomFilter
 from headwater.data_pipeline.filters.decontaminate import DecontaminateConfig
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
@@ -20,11 +22,9 @@ from headwater.data_pipeline.filters.language import LanguageConfig
 from headwater.data_pipeline.filters.licence import LicenceConfig
 from headwater.data_pipeline.filters.pii import PiiConfig
 from headwater.data_pipeline.filters.published import published
-from headwater.data_pipeline.filters.quality_classifier import QualityClassifierConfig
-from headwater.data_pipeline.filters.toxicity import ToxicityConfig
 from headwater.data_pipeline.filters.url import UrlConfig
-from headwater.data_pipeline.text.extract import ExtractConfig
-from headwater.data_pipeline.text.languages import ENGLISH, language_of
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig
+from headwater.data_pipeline.text.words.languages import ENGLISH, language_of
 from headwater.data_pipeline.verdict import Rule
 
 BEFORE_LANGUAGE = ("url", "extract", "licence", "language")

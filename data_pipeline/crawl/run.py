@@ -75,6 +75,7 @@ def crawl(
                 frontier.apply(segment, rows)
                 shown.advance(sum(bool(row.get("fetched")) and row["kind"] == "page" for row in rows))
         output.write_json(FINISHED, {"edition": frontier.edition})
+        _release(output, token)
         left = {f"left: {reason}": count for reason, count in frontier.left().items() if count}
         return frontier.counts() | left
 
@@ -109,12 +110,21 @@ def _finished(output: Artifact) -> int:
 
 
 def _take_over(output: Artifact) -> str:
-    """A token that workers of an earlier driver do not have: they stop when they see it."""
-    token, again = secrets.token_hex(8), output.exists(OWNER)
+    """A token that workers of an earlier driver do not have: they stop when they see it.
+
+    Waits for them, unless that driver ended them itself.
+    """
+    token, alive = secrets.token_hex(8), output.exists(OWNER) and output.read_bytes(OWNER) != b""
     output.write_bytes(OWNER, token.encode())
-    if again:
+    if alive:
         time.sleep(2 * OWNER_SECONDS)
     return token
+
+
+def _release(output: Artifact, token: str) -> None:
+    """Note that this driver has ended its workers."""
+    if output.read_bytes(OWNER).decode() == token:
+        output.write_bytes(OWNER, b"")
 
 
 class Pool(Protocol):

@@ -24,7 +24,7 @@ from headwater.data_pipeline.sources.spec import CrawlSource
 SEGMENT_BYTES = 256 << 20
 MAX_HOPS = 10
 OWNER = "owner"
-"""File with the token of the driver that this crawl belongs to."""
+"""File with the token of the crawl's driver; empty when that driver has ended its workers."""
 OWNER_SECONDS = 1.0
 """How often a worker checks that its driver still owns the crawl."""
 

@@ -21,9 +21,9 @@ from pydantic import Field
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.dedup.shingles import bucket_keys, joined, signature, xxh64_of_ngrams
-from headwater.data_pipeline.text.document_text import vocabulary
-from headwater.data_pipeline.text.languages import ENGLISH
-from headwater.data_pipeline.text.punctuation import CONTROLS, MARKS
+from headwater.data_pipeline.text.words.document_text import vocabulary
+from headwater.data_pipeline.text.words.languages import ENGLISH
+from headwater.data_pipeline.text.words.punctuation import CONTROLS, MARKS
 
 MERSENNE_61 = (1 << 61) - 1
 NUMBER = regex.compile(r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?")

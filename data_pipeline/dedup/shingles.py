@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from headwater.data_pipeline.text.compiled import compiled
-from headwater.data_pipeline.text.counting import BASE, mix
+from headwater.data_pipeline.text.words.counting import BASE, mix
 
 MERSENNE_61 = np.uint64((1 << 61) - 1)
 LARGEST = np.uint64((1 << 64) - 1)

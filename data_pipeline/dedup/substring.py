@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field
 
 from headwater.cluster.runtime.stage import StageConfig
-from headwater.data_pipeline.text.hashed_words import HashedWords, exact, hashed_words, ngram_hashes
+from headwater.data_pipeline.text.words.hashed_words import HashedWords, exact, hashed_words, ngram_hashes
 from headwater.data_pipeline.verdict import Rule
 
 WHITE_SPACE = re.compile(r"\s+")

@@ -11,10 +11,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
-from headwater.data_pipeline.text.document_text import vocabulary
-from headwater.data_pipeline.text.languages import ENGLISH, UNSPACED
 from headwater.data_pipeline.text.normalise import indentation
-from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
+from headwater.data_pipeline.text.words.document_text import vocabulary
+from headwater.data_pipeline.text.words.languages import ENGLISH, UNSPACED
+from headwater.data_pipeline.text.words.punctuation import TERMINAL_PUNCTUATION
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores
 
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")

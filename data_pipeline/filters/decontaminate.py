@@ -18,7 +18,7 @@ from headwater.data_pipeline.dedup.minhash import simplified_words
 from headwater.data_pipeline.dedup.shingles import xxh64_of_ngrams
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.lists import read_text
-from headwater.data_pipeline.text.languages import ENGLISH
+from headwater.data_pipeline.text.words.languages import ENGLISH
 from headwater.data_pipeline.verdict import Rule, Scores
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.data_pipeline.documents import Document
-from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.text.languages import ENGLISH
+from headwater.data_pipeline.text.words.document_text import Text
+from headwater.data_pipeline.text.words.languages import ENGLISH
 from headwater.data_pipeline.verdict import Rejection, Rule, Scores
 
 
@@ -28,7 +28,7 @@ class Measured:
     left_out: bool = False
     """Rejected by its scores at a step with `FilterConfig.last_word`: the later steps did not run."""
     splitter: str = ENGLISH
-    """Word splitter of the document's language (`text.languages`)."""
+    """Word splitter of the document's language (`text.words.languages`)."""
     _text: Text = field(default_factory=lambda: Text(""), init=False)
 
     @property

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
 from headwater.data_pipeline.filters.gopher import duplicates
-from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.text.punctuation import TERMINAL_PUNCTUATION
+from headwater.data_pipeline.text.words.document_text import Text
+from headwater.data_pipeline.text.words.punctuation import TERMINAL_PUNCTUATION
 from headwater.data_pipeline.verdict import Rule, Scores
 
 ENDS = tuple(TERMINAL_PUNCTUATION)

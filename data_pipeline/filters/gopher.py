@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from headwater.cluster.runtime.stage import NonEmpty
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure
-from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text.document_text import Text
+from headwater.data_pipeline.text.words import counting
+from headwater.data_pipeline.text.words.document_text import Text
 from headwater.data_pipeline.verdict import Rule, Scores
 
 PARAGRAPH_BREAK = re.compile(r"\n{2,}")

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import NonEmpty
 from headwater.data_pipeline.filters.filter import FilterConfig, Measure, Measured
-from headwater.data_pipeline.text.languages import code_of, named
+from headwater.data_pipeline.text.words.languages import code_of, named
 from headwater.data_pipeline.verdict import Rule, Scores
 
 LOOKED_AT = 4_000

@@ -1,4 +1,4 @@
-"""Keeps documents under the listed licences, as their pages or tables name them (text/page.py)."""
+"""Keeps documents under the listed licences, as their pages or tables name them (main_text/page.py)."""
 
 from __future__ import annotations
 

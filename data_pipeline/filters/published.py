@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headwater.data_pipeline.text.languages import Limits
+from headwater.data_pipeline.text.words.languages import Limits
 
 NEVER = 1.0
 """Limit of a fraction that nothing exceeds."""

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from headwater.data_pipeline.formats.package import Package, joined_path
 from headwater.data_pipeline.formats.result import Converted, Unconvertible
-from headwater.data_pipeline.text import page
 from headwater.data_pipeline.text.charset import decode_html
+from headwater.data_pipeline.text.main_text import page
 
 CHAPTER = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")

@@ -15,8 +15,8 @@ from email.message import Message
 from email.parser import BytesParser
 
 from headwater.data_pipeline.formats.result import Converted, Unconvertible
-from headwater.data_pipeline.text import page
 from headwater.data_pipeline.text.charset import decode_declared, decode_html
+from headwater.data_pipeline.text.main_text import page
 
 FAULTS = (
     ValueError,

@@ -1,5 +1,5 @@
-"""Text primitives: charset, HTML extraction, normalisation, words, hashes, compiled counting loops.
+"""Text primitives: charset, normalisation; `main_text/` of HTML pages; `words/`, their languages and counts.
 
 `dedup`, `filters`, `sources` and `clean` import it; it imports only `verdict` and `documents`.
-Add extraction engines in `page.py` and normalisation rules in `normalise.py`.
+Add extraction engines in `main_text/page.py` and normalisation rules in `normalise.py`.
 """

@@ -14,7 +14,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.benchmarks.encoding import encode, encode_pair, fitted
 from headwater.llm.benchmarks.tasks import TASKS, Item
 from headwater.llm.inference import Sampling, device_of, load_engine
-from headwater.llm.rl import sandbox
+from headwater.llm.rl.rewards import sandbox
 
 ITEMS_PER_UNIT = 32
 ANSWER_TOKENS = 256

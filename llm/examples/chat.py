@@ -132,16 +132,16 @@ def encode_prompt(
 ) -> list[int]:
     """Ids of a prompt: the messages, then the header of the assistant's turn (alone without messages).
 
-    A prompt over `max_length` is shortened as in `encode_conversation`. Raises PromptTooLong if that fails,
-    and HeadwaterError if the template refuses the conversation.
+    A prompt over `max_length` loses its oldest turns, each a user's message with what follows it, but not
+    system messages or the last turn; that is shortened as in `encode_conversation`. Raises PromptTooLong if
+    it is still too long, and HeadwaterError if the template refuses the conversation.
     """
-    if messages:
-        roles = [message["role"] for message in messages]
-        first, *following = pieces(tokenizer, roles, prompt=True)
-    else:
-        roles, first, following = [], opening(tokenizer), []
-    contents = _contents(tokenizer, messages)
+    roles, contents = [message["role"] for message in messages], _contents(tokenizer, messages)
+    first, *following = pieces(tokenizer, roles, prompt=True) if messages else (opening(tokenizer),)
     if max_length is not None:
+        while _length(first, contents, following) > max_length and (oldest := _oldest_turn(roles)):
+            del roles[oldest], contents[oldest]
+            first, *following = pieces(tokenizer, roles, prompt=True)
         _shorten(roles, contents, _length(first, contents, following) - max_length)
         length = _length(first, contents, following)
         if length > max_length:
@@ -267,6 +267,12 @@ def _contents(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -
 
 def _length(first: Piece, contents: Sequence[Sequence[int]], following: Sequence[Piece]) -> int:
     return len(first) + sum(map(len, contents)) + sum(map(len, following))
+
+
+def _oldest_turn(roles: Sequence[str]) -> slice | None:
+    """The messages of the first turn, after the system's; None if no turn follows."""
+    start = next((number for number, role in enumerate(roles) if role != "system"), len(roles))
+    return next((slice(start, n) for n, role in enumerate(roles) if role == "user" and n > start), None)
 
 
 def _shorten(roles: Sequence[str], contents: list[list[int]], excess: int) -> None:

@@ -1,14 +1,15 @@
 """Inference: one interface (`base.Engine`) and the backends torch and openvino that implement it.
 
+`forward/` computes logits, `next_token/` chooses from them, `batching.py` decides who is in a step.
 `training`, `rl`, `stages` and `serving` may import it.
 Add a backend as a subclass of `engine.BatchedEngine`, name it in `backends` and open it in `load_engine`.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Completion, Engine, Sampling
 
@@ -28,7 +29,7 @@ def load_engine(
     backend: Backend = "torch",
     quantize: Quantize = "none",
 ) -> Engine:
-    """Open a Hugging Face model folder (config, safetensors, tokenizer) for inference.
+    """Open a Hugging Face model folder (config, safetensors, tokenizer) on a disk or in S3 for inference.
 
     Pass `device_of` the reserved GPUs as `device`: a process may see GPUs it has not reserved. `backend` and
     `quantize`: as `backends.choose` gives them.
@@ -36,8 +37,7 @@ def load_engine(
     if backend == "openvino":
         from headwater.llm.inference.openvino.engine import OpenVinoEngine
 
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        return OpenVinoEngine.load(folder, config=config, int8=quantize == "int8", threads=threads)
+        return OpenVinoEngine.load(folder, int8=quantize == "int8", threads=threads)
     from headwater.llm.inference.torch_engine import TorchEngine
 
-    return TorchEngine.load(folder, device=device, threads=threads)
+    return TorchEngine.load(Artifact(str(folder)).local(), device=device, threads=threads)

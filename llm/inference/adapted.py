@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference.base import Sampling, Tokens
-from headwater.llm.inference.low_rank import Adapter, using
+from headwater.llm.inference.forward.low_rank import Adapter, using
 from headwater.llm.inference.shared import SharedEngine
 
 if TYPE_CHECKING:

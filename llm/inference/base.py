@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from headwater.llm.inference.prefixes import Prefixes
+    from headwater.llm.inference.forward.prefixes import Prefixes
 
 
 @dataclass(frozen=True)

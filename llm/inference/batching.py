@@ -18,11 +18,11 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Event, Limits, Sampling
-from headwater.llm.inference.decoder import Decoder
-from headwater.llm.inference.guided import Guide
-from headwater.llm.inference.low_rank import Adapter, using
-from headwater.llm.inference.prefixes import SHARED_TOKENS, Prefix, Prefixes, common
-from headwater.llm.inference.sampling import Choices, choose, uniforms
+from headwater.llm.inference.forward.decoder import Decoder
+from headwater.llm.inference.forward.low_rank import Adapter, using
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS, Prefix, Prefixes, common
+from headwater.llm.inference.next_token.guided import Guide
+from headwater.llm.inference.next_token.sampling import Choices, choose, uniforms
 
 POSITION_BLOCK = 64
 """Positions of a row are reserved in blocks."""

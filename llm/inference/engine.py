@@ -17,14 +17,14 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference.base import Completion, Limits, Sampling, Token
 from headwater.llm.inference.batching import Batch
-from headwater.llm.inference.guided import Guides
-from headwater.llm.inference.sampling import log_probability
+from headwater.llm.inference.next_token.guided import Guides
+from headwater.llm.inference.next_token.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from headwater.llm.inference.decoder import Decoder
-    from headwater.llm.inference.low_rank import Adapter
+    from headwater.llm.inference.forward.decoder import Decoder
+    from headwater.llm.inference.forward.low_rank import Adapter
 
 SCORE_TOKENS = 16_384
 """Maximum tokens (including padding) per scoring pass."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference import load_engine
-from headwater.llm.model.export import PARITY as FILE
+from headwater.llm.model.files.export import PARITY as FILE
 
 if TYPE_CHECKING:
     from headwater.llm.inference.base import Engine

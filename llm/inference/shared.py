@@ -12,7 +12,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Engine, Event, Limits, Sampling, Token
 
 if TYPE_CHECKING:
-    from headwater.llm.inference.low_rank import Adapter
+    from headwater.llm.inference.forward.low_rank import Adapter
 
 log = logging.getLogger("headwater")
 

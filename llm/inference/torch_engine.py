@@ -15,17 +15,18 @@ import numpy as np
 import torch
 
 from headwater.cluster.errors import HeadwaterError, first_line
+from headwater.llm.hardware.precision import torch_dtype
 from headwater.llm.inference.base import Limits
-from headwater.llm.inference.decoder import Decoder, Way, way_of
 from headwater.llm.inference.engine import CPU_MEMORY, SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
-from headwater.llm.inference.low_rank import load_adapter
-from headwater.llm.inference.prefixes import SHARED_TOKENS, common
-from headwater.llm.inference.sampling import log_probability
+from headwater.llm.inference.forward.decoder import Decoder, Way, way_of
+from headwater.llm.inference.forward.low_rank import load_adapter
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS, common
+from headwater.llm.inference.next_token.sampling import log_probability
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from headwater.llm.inference.low_rank import Adapter
+    from headwater.llm.inference.forward.low_rank import Adapter
     from headwater.llm.model.adapters import Changes
 
 GPU_SHARE = 0.3
@@ -57,15 +58,21 @@ class TorchEngine(BatchedEngine):
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", threads: int | None = None) -> TorchEngine:
-        """Raises HeadwaterError if transformers cannot open the folder as a model."""
+    def load(
+        cls, folder: str | Path, *, device: str = "cpu", threads: int | None = None, precision: str = "auto"
+    ) -> TorchEngine:
+        """`precision`: `auto` is bf16 on GPUs and fp32 on CPUs.
+
+        Raises HeadwaterError if transformers cannot open the folder as a model.
+        """
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of tensors; stages show their own
         if threads:
             torch.set_num_threads(threads)
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        by_device = "bf16" if device.startswith("cuda") else "fp32"
+        dtype = torch_dtype(by_device if precision == "auto" else precision)
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)

@@ -1,5 +1,5 @@
-"""The transformer: shape, initialisation, LoRA adapters, CPU kernels, export to Hugging Face and GGUF.
+"""The transformer: shape, initialisation, LoRA adapters, CPU kernels; as files: `files/`.
 
 Every room of `llm` but `hardware` may import it.
-Add a dimension in `shape.py`, an initialisation in `build.py`, an export format in `export.py`.
+Add a dimension in `shape.py`, an initialisation in `build.py`, an export format in `files/export.py`.
 """

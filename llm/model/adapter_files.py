@@ -13,8 +13,8 @@ from typing import Any
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.model.adapters import PREFIX
-from headwater.llm.model.source import CONFIG
-from headwater.llm.model.stored import TensorFile
+from headwater.llm.model.files.source import CONFIG
+from headwater.llm.model.files.stored import TensorFile
 
 SETTINGS, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 OTHER_KINDS = {

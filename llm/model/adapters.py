@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.cluster.runtime.stage import NonEmpty, StageConfig
+from headwater.cluster.runtime.stage import NonEmpty, StageConfig, unkeyed
 from headwater.llm.hardware.precision import Precision, resolve_precision, torch_dtype
 from headwater.llm.model.coverage import matrices
 from headwater.llm.model.critic import without_head
@@ -47,6 +47,9 @@ class LoraConfig(StageConfig):
     targets: tuple[NonEmpty, ...] = Field(DEFAULT_TARGETS, min_length=1)
     """Names of the matrices that get an adapter. Default: all of a layer's (Dettmers et al. 2023), as far as
     the model has them."""
+    layers: int | None = Field(None, ge=1, exclude_if=unkeyed(None))
+    """Adapters in the last so many layers alone. The backward pass ends at the first of them: a step with a
+    third of the layers takes about two thirds of the time. Default: in all layers."""
     quantise: Literal["none", "nf4"] = "none"
     """`nf4` holds the frozen matrices in 4 bits (QLoRA, Dettmers et al. 2023); needs bitsandbytes."""
 
@@ -82,14 +85,22 @@ def missing_targets(model: Any, config: LoraConfig) -> list[str]:
 
 
 def check_targets(model: Any, config: LoraConfig) -> None:
-    """Raises HeadwaterError if a model lacks a matrix that the recipe names. Of the default names it may lack
-    some."""
+    """Raises HeadwaterError if a model lacks a matrix that the recipe names, or has fewer layers. Of the
+    default names it may lack some."""
+    if config.layers is not None and config.layers > (there := _layers(model)):
+        raise HeadwaterError(
+            f"the model has {there} layers", where="lora.layers", fix="choose fewer, or remove the setting"
+        )
     if config.targets != DEFAULT_TARGETS and (missing := missing_targets(model, config)):
         raise HeadwaterError(
             f"the model ({model.config.model_type}) has no {', '.join(missing)}",
             where="lora.targets",
             fix=f"choose of {', '.join(sorted(matrices(model)))}",
         )
+
+
+def _layers(model: Any) -> int:
+    return int(model.config.get_text_config(decoder=True).num_hidden_layers)
 
 
 def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
@@ -110,6 +121,7 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number does
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
+        layers_to_transform=None if config.layers is None else list(range(_layers(model)))[-config.layers :],
         task_type=None if hasattr(model, HEAD) else "CAUSAL_LM",
     )
     for layer in model.modules():
@@ -137,6 +149,11 @@ def with_adapters(model: Any, config: LoraConfig, seed: int) -> Any:
     if hasattr(model, HEAD):
         getattr(model, HEAD).requires_grad_(True)
     return adapted
+
+
+def untouched_layers(module: Any) -> int:
+    """Number of layers of an adapted model below all adapters, through which no gradient passes."""
+    return min(module.peft_config[ADAPTER].layers_to_transform or [0])
 
 
 def is_adapted(module: Any) -> bool:

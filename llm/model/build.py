@@ -112,8 +112,8 @@ def _unread(folder: Folder, kind: Any, *, new: tuple[str, ...] = (), **settings:
     """A stored model without values, those in `new` to be 0; None if it must be read as a whole."""
     from transformers import GenerationConfig
 
+    from headwater.llm.model.files.stored import origins_in
     from headwater.llm.model.origins import Constant, set_origins
-    from headwater.llm.model.stored import origins_in
 
     if (model := empty_model(folder, kind, **settings)) is None:
         return None

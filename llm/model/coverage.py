@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.llm.model.gguf import ARCHITECTURES, has_windows
+from headwater.llm.model.files.gguf import ARCHITECTURES, has_windows
 
 KERNELS = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose attention and norm `cpu_kernels` compute."""

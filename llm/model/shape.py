@@ -190,12 +190,18 @@ def _head_width(config: Any) -> int:
 
 
 def flops_per_token(
-    config: PreTrainedConfig | Shape, row_length: int, *, head: bool = True, adapters: int | None = None
+    config: PreTrainedConfig | Shape,
+    row_length: int,
+    *,
+    head: bool = True,
+    adapters: int | None = None,
+    untouched: int = 0,
 ) -> int:
     """Training FLOPs per token: 6 per matrix parameter + attention (PaLM, Chowdhery et al. 2022, app. B).
 
     Of the 6, 2 each are the forward pass, the gradient of the activations and that of the weights. Frozen
     matrices lack the last: with `adapters`, the number of trained parameters beside them (LoRA), they cost 4.
+    Those of the first `untouched` layers, below all adapters, cost 2, and their attention a third.
     A sliding layer's tokens count the window instead of the row (nanochat).
     `head`: whether the output matrix is used; a reward model has none.
     """
@@ -205,7 +211,9 @@ def flops_per_token(
     matrices = parameter_count(config) - unused
     attention = 12 * c.num_attention_heads * _head_width(c) * _seen(c, row_length)
     weights = 6 * matrices if adapters is None else 4 * matrices + 6 * adapters
-    return weights + int(attention)
+    tables = table if c.tie_word_embeddings else 2 * table
+    spared = 2 * (parameter_count(config) - tables) + 2 * attention / 3
+    return weights + int(attention - untouched / c.num_hidden_layers * spared)
 
 
 def _seen(config: Any, row_length: int) -> int:

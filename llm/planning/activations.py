@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training.objectives import Batch, NextToken, token_logits
+from headwater.llm.training.losses.objectives import Batch, NextToken
+from headwater.llm.training.losses.token_losses import token_logits
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,21 @@ class Activations:
         return max(0, int((room - self.fixed) // self.per_row))
 
 
+_measured: dict[tuple[Any, ...], Activations] = {}
+
+
 def activations(config: Any, row_length: int, precision: str, how: Pass) -> Activations:
-    """Activations for rows of `row_length` tokens through a model with a transformers config."""
+    """Activations for rows of `row_length` tokens through a model with a transformers config.
+
+    A process measures equal models once.
+    """
+    key = (type(config), config.to_json_string(use_diff=False), row_length, precision, how)
+    if key not in _measured:
+        _measured[key] = _measure(config, row_length, precision, how)
+    return _measured[key]
+
+
+def _measure(config: Any, row_length: int, precision: str, how: Pass) -> Activations:
     from torch._subclasses import FakeTensorMode
 
     base, further = _layouts(config)

@@ -31,7 +31,7 @@ from headwater.llm.stages.pretrain import PretrainConfig, RowBatches
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.held_memory import WithMemory
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

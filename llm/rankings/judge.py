@@ -59,7 +59,7 @@ def scores(judge: Folder, answers: Sequence[Judged], max_length: int) -> list[fl
     """
     import torch
 
-    from headwater.llm.training.objectives import sequence_rewards
+    from headwater.llm.training.losses.objectives import sequence_rewards
 
     torch.set_num_threads(1)
     tokenizer, model = load_tokenizer(judge.local()), cast("Any", reward_model(judge).eval())

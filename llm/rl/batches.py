@@ -13,12 +13,12 @@ from headwater.llm.model.critic import logits_and_values
 from headwater.llm.rl.advantages import ESTIMATORS, gae, whitened
 from headwater.llm.rl.config import RlConfig
 from headwater.llm.rl.correction import beyond, truncated_weights
-from headwater.llm.rl.journal import RolloutBatch
-from headwater.llm.rl.rollouts import Rollouts, learner_arrays
-from headwater.llm.rl.sampler import Replayed, Sampler, prompt_order
-from headwater.llm.rl.turns import sampled
+from headwater.llm.rl.rollouts.journal import RolloutBatch
+from headwater.llm.rl.rollouts.sampler import Replayed, Sampler, prompt_order
+from headwater.llm.rl.rollouts.turns import sampled
+from headwater.llm.rl.rollouts.worker import Rollouts, learner_arrays
 from headwater.llm.training.job import StopTraining, Worker
-from headwater.llm.training.shared_prompts import answer_losses
+from headwater.llm.training.losses.shared_prompts import answer_losses
 
 HELDOUT_SEED = 1 << 20
 Arrays = dict[str, np.ndarray]

@@ -8,10 +8,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from headwater.cluster.runtime.needs import Actors, Need
 from headwater.cluster.runtime.plugins import Plugin, is_plugin, read_plugin
+from headwater.cluster.runtime.stage import unkeyed
 from headwater.llm.examples.own_data.source import DataSources
 from headwater.llm.rl.losses import Critic, Policy
-from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name
-from headwater.llm.rl.verifiers import CITATIONS, HEADLINE, VERIFIERS
+from headwater.llm.rl.rewards.made_tasks import SEARCH, TASKS, check_name
+from headwater.llm.rl.rewards.verifiers import CITATIONS, HEADLINE, VERIFIERS
 from headwater.llm.training.config import RUNTIME_FIELDS, FineTuneConfig
 
 RUNTIME = RUNTIME_FIELDS | {
@@ -51,9 +52,9 @@ class RlConfig(FineTuneConfig):
     """Share of the prompts of a section `grounded` that have no answer. The higher, the more a policy
     refuses; with 0.25 it learns to answer everything."""
     verifier: str | None = None
-    """What scores an answer from 0 to 1: a name of `llm/rl/verifiers.py`, or `FILE.py:FUNCTION`, a function
-    of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for the tasks
-    of a section `grounded`, `number` for arithmetic, none for prompts and tasks of your own."""
+    """What scores an answer from 0 to 1: a name of `llm/rl/rewards/verifiers.py`, or `FILE.py:FUNCTION`, a
+    function of your own, see docs/extending.md. Default: `headline` for the headline task, `citations` for
+    the tasks of a section `grounded`, `number` for arithmetic, none for prompts and tasks of your own."""
     rewards: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Several verifiers in the place of `verifier`, with their weights: the score is the weighted mean."""
     verifier_seconds: float = Field(10.0, gt=0)
@@ -132,6 +133,10 @@ class RlConfig(FineTuneConfig):
     """CPUs reserved per rollout worker."""
     gpus_per_rollout_worker: float = Field(0.0, ge=0)
     """GPUs reserved per rollout worker; 0 samples on the CPU, also for learners on GPUs."""
+    rollout_precision: Literal["auto", "fp32", "bf16"] = Field("auto", exclude_if=unkeyed("auto"))
+    """Number format in which answers are sampled and the initial model reads them. `auto`: bf16 on GPUs, fp32
+    on CPUs. CPUs that multiply bf16 natively are faster with it, but its rounding lets an answer depend on
+    those that are sampled beside it."""
     heldout_prompts: int = Field(64, ge=0)
     """Held-out prompts whose reward is measured every `evaluate_every` steps."""
 

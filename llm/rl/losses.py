@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater.llm.model.critic import logits_and_values
 from headwater.llm.rl import kl as kl_estimators
-from headwater.llm.training.objectives import Batch, cross_entropy
-from headwater.llm.training.shared_prompts import answer_losses
+from headwater.llm.training.losses.objectives import Batch
+from headwater.llm.training.losses.shared_prompts import answer_losses
+from headwater.llm.training.losses.token_losses import cross_entropy
 
 if TYPE_CHECKING:
     import torch

@@ -132,7 +132,7 @@ def trained(sizes: Sizes, config: PretrainConfig, store: str, save: int = 0) -> 
     from headwater.llm.training import engine as training_engine
     from headwater.llm.training.job import TrainJob, Worker
     from headwater.llm.training.loop import train_step
-    from headwater.llm.training.objectives import NextToken
+    from headwater.llm.training.losses.objectives import NextToken
     from headwater.llm.training.state.manager import Checkpoints
 
     rows, order = counting(sizes), ShuffledOrder(1 << 10, config.batch, 0)
@@ -270,7 +270,7 @@ def document_losses(sizes: Sizes, config: PretrainConfig) -> tuple[list[float], 
 
     from headwater.data_pipeline.tokens.packing import document_positions
     from headwater.llm.training import engine as training_engine
-    from headwater.llm.training.objectives import token_losses
+    from headwater.llm.training.losses.token_losses import token_losses
 
     engine = training_engine.build(sharp(sizes), config, 1)
     rows = counting(sizes)

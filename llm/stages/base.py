@@ -34,9 +34,9 @@ from headwater.data_pipeline.tokens.tokenizer import FOLDER, load_tokenizer, spe
 from headwater.llm.examples.chat import check_template
 from headwater.llm.inference.parity import record_made
 from headwater.llm.model.coverage import uncovered
-from headwater.llm.model.from_gguf import read_gguf
-from headwater.llm.model.source import CONFIG, TOKENIZER_FILES, ModelFolder, check_causal, find_model
-from headwater.llm.rl.made_tasks import task_fingerprint
+from headwater.llm.model.files.from_gguf import read_gguf
+from headwater.llm.model.files.source import CONFIG, TOKENIZER_FILES, ModelFolder, check_causal, find_model
+from headwater.llm.rl.rewards.made_tasks import task_fingerprint
 from headwater.llm.stages.fresh import FRESH_WEIGHTS, SETTING, FreshConfig, write_fresh
 
 MODEL = "model"

@@ -1,6 +1,6 @@
 """The dpo stage: direct preference optimisation of the newest model, as a rule that of sft.
 
-It learns from the same pairs as the reward model, with one of the losses of `training/preference_losses.py`.
+It learns from the same pairs as the reward model, with one of the losses of `training/losses/`.
 For those that compare with the starting model, its log-probability of every answer is computed once before
 training and stored next to the encoded pairs: training needs no second model in memory, and the values do not
 depend on the number of workers.
@@ -25,13 +25,13 @@ from headwater.llm.examples.encoded import EncodedExamples, Example, pad, write_
 from headwater.llm.hardware.precision import resolve_precision, torch_dtype
 from headwater.llm.model import build
 from headwater.llm.rows.order import BatchOrder
+from headwater.llm.stages.data.pair_batches import SIDES, HeldoutPairs, PairBatches, pair_arrays, passes
+from headwater.llm.stages.data.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.pair_batches import SIDES, HeldoutPairs, PairBatches, pair_arrays, passes
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import TrainJob
-from headwater.llm.training.objectives import (
+from headwater.llm.training.losses.objectives import (
     REFERENCE_FREE,
     PairLoss,
     PreferenceOptimisation,
@@ -203,7 +203,7 @@ class ReferenceScorer:
 
 class Dpo(PairStage[DpoConfig]):
     name = "dpo"
-    version = 2
+    version = 3
     off_fields = PairStage.off_fields | {"chosen_weight"}
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from headwater.data_pipeline.tokens.chat_template import SPECIAL_TOKENS
 from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
 from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import ModelConfig, hf_config
-from headwater.llm.rl.made_tasks import TASKS, check_name, made_tasks
+from headwater.llm.rl.rewards.made_tasks import TASKS, check_name, made_tasks
 
 SETTING = "base.fresh.task"
 FRESH_WEIGHTS = 2

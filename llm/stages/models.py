@@ -31,8 +31,9 @@ def check_base(inputs: Mapping[str, Artifact], stage: str) -> None:
 
 
 def check_adapters(inputs: Mapping[str, Artifact], lora: LoraConfig | None) -> None:
-    """Raises HeadwaterError if a finished model among the inputs lacks a matrix that `lora.targets` names."""
-    if lora is None or lora.targets == DEFAULT_TARGETS:
+    """Raises HeadwaterError if a finished model among the inputs lacks a matrix that `lora.targets` names, or
+    has fewer than `lora.layers` layers."""
+    if lora is None or (lora.targets == DEFAULT_TARGETS and lora.layers is None):
         return
     for name in MODELS:
         if name in inputs and inputs[name].manifest():

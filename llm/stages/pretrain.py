@@ -29,14 +29,14 @@ from headwater.llm.rows.mixture import MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.rows.sizes import BatchStage, Sizes, Span
 from headwater.llm.rows.windows import Windows
-from headwater.llm.stages.row_batches import RowBatches as RowBatches
+from headwater.llm.stages.data.row_batches import RowBatches as RowBatches
 from headwater.llm.training import loop
 from headwater.llm.training.bits_per_byte import BitsPerByte
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, TrainConfig
 from headwater.llm.training.held_memory import WithMemory
 from headwater.llm.training.job import Start
 from headwater.llm.training.loop import TrainJob
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.parallel import sequence, tensor
 from headwater.llm.training.state.manager import kept
 

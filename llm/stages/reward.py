@@ -14,13 +14,13 @@ from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, padding_id,
 from headwater.llm.examples.encoded import EncodedExamples
 from headwater.llm.model import build
 from headwater.llm.model.adapters import HEAD
+from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches
+from headwater.llm.stages.data.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.stages.models import newest_model
-from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
-from headwater.llm.stages.preference_pairs import PairConfig, PairStage, pair_order, prepare_pairs
 from headwater.llm.training import loop
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import TrainJob
-from headwater.llm.training.objectives import BradleyTerry
+from headwater.llm.training.losses.objectives import BradleyTerry
 
 
 class RewardConfig(PairConfig, FineTuneConfig):
@@ -44,7 +44,7 @@ class RewardConfig(PairConfig, FineTuneConfig):
 
 class Reward(PairStage[RewardConfig]):
     name = "reward"
-    version = 2
+    version = 3
 
     def run(self, inputs: Mapping[str, Artifact], output: Artifact, session: Session) -> dict[str, Any]:
         config = self.config

@@ -3,8 +3,8 @@
 The learner is the training loop of all stages; its batches are rollouts (`llm/rl/batches.py`). Each rollout
 batch publishes the weights, has the rollout workers sample a group of answers per prompt, and computes
 advantages from their rewards, which one or several clipped policy steps follow. Rollout workers may sample
-ahead. Each rollout batch is journalled before it is trained on (`llm/rl/journal.py`): a resumed run goes on
-with it, and `llm/stages/replay.py` trains from it again.
+ahead. Each rollout batch is journalled before it is trained on (`llm/rl/rollouts/journal.py`): a resumed run
+goes on with it, and `llm/stages/replay.py` trains from it again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from headwater.llm.rl.batches import RolloutBatches as RolloutBatches
 from headwater.llm.rl.batches import total_reward as total_reward
 from headwater.llm.rl.config import RUNTIME
 from headwater.llm.rl.config import RlConfig as RlConfig
-from headwater.llm.rl.journal import Journal
-from headwater.llm.rl.judge import Weighted
-from headwater.llm.rl.made_tasks import SEARCH, made_tasks
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
-from headwater.llm.rl.sampler import Replayed, Sampler
-from headwater.llm.rl.sampler import prompt_order as prompt_order
-from headwater.llm.rl.search import OpenIndex, open_search, search_task
-from headwater.llm.rl.turns import Turns
-from headwater.llm.stages import ranked_prompts
+from headwater.llm.rl.rewards.judge import Weighted
+from headwater.llm.rl.rewards.made_tasks import SEARCH, made_tasks
+from headwater.llm.rl.rollouts.journal import Journal
+from headwater.llm.rl.rollouts.sampler import Replayed, Sampler
+from headwater.llm.rl.rollouts.sampler import prompt_order as prompt_order
+from headwater.llm.rl.rollouts.search import OpenIndex, open_search, search_task
+from headwater.llm.rl.rollouts.turns import Turns
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard
+from headwater.llm.stages.data import ranked_prompts
+from headwater.llm.stages.data.own_data import Skipped, check_files, report
 from headwater.llm.stages.models import FINE_TUNED, FOLDER, check_adapters, check_base, newest
-from headwater.llm.stages.own_data import Skipped, check_files, report
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS
 from headwater.llm.training.loop import TrainJob
@@ -263,6 +263,7 @@ def start_rollout_workers(
             gpus=config.gpus_per_rollout_worker,
             verifier_seconds=config.verifier_seconds,
             turns=turns_of(session, inputs, config, open_index),
+            precision=config.rollout_precision,
         )
         for _ in range(config.rollout_workers)
     ]

@@ -28,16 +28,16 @@ from headwater.llm.examples.own_data.source import DataSource, DataSources, fing
 from headwater.llm.examples.tasks import Task, check_titles
 from headwater.llm.grounding.tasks import read_tasks
 from headwater.llm.model import build
-from headwater.llm.rl.made_tasks import SEARCH, TASKS, check_name, made_tasks, task_fingerprint
-from headwater.llm.rl.search import demonstration
+from headwater.llm.rl.rewards.made_tasks import SEARCH, TASKS, check_name, made_tasks, task_fingerprint
+from headwater.llm.rl.rollouts.search import demonstration
 from headwater.llm.rows.order import BatchOrder, ShuffledOrder
+from headwater.llm.stages.data.own_data import Skipped, check_files, example_order, file_prefix, report
+from headwater.llm.stages.data.pair_batches import even_share, passes
 from headwater.llm.stages.models import GROUNDED, PRETRAINED, check_adapters, check_base, newest_model
-from headwater.llm.stages.own_data import Skipped, check_files, example_order, file_prefix, report
-from headwater.llm.stages.pair_batches import even_share, passes
 from headwater.llm.training import loop
 from headwater.llm.training.config import OFF_FIELDS, RUNTIME_FIELDS, FineTuneConfig
 from headwater.llm.training.loop import TrainJob, Worker
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 
 MAKERS = {
     "headline": conversations.headline_conversation,

@@ -15,11 +15,11 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.explain import token_places
 from headwater.data_pipeline.tokens.shards import TokenRows
 from headwater.llm.examples.encoded import EncodedExamples
-from headwater.llm.rl.journal import Journal, JournalledOrder
+from headwater.llm.rl.rollouts.journal import Journal, JournalledOrder
 from headwater.llm.rows import row_documents
 from headwater.llm.rows.order import BatchOrder, Visit
-from headwater.llm.stages import ranked_prompts
-from headwater.llm.stages.own_data import example_order
+from headwater.llm.stages.data import ranked_prompts
+from headwater.llm.stages.data.own_data import example_order
 from headwater.llm.stages.pretrain import PretrainConfig, batch_order
 from headwater.llm.stages.rl import RlConfig, prompt_order, tasks_of
 

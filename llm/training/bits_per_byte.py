@@ -48,7 +48,7 @@ class BitsPerByte:
         """Summed cross-entropy (nats) of each wanted row, [n]; indices past the last row cost 0."""
         import torch
 
-        from headwater.llm.training.objectives import token_losses
+        from headwater.llm.training.losses.token_losses import token_losses
 
         rows = self.rows.gather(np.minimum(wanted, len(self.rows) - 1))
         positions = None

@@ -11,8 +11,8 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import StageConfig, unkeyed
 from headwater.llm.hardware.precision import Precision
 from headwater.llm.model.adapters import LoraConfig
-from headwater.llm.training.profile import ProfileConfig
-from headwater.llm.training.records import TrackConfig, check_packages
+from headwater.llm.training.telemetry.profile import ProfileConfig
+from headwater.llm.training.telemetry.records import TrackConfig, check_packages
 from headwater.llm.training.zero_config import Fp16Config, Optimizer, ZeroConfig
 
 RUNTIME_FIELDS = frozenset(

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 from headwater.cluster.storage.artifact import SCRATCH
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
 from headwater.llm.inference.parity import record_made
-from headwater.llm.model import adapters, critic, stored
-from headwater.llm.model.source import INDEX, WEIGHTS
-from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.model import adapters, critic
+from headwater.llm.model.files import stored
+from headwater.llm.model.files.source import INDEX, WEIGHTS
 from headwater.llm.training import zero
 from headwater.llm.training.job import TrainJob, Worker
 from headwater.llm.training.parallel import tensor
 from headwater.llm.training.state import elements
 from headwater.llm.training.state.average import averaged
 from headwater.llm.training.state.manager import Checkpoints, score_of
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     from headwater.llm.training.loop import Worker

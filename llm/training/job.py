@@ -11,7 +11,7 @@ from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.model import adapters
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
-from headwater.llm.training.objectives import Objective
+from headwater.llm.training.losses.objectives import Objective
 
 if TYPE_CHECKING:
     import numpy as np

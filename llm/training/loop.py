@@ -1,9 +1,9 @@
 """The training loop of all stages: Ray Train places and restarts workers, DeepSpeed shards the state.
 
 Pretraining, fine-tuning, the reward model and the RL learner differ in an objective
-(`llm/training/objectives.py`) and a batch source. The batch of a step depends only on seed and step, the
-learning rate only on the step. A checkpoint is therefore weights, optimizer state and a step number, and a
-run resumes from it on any number of workers as if it had not stopped.
+(`llm/training/losses/objectives.py`) and a batch source. The batch of a step depends only on seed and step,
+the learning rate only on the step. A checkpoint is therefore weights, optimizer state and a step number, and
+a run resumes from it on any number of workers as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from headwater.llm.training.config import check
 from headwater.llm.training.exchange import MAXIMUM, Exchange
 from headwater.llm.training.export import DONE
 from headwater.llm.training.export import export as export
-from headwater.llm.training.goodput import note_beginning
 from headwater.llm.training.health import nan_guard
 from headwater.llm.training.health.nan_guard import NotFinite
+from headwater.llm.training.health.pauses import collected_every
 from headwater.llm.training.health.preemption import Notice
 from headwater.llm.training.health.stragglers import Pace, Stopwatch
 from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
 from headwater.llm.training.job import BatchSource as BatchSource
 from headwater.llm.training.job import StopTraining, TrainJob, Worker, to_device
-from headwater.llm.training.objectives import Batch
-from headwater.llm.training.pauses import collected_every
-from headwater.llm.training.profile import Profile
-from headwater.llm.training.records import Recorder, RunRecorder, read_history
-from headwater.llm.training.records import summary as summary
+from headwater.llm.training.losses.objectives import Batch
 from headwater.llm.training.schedule import muon_momentum, share_of_peak, weight_decay
 from headwater.llm.training.state.average import averaged
 from headwater.llm.training.state.manager import Checkpoints, due, score_of
+from headwater.llm.training.telemetry.goodput import note_beginning
+from headwater.llm.training.telemetry.profile import Profile
+from headwater.llm.training.telemetry.records import Recorder, RunRecorder, read_history
+from headwater.llm.training.telemetry.records import summary as summary
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
-from headwater.llm.training.deepspeed_internals import own_groups
 from headwater.llm.training.health.preemption import heed_sigterm
+from headwater.llm.training.undocumented.deepspeed_internals import own_groups
 
 
 class _OnRaysNetwork(_TorchBackend):

@@ -6,13 +6,14 @@ The same code runs on CPU workers over gloo and on GPUs over NCCL; only settings
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training import deepspeed_internals as internals
-from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.undocumented import deepspeed_internals as internals
+from headwater.llm.training.undocumented import deepspeed_starts as starts
 from headwater.llm.training.zero_config import Device
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def initialise_engine(
     start(config.gpus_per_worker)
     import deepspeed
 
+    if not config.torch_compile and not config.gpus_per_worker:
+        _import_muon_uncompiled()
     starts.register_hooks_without_gathering()
     starts.train_fp32_weights_in_place()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -119,6 +122,22 @@ def initialise_engine(
     internals.forget_step_of_zeros(engine)
     engine.gradient_divisor = _gradient_divisor(engine, groups)
     return engine
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, which it does for any optimizer, without compiling its functions.
+
+    The compiler's own import takes 1.2 s of CPU time.
+    """
+    switch = "TORCHDYNAMO_DISABLE"  # torch reads it where a function is decorated
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
 
 
 def _is_matrix(parameter: Any) -> bool:

@@ -13,19 +13,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from headwater.serving import traces
-from headwater.serving.api.limits import SECURITY_HEADERS, Receive, overloaded, read_body
+from headwater.serving.api.limits import SECURITY_HEADERS, Receive, cors, overloaded, read_body
 from headwater.serving.errors import ApiError
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 LIMITS = "HEADWATER_DOOR"
-"""Environment variable: `MOST,BYTES`, as the arguments of `Door`."""
+"""Environment variable: a JSON list of the arguments of `environment`."""
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 """Paths whose requests wait for the model."""
 HEALTH = frozenset({"/health", "/healthz"})
@@ -204,16 +204,19 @@ FULL = _refusal(overloaded())
 
 
 async def _send_all(messages: list[Any], send: Send) -> None:
-    for message in messages:
-        await send(message)
+    for (
+        message
+    ) in messages:  # which are sent again: what is around the door adds headers to a list of its own
+        headers = {"headers": list(message["headers"])} if "headers" in message else {}
+        await send(message | headers)
 
 
-def environment(most: int, max_body_bytes: int) -> dict[str, str]:
-    """Variables by which a proxy of Serve gets its door."""
-    return {CALLBACK: f"{__name__}.middlewares", LIMITS: f"{most},{max_body_bytes}"}
+def environment(most: int, max_body_bytes: int, origins: Sequence[str] = ()) -> dict[str, str]:
+    """Variables by which a proxy of Serve gets its door. `origins`: of pages that may read refusals, too."""
+    return {CALLBACK: f"{__name__}.middlewares", LIMITS: json.dumps([most, max_body_bytes, list(origins)])}
 
 
 def middlewares() -> list[Middleware]:
-    """Called by Serve in each proxy."""
-    most, max_body_bytes = map(int, os.environ[LIMITS].split(","))
-    return [Middleware(Door, most=most, max_body_bytes=max_body_bytes)]
+    """Called by Serve in each proxy; the last one is around the others."""
+    most, max_body_bytes, origins = json.loads(os.environ[LIMITS])
+    return [Middleware(Door, most=most, max_body_bytes=max_body_bytes), *cors(origins)]

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,12 +16,12 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from headwater.serving import traces
-from headwater.serving.api import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.chat_types import ChatRequest
 from headwater.serving.api.door import ANSWERED
+from headwater.serving.api.extensions import console, console_routes, documents, key_routes, rankings
 from headwater.serving.api.keys.auth import Key, check_key
-from headwater.serving.api.limits import LoopbackHost, SecurityHeaders, overloaded
+from headwater.serving.api.limits import LoopbackHost, SecurityHeaders, cors, overloaded
 from headwater.serving.api.openai import chat, completions, embeddings, models, responses, tokens
 from headwater.serving.api.openai.chat_answers import ChatChunk, ChatResponse
 from headwater.serving.api.openai.responses_types import ResponseObject, ResponsesRequest
@@ -209,13 +208,7 @@ class Ingress:
         if not self._backend.keys:
             app.add_middleware(LoopbackHost)
         app.add_middleware(SecurityHeaders)  # around what is refused, too
-        if origins := self._backend.config.cors_origins:
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origins=list(origins),
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["authorization", "content-type"],
-            )
+        app.user_middleware[:0] = cors(self._backend.config.cors_origins)
         app.add_exception_handler(HTTPException, _http_error)
         app.add_exception_handler(Exception, _unforeseen)
         described = JSONResponse(document(ROUTES, keys=bool(self._backend.keys)))

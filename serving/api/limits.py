@@ -6,10 +6,12 @@ import asyncio
 import collections
 import ipaddress
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
@@ -83,6 +85,18 @@ def _too_large(limit: int) -> ApiError:
 def overloaded() -> ApiError:
     message = "The request queue is full. Try again shortly."
     return ApiError(429, message, code="overloaded", retry_after=RETRY_SECONDS)
+
+
+def cors(origins: Sequence[str]) -> list[Middleware]:
+    """The ASGI middleware that lets pages of these origins call; none without origins."""
+    allowed = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["authorization", "content-type"],
+        expose_headers=["retry-after"],
+    )
+    return [allowed] if origins else []
 
 
 class Window:

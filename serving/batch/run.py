@@ -134,6 +134,10 @@ def run(job: BatchJob, session: Session) -> dict[str, Any]:
     """Run the unfinished units of a batch (see `finished`) and return its summary."""
     places = Places.of(job.output)
     work = Artifact(places.work)
+    if job.backend == "openvino":
+        from headwater.llm.inference.openvino.converted import convert
+
+        convert(job.model, int8=job.quantize == "int8")  # once, for all workers
     with _locked(places):
         planned = _plan(job, work, session)
         run_name, started = uuid.uuid4().hex[:8], datetime.now(UTC).isoformat(timespec="seconds")

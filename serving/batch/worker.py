@@ -56,7 +56,7 @@ class BatchWorker:
         self._source, self._output = source, output
         self._max_tokens, self._batch_size = max_tokens, batch_size
         self._engine = load_engine(
-            model.local(), device=device_of(gpus), threads=1, backend=backend, quantize=quantize
+            model.location, device=device_of(gpus), threads=1, backend=backend, quantize=quantize
         )
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:

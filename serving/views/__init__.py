@@ -1,5 +1,5 @@
 """What the console shows of a store: runs, the corpus, lineage, and what system prompts change. Read-only.
 
 Pure functions from a store to JSON, imported by `api`. A new view is a file here, a handler in
-`api/console_routes.py` and a module in `console/`.
+`api/extensions/console_routes.py` and a module in `console/`.
 """

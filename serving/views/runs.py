@@ -51,7 +51,7 @@ def curves(store: Store, stage: str, key: str) -> dict[str, Any] | None:
     artifact = _history_of(store, stage, key)
     if artifact is None:
         return None
-    from headwater.llm.training.records import read_history
+    from headwater.llm.training.telemetry.records import read_history
 
     history = read_history(artifact)
     return {"stage": stage, "key": key, "steps": len(history), "series": series(history)}
@@ -77,7 +77,7 @@ def _thinned(pairs: list[list[float]], points: int) -> list[list[float]]:
 
 
 def _history_of(store: Store, stage: str, key: str) -> Artifact | None:
-    from headwater.llm.training.records import HISTORY
+    from headwater.llm.training.telemetry.records import HISTORY
 
     artifact = store.artifact(stage, key)
     return artifact if artifact.exists(HISTORY) else None

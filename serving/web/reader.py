@@ -14,7 +14,7 @@ from headwater.data_pipeline.documents import document_id
 from headwater.data_pipeline.filters.language import LanguageFilter
 from headwater.data_pipeline.sources.opt_outs import REFUSING, opt_outs
 from headwater.data_pipeline.sources.readers.warc import Problem, charset_of, page_of
-from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.text.normalise import normalise
 from headwater.data_pipeline.verdict import Rejection
 from headwater.llm.grounding.passages import passage_spans

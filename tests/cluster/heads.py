@@ -99,11 +99,11 @@ def end_tree(pid: int) -> None:
         root = psutil.Process(pid)
         below = root.children(recursive=True)
         root.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs([root, *below], timeout=10)
-        for process in alive:
+        psutil.wait_procs([root], timeout=10)
+        for process in (root, *below):  # Ray's workers may outlive it by ten seconds
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        psutil.wait_procs([root, *below], timeout=10)
 
 
 def _wait(started: Head, token: str, log: Path) -> None:

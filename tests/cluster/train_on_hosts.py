@@ -25,7 +25,7 @@ from headwater.cluster.storage.store import Store
 from headwater.llm.model.build import saved_model
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import TrainJob, Worker, train
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from tests.llm.random_rows import Rows
 
 PATIENCE = 240.0

@@ -101,6 +101,7 @@ def test_the_recipe_runs_through_every_stage_with_a_tiny_base(
     assert "| 2 answerable, 1 unanswerable questions | good prompt | before training |" in card.read_text()
 
 
+@pytest.mark.soak  # `make test` has the turns of a search in llm/rl/test_turns.py
 def test_the_assistant_can_learn_to_search_for_its_passages(
     trains_here: Session, overrides: list[str]
 ) -> None:

@@ -61,9 +61,10 @@ def pages(tmp_path: Path) -> Path:
     return path
 
 
-def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.soak, id="1 of Ray")])
+def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path, workers: str) -> None:
     code, output = in_a_process(
-        *("clean", pages, "-o", tmp_path / "clean", "--max-workers", "1"), cwd=tmp_path, **core
+        *("clean", pages, "-o", tmp_path / "clean", "--max-workers", workers), cwd=tmp_path, **core
     )
     assert code == 0, output
     assert "of 40 documents kept" in output

@@ -1,4 +1,4 @@
-"""A run that reads `hf://` in workers of its own, where HF_HUB_OFFLINE forbids every unasked download."""
+"""A run that reads `hf://` in a process of its own, where HF_HUB_OFFLINE forbids every unasked download."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 import yaml
 
 from tests.data_pipeline.corpora import article
-from tests.headwater.command import in_a_process
+from tests.headwater.command import HERE, in_a_process
 from tests.hub import REPOSITORY, hub
-
-pytestmark = pytest.mark.ray
 
 
 def test_a_run_reads_a_dataset_of_the_hub_though_session_and_image_are_offline(tmp_path: Path) -> None:
@@ -27,9 +24,8 @@ def test_a_run_reads_a_dataset_of_the_hub_though_session_and_image_are_offline(t
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with hub(tmp_path / "hub") as url:
-        code, output = in_a_process(
-            *("run", tmp_path / "recipe.yaml", "--until", "acquire"), HF_ENDPOINT=url, HF_HUB_OFFLINE="1"
-        )
+        until_acquired = ("run", tmp_path / "recipe.yaml", "--until", "acquire", *HERE)
+        code, output = in_a_process(*until_acquired, HF_ENDPOINT=url, HF_HUB_OFFLINE="1")
     assert code == 0, output
     documents = [p for p in (tmp_path / "store/acquire").rglob("*.parquet") if "unread" not in p.parts]
     assert sum(pq.read_metadata(path).num_rows for path in documents) == len(rows)

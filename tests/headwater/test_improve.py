@@ -22,7 +22,7 @@ from headwater.llm.model.build import initialise
 from headwater.llm.model.shape import hf_config
 from headwater.llm.rankings import judge
 from headwater.llm.rankings.aside import ASIDE
-from headwater.llm.stages import ranked_prompts
+from headwater.llm.stages.data import ranked_prompts
 from headwater.llm.stages.dpo import DpoConfig
 from tests.data_pipeline.corpora import article
 from tests.headwater.command import HERE, headwater

@@ -22,12 +22,12 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.corpus import iter_documents
 from headwater.data_pipeline.tokens.chat_template import CHAT_TEMPLATE
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard
 from headwater.llm.training import loop
 from headwater.llm.training.job import TrainJob
 from headwater.recipe import load, packaged
 from tests.data_pipeline.corpora import article
-from tests.data_pipeline.sources.mirror import build, some_pages
+from tests.data_pipeline.sources.common_crawl.mirror import build, some_pages
 from tests.headwater.command import headwater
 from tests.k8s.conftest import kubectl as kubectl  # the fixture
 from tests.llm.actors import actors_here, at_once

@@ -63,6 +63,7 @@ def traced(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in screen.getvalue().splitlines()]
 
 
+@pytest.mark.soak  # `make test` has it for a job, in test_continuation.py, and for steps, in test_trace.py
 def test_a_longer_run_a_branch_and_other_data_go_on_where_a_run_was(
     trains_here: Session, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.health.watchdog import SHARE_OF_TIMEOUT, Watchdog
 from headwater.llm.training.job import BatchSource, Start, TrainJob, Worker
 from headwater.llm.training.loop import export, run_steps
-from headwater.llm.training.objectives import NextToken, Objective
+from headwater.llm.training.losses.objectives import NextToken, Objective
 from headwater.llm.training.state.manager import Checkpoints
 from tests.llm.models import small_model
 

@@ -19,10 +19,12 @@ import torch
 import torch.distributed as dist
 
 IMPORTED_ONCE = [
-    "deepspeed",
+    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
     "transformers.models.qwen3.modeling_qwen3",
     "headwater.llm.training.loop",
     "headwater.llm.training.engine",
+    "ray.train",
 ]
 
 

@@ -15,7 +15,7 @@ from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.pretrain import PretrainConfig, RowBatches
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.loop import TrainJob, Worker, train_step
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from tests.llm.chat_tokenizer import chat_tokenizer
 
 STEPS, SAVED_AT = 3, 2

@@ -25,7 +25,12 @@ from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import TrainJob, Worker, train_step
-from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
+from headwater.llm.training.losses.objectives import (
+    BradleyTerry,
+    NextToken,
+    Objective,
+    PreferenceOptimisation,
+)
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.ranks import on_ranks
 

@@ -1,10 +1,10 @@
-"""The engine: batches, sampling, guided decoding."""
+"""The engine: batches, sampling, guided decoding, adapters, OpenVINO."""
 
 from __future__ import annotations
 
 from tests.mutants.mutant import mutant
 
-ROLLOUTS = "test_rollouts.py"
+ROLLOUTS = "test_worker.py"
 ENGINE = "test_torch_engine.py"
 BATCHING = "test_batching.py"
 BUDGET = "test_guided.py::test_every_text_conforms_within_any_budget_that_the_shortest_fits[person]"
@@ -118,5 +118,55 @@ MUTANTS = [
         "if queue and bound > queue[0][0]:",
         "if False:",
         "test_guided.py::test_a_text_without_room_is_no_longer_than_the_shortest_that_conforms",
+    ),
+    mutant(
+        "int8-of-other-steps",
+        "np.rint(values_OI / scale_O1)",
+        "np.floor(values_OI / scale_O1)",
+        "test_openvino.py::test_int8_rounds_each_row_to_255_steps",
+    ),
+    mutant(
+        "kernel-fails-silently",
+        """        self._request.start_async()
+        self._request.wait()""",
+        "        self._request.infer()",
+        "test_openvino.py::test_a_failing_kernel_is_an_error",
+    ),
+    mutant(
+        "blocks-lost",
+        """        self.clear(target)
+        self._tables[target], self._tables[source]""",
+        "        self._tables[target], self._tables[source]",
+        "test_openvino.py::test_blocks_are_given_back",
+    ),
+    mutant(
+        "openvino-reports",
+        'sys.modules.setdefault("openvino_telemetry", None)',
+        'sys.modules.get("openvino_telemetry", None)',
+        "test_backend.py::test_openvino_reports_to_nobody",
+    ),
+    mutant(
+        "keys-of-another-adapter",
+        "other.adapter is self._rows[row].adapter and (",
+        "(",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "prefixes-of-another-adapter",
+        "prefix.start == start and prefix.adapter == adapter",
+        "prefix.start == start",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "adapter-for-all-rows",
+        "y.index_add_(0, rows, product(x[rows]))",
+        "y += product(x)",
+        "test_adapted.py::test_rows_of_two_adapters_and_of_none_share_a_batch[plain]",
+    ),
+    mutant(
+        "adapter-of-another-base",
+        "if matrices[name] != (layer.outputs, layer.inputs):",
+        "if False:",
+        "test_adapted.py::test_an_adapter_of_another_base_is_refused_before_it_is_loaded",
     ),
 ]

@@ -33,9 +33,10 @@ def place_of(snippet: str, root: Path) -> Path:
 
 
 def nearest(name: str, root: Path) -> str:
-    """`file.py::test` with the file's path below the root. LookupError unless one file has that name."""
+    """`file.py::test` with the file's path below the root. LookupError unless one file has that name, or the
+    end of a path that is given instead."""
     file, *rest = name.split("::")
-    found = [path for path in _files(root, ("tests",), ".py") if path.name == file]
+    found = [path for path in _files(root, ("tests",), ".py") if path.match(file)]
     if len(found) != 1:
         raise LookupError(f"{len(found)} files are called {file}")
     return "::".join([str(found[0].relative_to(root)), *rest])

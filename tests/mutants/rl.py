@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import mutant
 
 ALIGNMENT = "test_alignment.py"
-ROLLOUTS = "test_rollouts.py"
+ROLLOUTS = "test_worker.py"
 BATCHES = "test_batches.py"
 LOSSES = "test_losses.py"
 CORRECTION = "test_correction.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from headwater.serving.batch import run as batches
 from headwater.serving.batch.worker import BatchWorker
 from headwater.serving.config import AppConfig
 from tests.cluster.heads import ROOT
+from tests.serving.conftest import config_of
 from tests.serving.in_process import ingress_of, served
 
 pytest.importorskip("openvino", reason="the extra `openvino` is not installed (x86-64 Linux only)")
@@ -44,6 +46,31 @@ def test_openvino_serves_one_model(model_folder: Path) -> None:
     with pytest.raises(HeadwaterError, match="the backend openvino serves one model, without adapters"):
         app.check(AppConfig.model_validate(more | {"backend": "openvino"}))
     assert AppConfig.model_validate(more | {"backend": "auto"}).choice().backend == "torch"
+
+
+def test_openvinos_one_model_is_swapped_for_one_that_it_covers(
+    news_config: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    config = config_of(news_config, tmp_path / "store", {}, backend="openvino")
+    strange = tmp_path / "strange"
+    shutil.copytree(folders["other"], strange)
+    told = json.loads((strange / "config.json").read_text())
+    (strange / "config.json").write_text(json.dumps(told | {"hidden_act": "gelu"}))
+    ask = {"model": "tiny", "prompt": "The council", "max_tokens": 8, "seed": 3, "temperature": 1}
+    with served(ingress_of(config)) as url:
+
+        def said() -> str:
+            return str(httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"])
+
+        def put(name: str, path: object) -> httpx.Response:
+            return httpx.post(f"{url}/v1/models", json={"id": name, "path": str(path)}, timeout=60)
+
+        before = said()
+        assert "cannot run this model: it knows the activation" in put("tiny", strange).text
+        assert "serves one model" in put("more", folders["other"]).text
+        assert said() == before
+        assert put("tiny", folders["other"]).status_code == 201
+        assert said() != before
 
 
 def test_what_cannot_be_had_is_refused_before_anything_starts(model_folder: Path, tmp_path: Path) -> None:

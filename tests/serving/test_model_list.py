@@ -16,7 +16,7 @@ from headwater.cluster.storage.store import Store
 from headwater.llm.inference import parity
 from headwater.llm.inference.base import Sampling
 from headwater.serving import app
-from headwater.serving.config import AppConfig
+from headwater.serving.config import AppConfig, ServedModel
 from headwater.serving.errors import ApiError
 from headwater.serving.loaded import LoadedModels
 from headwater.serving.models import ModelList, check_model
@@ -38,6 +38,25 @@ def test_files_that_changed_under_a_request_do_not_answer_it(several: AppConfig,
     )
     refused: Any = asyncio.run(replica.load(listed))
     assert (refused.status, refused.code) == (503, "model_unavailable") and "have changed" in refused.message
+
+
+def test_new_files_in_the_first_models_folder_are_another_model(
+    several: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    config = several.model_copy(update={"models": {}, "model": str(tmp_path / "own")})
+    shutil.copytree(several.model, config.model)
+    listing, replica = ModelList(config), EngineReplica(config)
+    before = listing.first
+    for file in Path(folders["other"]).glob("*.safetensors"):
+        shutil.copy(file, config.model)
+    given = ServedModel(path=config.model)
+    after, _ = listing.would_be("tiny", given)
+    listing.put("tiny", given, after)
+    assert listing.first == after != before
+    replica.follow()
+    assert replica.loaded == [after]
+    refused: Any = asyncio.run(replica.load(before))  # a request that had begun, and lost its replica
+    assert (refused.status, "were replaced" in refused.message) == (503, True)
 
 
 def test_a_model_in_use_is_not_dropped(several: AppConfig) -> None:

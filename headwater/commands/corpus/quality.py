@@ -12,7 +12,7 @@ from headwater.options import console
 from headwater.tables import show
 
 if TYPE_CHECKING:
-    from headwater.data_pipeline.filters.linear import ModelCard
+    from headwater.data_pipeline.filters.classifiers.linear import ModelCard
 
 app = typer.Typer(help="Classifiers of text quality.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def train(
     import time
 
     from headwater.cluster.runtime.progress import PLAIN_LINE_SECONDS, Bar, bar
-    from headwater.data_pipeline.filters.training import Report, TrainSettings
+    from headwater.data_pipeline.filters.classifiers.training import Report, TrainSettings
     from headwater.data_pipeline.quality import QualityJob, check_output, train_model
     from headwater.data_pipeline.sources.spec import Columns
 

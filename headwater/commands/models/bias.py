@@ -52,7 +52,7 @@ def bias(
     from headwater.cluster.runtime.stage import execute
     from headwater.llm.examples.system_prompts import SYSTEM_PROMPTS
     from headwater.llm.probes.results import bias_rows
-    from headwater.llm.stages.bias import Bias, BiasConfig
+    from headwater.llm.stages.evaluations.bias import Bias, BiasConfig
 
     recipe = recipe_among(models, set_)
     own = {f"system {number}": text for number, text in enumerate(system or (), start=1)}

@@ -27,7 +27,7 @@ from headwater.options import (
 if TYPE_CHECKING:
     from headwater.cluster.runtime.session import Session
     from headwater.cluster.storage.artifact import Artifact
-    from headwater.llm.stages.benchmarks import BenchmarksConfig
+    from headwater.llm.stages.evaluations.benchmarks import BenchmarksConfig
     from headwater.recipe import Recipe
 
 
@@ -69,7 +69,7 @@ def evaluate(
     from headwater.cluster.runtime.stage import execute
     from headwater.llm.benchmarks.records import wheels
     from headwater.llm.benchmarks.results import table
-    from headwater.llm.stages.benchmarks import Benchmarks
+    from headwater.llm.stages.evaluations.benchmarks import Benchmarks
     from headwater.recipe import is_recipe
 
     config = _config(tasks, limit, shots, gpus_per_worker)
@@ -100,7 +100,7 @@ def _config(tasks: str | None, limit: int | None, shots: str, gpus: float) -> Be
     from headwater.cluster.errors import HeadwaterError
     from headwater.llm.benchmarks.examples import Shots, check_shots
     from headwater.llm.benchmarks.tasks import DEFAULT, TASKS, check_names
-    from headwater.llm.stages.benchmarks import BenchmarksConfig
+    from headwater.llm.stages.evaluations.benchmarks import BenchmarksConfig
 
     if shots != "core" and not shots.isdecimal():
         raise HeadwaterError(f"{shots!r} is neither a number nor `core`", where="--shots")
@@ -122,7 +122,7 @@ def _config(tasks: str | None, limit: int | None, shots: str, gpus: float) -> Be
 def _of_recipe(recipe: Recipe, session: Session) -> dict[str, Artifact]:
     """The recipe's newest model, and its cleaned documents if there are any."""
     from headwater import pipeline
-    from headwater.llm.stages.benchmarks import CORPUS
+    from headwater.llm.stages.evaluations.benchmarks import CORPUS
 
     newest = pipeline.newest_finished(recipe, session)
     corpus = pipeline.finished(recipe, session, CORPUS) if recipe.clean else {}

@@ -34,7 +34,7 @@ def export(
     store: StoreOption = "store",
 ) -> None:
     """Export a trained model for transformers, vLLM and lm-eval (hf), or llama.cpp and Ollama (gguf)."""
-    from headwater.llm.model.export import export as write
+    from headwater.llm.model.files.export import export as write
     from headwater.recipe import is_recipe
 
     model = _of_recipe(Path(source), set_, stage) if is_recipe(source) else _artifact(store, source)

@@ -50,7 +50,7 @@ def recipe_among(names: Sequence[str], overrides: Sequence[str] | None) -> Recip
 def models_of(names: Sequence[str], recipe: Recipe | None, session: Session) -> dict[str, Artifact]:
     """The models to measure by label: the first and the newest that the recipe has made, then the others."""
     from headwater import pipeline
-    from headwater.llm.stages.benchmarks import START, candidates
+    from headwater.llm.stages.evaluations.benchmarks import START, candidates
 
     found: dict[str, Artifact] = {}
     if recipe is not None:

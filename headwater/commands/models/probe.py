@@ -61,7 +61,14 @@ def probe(
     from headwater.cluster.runtime.stage import execute
     from headwater.llm.examples.own_data.source import DataSource
     from headwater.llm.probes.results import compared, knowledge_rows
-    from headwater.llm.stages.probe import EXAMPLES, Facts, FactsConfig, Probe, ProbeConfig, read_asked
+    from headwater.llm.stages.evaluations.probe import (
+        EXAMPLES,
+        Facts,
+        FactsConfig,
+        Probe,
+        ProbeConfig,
+        read_asked,
+    )
 
     recipe = recipe_among(models, set_)
     if not questions and (recipe is None or not recipe.clean):

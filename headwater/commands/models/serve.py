@@ -146,7 +146,7 @@ def model_config(opened: Recipe, model: str, index: str = "", store: str | None 
     Raises HeadwaterError if model or index is not there.
     """
     from headwater.cluster.storage.artifact import Artifact
-    from headwater.llm.model.source import find_model
+    from headwater.llm.model.files.source import find_model
     from headwater.serving.app import check
     from headwater.serving.config import AppConfig
 

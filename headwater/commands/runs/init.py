@@ -173,7 +173,7 @@ def check(given: Given) -> dict[str, str]:
     for path in given.pages:
         files_at([path], ("",), "correct --pages")
     if given.model and given.model != SMOLLM2:
-        from headwater.llm.model.source import find_model
+        from headwater.llm.model.files.source import find_model
 
         find_model(given.model)
     chats = {path: _format(path, "--chats", "conversations") for path in given.chats}

@@ -13,7 +13,7 @@ from headwater.llm.inference.openvino.graph import BLOCK
 
 
 class PagedDecoder:
-    """Implements `llm.inference.decoder.Decoder`. A row is a list of blocks; moving one moves no numbers."""
+    """Implements `forward.decoder.Decoder`. A row is a list of blocks; moving one moves no numbers."""
 
     shares = True
     device = torch.device("cpu")

@@ -5,6 +5,7 @@ Scheduling, sampling, seeds, guides and prefixes are those of `BatchedEngine`; O
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ import torch
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.engine import SCORE_LOGITS, SCORE_TOKENS, BatchedEngine, batches
+from headwater.llm.inference.next_token.sampling import log_probability
 from headwater.llm.inference.openvino import runtime
+from headwater.llm.inference.openvino.converted import GRAPH, converted
 from headwater.llm.inference.openvino.decoder import PagedDecoder
-from headwater.llm.inference.openvino.graph import build, fault
-from headwater.llm.inference.sampling import log_probability
+from headwater.llm.inference.openvino.graph import joined
+from headwater.llm.model.files.source import CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,16 +38,10 @@ class OpenVinoEngine(BatchedEngine):
         self._compiled, self.precision = compiled, precision
 
     @classmethod
-    def load(
-        cls, folder: str | Path, *, config: dict[str, Any], int8: bool = False, threads: int | None = None
-    ) -> OpenVinoEngine:
-        """`config`: the folder's `config.json`. Raises HeadwaterError for a model with a `fault`."""
+    def load(cls, model: str | Path, *, int8: bool = False, threads: int | None = None) -> OpenVinoEngine:
+        """`model`: a folder on a disk or in S3. Raises HeadwaterError for one with a `graph.fault`."""
         from transformers import AutoTokenizer
 
-        if reason := fault(config):
-            raise HeadwaterError(
-                f"the backend openvino cannot run this model: {reason}", where=str(folder), fix="use torch"
-            )
         if threads:
             torch.set_num_threads(threads)
         settings: dict[str, Any] = {
@@ -55,8 +52,11 @@ class OpenVinoEngine(BatchedEngine):
             "ENABLE_CPU_PINNING": False,  # replicas share the machine
             "INFERENCE_NUM_THREADS": threads or 0,
         }
-        compiled = runtime().Core().compile_model(build(Path(folder), int8=int8), "CPU", settings)
+        folder = converted(str(model), int8=int8)
+        core = runtime().Core()
+        compiled = core.compile_model(joined(core.read_model(folder / GRAPH)), "CPU", settings)
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return cls(compiled, tokenizer, config, "int8" if int8 else "float32")
 
     def _open(self) -> PagedDecoder:

@@ -2,6 +2,10 @@
 
 Ids of all sequences lie one after the other [T]. OpenVINO's PagedAttention is told where each sequence begins
 and in which blocks its keys and values are. Logits are computed at the places `wanted` alone.
+
+OpenVINO writes PagedAttention into a file and does not read it again. A graph is therefore made in two steps:
+`outline` has each layer's queries, keys and values as results and the mixed values as an input, and can be
+kept; `joined` puts attention between them.
 """
 
 from __future__ import annotations
@@ -70,9 +74,60 @@ def quantize(values_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(values_OI / scale_O1).astype(np.int8), scale_O1.astype(np.float32)
 
 
-def build(folder: Path, *, int8: bool = False) -> Any:
-    """The `openvino.Model` of a folder that has no `fault`; `int8`: matrices in 8 bits."""
+def outline(folder: Path, *, int8: bool = False) -> Any:
+    """The `openvino.Model` of a folder that has no `fault`, without attention; `int8`: matrices in 8 bits."""
     return _Builder(folder, int8).model()
+
+
+def joined(outline: Any) -> Any:
+    """The whole `openvino.Model` of an outline, which is of no use afterwards."""
+    openvino = runtime()
+    op = openvino.opset13
+    results = {each.get_friendly_name(): each for each in outline.get_results()}
+    inputs = {each.get_friendly_name(): each for each in outline.get_parameters()}
+    mixed = {name: inputs.pop(name) for name in list(inputs) if name.startswith("mixed.")}
+    for name in PER_SEQUENCE:
+        inputs[name] = op.parameter([-1], openvino.Type.i32, name=name)
+    inputs["max_context_len"] = op.parameter([], openvino.Type.i32, name="max_context_len")
+    for number in range(len(mixed)):
+        rows = [results[f"{part}.{number}"].input_value(0) for part in ("queries", "keys", "values")]
+        shared, width = (int(each) for each in results["heads"].input_value(0).get_node().data)
+        cache = [-1, shared, BLOCK, width]
+        for part in ("keys", "values"):
+            name = f"{part}.{number}"
+            inputs[name] = op.parameter(cache, openvino.Type.f32, name=name)
+        given = [
+            *(rows + [inputs[f"{part}.{number}"].output(0) for part in ("keys", "values")]),
+            *(inputs[name].output(0) for name in PER_SEQUENCE),
+            *(each.output(0) for each in _settings(width, inputs["max_context_len"])),
+        ]
+        attention = openvino.op._PagedAttentionExtension(given)
+        for part in "kv":  # read by the CPU plugin
+            attention.get_rt_info()[f"{part}_head_size"] = width
+            attention.get_rt_info()[f"num_{part}_heads"] = shared
+        for target in mixed[f"mixed.{number}"].output(0).get_target_inputs():
+            target.replace_source_output(attention.output(0))
+    return openvino.Model([results["logits"]], list(inputs.values()), "causal")
+
+
+def _settings(width: int, context: Any) -> list[Any]:
+    """PagedAttention's inputs from the tenth on, in its order: scale, window, ALiBi, longest context. Then
+    what is off here: scores, rotation of evicted blocks, sparsity, sinks, eviction, types and bias."""
+    op = runtime().opset13
+
+    def zero() -> Any:
+        return op.constant(np.int32(0))
+
+    def none(kind: Any) -> Any:
+        return op.constant(np.empty(0, kind))
+
+    return [
+        *(op.constant(np.float32(width**-0.5)), zero(), none(np.float32), context),
+        *(none(np.int32), none(np.int32), none(np.int32), none(np.float32)),
+        *(none(np.float32), zero(), zero()),
+        *(none(np.float32), zero(), none(np.int32), none(np.int32), none(np.int32)),
+        *(none(np.int32), none(np.uint8), none(np.int32)),
+    ]
 
 
 class _Builder:
@@ -90,14 +145,12 @@ class _Builder:
         self._shared = int(self._config.num_key_value_heads)
         self._width = int(getattr(self._config, "head_dim", None) or self._config.hidden_size // self._heads)
         self._inputs: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
     def model(self) -> Any:
         op = self._op
         ids, wanted = self._input("ids", [-1], "i64"), self._input("wanted", [-1], "i64")
         cos_T1D, sin_T1D = self._rotation(self._input("positions", [-1], "i64"))
-        for name in PER_SEQUENCE:
-            self._input(name, [-1], "i32")
-        self._input("max_context_len", [], "i32")
         embedding = self._matrix("model.embed_tokens")
         x_TE = op.gather(embedding, ids, self._ints(0))
         for number in range(self._config.num_hidden_layers):
@@ -111,8 +164,10 @@ class _Builder:
             x_TE = op.add(x_TE, self._linear(op.multiply(gate, up), f"{layer}.mlp.down_proj"))
         x_RE = op.gather(self._norm(x_TE, "model.norm"), wanted, self._ints(0))
         tied = self._config.tie_word_embeddings
-        logits_RV = op.matmul(x_RE, embedding if tied else self._matrix("lm_head"), False, True)
-        return self._openvino.Model([op.result(logits_RV)], list(self._inputs.values()), "causal")
+        self._results["logits"] = op.matmul(x_RE, embedding if tied else self._matrix("lm_head"), False, True)
+        self._results["heads"] = self._ints([self._shared, self._width])
+        results = [op.result(value, name=name) for name, value in self._results.items()]
+        return self._openvino.Model(results, list(self._inputs.values()), "outline")
 
     def _input(self, name: str, shape: Sequence[int], kind: str) -> Any:
         type_ = getattr(self._openvino.Type, kind)
@@ -164,43 +219,14 @@ class _Builder:
         return op.add(op.multiply(x_THD, cos_T1D), op.multiply(turned, sin_T1D))
 
     def _attention(self, x_TE: Any, name: str, number: int, cos_T1D: Any, sin_T1D: Any) -> Any:
-        rows = []
-        for part, heads in (("q", self._heads), ("k", self._shared)):
+        for part, heads, told in (("q", self._heads, "queries"), ("k", self._shared, "keys")):
             split = self._ints([-1, heads, self._width])
             x_THD = self._op.reshape(self._linear(x_TE, f"{name}.{part}_proj"), split, False)
             if f"{name}.{part}_norm.weight" in self._weights:
                 x_THD = self._norm(x_THD, f"{name}.{part}_norm")
-            joined = self._ints([-1, heads * self._width])
-            rows.append(self._op.reshape(self._rotated(x_THD, cos_T1D, sin_T1D), joined, False))
-        shape = [-1, self._shared, BLOCK, self._width]
-        inputs = [
-            *rows,
-            self._linear(x_TE, f"{name}.v_proj"),
-            *(self._input(f"{part}.{number}", shape, "f32") for part in ("keys", "values")),
-            *(self._inputs[each] for each in PER_SEQUENCE),
-            *self._settings(),
-        ]
-        mixed = self._openvino.op._PagedAttentionExtension([each.output(0) for each in inputs])
-        for part in "kv":  # read by the CPU plugin
-            mixed.get_rt_info()[f"{part}_head_size"] = self._width
-            mixed.get_rt_info()[f"num_{part}_heads"] = self._shared
-        return self._linear(mixed.output(0), f"{name}.o_proj")
-
-    def _settings(self) -> list[Any]:
-        """The operation's inputs from the tenth on, in its order: scale, window, ALiBi, longest context. Then
-        what is off here: scores, rotation of evicted blocks, sparsity, sinks, eviction, types and bias."""
-
-        def zero() -> Any:
-            return self._op.constant(np.int32(0))
-
-        def none(kind: Any) -> Any:
-            return self._op.constant(np.empty(0, kind))
-
-        scale, context = self._floats(self._width**-0.5), self._inputs["max_context_len"]
-        return [
-            *(scale, zero(), none(np.float32), context),
-            *(none(np.int32), none(np.int32), none(np.int32), none(np.float32)),
-            *(none(np.float32), zero(), zero()),
-            *(none(np.float32), zero(), none(np.int32), none(np.int32), none(np.int32)),
-            *(none(np.int32), none(np.uint8), none(np.int32)),
-        ]
+            turned = self._rotated(x_THD, cos_T1D, sin_T1D)
+            together = self._ints([-1, heads * self._width])
+            self._results[f"{told}.{number}"] = self._op.reshape(turned, together, False)
+        self._results[f"values.{number}"] = self._linear(x_TE, f"{name}.v_proj")
+        mixed = self._input(f"mixed.{number}", [-1, self._heads * self._width], "f32")
+        return self._linear(mixed, f"{name}.o_proj")

@@ -12,8 +12,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.job import StopTraining
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     from headwater.llm.training.job import TrainJob, Worker

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.llm.model.architecture import of_config, with_feature
 from headwater.llm.model.coverage import BY_COLUMNS, BY_ROWS
-from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training.parallel import sharing
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     import torch

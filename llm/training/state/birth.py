@@ -12,11 +12,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from headwater.llm.training import deepspeed_internals as internals
-from headwater.llm.training import deepspeed_starts as starts
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.state import elements
+from headwater.llm.training.undocumented import deepspeed_internals as internals
+from headwater.llm.training.undocumented import deepspeed_starts as starts
 
 if TYPE_CHECKING:
     import torch

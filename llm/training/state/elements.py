@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.model import stored
-from headwater.llm.training import deepspeed_internals as internals
+from headwater.llm.model.files import stored
 from headwater.llm.training.parallel import tensor
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 
 if TYPE_CHECKING:
     import torch

@@ -126,6 +126,9 @@ async def remove(backend: Backend, request: Request) -> Response:
     name = str(request.path_params["name"])
     backend.model(name)
     _check_changeable(backend, name)
+    if name == backend.models.first.name:
+        message = f"`{name}` is this server's first model: put another one in its place (POST /v1/models)."
+        raise ApiError(400, message, code="invalid_value", param="id")
     await _refused(lambda: backend.models.remove(name))
     body: Removed = {"id": name, "object": "model", "deleted": True}
     return JSONResponse(body)
@@ -134,11 +137,8 @@ async def remove(backend: Backend, request: Request) -> Response:
 def _check_changeable(backend: Backend, name: str) -> None:
     if not backend.config.store:
         raise ApiError(404, "This server has no store, which keeps the list.", code="store_disabled")
-    if backend.config.backend == "openvino":
+    if backend.config.backend == "openvino" and name != backend.models.first.name:
         message = "The backend openvino serves one model; set `serve.backend: torch` for several."
-        raise ApiError(400, message, code="invalid_value", param="id")
-    if name == backend.models.first.name:
-        message = f"`{name}` is this server's own model: promote another one and start it again."
         raise ApiError(400, message, code="invalid_value", param="id")
 
 

@@ -27,7 +27,11 @@ def proxy(
         yield proxy
 
 
-@pytest.mark.parametrize("proxy", [("slow_down", "cut_off"), ("reset", "lost_answer")], indirect=True)
+@pytest.mark.parametrize(
+    "proxy",
+    [pytest.param(("slow_down", "cut_off"), marks=pytest.mark.soak), ("reset", "lost_answer")],
+    indirect=True,
+)
 def test_files_arrive_whole_through_every_fault(proxy: FaultyProxy) -> None:
     artifact = Artifact("s3://corpus/faulty/files")
     artifact.write_bytes("folder/small", b"few")

@@ -47,7 +47,7 @@ def test_a_second_driver_is_refused_with_the_holders_name_and_admitted_after_its
 def test_the_lease_of_a_killed_driver_is_taken_when_it_has_expired(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 4.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.5)
     script = f"""
 import os, signal
 from headwater.cluster.storage.store import Store

@@ -18,7 +18,7 @@ from headwater.data_pipeline.clean.card import _public, described, page
 from headwater.data_pipeline.clean.stage import Clean, CleanConfig
 from headwater.data_pipeline.clean.update import Change, update
 from headwater.data_pipeline.tables import read_table, write_table
-from headwater.data_pipeline.text.page import HTMLTree, licence
+from headwater.data_pipeline.text.main_text.page import HTMLTree, licence
 from headwater.show import artifact_details
 from tests.data_pipeline.corpora import article
 from tests.data_pipeline.crawl.web import page as web_page

@@ -21,7 +21,7 @@ from headwater.data_pipeline.clean.stage import Clean, CleanConfig, MeasureWorke
 from headwater.data_pipeline.clean.update import Change, update
 from headwater.data_pipeline.corpus import read_documents
 from headwater.data_pipeline.documents import SCHEMA, Document
-from headwater.data_pipeline.text.extract import ExtractConfig, Extractor
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, Extractor
 from headwater.data_pipeline.verdict import Rejection
 from tests.data_pipeline.corpora import article, contents, iter_texts, rejected, run, write_corpus
 

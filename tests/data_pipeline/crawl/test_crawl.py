@@ -21,6 +21,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import execute
 from headwater.data_pipeline.acquire import Acquire, AcquireConfig
 from headwater.data_pipeline.crawl.run import warc_files
+from headwater.data_pipeline.crawl.worker import OWNER
 from headwater.data_pipeline.tables import read_table
 from tests.data_pipeline.crawl.conftest import Crawl
 from tests.data_pipeline.crawl.web import Web, page, response, source
@@ -181,6 +182,7 @@ def test_an_interrupted_refresh_goes_on(net: Web, run: Crawl) -> None:
     """Two pages of three are visited again before the budget ends it; a finished one begins anew."""
     net.site("a.test", **{"/": page("/1", "/2"), "*": page()})
     run(net.url("a.test"), sitemaps=False)
+    assert run.output.read_bytes(OWNER) == b"", "the next crawl would wait for workers that have ended"
     run.output.write_json("finished.json", {"edition": 1})
     run(net.url("a.test"), sitemaps=False, refresh=True, max_pages=2)
     assert len(net.paths("a.test")) == 5

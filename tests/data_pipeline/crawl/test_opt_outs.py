@@ -21,7 +21,7 @@ from headwater.data_pipeline.tables import read_table
 from tests.data_pipeline.corpora import article
 from tests.data_pipeline.crawl.conftest import Crawl
 from tests.data_pipeline.crawl.web import Web, page, response
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 
 @pytest.mark.parametrize(

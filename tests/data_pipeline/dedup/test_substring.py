@@ -25,7 +25,7 @@ from headwater.data_pipeline.dedup.substring import SubstringConfig, cut, rules,
 from headwater.data_pipeline.dedup.window_index import WindowFile, write_windows
 from headwater.data_pipeline.documents import Document, to_table
 from headwater.data_pipeline.tables import DECISIONS, TEXTS, write_table
-from headwater.data_pipeline.text.hashed_words import exact, folded, hashed_words
+from headwater.data_pipeline.text.words.hashed_words import exact, folded, hashed_words
 from headwater.data_pipeline.verdict import Rejection, Scores, first_hit
 
 Spans = dict[str, list[tuple[int, int]]]

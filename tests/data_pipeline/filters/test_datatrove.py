@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
-from headwater.data_pipeline.text.document_text import Text, vocabulary
-from headwater.data_pipeline.text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig, main_text
+from headwater.data_pipeline.text.words.document_text import Text, vocabulary
 from headwater.data_pipeline.verdict import Rejection
 from tests.data_pipeline.decided import decided
 from tests.data_pipeline.reading import read_all

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.data_pipeline.dedup.minhash import MinHashConfig, MinHasher
-from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.text.languages import Limits, language_of
+from headwater.data_pipeline.text.words.document_text import Text
+from headwater.data_pipeline.text.words.languages import Limits, language_of
 from tests.data_pipeline.decided import decided
 from tests.data_pipeline.languages import TEXTS
 

@@ -17,10 +17,10 @@ from headwater.data_pipeline.filters.c4 import C4Config
 from headwater.data_pipeline.filters.decontaminate import DecontaminateConfig, Decontaminator
 from headwater.data_pipeline.filters.language import LanguageConfig, LanguageFilter
 from headwater.data_pipeline.filters.url import UrlConfig, UrlFilter
-from headwater.data_pipeline.text import counting
-from headwater.data_pipeline.text import document_text as text_module
-from headwater.data_pipeline.text.document_text import Text, vocabulary
 from headwater.data_pipeline.text.normalise import normalise
+from headwater.data_pipeline.text.words import counting
+from headwater.data_pipeline.text.words import document_text as text_module
+from headwater.data_pipeline.text.words.document_text import Text, vocabulary
 from headwater.data_pipeline.verdict import Rejection, first_hit
 from tests.data_pipeline.decided import decided
 

@@ -12,8 +12,8 @@ import pytest
 
 from headwater.data_pipeline.formats.pdf import pdf_text
 from headwater.data_pipeline.formats.result import Unconvertible
-from headwater.data_pipeline.text import page
 from headwater.data_pipeline.text.charset import decode_html
+from headwater.data_pipeline.text.main_text import page
 from tests.data_pipeline.corpora import article
 from tests.data_pipeline.formats.making import WIDTH, Placed, pdf, pdf_of_objects
 from tests.data_pipeline.reading import read_all

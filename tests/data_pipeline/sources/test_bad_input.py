@@ -29,7 +29,7 @@ from headwater.data_pipeline.sources.items import Unread, UnreadableFile
 from headwater.data_pipeline.sources.readers.csv import csv_rows
 from headwater.data_pipeline.sources.spec import Columns
 from tests.data_pipeline.reading import read_all
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 
 def archive(pages: int) -> list[bytes]:

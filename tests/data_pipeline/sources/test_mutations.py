@@ -1,4 +1,4 @@
-"""Mutated files of every format (benchmarks/corpus/mutations.py): nothing is raised, lost or slow."""
+"""Mutated files of every format (benchmarks/corpus/mutations/): nothing is raised, lost or slow."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corpus.mutated_files import MAKERS
-from benchmarks.corpus.mutating import variants
-from benchmarks.corpus.mutations import check
+from benchmarks.corpus.mutations.__main__ import check
+from benchmarks.corpus.mutations.files import MAKERS
+from benchmarks.corpus.mutations.mutating import variants
 from tests.data_pipeline.reading import read_all
 
 FORMATS = list(MAKERS)

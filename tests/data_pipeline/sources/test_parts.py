@@ -19,7 +19,7 @@ from headwater.data_pipeline.acquire import AcquireConfig, ReadWorker
 from headwater.data_pipeline.documents import Document
 from headwater.data_pipeline.sources.items import Unread
 from headwater.data_pipeline.sources.position import Position
-from tests.data_pipeline.sources.test_sources_files import warc_record
+from tests.data_pipeline.sources.readers.test_sources_files import warc_record
 
 COUNT, PER_PART = 400, 16
 

@@ -15,13 +15,13 @@ from headwater.data_pipeline.clean.score_documents import Measured, Measurer
 from headwater.data_pipeline.clean.scores import Signer
 from headwater.data_pipeline.clean.steps import CleanConfig
 from headwater.data_pipeline.documents import Document
+from headwater.data_pipeline.filters.classifiers.toxicity import ToxicityConfig
 from headwater.data_pipeline.filters.language import LanguageConfig
-from headwater.data_pipeline.filters.toxicity import ToxicityConfig
 from headwater.data_pipeline.filters.url import UrlConfig
-from headwater.data_pipeline.text import words
-from headwater.data_pipeline.text.document_text import Text
-from headwater.data_pipeline.text.extract import ExtractConfig
+from headwater.data_pipeline.text.main_text.extract import ExtractConfig
 from headwater.data_pipeline.text.normalise import MARKS_ON_ONE, normalise, without_heaps_of_marks
+from headwater.data_pipeline.text.words import spacy_words
+from headwater.data_pipeline.text.words.document_text import Text
 from headwater.data_pipeline.verdict import Refused
 from tests.data_pipeline.corpora import article
 
@@ -130,7 +130,7 @@ def test_a_page_of_100_000_levels_has_its_reason_and_the_next_is_read(measurer: 
 def test_whether_a_text_is_refused_does_not_depend_on_what_came_before() -> None:
     """A cached piece counts as much as a new one."""
     piece = '("' * 300
-    text = " ".join([piece] * (words.BURDEN // words.burden(piece) + 1))
+    text = " ".join([piece] * (spacy_words.BURDEN // spacy_words.burden(piece) + 1))
     for _ in range(2):
         with pytest.raises(Refused):
             Text(text).words  # noqa: B018

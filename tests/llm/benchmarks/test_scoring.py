@@ -15,7 +15,7 @@ from headwater.llm.benchmarks import scoring
 from headwater.llm.benchmarks.scoring import Scorer, answer, until
 from headwater.llm.benchmarks.tasks import TASKS, Item
 from headwater.llm.inference import Sampling
-from headwater.llm.rl import sandbox
+from headwater.llm.rl.rewards import sandbox
 from tests.llm.benchmarks import data
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_engine, small_model

@@ -12,6 +12,7 @@ import pytest
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
+from headwater.llm.examples.chat import encode_answer, encode_prompt
 from headwater.llm.examples.conversations import HELDOUT_SHARE
 from headwater.llm.examples.preferences import (
     RANKINGS,
@@ -174,12 +175,17 @@ def test_answers_that_differ_only_beyond_the_limit_are_left_out_and_not_cut() ->
     assert why.value.reason == "too_long" and "`max_length` 100" in why.value.detail
 
 
-def test_many_short_turns_that_do_not_fit_are_left_out() -> None:
+def test_a_long_conversation_keeps_its_last_turns_before_both_answers() -> None:
+    system = {"role": "system", "content": "Be brief."}
     turns = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}] * 30
-    pair = Preference([*turns, PROMPT[0]], "Good", "Bad", "own")
-    with pytest.raises(LeftOut) as why:
-        encode_pair(chat_tokenizer(), pair, 60)
-    assert why.value.reason == "too_long"
+    tokenizer = chat_tokenizer()
+    pair, kept = (
+        Preference([system, *turns, PROMPT[0]], "Good", "Bad", "own"),
+        [system, *turns[:2], PROMPT[0]],
+    )
+    room = len(encode_prompt(tokenizer, kept)) + len(encode_answer(tokenizer, "Good"))
+    assert encode_pair(tokenizer, pair, room)["prompt"] == encode_prompt(tokenizer, kept)
+    assert encode_pair(tokenizer, pair, room - 1)["prompt"] == encode_prompt(tokenizer, [system, PROMPT[0]])
 
 
 def test_answers_of_the_same_tokens_are_left_out() -> None:

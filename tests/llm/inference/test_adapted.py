@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.adapted import AdaptedEngine
 from headwater.llm.inference.base import Limits, Sampling
-from headwater.llm.inference.low_rank import load_adapter
+from headwater.llm.inference.forward.low_rank import load_adapter
 from headwater.llm.inference.shared import SharedEngine
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.adapter_files import SETTINGS, TENSORS, linear_shapes, read_adapter
@@ -118,7 +118,7 @@ def test_a_model_that_is_read_one_sequence_at_a_time_has_adapters_too(
     engine: TorchEngine, tmp_path: Path
 ) -> None:
     from headwater.llm.inference.batching import Batch
-    from headwater.llm.inference.decoder import ApartDecoder
+    from headwater.llm.inference.forward.decoder import ApartDecoder
 
     folder = peft_folder(tmp_path / "a", 4)
     adapter = engine.adapter(folder)

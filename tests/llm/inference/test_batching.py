@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Completion, Limits, Sampling
 from headwater.llm.inference.batching import Batch
-from headwater.llm.inference.decoder import way_of
-from headwater.llm.inference.prefixes import SHARED_TOKENS
-from headwater.llm.inference.sampling import sample, uniforms
+from headwater.llm.inference.forward.decoder import way_of
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS
+from headwater.llm.inference.next_token.sampling import sample, uniforms
 from headwater.llm.inference.torch_engine import TorchEngine
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import small_model

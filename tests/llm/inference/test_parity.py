@@ -13,7 +13,7 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference import load_engine
 from headwater.llm.inference.parity import BOUNDS, FILE, check, record, record_made
 from headwater.llm.inference.torch_engine import TorchEngine
-from headwater.llm.model.export import export
+from headwater.llm.model.files.export import export
 from tests.llm.models import foreign_model
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.inference.base import Batch, Event, Limits, Sampling
-from headwater.llm.inference.guided import Guides
+from headwater.llm.inference.next_token.guided import Guides
 from headwater.llm.inference.shared import SharedEngine
 from headwater.llm.inference.torch_engine import TorchEngine
 from tests.llm.chat_tokenizer import chat_tokenizer

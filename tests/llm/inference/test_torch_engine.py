@@ -13,8 +13,8 @@ import torch
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.chat import stop_ids
 from headwater.llm.inference import Sampling, load_engine
-from headwater.llm.inference.prefixes import SHARED_TOKENS
-from headwater.llm.inference.sampling import sample
+from headwater.llm.inference.forward.prefixes import SHARED_TOKENS
+from headwater.llm.inference.next_token.sampling import sample
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model import adapters
 from headwater.llm.model.adapters import LoraConfig

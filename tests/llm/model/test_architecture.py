@@ -21,7 +21,7 @@ from headwater.llm.model.architecture import ARCHITECTURES, NAMES, Name
 from headwater.llm.model.build import initialise
 from headwater.llm.model.coverage import BY_COLUMNS, BY_ROWS, tensor_fault, uncovered
 from headwater.llm.model.cpu_kernels import use_kernels
-from headwater.llm.model.gguf import write_gguf
+from headwater.llm.model.files.gguf import write_gguf
 from headwater.llm.model.origins import blank
 from headwater.llm.model.shape import ModelConfig, flops_per_token, hf_config, parameter_count, shape_of
 from headwater.llm.planning.scaling import Scaling, ScalingConfig

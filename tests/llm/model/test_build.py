@@ -10,7 +10,7 @@ import torch
 from headwater.cluster.storage.artifact import Folder
 from headwater.data_pipeline.tokens.tokenizer import padding_id
 from headwater.llm.model.build import reward_model
-from headwater.llm.training.objectives import rewards
+from headwater.llm.training.losses.shared_prompts import rewards
 from tests.llm.examples.template_tokenizers import family
 from tests.llm.models import foreign_model
 

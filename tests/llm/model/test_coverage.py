@@ -57,5 +57,7 @@ def test_adapters_skip_no_matrix_that_a_recipe_names_and_say_which_defaults_they
     check_adapters({"base": base}, LoraConfig())
     with pytest.raises(HeadwaterError, match=r"\(phi\) has no gate_proj .*dense, fc1, fc2, k_proj"):
         check_adapters({"base": base}, named)
+    with pytest.raises(HeadwaterError, match=r"lora\.layers: the model has 1 layers"):
+        check_adapters({"base": base}, LoraConfig(layers=2))
     with pytest.raises(HeadwaterError, match="cannot add adapters to this model"):
         with_adapters(empty("gpt2"), LoraConfig(), 0)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from headwater.llm.model import cpu_kernels
-from headwater.llm.training.objectives import token_losses
+from headwater.llm.training.losses.token_losses import token_losses
 from tests.llm.models import foreign_model, small_model
 
 

@@ -12,7 +12,7 @@ from headwater.llm.examples.chat import encode_answer, encode_prompt
 from headwater.llm.examples.rankings import Kept, Ranking
 from headwater.llm.model.build import reward_model
 from headwater.llm.rankings import judge
-from headwater.llm.training.objectives import sequence_rewards
+from headwater.llm.training.losses.objectives import sequence_rewards
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.training.parallel.test_sharding import small_reward_model
 

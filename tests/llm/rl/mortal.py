@@ -24,14 +24,14 @@ from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Sampling
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.journal import Journal
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.journal import Journal
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard
 from headwater.llm.stages.replay import Difference, replay
 from headwater.llm.stages.rl import learner
 from headwater.llm.training.job import TrainJob
-from headwater.llm.training.records import RunRecorder
 from headwater.llm.training.state import manager
+from headwater.llm.training.telemetry.records import RunRecorder
 from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import Screen, work

@@ -1,4 +1,4 @@
-"""The learner's side of the rl stage: its arrays, loss and batches. Rollout workers: `test_rollouts.py`."""
+"""The learner's side of the rl stage: its arrays, loss and batches. Rollout workers: `test_worker.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from headwater.llm.model.critic import logits_and_values, with_value_head
 from headwater.llm.rl.batches import RolloutBatches, total_reward
 from headwater.llm.rl.config import RlConfig
 from headwater.llm.rl.losses import LOSSES, Policy
-from headwater.llm.rl.rollouts import Rollouts, WeightBoard, learner_arrays
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import Rollouts, WeightBoard, learner_arrays
 from headwater.llm.training.job import Worker
 from tests.llm.actors import Handle
 from tests.llm.models import small_engine, small_model
-from tests.llm.rl.test_rollouts import TASKS, logprobs_of
-from tests.llm.rl.test_rollouts import in_this_process as in_this_process  # the fixture
+from tests.llm.rl.rollouts.test_worker import TASKS, logprobs_of
+from tests.llm.rl.rollouts.test_worker import in_this_process as in_this_process  # the fixture
 
 
 def rollouts(rewards: list[float], verified: list[float] | None = None) -> Rollouts:
@@ -146,7 +146,9 @@ class Given:
     def __init__(self, *rewards: list[float]) -> None:
         self.rewards, self.asked = list(rewards), []
 
-    def rollout(self, tasks: list[Task], group: int, seed: int, version: int, places: list[int]) -> Rollouts:
+    def rollout(
+        self, tasks: list[Task], group: int, seed: int, version: int, places: list[int], *more: Any
+    ) -> Rollouts:
         self.asked.append(([task.origin for task in tasks], group, seed, version, places))
         return rollouts(self.rewards.pop(0))
 

@@ -12,7 +12,7 @@ import torch
 
 from headwater.llm.rl.correction import beyond, truncated_weights
 from headwater.llm.rl.losses import Policy
-from headwater.llm.training.objectives import masked_logprobs
+from headwater.llm.training.losses.objectives import masked_logprobs
 from tests.llm.models import small_model
 
 MASK = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])

@@ -16,8 +16,8 @@ from headwater.llm.examples.tasks import Task
 from headwater.llm.inference import Completion
 from headwater.llm.rl.batches import RolloutBatches
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.rollouts import Rollouts, WeightBoard
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import Rollouts, WeightBoard
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.health.watchdog import Watchdog
 from headwater.llm.training.job import TrainJob, Worker

@@ -10,11 +10,11 @@ import pytest
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.rl.journal import Journal
-from headwater.llm.rl.rollouts import RolloutWorker, WeightBoard
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.journal import Journal
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import RolloutWorker, WeightBoard
 from headwater.llm.stages.rl import learner
-from headwater.llm.training.records import read_history
+from headwater.llm.training.telemetry.records import read_history
 from tests.llm.actors import Handle
 from tests.llm.models import small_engine
 from tests.llm.ranks import on_ranks

@@ -29,14 +29,14 @@ from headwater.llm.inference import Completion
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.critic import with_value_head
 from headwater.llm.rl.losses import Policy
-from headwater.llm.rl.rollouts import Rollouts, WeightBoard
-from headwater.llm.rl.sampler import Sampler
+from headwater.llm.rl.rollouts.sampler import Sampler
+from headwater.llm.rl.rollouts.worker import Rollouts, WeightBoard
 from headwater.llm.stages import dpo
-from headwater.llm.stages.pair_batches import HeldoutPairs, PairBatches
-from headwater.llm.stages.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
+from headwater.llm.stages.data.pair_batches import HeldoutPairs, PairBatches
+from headwater.llm.stages.data.preference_pairs import PairConfig, gather_pairs, pair_order, write_pairs
 from headwater.llm.stages.rl import RlConfig, RolloutBatches
 from headwater.llm.stages.sft import ConversationBatches, ConversationEncoder, SftConfig
-from headwater.llm.training.objectives import REFERENCE_FREE, BradleyTerry, NextToken
+from headwater.llm.training.losses.objectives import REFERENCE_FREE, BradleyTerry, NextToken
 from tests.llm.actors import Handle, at_once
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job

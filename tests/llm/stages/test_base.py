@@ -24,7 +24,7 @@ from headwater.data_pipeline.tokens.encoder import Encoder
 from headwater.data_pipeline.tokens.tokenizer import load_tokenizer, save_tokenizer
 from headwater.llm.examples.chat import encode_conversation
 from headwater.llm.model.build import saved_model
-from headwater.llm.model.export import PARITY, export
+from headwater.llm.model.files.export import PARITY, export
 from headwater.llm.stages.base import Base, BaseConfig
 from tests.hub import hub
 from tests.llm.chat_tokenizer import chat_tokenizer

@@ -15,13 +15,13 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.examples.encoded import write_examples
 from headwater.llm.examples.preferences import Preference, encode_pair
 from headwater.llm.rows.order import ShuffledOrder
+from headwater.llm.stages.data.pair_batches import COLUMNS
+from headwater.llm.stages.data.preference_pairs import write_pairs
 from headwater.llm.stages.dpo import AnswerBatches, DpoConfig, ReferenceScorer, _units
-from headwater.llm.stages.pair_batches import COLUMNS
-from headwater.llm.stages.preference_pairs import write_pairs
-from headwater.llm.training.objectives import PreferenceOptimisation
+from headwater.llm.training.losses.objectives import PreferenceOptimisation
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import save_model, small_model
-from tests.llm.stages.test_pairs import PAD, Rank
+from tests.llm.stages.data.test_pairs import PAD, Rank
 
 ARTICLE = "The council voted on Tuesday to rebuild the old bridge. " * 4
 PAIRS = [

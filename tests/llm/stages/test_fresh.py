@@ -15,7 +15,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact, Folder
 from headwater.llm.examples.encoded import EncodedExamples
-from headwater.llm.rl.made_tasks import made_tasks
+from headwater.llm.rl.rewards.made_tasks import made_tasks
 from headwater.llm.stages.base import Base, BaseConfig
 from headwater.llm.stages.sft import ConversationEncoder, Sft, SftConfig
 from headwater.recipe import parse

@@ -19,7 +19,7 @@ from headwater.cluster.runtime.stage import execute
 from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 from headwater.llm.inference import load_engine
-from headwater.llm.rl.journal import Journal
+from headwater.llm.rl.rollouts.journal import Journal
 from headwater.llm.stages.replay import replay, through_ray
 from headwater.llm.stages.rl import Rl, RlConfig
 from headwater.llm.training.loop import read_history

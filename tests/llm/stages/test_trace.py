@@ -21,7 +21,7 @@ from headwater.llm.rows.mixture import BLOCK, MixtureOrder
 from headwater.llm.rows.order import ShuffledOrder, Visit
 from headwater.llm.rows.permutation import inverse_permutation, permutation
 from headwater.llm.rows.row_documents import row_documents, visits
-from headwater.llm.stages.pair_batches import PairBatches
+from headwater.llm.stages.data.pair_batches import PairBatches
 from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.stages.sft import ConversationEncoder, SftConfig
 from headwater.llm.stages.trace import reading

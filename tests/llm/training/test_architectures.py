@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from headwater.cluster.storage.artifact import Folder
 from headwater.llm.inference import Sampling
-from headwater.llm.inference.decoder import way_of
+from headwater.llm.inference.forward.decoder import way_of
 from headwater.llm.inference.torch_engine import TorchEngine
 from headwater.llm.model.build import initialise
 from headwater.llm.model.origins import fresh
 from headwater.llm.model.shape import ModelConfig, hf_config
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model

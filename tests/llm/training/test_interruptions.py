@@ -29,9 +29,9 @@ from headwater.llm.training import zero
 from headwater.llm.training.health import preemption
 from headwater.llm.training.job import Worker
 from headwater.llm.training.loop import train_step
-from headwater.llm.training.objectives import NextToken
-from headwater.llm.training.records import read_history
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.state import elements
+from headwater.llm.training.telemetry.records import read_history
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model

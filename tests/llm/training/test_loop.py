@@ -28,7 +28,7 @@ from headwater.llm.model.build import saved_model
 from headwater.llm.stages.pretrain import Pretrain, PretrainConfig
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import TrainJob, read_history, train
-from headwater.llm.training.objectives import NextToken
+from headwater.llm.training.losses.objectives import NextToken
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model, small_model
@@ -101,6 +101,7 @@ def watched(ray_cluster: None, tmp_path: Path) -> Iterator[tuple[Session, io.Str
         yield session, screen
 
 
+@pytest.mark.soak  # `make test` has it without Ray, in test_interruptions.py
 def test_a_worker_that_is_killed_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(
     watched: tuple[Session, io.StringIO], start: Folder, reference: list[float], tmp_path: Path
 ) -> None:
@@ -191,7 +192,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_once_and_names_the_step(
         next(model.parameters())[7] = float("nan")  # the embedding of one token
     broken = save_model(tmp_path / "broken", model)
     with pytest.raises(HeadwaterError, match=r"nan step \d: the loss is nan"):
-        run(session, "nan", config(max_failures=3), broken, Rows(8))
+        run(session, "nan", config(workers=1, max_failures=3), broken, Rows(8))
     assert "resumes" not in screen.getvalue()  # a restart would only repeat it
 
 

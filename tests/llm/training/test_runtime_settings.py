@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from headwater.cluster.storage.artifact import Artifact
-from headwater.llm.training import exchange, job, loop, objectives
-from headwater.llm.training.goodput import BEGAN, Goodput, note_beginning
+from headwater.llm.training import exchange, job, loop
 from headwater.llm.training.health import nan_guard, stragglers
-from headwater.llm.training.pauses import collected_every
-from headwater.llm.training.records import read_history
+from headwater.llm.training.health.pauses import collected_every
+from headwater.llm.training.losses import objectives
+from headwater.llm.training.telemetry.goodput import BEGAN, Goodput, note_beginning
+from headwater.llm.training.telemetry.records import read_history
 from tests.llm.jobs import run_job
 from tests.llm.random_rows import Rows
 from tests.llm.ranks import on_ranks

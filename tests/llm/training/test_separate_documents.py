@@ -18,7 +18,8 @@ from headwater.data_pipeline.tokens.shards import TokenRows, write_shard
 from headwater.llm.rows.order import ShuffledOrder
 from headwater.llm.stages.pretrain import RowBatches
 from headwater.llm.training.bits_per_byte import BitsPerByte
-from headwater.llm.training.objectives import NextToken, token_losses
+from headwater.llm.training.losses.objectives import NextToken
+from headwater.llm.training.losses.token_losses import token_losses
 from tests.llm.models import small_model
 
 END, PAD, LENGTH = 0, 3, 64

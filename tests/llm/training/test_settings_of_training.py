@@ -287,6 +287,14 @@ def test_settings_that_this_host_cannot_run_are_refused_by_name() -> None:
         adapters.with_adapters(copy.deepcopy(small_model()), LoraConfig(targets=("q_proj", "query")), 0)
 
 
+def test_adapters_of_the_last_layers_leave_the_others_without_gradients() -> None:
+    model = adapters.with_adapters(copy.deepcopy(small_model()), LoraConfig(layers=1), 0)
+    model(input_ids=torch.arange(8)[None]).logits.square().mean().backward()
+    learnt = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert len(learnt) == 14 and all(".layers.1." in name and ".lora_" in name for name in learnt)
+    assert adapters.untouched_layers(model) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [

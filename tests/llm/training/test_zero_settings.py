@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from headwater.llm.stages.pretrain import PretrainConfig
-from headwater.llm.training import deepspeed_internals as internals
 from headwater.llm.training import zero
 from headwater.llm.training.config import TrainConfig
 from headwater.llm.training.loop import Worker, train_step
 from headwater.llm.training.state import elements
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 from headwater.llm.training.zero_config import ZeroConfig
 from tests.llm.ranks import on_ranks
 from tests.llm.training.parallel.test_sharding import make, record, save

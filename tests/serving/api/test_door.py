@@ -15,6 +15,7 @@ import pytest
 from headwater.serving.api import door, limits
 from headwater.serving.api.backend import Backend
 from headwater.serving.api.door import LIMITS, Door, environment, middlewares
+from headwater.serving.api.limits import cors
 from headwater.serving.config import AppConfig
 from tests.serving.in_process import Handle, ingress_of, served
 
@@ -196,6 +197,36 @@ def test_a_proxy_reads_its_limits_from_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv(LIMITS, environment(48, 1000)[LIMITS])
     (made,) = middlewares()
     assert made.kwargs == {"most": 48, "max_body_bytes": 1000}
+
+
+def test_pages_that_may_call_may_read_refusals(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private.http_util import _apply_middlewares
+
+    monkeypatch.setenv(LIMITS, environment(1, 1000, ["https://app.example"])[LIMITS])
+    own = cors(["https://app.example"])[0]  # the ingress has it, too
+    app = _apply_middlewares(own.cls(slow, **own.kwargs), middlewares())  # as Serve's proxy does
+
+    async def talk(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            inside = await _fill(client, slow, 1)
+            for origin, told in (
+                ("https://app.example", ["https://app.example"]),
+                ("https://evil.example", []),
+            ):
+                of = {"origin": origin}
+                full = await client.post(CHAT, content=BODY, headers=of)
+                large = await client.post("/v1/search", content=b"x" * 5000, headers=of)
+                other = await client.post("/v1/search", content=BODY, headers=of)
+                assert [each.status_code for each in (full, large, other)] == [429, 413, 200]
+                for each in (full, large, other):
+                    assert each.headers.get_list("access-control-allow-origin") == told
+            asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+            assert (await client.options(CHAT, headers=asked)).status_code == 200
+            slow.release.set()
+            await inside[0]
+
+    with served(app) as url:
+        asyncio.run(talk(url))
 
 
 class Well:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import shutil
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from ray.exceptions import ActorDiedError
 
 from headwater.serving.config import AppConfig
 from headwater.serving.models import ModelList
@@ -119,8 +122,11 @@ def test_an_adapters_answer_survives_its_replica(
         wanted = {name: streamed(url, name, 5, 12) for name in ("tiny", "one", "three")}
     assert len(set(wanted.values())) == 3
     for name, text in wanted.items():
-        with served(ingress_of(several, MortalHandle(replicas, lives))) as url:
+        handle = MortalHandle(replicas, [None])
+        with served(ingress_of(several, handle)) as url:
+            handle.lives, handle.calls = lives, 0  # of the request, not of what warms the parts
             assert streamed(url, name, 5, 12) == text, name
+            assert handle.calls == len(lives)
 
 
 def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
@@ -155,7 +161,8 @@ def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
         wrong = change("POST", "", {"id": "bad", "path": folders["three"], "base": "one"})
         assert wrong.status_code == 400 and "`one` is no whole model" in wrong.text
         assert change("POST", "", {"id": "bad", "path": "/nowhere"}).status_code == 400
-        assert change("POST", "", {"id": "tiny", "path": folders["two"]}).status_code == 400
+        wrong = change("POST", "", {"id": "tiny", "path": folders["two"]})
+        assert wrong.status_code == 400 and "a whole one, and this is an adapter" in wrong.text
         assert "three" in change("DELETE", "/other").json()["error"]["message"]
         assert change("DELETE", "/tiny").status_code == 400
         assert change("DELETE", "/nobody").json()["error"]["code"] == "model_not_found"
@@ -171,6 +178,55 @@ def test_models_are_added_swapped_and_removed_by_admins_while_it_runs(
     assert set(ModelList(several).now) == {"tiny", "one", "other", "three"}
 
 
+class _Swapping(MortalHandle):
+    """The first model is swapped while the replica of a request dies."""
+
+    swap: Callable[[], None]
+
+    async def _mortal(self, answered: Any, life: int | None) -> AsyncIterator[list[Any]]:
+        try:
+            async for each in super()._mortal(answered, life):
+                yield each
+        except ActorDiedError:
+            await asyncio.to_thread(self.swap)
+            raise
+
+
+def test_the_first_model_is_swapped_and_what_has_begun_ends_with_the_old_one(
+    several: AppConfig, folders: dict[str, str]
+) -> None:
+    """`tiny` becomes `other`; its adapter `one` has the new base, and the old model leaves the memory."""
+    replicas = [EngineReplica(several) for _ in range(2)]
+    with served(ingress_of(several, Handle(replicas[0]))) as url:
+        old, new, adapted = streamed(url, "tiny", 5, 12), streamed(url, "other", 5, 12), said(url, "one")
+    assert old != new
+    handle = _Swapping(replicas, [None])
+    with served(ingress_of(several, handle)) as url:
+
+        def put(path: str) -> httpx.Response:
+            return httpx.post(f"{url}/v1/models", json={"id": "tiny", "path": path}, timeout=60)
+
+        def swap() -> None:
+            assert put(folders["other"]).status_code == 201
+            for replica in replicas:
+                replica.follow()  # as Serve's health check does
+
+        handle.swap, handle.lives, handle.calls = swap, [4, None], 0
+        assert streamed(url, "tiny", 5, 12) == old
+        assert streamed(url, "tiny", 5, 12) == new
+        assert said(url, "one") != adapted
+        listed = httpx.get(f"{url}/v1/models").json()["data"]
+        assert [each["id"] for each in listed] == ["tiny", "one", "other", "three"]
+        assert httpx.get(f"{url}/console/api/about").json()["model_key"] == folders["other"]
+        assert "first model: put another" in httpx.delete(f"{url}/v1/models/tiny").text
+    replicas[0].follow()
+    folders_held = {each.folder for each in replicas[0].loaded}
+    assert several.model not in folders_held and folders["other"] in folders_held
+    assert ModelList(several).first.folder == folders["other"]  # a new replica begins with it
+    ModelList(several).forget_changes()
+    assert ModelList(several).first.folder == several.model
+
+
 def test_without_a_store_the_list_stays(
     news_config: AppConfig, folders: dict[str, str], tmp_path: Path
 ) -> None:
@@ -182,34 +238,38 @@ def test_without_a_store_the_list_stays(
         assert said(url, "one")
 
 
-def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
-    endpoint: Endpoint, folders: dict[str, str]
+@pytest.mark.soak  # `make test` has it without Serve, above
+@pytest.mark.parametrize(("name", "one", "two"), [("swapped", "one", "two"), ("tiny", "first", "other")])
+def test_streams_run_while_a_model_is_swapped_and_none_is_lost_or_mixed(
+    endpoint: Endpoint, folders: dict[str, str], name: str, one: str, two: str
 ) -> None:
+    """An adapter, and the endpoint's first model."""
     tokens, seeds, url = 300, range(4), endpoint.url
+    places = folders | {"first": endpoint.config.model}
 
     def add(name: str, folder: str) -> None:
-        body = {"id": name, "path": folders[folder]}
+        body = {"id": name, "path": places[folder]}
         assert httpx.post(f"{url}/v1/models", json=body, timeout=120).status_code == 201
 
-    add("old", "one")
-    add("new", "two")
+    add("old", one)
+    add("new", two)
     whole = {each: [streamed(url, each, seed, tokens) for seed in seeds] for each in ("old", "new")}
     assert not set(whole["old"]) & set(whole["new"])
-    add("swapped", "one")
-    for folder, before, after in (("two", "old", "new"), ("one", "new", "old")):
+    add(name, one)
+    for folder, before, after in ((two, "old", "new"), (one, "new", "old")):
         begun, swapped = [threading.Event() for _ in seeds], threading.Event()
 
         def streams(seed: int, begun: list[threading.Event], swapped: threading.Event) -> list[str]:
-            found = [streamed(url, "swapped", seed, tokens, begun[seed])]
+            found = [streamed(url, name, seed, tokens, begun[seed])]
             while not swapped.is_set():
-                found.append(streamed(url, "swapped", seed, tokens))
+                found.append(streamed(url, name, seed, tokens))
             return found
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             running = [pool.submit(streams, seed, begun, swapped) for seed in seeds]
             try:
                 assert all(event.wait(120) for event in begun)
-                add("swapped", folder)
+                add(name, folder)
             finally:
                 swapped.set()
             for seed, found in enumerate(stream.result() for stream in running):
@@ -217,10 +277,11 @@ def test_streams_run_while_an_adapter_is_swapped_and_none_is_lost_or_mixed(
                 assert found[0] == whole[before][seed] and found == sorted(
                     found, key=whole[after][seed].__eq__
                 )
-            later = [pool.submit(streamed, url, "swapped", seed, tokens) for seed in seeds]
+            later = [pool.submit(streamed, url, name, seed, tokens) for seed in seeds]
             assert [stream.result() for stream in later] == whole[after]
-    assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
-    gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
-    assert gone.status_code == 404
+    if name == "swapped":
+        assert httpx.delete(f"{url}/v1/models/swapped").status_code == 200
+        gone = httpx.post(f"{url}/v1/completions", json={"model": "swapped", "prompt": "a"})
+        assert gone.status_code == 404
     assert streamed(url, "old", 0, tokens) == whole["old"][0]
-    assert all(httpx.delete(f"{url}/v1/models/{name}").is_success for name in whole)
+    assert all(httpx.delete(f"{url}/v1/models/{each}").is_success for each in whole)

@@ -63,6 +63,7 @@ def test_answers_and_errors_stand_in_the_inputs_order_and_nothing_else_is_left(
     assert names == {"in.jsonl", "out.jsonl", "out.errors.jsonl", "out.summary.json"}
 
 
+@pytest.mark.soak  # `make test` has batches in this process
 def test_the_number_of_workers_changes_no_answer(job: BatchJob, ray_cluster: None, tmp_path: Path) -> None:
     outputs = []
     for workers in (0, 2):

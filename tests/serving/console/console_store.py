@@ -20,7 +20,7 @@ from headwater.data_pipeline.corpus import REJECTED, kept_files
 from headwater.llm.evaluation.measures import Metric, Report, StageSummary
 from headwater.llm.evaluation.report import write_report
 from headwater.llm.examples.system_prompts import SYSTEM_PROMPTS
-from headwater.llm.training.records import HISTORY, dump
+from headwater.llm.training.telemetry.records import HISTORY, dump
 from tests.serving.conftest import clean_artifact, documents
 
 CLEAN, PRETRAIN, RL, EVALUATE, BIAS = ("0" * 16, "1" * 16, "2" * 16, "3" * 16, "4" * 16)

@@ -12,7 +12,7 @@ import requests
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
 from headwater.llm.examples.system_prompts import SYSTEM_PROMPTS
-from headwater.serving.api.console_routes import HANDLERS
+from headwater.serving.api.extensions.console_routes import HANDLERS
 from headwater.serving.config import AppConfig
 from headwater.serving.views import prompts, runs
 from tests.serving.console import console_store

@@ -118,6 +118,7 @@ def many_documents(count: int) -> list[Document]:
 def test_above_a_size_vectors_are_searched_approximately_with_a_measured_recall(
     here: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "RECALL_QUERIES", 30)
     clean = clean_artifact(here.store, many_documents(600), files=2)
     stage = Index(IndexConfig(exact_passages=500, questions=0))
     location = execute(stage, {"clean": clean}, here)[0]

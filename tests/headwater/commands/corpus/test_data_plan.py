@@ -12,7 +12,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import execute
 from headwater.data_pipeline.acquire import Acquire
 from headwater.recipe import load
-from tests.data_pipeline.sources.mirror import CRAWL, build, serving, some_pages
+from tests.data_pipeline.sources.common_crawl.mirror import CRAWL, build, serving, some_pages
 from tests.headwater.command import headwater
 
 

@@ -29,7 +29,7 @@ from tests.headwater.command import HERE
 
 
 def call(*arguments: str | Path) -> str:
-    """The command in this process, on the tests' Ray; what it prints."""
+    """The command in this process, without Ray; what it prints."""
     screen = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         for module in (clean, funnel):
@@ -52,10 +52,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cleaned(ray_cluster: None, pages: Path) -> Path:
+def cleaned(pages: Path) -> Path:
     """All of them cleaned, for the tests that only look at the result."""
     out = pages.parent / "cleaned"
-    assert "46 of 52 documents kept" in call("clean", pages, "--output", out, "--max-workers", "2")
+    assert "46 of 52 documents kept" in call("clean", pages, "--output", out, *HERE)
     return out
 
 
@@ -169,7 +169,7 @@ def test_explain_tells_rule_score_and_original(cleaned: Path) -> None:
 
 def test_the_rows_of_a_documents_tokens_are_found(cleaned: Path, tmp_path: Path) -> None:
     corpus = Artifact(str(cleaned), "clean", "key")
-    with Session(Store(str(tmp_path / "store"))) as session:
+    with Session(Store(str(tmp_path / "store")), max_workers=0) as session:
         tokenizer, _ = execute(TrainTokenizer(TokenizerConfig(vocab_size=300)), {"clean": corpus}, session)
         inputs = {"clean": corpus, "tokenizer": tokenizer}
         rows, _ = execute(Tokenize(TokenizeConfig(row_length=64, validation_share=0.1)), inputs, session)

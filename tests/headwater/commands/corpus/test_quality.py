@@ -12,7 +12,7 @@ from rich.console import Console
 from headwater.cli import app
 from headwater.cluster.errors import HeadwaterError
 from headwater.commands.corpus import quality
-from headwater.data_pipeline.filters.linear import LinearModel
+from headwater.data_pipeline.filters.classifiers.linear import LinearModel
 
 
 def call(*arguments: str | Path) -> str:

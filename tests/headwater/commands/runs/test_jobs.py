@@ -114,6 +114,7 @@ def job_id(output: str) -> str:
     return found[1]
 
 
+@pytest.mark.soak  # `make test` has the job that a missing secret ends, and jobs/ without a cluster
 def test_a_job_is_followed_live_and_its_secret_is_passed_by_name_alone(cluster: Head, recipe: Path) -> None:
     process = cluster.command(
         *("submit", str(recipe), "--until", "clean", "--dashboard", cluster.dashboard),

@@ -10,10 +10,10 @@ import yaml
 from headwater.cluster.storage.artifact import Artifact, Manifest
 from headwater.cluster.storage.store import Store
 from headwater.llm.rl.config import RlConfig
-from headwater.llm.rl.journal import Journal
+from headwater.llm.rl.rollouts.journal import Journal
 from tests.headwater.command import headwater
 from tests.llm.models import foreign_model
-from tests.llm.rl.test_journal import batch
+from tests.llm.rl.rollouts.test_journal import batch
 
 
 def finished(store: Store, stage: str, key: str, config: dict[str, Any], inputs: dict[str, str]) -> Artifact:

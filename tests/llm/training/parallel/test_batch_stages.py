@@ -12,8 +12,8 @@ import pytest
 import torch.distributed as dist
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.llm.stages.data.row_batches import cut_rows
 from headwater.llm.stages.pretrain import Pretrain, PretrainConfig, check_cuts
-from headwater.llm.stages.row_batches import cut_rows
 from headwater.llm.training.loop import train_step
 from headwater.llm.training.state import elements
 from tests.llm.ranks import on_ranks

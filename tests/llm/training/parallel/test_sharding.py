@@ -25,7 +25,12 @@ from headwater.llm.rl.losses import Policy
 from headwater.llm.training import engine as training_engine
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.loop import BatchSource, TrainJob, Worker, train_step
-from headwater.llm.training.objectives import BradleyTerry, NextToken, Objective, PreferenceOptimisation
+from headwater.llm.training.losses.objectives import (
+    BradleyTerry,
+    NextToken,
+    Objective,
+    PreferenceOptimisation,
+)
 from headwater.llm.training.state import elements
 from tests.llm.models import small_model
 from tests.llm.random_rows import Rows
@@ -160,7 +165,7 @@ def train_alone(folder: Path) -> None:
     for name, value in OTHER:
         job, worker = make("muon", 0, micro_batch=8, **{name: value})
         record(folder / f"other-{name}.json", [train_step(job, worker, n)["loss"] for n in range(STEPS)])
-    load_and_train(folder, (0,))
+    load_and_train(folder, 0)
     every_objective(folder, stage=0, micro_batch=8)
     load_what_is_not_whole(folder)
 
@@ -181,13 +186,13 @@ def load_what_is_not_whole(folder: Path) -> None:
 
 
 def train_in_threes(folder: Path) -> None:
-    load_and_train(folder, (0, 1))
+    load_and_train(folder, 1)
     every_objective(folder, stage=3, micro_batch=1)
 
 
-def load_and_train(folder: Path, others: tuple[int, ...]) -> None:
+def load_and_train(folder: Path, other_stage: int) -> None:
     """Every case from its checkpoint to the end, at ZeRO stages so many further on."""
-    for (optimizer, stage), other_stage in itertools.product(CASES, others):
+    for optimizer, stage in CASES:
         job, worker = make(optimizer, (stage + other_stage) % 4)
         state = elements.load(worker.engine, folder / f"{optimizer}-{stage}")
         name = f"{optimizer}-{stage}-on-{worker.world_size}-at-{(stage + other_stage) % 4}"
@@ -258,7 +263,7 @@ def test_every_row_counts_once_when_three_workers_share_eight_one_at_a_time(
 
 
 @pytest.mark.parametrize(("optimizer", "stage"), CASES)
-@pytest.mark.parametrize(("world_size", "other_stage"), [(1, 0), (3, 0), (3, 1)])
+@pytest.mark.parametrize(("world_size", "other_stage"), [(1, 0), (3, 1)])
 def test_resume_on_fewer_or_more_workers_continues_the_same_trajectory(
     saved: Path, optimizer: str, stage: int, world_size: int, other_stage: int
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwater.llm.model import stored
+from headwater.llm.model.files import stored
 from headwater.llm.model.origins import fresh
 from headwater.llm.model.shape import hf_config
 from headwater.llm.training.state import elements

@@ -1,0 +1,182 @@
+"""Losses and rewards of several answers to one prompt, which the model reads once.
+
+The prompt and all answers are one sequence: every answer continues the prompt's positions and attends to the
+prompt and itself. A group of 8 answers of 40 tokens to a prompt of 300 has 620 tokens in the place of 2,720.
+With the CPU kernels, many groups are one row without padding; otherwise rows share a prompt only if all do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headwater.llm.training.losses.token_losses import token_losses
+
+if TYPE_CHECKING:
+    import torch
+
+
+def answer_losses(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """Negative log-likelihood (nats) of each token after the first: ids [B, L+1] → [B, L], fp32.
+
+    `mask` [B, L+1] is 1 on the answers' tokens; elsewhere the result is unspecified. Equals `token_losses`
+    there, and is it where the rows share less than they differ in: rows of many prompts share a template's
+    first tokens, and one row of all their rests would attend to rows² × length² positions.
+    """
+    import torch
+
+    from headwater.llm.model import cpu_kernels
+
+    if getattr(model, "module", model).config._attn_implementation == cpu_kernels.ATTENTION:
+        groups = _groups(ids, mask)
+        if 0 < 2 * len(groups) <= sum(map(len, groups.values())):
+            return _packed_losses(model, ids, groups, temperature)
+    shared = _shared(ids, mask)
+    if ids.shape[0] == 1 or shared < max(2, ids.shape[1] - shared):
+        return token_losses(model, ids, temperature=temperature)
+    tails_BT = ids[:, shared:]
+    B, T = tails_BT.shape
+    row = torch.cat([ids[0, :shared], tails_BT[:, :-1].flatten()])
+    logits_KV = model(
+        input_ids=row[None],
+        position_ids=_positions(shared, B, T - 1, ids.device)[None],
+        attention_mask=_attention(shared, B, T - 1, ids.device, next(model.parameters()).dtype),
+        use_cache=False,
+        logits_to_keep=1 + B * (T - 1),  # of the prompt only the last token's
+    ).logits[0]
+    rest_BT = 1 + torch.arange(B * (T - 1), device=ids.device).view(B, T - 1)
+    before_BT = torch.cat([rest_BT.new_zeros(B, 1), rest_BT], dim=1)
+    logits_NV = logits_KV[before_BT.flatten()]
+    if temperature != 1.0:
+        logits_NV = logits_NV.float() / temperature
+    losses_BT = cpu_kernels.cross_entropy(logits_NV, tails_BT.flatten()).view(B, T)
+    return torch.cat([losses_BT.new_zeros(B, shared - 1), losses_BT], dim=1)
+
+
+Groups = dict[tuple[int, ...], list[tuple[int, int]]]
+"""By prompt: each answer's row, and the end of its last token."""
+
+
+def _groups(ids: torch.Tensor, mask: torch.Tensor) -> Groups:
+    """Rows with an answer, by what comes before it. Empty if one has no prompt."""
+    groups: Groups = {}
+    for row, (known, counts) in enumerate(zip(ids.tolist(), (mask != 0).tolist(), strict=True)):
+        if True in counts:
+            prompt = tuple(known[: counts.index(True)])
+            groups.setdefault(prompt, []).append((row, len(counts) - counts[::-1].index(True)))
+    return groups if () not in groups else {}
+
+
+def _packed_losses(model: Any, ids: torch.Tensor, groups: Groups, temperature: float) -> torch.Tensor:
+    """`answer_losses` of groups in one row without padding; rows that are in no group have 0."""
+    import torch
+
+    from headwater.llm.model import cpu_kernels
+
+    parts, row, positions, kept, rows, columns = [], [], [], [], [], []  # type: ignore[var-annotated]
+    for prompt, answers in groups.items():
+        first, length = len(row), len(prompt)
+        lengths = tuple(end - 1 - length for _, end in answers)  # nothing follows the last token
+        parts.append(cpu_kernels.Group(first, length, lengths))
+        row += prompt
+        positions += range(length)
+        for number, end in answers:
+            kept += [first + length - 1, *range(len(row), len(row) + end - 1 - length)]
+            rows += [number] * (end - length)
+            columns += range(length, end)
+            row += ids[number, length : end - 1].tolist()
+            positions += range(length, end - 1)
+    logits_NV = model(
+        input_ids=torch.tensor([row]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
+        use_cache=False,
+        logits_to_keep=torch.tensor(kept),
+        groups=tuple(parts),
+    ).logits[0]
+    if temperature != 1.0:
+        logits_NV = logits_NV.float() / temperature
+    losses_N = cpu_kernels.cross_entropy(logits_NV, ids[rows, columns])
+    losses_BL = losses_N.new_zeros(ids.shape)
+    losses_BL[rows, columns] = losses_N
+    return losses_BL[:, 1:]
+
+
+def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards of `chosen` and `rejected` [B, L] with their masks, 1 on tokens: two of [B], fp32.
+
+    Those of `rewards`. With the CPU kernels all pairs are one row without padding, in which what the two
+    answers of a pair have in common is read once.
+    """
+    import torch
+
+    from headwater.llm.model import cpu_kernels
+
+    if getattr(model, "module", model).config._attn_implementation != cpu_kernels.ATTENTION:
+        return (
+            rewards(model, batch["chosen"], batch["chosen_mask"]),
+            rewards(model, batch["rejected"], batch["rejected_mask"]),
+        )
+    parts, row, positions, ends = [], [], [], []  # type: ignore[var-annotated]
+    for pair in zip(*(_sequences(batch, side) for side in ("chosen", "rejected")), strict=True):
+        shortest = min(map(len, pair))
+        differs = [one != other for one, other in zip(*pair, strict=False)]
+        shared = min(differs.index(True) if True in differs else shortest, shortest - 1)
+        parts.append(cpu_kernels.Group(len(row), shared, tuple(len(each) - shared for each in pair)))
+        row += pair[0][:shared]
+        positions += range(shared)
+        for each in pair:
+            row += each[shared:]
+            positions += range(shared, len(each))
+            ends.append(len(row) - 1)
+    states_SE = model(
+        input_ids=torch.tensor([row]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
+        use_cache=False,
+        output_hidden_states=True,
+        groups=tuple(parts),
+    ).hidden_states[-1][0]
+    scores = getattr(model, "module", model).score(states_SE[ends])[:, 0].float()
+    return scores[0::2], scores[1::2]
+
+
+def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+
+
+def _sequences(batch: dict[str, torch.Tensor], side: str) -> list[list[int]]:
+    """The tokens of each row without padding."""
+    rows = zip(batch[side], batch[f"{side}_mask"], strict=True)
+    return [ids[mask != 0].tolist() for ids, mask in rows]
+
+
+def _shared(ids: torch.Tensor, mask: torch.Tensor) -> int:
+    """Number of first columns that are the same prompt in every row."""
+    differs = ((ids != ids[:1]) | (mask != 0)).any(0)
+    return int(differs.int().argmax()) if bool(differs.any()) else ids.shape[1] - 1
+
+
+def _positions(shared: int, answers: int, length: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    own = torch.arange(shared, shared + length, device=device).repeat(answers)
+    return torch.cat([torch.arange(shared, device=device), own])
+
+
+def _attention(
+    shared: int, answers: int, length: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """[1, 1, S, S] added to the scores: 0 where a token may attend, else the lowest number."""
+    import torch
+
+    size = shared + answers * length
+    group = torch.cat([torch.zeros(shared), torch.arange(1, answers + 1).repeat_interleave(length)]).to(
+        device
+    )
+    seen = (group[:, None] == group[None]) | (group[None] == 0)
+    seen &= torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    added = torch.zeros(size, size, dtype=dtype, device=device)
+    return added.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
