@@ -98,7 +98,7 @@ MUTANTS = [
         "every-stage-takes-as-long-as-the-last",
         "steps = [*self.stage_seconds, self.step_seconds]",
         "steps = [self.step_seconds] * len(config.spans())",
-        "planning/test_plan.py",
+        "test_plan_stages.py",
     ),
     mutant(
         "small-runs-have-no-stages",
