@@ -6,8 +6,10 @@
 
 Clients read streams all the time. The oldest of two replicas gets SIGKILL whenever both run, so that the
 other one is a warm spare; with `--no-spare`, whenever any runs. Told are the streams that differ from the
-undisturbed ones in a byte (but for the response's id and time), and the pauses: of all times between two
-events of a stream the longest, as many as requests were given to another replica. At last the ingress is
+undisturbed ones in a byte (but for the response's id and time), and the pauses: of the times between two
+events of a stream with a kill between them the longest, as many as requests were given to another replica.
+Ray runs its processes at nice 15: on a machine with other work set RAY_worker_niceness=0, or Serve may not
+even start. At last the ingress is
 killed in mid-answer, which ends the stream; the answer must be the same when it is asked for again with its
 seed. `--append` adds the run to a file of JSON lines and tells the result of all its runs. `--recovery` kills
 the only replica of each part, and Serve's proxy, and tells how long no answer came. The model is new, of the
@@ -63,7 +65,8 @@ class Seen:
     resumed: int = 0
     """Requests that were given to another replica."""
     pauses: list[float] = field(default_factory=list)
-    """Seconds: the longest between two events of a stream, one for each in `resumed`, in rising order."""
+    """Seconds: the longest between two events of a stream with a kill between them, one for each in
+    `resumed`, in rising order."""
     load: float = 0.0
     """Of the machine, as its first load average, at the end."""
 
@@ -106,16 +109,19 @@ def bodies(model: str, tokens: int) -> list[dict[str, Any]]:
     ]
 
 
-async def told(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[list[Any], list[float]]:
-    """The events of a stream without ids and times, and the seconds before each."""
+async def told(
+    client: httpx.AsyncClient, body: dict[str, Any]
+) -> tuple[list[Any], list[tuple[float, float]]]:
+    """The events of a stream without ids and times, and of each when the one before it came, and when it
+    did."""
     events: list[Any] = []
-    last, pauses = time.monotonic(), list[float]()
+    last, pauses = time.monotonic(), list[tuple[float, float]]()
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 event = json.loads(line.removeprefix("data: "))
                 events.append({name: each for name, each in event.items() if name not in ("id", "created")})
-                pauses.append(-last + (last := time.monotonic()))
+                pauses.append((last, last := time.monotonic()))
             elif line.startswith("data: "):
                 events.append(line)
     return events, pauses
@@ -129,7 +135,8 @@ async def survive(
     `running`: number of replicas that must run for one of them to be killed.
     """
     seen, ended = Seen(), asyncio.Event()
-    pauses: list[float] = []
+    pauses: list[tuple[float, float]] = []
+    killed: list[float] = []
 
     async def read(numbers: Iterator[int]) -> None:
         while not ended.is_set():
@@ -153,16 +160,18 @@ async def survive(
         reading = [asyncio.create_task(read(numbers)) for _ in range(clients)]
         try:
             async with asyncio.timeout(seconds):
-                while seen.kills < kills:
-                    seen.kills += await asyncio.to_thread(_kill_one, running)
+                while len(killed) < kills:
+                    killed += await asyncio.to_thread(_kill_one, running)
                     await asyncio.sleep(BETWEEN_KILLS)
         except TimeoutError:
             pass
         ended.set()
         await asyncio.gather(*reading)
         counted = (await client.get("/metrics")).text.split("\nheadwater_resumed_total ")[1]
-    seen.resumed, seen.load = int(float(counted.split()[0])), os.getloadavg()[0]
-    seen.pauses = sorted(sorted(pauses)[len(pauses) - seen.resumed :])
+    seen.kills, seen.load = len(killed), os.getloadavg()[0]
+    seen.resumed = int(float(counted.split()[0]))
+    over = sorted(end - begin for begin, end in pauses if any(begin < kill < end for kill in killed))
+    seen.pauses = over[max(0, len(over) - seen.resumed) :]
     return seen
 
 
@@ -185,16 +194,16 @@ async def asked_again(url: str, body: dict[str, Any], limit: float) -> bool:
             await asyncio.sleep(0.2)
 
 
-def _kill_one(running: int) -> bool:
-    """Kill the oldest engine replica if so many run."""
+def _kill_one(running: int) -> list[float]:
+    """Kill the oldest engine replica if so many run. Returns when, if it did."""
     from ray import serve
 
     states = serve.status().applications[app.APPLICATION].deployments["Engine"].replica_states
     found = pids(ENGINE)
     if min(len(found), states.get("RUNNING", 0)) < running:  # type: ignore[call-overload]
-        return False
+        return []
     os.kill(found[0], signal.SIGKILL)
-    return True
+    return [time.monotonic()]
 
 
 def pids(title: str) -> list[int]:
