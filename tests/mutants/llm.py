@@ -87,7 +87,7 @@ MUTANTS = [
         "        pass\n",
         "test_zero_settings.py::test_no_setting_of_the_exchange_changes_what_is_trained",
     ),
-    mutant("fp32-weights-are-copied", "optimizer.device = torch.device(name)", "pass", "test_memory.py"),
+    mutant("fp32-weights-are-copied", "optimizer.device = torch.device(name)", "pass", BIRTH),
     mutant(
         "pieces-are-read-from-their-start",
         "* here.columns + left - here.column\n",

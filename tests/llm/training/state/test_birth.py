@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from headwater.llm.training import zero
 from headwater.llm.training.config import FineTuneConfig
 from headwater.llm.training.parallel import tensor
 from headwater.llm.training.state import birth, elements
+from headwater.llm.training.undocumented import deepspeed_internals as internals
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.jobs import run_job
 from tests.llm.models import save_model, small_model
@@ -91,6 +92,10 @@ def test_every_number_of_workers_zero_stage_and_precision_has_the_same_weights(
     on_ranks(ranks, every_sharding_has_the_same_weights, stages)
 
 
+def places(tensors: Iterable[torch.Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
 class Largest(TorchDispatchMode):
     """Notes the bytes of the largest tensor that has memory."""
 
@@ -113,6 +118,8 @@ def at_zero_3_no_rank_makes_a_whole_table() -> None:
     engine.origins = found
     with largest:
         birth.fill(engine)
+    copies, parts = internals.fp32_copies(engine), map(internals.part_values, engine.module.parameters())
+    assert places(copies) == places(parts)  # in fp32 the optimizer trains the model's own weights
     table = 4 * 4_096 * 128
     assert 0.3 * table < largest.bytes < 0.8 * table  # a third of all weights, in one flat vector
 

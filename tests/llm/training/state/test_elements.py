@@ -37,11 +37,15 @@ def resumed(folder: Path) -> None:
         read(file, position, buffer)
 
     stored.TensorFile.read = counts  # type: ignore[method-assign]
+    fresh_ones = [
+        run.values[elements.WEIGHTS].clone() for run in elements.runs(made)
+    ]  # those that were saved
     assert elements.load(made, folder) == {"step": 1}
     kept = 0
-    for run in elements.runs(made):
+    for run, weights in zip(elements.runs(made), fresh_ones, strict=True):
+        assert torch.equal(run.values[elements.WEIGHTS], weights)
         for kind in elements.MOMENTS:
-            assert torch.equal(run.values[kind], 2 * run.values[elements.WEIGHTS])
+            assert torch.equal(run.values[kind], 2 * weights)
         kept += 4 * sum(values.numel() for values in run.values.values())
     assert counted[0] == kept
 
