@@ -69,17 +69,17 @@ def test_a_stage_without_room_says_repeatedly_what_is_wanted_there_and_in_use(
 
 def test_a_stage_that_makes_progress_or_has_room_says_nothing(ray_cluster: None, tmp_path: Path) -> None:
     screen = io.StringIO()
-    with Session(Store(str(tmp_path)), console=Console(file=screen, width=200), patience=2.0) as session:
+    with Session(Store(str(tmp_path)), console=Console(file=screen, width=200), patience=1.0) as session:
         began = time.monotonic()
         with session.progress("work", 1000, "rows") as shown:
 
             def busy() -> bool:
                 shown.advance()
-                return time.monotonic() - began > 5
+                return time.monotonic() - began > 2.5
 
             execute(Waits(busy, [{"CPU": 1}, {"CPU": 1}]), {}, session, redo=True)
         began = time.monotonic()
-        execute(Waits(lambda: time.monotonic() - began > 5, [{"CPU": 0.5}]), {}, session, redo=True)
+        execute(Waits(lambda: time.monotonic() - began > 2.5, [{"CPU": 0.5}]), {}, session, redo=True)
     assert "waits for" not in screen.getvalue()
 
 

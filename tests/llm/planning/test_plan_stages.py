@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headwater.llm.planning.budget import afford
@@ -39,7 +41,10 @@ def test_a_budget_keeps_the_stages_shares_of_steps_and_batch() -> None:
 
 
 def test_a_plan_for_this_machine_takes_the_measured_seconds_of_each_stage() -> None:
-    usual, early = work(steps=100), work(steps=100, batch_stages=[{"until": 30, "batch": 4}])
+    stages: list[dict[str, int]] = [{"until": 30, "batch": 4}]
+    usual, early = (
+        replace(work(steps=100, **more), row_length=128) for more in ({}, {"batch_stages": stages})
+    )
     measured = MEASURED.model_copy(update={"stage_seconds": [0.2]})
     whole, staged = plan_here(usual, MEASURED, None), plan_here(early, measured, None)
     assert whole.seconds is not None
