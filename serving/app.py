@@ -117,21 +117,29 @@ def start(config: AppConfig, session: Session | None = None) -> str:
             fix="stop them (serve shutdown), or start the endpoint on another cluster",
         )
     ModelList(config, changed=False).forget_changes()  # of an earlier endpoint with the same settings
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=config.host, port=port),
-        controller_options=ControllerOptions(  # which the proxy inherits
-            runtime_env={
-                "env_vars": PROXY_CHECKS
-                | environment(config.max_requests, config.max_body_bytes, config.cors_origins)
-                | traces.environment(config.traces)
-            }
-        ),
-        logging_config=quiet,
-        tracing_config=traces.tracing_config(config.traces),
+    inherited = ControllerOptions(  # by the proxy too
+        runtime_env={
+            "env_vars": PROXY_CHECKS
+            | environment(config.max_requests, config.max_body_bytes, config.cors_origins)
+            | traces.environment(config.traces)
+        }
     )
     try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=HTTPOptions(host=config.host, port=port),
+            controller_options=inherited,
+            logging_config=quiet,
+            tracing_config=traces.tracing_config(config.traces),
+        )
         serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except TimeoutError as error:
+        stop()
+        raise HeadwaterError(
+            f"the endpoint did not start: {error}",
+            where=config.model,
+            fix="free this machine's CPUs; with RAY_worker_niceness=0 Ray gets an equal share of them",
+        ) from error
     except RuntimeError as error:
         reason = _failure() or str(error)
         stop()

@@ -3,7 +3,7 @@
 Nothing is sampled, so the number of rollout workers does not matter. Each part of the run is trained with the
 settings and the number of learners that it had (`Journal.starts`). Equality is to be expected on the same
 kind of machine and the same versions. Another number of learners adds up gradients in another order: its
-weights are compared `WITHIN`, and its figures `FIGURES_WITHIN`.
+figures and weights are compared `WITHIN` instead.
 """
 
 from __future__ import annotations
@@ -31,11 +31,9 @@ MEASURED = frozenset(
     {"tokens_per_second", "seconds", "data_wait", "memory_mb", "mfu", "rollout_wait", "goodput"}
 )
 """Figures of a step that depend on time or machine."""
-WITHIN = 1e-6
-"""Largest difference of weights with another number of learners; of weights above 1, relative to them."""
-FIGURES_WITHIN = 1e-5
-"""The same for figures, as in the invariance contract: a maximum over all tokens can differ by more than the
-weights do."""
+WITHIN = 1e-5
+"""Largest difference with another number of learners, of what is below 1; above, relative to it. That of the
+invariance contract: Adam turns a last bit of a small gradient into a larger part of a step."""
 SAMPLED = "heldout_"
 """Beginning of the names of evaluations, which need rollout workers."""
 
@@ -161,18 +159,14 @@ def checked(journal: Journal, config: RlConfig) -> tuple[Sequence[Start], int]:
 
 
 def compared(finished: Artifact, replayed: Artifact, within: float = 0.0) -> Difference | None:
-    """The first difference in the records of the steps, then in the weights, above `within`; 0: of bits.
-
-    With a `within`, the records may differ by `FIGURES_WITHIN`.
-    """
-    figures_within = FIGURES_WITHIN if within else 0.0
+    """The first difference in the records of the steps, then in the weights, above `within`; 0: of bits."""
     records, again_records = loop.read_history(finished), loop.read_history(replayed)
     if len(records) != len(again_records):
         return Difference("the number of steps", len(records), len(again_records))
     for record, again in zip(records, again_records, strict=True):
         for name in (n for n in record if n not in MEASURED and not n.startswith(SAMPLED)):
             one, other = record[name], again.get(name, math.nan)
-            near = one == other or abs(one - other) <= figures_within * max(1.0, abs(one))
+            near = one == other or abs(one - other) <= within * max(1.0, abs(one))
             if not near and not (math.isnan(one) and name in again and math.isnan(other)):
                 return Difference(f"step {int(record['step'])}, {name}", one, other)
     return compared_weights(finished.local("model"), replayed.local("model"), within)

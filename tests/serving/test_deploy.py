@@ -55,6 +55,43 @@ with Session(Store(sys.argv[1]), num_cpus=2) as session:
 """
 
 
+TOO_BUSY = """
+import sys
+from ray import serve
+from ray.serve._private import api
+from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.runtime.session import Session
+from headwater.cluster.storage.store import Store
+from headwater.serving import app
+from headwater.serving.config import AppConfig
+api.HTTP_PROXY_TIMEOUT = 0.001
+with Session(Store(sys.argv[1]), num_cpus=2) as session:
+    try:
+        app.start(AppConfig(model=sys.argv[2]), session)
+    except HeadwaterError as error:
+        print("said:", error, flush=True)
+    print("left:", serve.status().applications, serve.status().proxies, flush=True)
+"""
+
+
+@pytest.mark.soak
+def test_a_machine_too_busy_for_the_proxy_is_told_what_to_do_and_nothing_is_left(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_BUSY, str(tmp_path), str(model_folder)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "said: " in done.stdout and "the endpoint did not start: HTTP proxies not available" in done.stdout
+    assert "RAY_worker_niceness=0" in done.stdout
+    assert "left: {} {}" in done.stdout
+
+
 def test_no_endpoint_is_opened_without_keys(model_folder: Path) -> None:
     with pytest.raises(HeadwaterError, match="no API keys are set, but this endpoint is open to the network"):
         deploy.application({"model": str(model_folder)})
