@@ -12,6 +12,7 @@ from headwater.cluster.runtime.session import Session
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import is_remote
 from headwater.cluster.storage.store import Store
+from headwater.llm.inference import prepare
 from headwater.llm.inference.backends import Choice
 from headwater.serving import traces
 from headwater.serving.api.door import environment
@@ -96,11 +97,11 @@ def start(config: AppConfig, session: Session | None = None) -> str:
     reach it without a key, the port is taken, Serve runs already, or a part does not come up.
     """
     check_open(config.host, config.api_keys)
-    log.info("%s: %s", config.model, check(config))
+    choice = check(config)
+    log.info("%s: %s", config.model, choice)
     config = config.resolved()
     session = session or Session(Store(tempfile.gettempdir()))
     check_cpus(config, session)
-    prepare(config)
     session.ray()
     from ray import serve
     from ray.serve.config import ControllerOptions, HTTPOptions
@@ -116,6 +117,7 @@ def start(config: AppConfig, session: Session | None = None) -> str:
             where=config.model,
             fix="stop them (serve shutdown), or start the endpoint on another cluster",
         )
+    prepare(config.model, backend=choice.backend, quantize=choice.quantize)
     ModelList(config, changed=False).forget_changes()  # of an earlier endpoint with the same settings
     inherited = ControllerOptions(  # by the proxy too
         runtime_env={
@@ -180,15 +182,6 @@ def check(config: AppConfig) -> Choice:
     if len(served) > 1:
         check_memory(config, served.values())
     return config.choice()
-
-
-def prepare(config: AppConfig) -> None:
-    """Make what all replicas of the model open, once: the conversion for the backend openvino. `config` as
-    `AppConfig.resolved` gives it."""
-    if config.backend == "openvino":
-        from headwater.llm.inference.openvino.converted import convert
-
-        convert(config.model, int8=config.quantize == "int8")
 
 
 def _scaling(scaling: ReplicaRange, target_ongoing: int, collector: str) -> dict[str, Any]:

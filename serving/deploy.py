@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from headwater.cluster.errors import HeadwaterError
-from headwater.serving.app import build, check, prepare
+from headwater.llm.inference import prepare
+from headwater.serving.app import build, check
 from headwater.serving.config import AppConfig
 
 if TYPE_CHECKING:
@@ -39,6 +40,6 @@ def application(args: dict[str, Any]) -> Application:
             where=IMPORT_PATH,
             fix="set `api_keys` to a file with one key per line",
         )
-    check(config)
-    prepare(config.resolved())
+    choice = check(config)
+    prepare(config.model, backend=choice.backend, quantize=choice.quantize)
     return build(config)

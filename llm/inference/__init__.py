@@ -13,12 +13,20 @@ from headwater.cluster.storage.artifact import Artifact
 from headwater.llm.inference.backends import Backend, Quantize
 from headwater.llm.inference.base import Completion, Engine, Sampling
 
-__all__ = ["Completion", "Engine", "Sampling", "device_of", "load_engine"]
+__all__ = ["Completion", "Engine", "Sampling", "device_of", "load_engine", "prepare"]
 
 
 def device_of(gpus: float) -> str:
     """The compute device for a number of reserved GPUs."""
     return "cuda" if gpus else "cpu"
+
+
+def prepare(folder: str, *, backend: Backend, quantize: Quantize) -> None:
+    """Make once what all processes read that `load_engine` this model: for openvino its conversion."""
+    if backend == "openvino":
+        from headwater.llm.inference.openvino.converted import convert
+
+        convert(folder, int8=quantize == "int8")
 
 
 def load_engine(

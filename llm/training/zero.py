@@ -95,7 +95,8 @@ def initialise_engine(
     start(config.gpus_per_worker)
     import deepspeed
 
-    if not config.torch_compile and not config.gpus_per_worker:
+    eager = not config.torch_compile and not config.gpus_per_worker
+    if eager:
         _import_muon_uncompiled()
     starts.register_hooks_without_gathering()
     starts.train_fp32_weights_in_place()
@@ -109,7 +110,7 @@ def initialise_engine(
     ]
     decays = [group for group in decays if group["params"]]
     if config.optimizer == "muon":
-        if not config.torch_compile and not config.gpus_per_worker:
+        if eager:
             torch.compiler.set_stance("force_eager")  # compiled kernels need a compiler at run time
         muon = {"lr": 0.0, "momentum": config.muon_momentum, "betas": betas, "eps": 1e-8, "torch_adam": True}
         # DeepSpeed's Muon gathers whole gradients itself under ZeRO-3, and rejects scattered ones.

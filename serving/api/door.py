@@ -204,9 +204,8 @@ FULL = _refusal(overloaded())
 
 
 async def _send_all(messages: list[Any], send: Send) -> None:
-    for (
-        message
-    ) in messages:  # which are sent again: what is around the door adds headers to a list of its own
+    """Send copies: the messages are sent again, and a middleware around the door adds headers to them."""
+    for message in messages:
         headers = {"headers": list(message["headers"])} if "headers" in message else {}
         await send(message | headers)
 

@@ -25,6 +25,7 @@ from headwater.cluster.storage.artifact import Artifact, create_file, file_in
 from headwater.cluster.storage.filesystem import filesystem, is_remote, list_files
 from headwater.cluster.storage.lock import exclusive
 from headwater.cluster.versions import recorded_versions
+from headwater.llm.inference import prepare
 from headwater.llm.inference.backends import Backend, Choice, Quantize, Wanted, choose
 from headwater.serving.batch.lines import BatchUnits, plan
 from headwater.serving.batch.requests import line_id
@@ -134,10 +135,7 @@ def run(job: BatchJob, session: Session) -> dict[str, Any]:
     """Run the unfinished units of a batch (see `finished`) and return its summary."""
     places = Places.of(job.output)
     work = Artifact(places.work)
-    if job.backend == "openvino":
-        from headwater.llm.inference.openvino.converted import convert
-
-        convert(job.model, int8=job.quantize == "int8")  # once, for all workers
+    prepare(job.model, backend=job.backend, quantize=job.quantize)
     with _locked(places):
         planned = _plan(job, work, session)
         run_name, started = uuid.uuid4().hex[:8], datetime.now(UTC).isoformat(timespec="seconds")

@@ -94,8 +94,8 @@ class Sampler:
         self._publish(version)
         calls = []
         for worker, share in self._spread(places, of):
-            asked = [tasks[i] for i in share], 1, seed, version, [places[i] for i in share], None, False
-            calls.append(worker.rollout.remote(*asked))
+            asked, where = [tasks[i] for i in share], [places[i] for i in share]
+            calls.append(worker.rollout.remote(asked, 1, seed, version, where, compare=False))
         return list(ray.get(calls))
 
     # -- on every rank ------------------------------------------------------------------------

@@ -167,8 +167,10 @@ class Evaluate(Stage[EvaluateConfig]):
                 for i, worker in enumerate(workers):
                     if share := tasks[i :: len(workers)]:
                         places = list(range(i, len(tasks), len(workers)))
-                        asked = share, config.answers, SEED, None, places, None, False
-                        calls[when].append(worker.rollout.remote(*asked))
+                        asked = worker.rollout.remote(
+                            share, config.answers, SEED, places=places, compare=False
+                        )
+                        calls[when].append(asked)
             found: dict[str, list[Rollouts]] = {when: ray.get(waiting) for when, waiting in calls.items()}
         finally:
             stop_actors(actors)

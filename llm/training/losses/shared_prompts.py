@@ -87,14 +87,7 @@ def _packed_losses(model: Any, ids: torch.Tensor, groups: Groups, temperature: f
             columns += range(length, end)
             row += ids[number, length : end - 1].tolist()
             positions += range(length, end - 1)
-    logits_NV = model(
-        input_ids=torch.tensor([row]),
-        position_ids=torch.tensor([positions]),
-        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
-        use_cache=False,
-        logits_to_keep=torch.tensor(kept),
-        groups=tuple(parts),
-    ).logits[0]
+    logits_NV = _read(model, row, positions, parts, logits_to_keep=torch.tensor(kept)).logits[0]
     if temperature != 1.0:
         logits_NV = logits_NV.float() / temperature
     losses_N = cpu_kernels.cross_entropy(logits_NV, ids[rows, columns])
@@ -109,7 +102,6 @@ def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
     Those of `rewards`. With the CPU kernels all pairs are one row without padding, in which what the two
     answers of a pair have in common is read once.
     """
-    import torch
 
     from headwater.llm.model import cpu_kernels
 
@@ -130,14 +122,7 @@ def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
             row += each[shared:]
             positions += range(shared, len(each))
             ends.append(len(row) - 1)
-    states_SE = model(
-        input_ids=torch.tensor([row]),
-        position_ids=torch.tensor([positions]),
-        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
-        use_cache=False,
-        output_hidden_states=True,
-        groups=tuple(parts),
-    ).hidden_states[-1][0]
+    states_SE = _read(model, row, positions, parts, output_hidden_states=True).hidden_states[-1][0]
     scores = getattr(model, "module", model).score(states_SE[ends])[:, 0].float()
     return scores[0::2], scores[1::2]
 
@@ -145,6 +130,20 @@ def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
 def rewards(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The scalar reward of each sequence: ids, mask [B, L] → [B], fp32."""
     return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+
+
+def _read(model: Any, row: list[int], positions: list[int], parts: list[Any], **wanted: Any) -> Any:
+    """The model's output for one row of groups, with the CPU kernels."""
+    import torch
+
+    return model(
+        input_ids=torch.tensor([row]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=torch.zeros(1, 1, 1, 1),  # made already, for transformers: `groups` says what is seen
+        use_cache=False,
+        groups=tuple(parts),
+        **wanted,
+    )
 
 
 def _sequences(batch: dict[str, torch.Tensor], side: str) -> list[list[int]]:
