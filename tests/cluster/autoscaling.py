@@ -69,8 +69,16 @@ class AutoscalingCluster:
     def wait_for_nodes(self, number: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while len(self.worker_nodes()) != number:
-            assert time.monotonic() < deadline, f"{len(self.worker_nodes())} nodes, not {number}"
+            assert time.monotonic() < deadline, f"{len(self.worker_nodes())} nodes, not {number}:\n{self.status()}"
             time.sleep(WATCH_SECONDS)
+
+    def status(self) -> str:
+        """What the autoscaler says of each node, and why it is not idle."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--verbose"]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout + done.stderr
 
 
 @contextlib.contextmanager

@@ -147,7 +147,14 @@ class Given:
         self.rewards, self.asked = list(rewards), []
 
     def rollout(
-        self, tasks: list[Task], group: int, seed: int, version: int, places: list[int], *more: Any
+        self,
+        tasks: list[Task],
+        group: int,
+        seed: int,
+        version: int,
+        places: list[int],
+        *seconds: Any,
+        compare: bool = True,
     ) -> Rollouts:
         self.asked.append(([task.origin for task in tasks], group, seed, version, places))
         return rollouts(self.rewards.pop(0))
