@@ -69,7 +69,8 @@ class AutoscalingCluster:
     def wait_for_nodes(self, number: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while len(self.worker_nodes()) != number:
-            assert time.monotonic() < deadline, f"{len(self.worker_nodes())} nodes, not {number}:\n{self.status()}"
+            there = len(self.worker_nodes())
+            assert time.monotonic() < deadline, f"{there} nodes, not {number}:\n{self.status()}"
             time.sleep(WATCH_SECONDS)
 
     def status(self) -> str:
