@@ -60,7 +60,7 @@ SEARCHED = (
 
 class Rl(Stage[RlConfig]):
     name = "rl"
-    version = 5
+    version = 6
     runtime_fields = RUNTIME
     off_fields = OFF_FIELDS | {
         *("prompts", "task", "unanswerable", "verifier", "rewards", "mini_batches", "epochs"),

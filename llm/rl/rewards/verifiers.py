@@ -27,12 +27,12 @@ CONTENT = 3
 
 
 def headline(answer: str, completion: Completion, task: Task) -> float:
-    """Score of a headline, 0 to 1: the mean of three checks of its form, times a share. That is the number of
-    its content words that the article has, over the number of all of them, but at least over `CONTENT`.
+    """Score of a headline, 0 to 1: the number of its content words that the article has, over the number of
+    all of them, but at least over `CONTENT`. It is 0 for what has not the form of a headline.
 
-    The checks: it stops by itself; it has 4 to 16 words; no content word and no pair of neighbouring words
-    stands in it twice, nor a word beside itself. As a product neither part pays alone: function words occur
-    in every article, and a list of the article's words can be endless.
+    The form: it stops by itself; it has 4 to 16 words; no content word and no pair of neighbouring words
+    stands in it twice, nor a word beside itself. So neither part pays alone: function words occur in every
+    article, a list of the article's words can be endless, and two frequent words are in many articles.
     """
     words = [word.lower() for word in WORD.findall(answer)]
     content = content_words(answer)
@@ -44,7 +44,7 @@ def headline(answer: str, completion: Completion, task: Task) -> float:
         len({*content}) == len(content) and len({*pairs}) == len(pairs) and all(a != b for a, b in pairs),
     )
     about = len(content_stems(answer) & known) / max(CONTENT, len(content))
-    return sum(checks) / len(checks) * about
+    return all(checks) * about
 
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

@@ -27,11 +27,13 @@ def score(verifier: str, answer: str, reference: str) -> float:
     [
         ("Council voted to rebuild old bridge", 1),
         ("Martians voted to leave", 1 / 3),  # of three content words
-        ("Voted to rebuild the bridge, to rebuild it", 2 / 3 * 3 / 4),  # three different of four
-        ("Council voted on the council bridge", 2 / 3 * 3 / 4),
-        ("Council of the of the stone bridge", 2 / 3),
-        ("The stone stone bridge voted", 2 / 3 * 3 / 4),
-        ("Stone bridge", 2 / 3 * 2 / 3),  # too short, and two of three content words
+        ("The old bridge", 0),  # too short
+        ("The old stone bridge", 1),
+        ("The old stone bridge collapsed", 3 / 4),
+        ("Voted to rebuild the bridge, to rebuild it", 0),
+        ("Council voted on the council bridge", 0),
+        ("Council of the of the stone bridge", 0),
+        ("The stone stone bridge voted", 0),
         ("The the of the of the to a", 0),
         ("", 0),
     ],
@@ -44,7 +46,7 @@ def test_a_headline_is_short_says_nothing_twice_and_is_about_its_article(answer:
 def test_a_headline_has_to_stop_by_itself() -> None:
     task = Task("id", [], "", "The council voted on Tuesday to rebuild the old stone bridge.")
     cut = Completion([1], [0.0], "length")
-    assert headline("Council voted to rebuild old bridge", cut, task) == pytest.approx(2 / 3)
+    assert headline("Council voted to rebuild old bridge", cut, task) == 0
 
 
 def test_a_regular_expression_has_to_match_the_whole_answer() -> None:
