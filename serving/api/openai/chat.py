@@ -28,7 +28,7 @@ from headwater.serving.api.chat_types import ChatRequest, NamedTool, RetrievalOp
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.api.retrieve import Retrieved, retrieve
-from headwater.serving.api.streaming import stream
+from headwater.serving.api.streaming import EventStream
 from headwater.serving.errors import ApiError
 
 
@@ -41,7 +41,7 @@ async def chat(backend: Backend, request: Request) -> Response:
     assert isinstance(first, Started)
     identifier = f"chatcmpl-{uuid.uuid4().hex}"
     if wanted.stream:
-        return stream(_sse(backend, wanted, first, events, identifier, started))
+        return EventStream(_sse(backend, wanted, first, events, identifier, started))
     async with contextlib.aclosing(events):
         said = await whole(events, wanted.n or 1)
     choices = [

@@ -31,7 +31,7 @@ from headwater.serving.api.bodies import (
 )
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.openai.chat import whole
-from headwater.serving.api.streaming import stream
+from headwater.serving.api.streaming import EventStream
 from headwater.serving.errors import ApiError
 
 MAX_COMPLETIONS = 128
@@ -142,7 +142,7 @@ async def completions(backend: Backend, request: Request) -> Response:
         "choices": [],
     }
     if wanted.stream:
-        return stream(_sse(backend, wanted, first, events, head, started))
+        return EventStream(_sse(backend, wanted, first, events, head, started))
     async with contextlib.aclosing(events):
         said = await whole(events, len(job.prompts) * job.choices)
     head["choices"] = [

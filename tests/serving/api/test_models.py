@@ -34,14 +34,11 @@ def said(url: str, model: str, seed: int = 3, tokens: int = 24, **headers: str) 
 
 
 def streamed(url: str, model: str, seed: int, tokens: int, begun: threading.Event | None = None) -> str:
-    """The text of a stream that ended in good order. A refused request comes again: the server may give back
-    the room of an ended stream a moment after its last byte."""
+    """The text of a stream that ended in good order."""
     asked = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "seed": seed, "temperature": 1}
     text, done = "", False
     body = asked | {"stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as answer:
-        if answer.status_code == 429:
-            return streamed(url, model, seed, tokens, begun)
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             if line == "data: [DONE]":
