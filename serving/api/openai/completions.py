@@ -119,6 +119,7 @@ class CompletionResponse(TypedDict):
     created: int
     model: str
     choices: list[CompletionChoice]
+    system_fingerprint: str
     usage: NotRequired[Usage]
 
 
@@ -140,6 +141,7 @@ async def completions(backend: Backend, request: Request) -> Response:
         "created": int(time.time()),
         "model": wanted.model,
         "choices": [],
+        "system_fingerprint": backend.models.fingerprint(model),
     }
     if wanted.stream:
         return EventStream(_sse(backend, wanted, first, events, head, started))
