@@ -3,11 +3,11 @@
     python -m benchmarks.serving.overload [--clients 1000] [--tokens 32] [--rounds 3]
 
 Every client opens a connection and sends one request at the same moment over the loopback. Health is asked
-for four times a second meanwhile, and as long as requests are being answered, one more client comes every
-50 ms: a newcomer at a full server. All of it is done several times, to see the memory of the server grow or
-not. The clients are one process of their own that does nothing but read and
-write bytes; its CPU time is told, and so is that of each of the server's processes. The model is new, of the
-size of the quickstart's.
+for before, and four times a second meanwhile, and as long as requests are being answered, one more client
+comes every 50 ms: a newcomer at a full server. All of it is done several times, to see the memory of the
+server grow or not. The clients are one process of their own that does nothing but read and write bytes; its
+CPU time is told, and so is that of each of the server's processes. The model is new, of the size of the
+quickstart's.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def _chat(tokens: int) -> bytes:
 def _clients(port: int, clients: int, tokens: int) -> None:
     connections, request = Connections(port), _chat(tokens)
     first = connections.send(request)
+    connections.send(HEALTH)  # as probes do all the time
     while connections.open:
         connections.turn(1)
     used, began = time.process_time(), time.perf_counter()

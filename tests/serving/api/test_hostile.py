@@ -117,6 +117,12 @@ def test_unknown_path_and_method_keep_the_error_shape(local: Endpoint) -> None:
         assert response.status_code == status and error(response)["message"]
 
 
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/m", "~\u0099\u0117k", "a" * 2000, "s3://", "sft/x"])
+def test_a_model_whose_place_cannot_be_is_refused(local: Endpoint, path: str) -> None:
+    response = httpx.post(f"{local.url}/v1/models", json={"id": "x", "path": path}, timeout=60)
+    assert (response.status_code, error(response)["param"]) == (400, "path"), response.text
+
+
 def test_another_method_is_refused_with_those_of_the_path(local: Endpoint) -> None:
     for path in {route.path for route in ROUTES if "{" not in route.path}:
         told = httpx.request("TRACE", f"{local.url}{path}")
