@@ -51,7 +51,8 @@ def build(config: AppConfig) -> Application:
         name="Engine",
         max_constructor_retry_count=1,  # a failed load would fail again
         max_ongoing_requests=config.parallel_requests,
-        max_queued_requests=config.max_queue,
+        # The ingress counts whoever waits. A place may be given back before Serve knows of the end.
+        max_queued_requests=config.max_requests,
         graceful_shutdown_timeout_s=5,
         health_check_period_s=HEALTH_PERIOD,
         **_scaling(config.engine, config.parallel_requests, config.traces),

@@ -201,6 +201,6 @@ class AppConfig(ServeConfig):
         return dict(Artifact(self.index).read_json(DESCRIPTION)) if self.index else {}
 
     def key_of(self, folder: str) -> str:
-        """`STAGE/KEY` of a model in the store, else the location of its folder."""
+        """`STAGE/KEY` of a model in the store, `STAGE/KEY/adapter` of an adapter; else its folder."""
         inside = self.store and folder.startswith(f"{self.store}/")
-        return folder.removeprefix(f"{self.store}/").removesuffix("/model") if inside else folder
+        return folder.removeprefix(f"{self.store}/").replace("/model", "", 1) if inside else folder

@@ -37,6 +37,8 @@ ADAPTER = "adapter"
 """Folder beside a merged model with what its LoRA training learnt."""
 RECIPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a recipe's name."""
+KEY = re.compile(rf"({'|'.join(MODELS)})/[0-9a-f]{{16}}(/{ADAPTER})?")
+"""Of a model in the store."""
 LOOK_SECONDS, LOOK_SECONDS_REMOTE = 1.0, 5.0
 """Time between two looks at the list, in a store on a disk and in S3."""
 
@@ -88,10 +90,36 @@ class ModelList:
         self._entries = self._read() if changed else self._initial()
         self.now = self._resolved(self._entries)
         """By name, the first one first."""
+        self._keys: dict[str, str] = {}
+        """Fingerprint → key of every model that was ever asked for."""
 
     @property
     def first(self) -> Served:
         return self.now[self._config.model_name]
+
+    def fingerprint(self, served: Served) -> str:
+        """What responses call the model that wrote them: its key in the store, else a digest of where its
+        files are, and of their mark."""
+        key = self._config.key_of(served.folder)
+        place = f"{served.folder}\n{served.mark}".encode()
+        told = f"fp_{hashlib.blake2b(place, digest_size=8).hexdigest()}" if key == served.folder else key
+        self._keys[told] = key
+        return told
+
+    def key_of(self, fingerprint: str) -> str:
+        """The key, or the folder, of the model with a fingerprint. Raises HeadwaterError for one that neither
+        was served by this replica nor is in the store."""
+        for each in self.now.values():
+            self.fingerprint(each)
+        if fingerprint not in self._keys:
+            if not KEY.fullmatch(fingerprint):
+                raise HeadwaterError(
+                    "this endpoint has served no such model",
+                    where=fingerprint,
+                    fix="send the `system_fingerprint` of the response with the answer",
+                )
+            location_of(fingerprint, self._config.store)
+        return self._keys.get(fingerprint, fingerprint)
 
     def check_same(self, served: Served) -> None:
         """As the model's own, and raises HeadwaterError for the settings' model if other files have taken its

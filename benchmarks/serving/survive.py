@@ -24,6 +24,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import signal
 import statistics
 import tempfile
@@ -48,6 +49,8 @@ REPLICAS = 2
 """Of the engine, while streams are read."""
 BETWEEN_KILLS = 2.0
 """Seconds: Serve takes one to notice."""
+KILL_SECONDS = 60.0
+"""Longest wait for the end of a killed process."""
 SCHEMA = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 20}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "numbers", "schema": SCHEMA, "strict": True}}
 
@@ -67,6 +70,9 @@ class Seen:
     pauses: list[float] = field(default_factory=list)
     """Seconds: the longest between two events of a stream with a kill between them, one for each in
     `resumed`, in rising order."""
+    ends: list[float] = field(default_factory=list)
+    """Seconds from each kill to the end of the killed process, its sockets included, in rising order: before
+    it nobody can know of its loss."""
     load: float = 0.0
     """Of the machine, as its first load average, at the end."""
 
@@ -76,6 +82,9 @@ class Seen:
             return told
         middle, high = statistics.median(self.pauses), self.pauses[int(0.95 * len(self.pauses))]
         slow = sum(pause > 1 for pause in self.pauses)
+        if self.ends:
+            end, last = statistics.median(self.ends), self.ends[-1]
+            told += f"\nthe killed processes ended after {end:.2f} s (median), {last:.2f} s (longest)"
         return (
             f"{told}\npauses of the {self.resumed} resumed: {middle:.2f} s (median), {high:.2f} s (p95), "
             f"{self.pauses[-1]:.2f} s (longest); {slow} above 1 s"
@@ -89,7 +98,8 @@ def together(runs: Sequence[Seen]) -> Seen:
         for name in ("streams", "differing", "failed", "kills", "resumed")
     }
     places = [place for run in runs for place in run.places]
-    return Seen(**counts, places=places, pauses=sorted(pause for run in runs for pause in run.pauses))
+    pauses = sorted(pause for run in runs for pause in run.pauses)
+    return Seen(**counts, places=places, pauses=pauses, ends=sorted(end for run in runs for end in run.ends))
 
 
 def bodies(model: str, tokens: int) -> list[dict[str, Any]]:
@@ -136,7 +146,7 @@ async def survive(
     """
     seen, ended = Seen(), asyncio.Event()
     pauses: list[tuple[float, float]] = []
-    killed: list[float] = []
+    killed: list[tuple[float, float]] = []
 
     async def read(numbers: Iterator[int]) -> None:
         while not ended.is_set():
@@ -170,7 +180,8 @@ async def survive(
         counted = (await client.get("/metrics")).text.split("\nheadwater_resumed_total ")[1]
     seen.kills, seen.load = len(killed), os.getloadavg()[0]
     seen.resumed = int(float(counted.split()[0]))
-    over = sorted(end - begin for begin, end in pauses if any(begin < kill < end for kill in killed))
+    seen.ends = sorted(took for _, took in killed)
+    over = sorted(end - begin for begin, end in pauses if any(begin < kill < end for kill, _ in killed))
     seen.pauses = over[max(0, len(over) - seen.resumed) :]
     return seen
 
@@ -194,16 +205,22 @@ async def asked_again(url: str, body: dict[str, Any], limit: float) -> bool:
             await asyncio.sleep(0.2)
 
 
-def _kill_one(running: int) -> list[float]:
-    """Kill the oldest engine replica if so many run. Returns when, if it did."""
+def _kill_one(running: int) -> list[tuple[float, float]]:
+    """Kill the oldest engine replica if so many run. Returns when, if it did, and how many seconds later the
+    process had ended."""
     from ray import serve
 
     states = serve.status().applications[app.APPLICATION].deployments["Engine"].replica_states
     found = pids(ENGINE)
     if min(len(found), states.get("RUNNING", 0)) < running:  # type: ignore[call-overload]
         return []
-    os.kill(found[0], signal.SIGKILL)
-    return [time.monotonic()]
+    process, killed = os.pidfd_open(found[0]), time.monotonic()
+    try:
+        os.kill(found[0], signal.SIGKILL)
+        select.select([process], [], [], KILL_SECONDS)
+        return [(killed, time.monotonic() - killed)]
+    finally:
+        os.close(process)
 
 
 def pids(title: str) -> list[int]:

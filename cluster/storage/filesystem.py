@@ -39,7 +39,12 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
             f"unknown storage scheme {scheme}://", where=location, fix="use a path, s3:// or hf://"
         )
     path = location.removeprefix("file://")
-    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    except RuntimeError as error:  # pathlib's
+        raise HeadwaterError(
+            "no such user's home folder", where=location, fix="write the path in full"
+        ) from error
 
 
 def is_remote(location: str) -> bool:

@@ -52,6 +52,8 @@ class RankedAnswer(BaseModel):
     seed: int | None = None
     finish_reason: FinishReason | None = Field(None, exclude_if=lambda reason: reason is None)
     """None where it is not known. It is not stored then: a repeated import has the file that it had."""
+    model_key: str | None = Field(None, max_length=2000, exclude_if=lambda key: key is None)
+    """Of the model that wrote it, as in `Ranking`; None, and not stored, where that is not known."""
 
     @property
     def cut(self) -> bool:
@@ -77,7 +79,7 @@ class Ranking(BaseModel):
     model: str = ""
     """Name of the model for clients."""
     model_key: str = ""
-    """`STAGE/KEY` of the model that answered."""
+    """`STAGE/KEY` of the model that answered; empty if several did."""
     passages: list[dict[str, Any]] = []
     """The passages that were found for the prompt."""
     reason: str = Field(default="", max_length=MAX_REASON)

@@ -92,13 +92,22 @@ class Door:
             return
         except ClientDisconnect:
             return
-        self._inside += counted
+        inside = counted
+
+        async def leaving(message: Any) -> None:
+            nonlocal inside
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._inside -= inside  # whoever has the last byte may ask again
+                inside = False
+            await send(message)
+
+        self._inside += inside
         try:
             async with self._turn:
                 await asyncio.sleep(0)  # what has come meanwhile is read and refused first
-            await self._app(scope, _again(body, receive), send)
+            await self._app(scope, _again(body, receive), leaving)
         finally:
-            self._inside -= counted
+            self._inside -= inside
 
     def _check(self, counted: bool) -> None:
         if counted and self._full:

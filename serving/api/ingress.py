@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from headwater.serving import traces
 from headwater.serving.api.backend import Backend
@@ -311,9 +312,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors (404, 405) as OpenAI error bodies."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return _error_response(
+    response = _error_response(
         ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path[:200]}", code=code)
     )
+    if error.status_code == 405:  # RFC 9110, section 15.5.6; Starlette tells those of the first route alone
+        found = [each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE]
+        response.headers["allow"] = ", ".join(sorted({method for each in found for method in each.methods}))
+    return response
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -67,10 +67,8 @@ def _operation(route: Route, refs: Mapping[Any, Any], path: str) -> dict[str, An
     if route.response is not None:
         content["application/json"] = {"schema": refs[route.response, "serialization"]}
     if route.chunk is not None:
-        content["text/event-stream"] = {
-            "schema": {"type": "string"},
-            "x-event": refs[route.chunk, "serialization"],
-        }
+        # without a `schema`: OpenAPI 3.1 has none for an event, and tools hold each event to the body's
+        content["text/event-stream"] = {"x-event": refs[route.chunk, "serialization"]}
     if route.media:
         content[route.media] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {

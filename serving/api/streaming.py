@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 QUIET_SECONDS = 5.0
@@ -15,29 +16,45 @@ COMMENT = ": waiting\n\n"
 """A line that clients skip."""
 
 
-def stream(events: AsyncGenerator[str, None]) -> StreamingResponse:
-    return StreamingResponse(never_quiet(events), media_type="text/event-stream", headers=HEADERS)
+class EventStream(StreamingResponse):
+    """A response whose last event ends its body, in one message: a client that has read it to `[DONE]` may
+    ask again at once, for its place is free (`door.Door`)."""
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        super().__init__((), media_type="text/event-stream", headers=HEADERS)
+        self._events = never_quiet(events)
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for event, more in self._events:
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": more})
 
 
-async def never_quiet(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """The events, with comments where none comes for `QUIET_SECONDS`."""
-    coming: asyncio.Task[str | None] | None = None
+async def never_quiet(events: AsyncGenerator[str, None]) -> AsyncGenerator[tuple[str, bool], None]:
+    """The events, each with whether more follow, and comments where none comes for `QUIET_SECONDS`.
+
+    An empty event comes last where the end of `events` takes longer to come than one turn of the loop.
+    """
+    coming = asyncio.create_task(_next(events))
     try:
         while True:
-            coming = coming or asyncio.create_task(_next(events))
             await asyncio.wait([coming], timeout=QUIET_SECONDS)
             if not coming.done():
-                yield COMMENT
+                yield COMMENT, True
                 continue
-            done, coming = coming, None
-            if (event := done.result()) is None:
+            if (event := coming.result()) is None:
+                yield "", False
                 return
-            yield event
+            coming = asyncio.create_task(_next(events))
+            await asyncio.sleep(0)  # the end, if it is next, is there now
+            ended = coming.done() and not coming.exception() and coming.result() is None
+            yield event, not ended
+            if ended:
+                return
     finally:
-        if coming is not None:
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await coming
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await coming
         await events.aclose()
 
 

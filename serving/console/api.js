@@ -47,8 +47,8 @@ export async function remove(path) {
   return (await call(path, undefined, undefined, "DELETE")).json();
 }
 
-// Streams one answer; calls `onText(text so far)`. Resolves to { text, citations, unread, token_ids, finish_reason }; a
-// citation has the `origin` of its source, and `unread` are pages of the live web that failed. If the
+// Streams one answer; calls `onText(text so far)`. Resolves to { text, citations, unread, token_ids, finish_reason,
+// system_fingerprint }; a citation has the `origin` of its source, and `unread` are pages of the live web that failed. If the
 // conversation exceeds the model's context, drops its oldest turns, but no system prompt.
 export async function streamAnswer({ model, messages, retrieval, sampling = {} }, onText, signal) {
   const system = messages.filter((message) => message.role === "system");
@@ -85,6 +85,7 @@ async function readStream(response, onText) {
       if (data === "[DONE]" || data.startsWith(":")) continue; // a comment
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(chunk.error.message, 0, chunk.error.code);
+      answer.system_fingerprint = chunk.system_fingerprint;
       const [choice] = chunk.choices;
       if (!choice) continue;
       if (chunk.retrieval) answer.unread = chunk.retrieval.failures;

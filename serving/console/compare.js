@@ -72,7 +72,9 @@ function distinct(answers) {
 }
 
 async function save({ model, messages, retrieval }, shown, ranks, reason) {
-  const answers = shown.map(({ text, token_ids, temperature, seed, finish_reason }) => ({ text, token_ids, temperature, seed, finish_reason }));
+  const answers = shown.map(({ text, token_ids, temperature, seed, finish_reason, system_fingerprint }) => (
+    { text, token_ids, temperature, seed, finish_reason, system_fingerprint }
+  ));
   const who = rater() ? { rater: rater() } : {};
   await post("/v1/rankings", { model, messages, answers, ranks, reason, blind: true, ...who, ...(retrieval === true ? {} : { retrieval }) });
 }

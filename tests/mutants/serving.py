@@ -77,6 +77,7 @@ MUTANTS = [
     ),
     mutant("any-name-is-local", "is_loopback(_host(scope[", "bool(_host(scope[", "test_hostile.py"),
     mutant("never-too-many", "self._answering >= self.config.max_requests", "False", "test_hostile.py"),
+    mutant("door-left-late", "self._inside -= inside  # whoever", "inside -= 0  # whoever", "test_door.py"),
     mutant("door-open", "return self._inside >= self._most", "return False", "test_door.py"),
     mutant(
         "refused-behind-those-let-in",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,8 @@ class AnswerShown(Body):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     finish_reason: FinishReason | None = None
     """As in the response: the end of its turn is not learnt of an answer with `length`."""
+    system_fingerprint: str | None = Field(None, max_length=200)
+    """As in the response: which model wrote it, if another one has taken its name since."""
 
 
 class RankingRequest(RequestBody):
@@ -96,10 +99,12 @@ async def rank(backend: Backend, request: Request) -> Response:
     with parts_explained():  # the same search as for the answers
         passages = (await retrieve(backend, wanted.messages, wanted.retrieval)).passages
     try:
+        keys = await asyncio.to_thread(_keys, backend, wanted.answers)
         answers = [  # [1] is added by the server, not written by the model
-            RankedAnswer(**each.model_dump() | {"text": without_markers(each.text)})
-            for each in wanted.answers
+            RankedAnswer(**each.model_dump() | {"text": without_markers(each.text), "model_key": key})
+            for each, key in zip(wanted.answers, keys, strict=True)
         ]
+        writers = {key or backend.config.key_of(model.folder) for key in keys}
         ranking = Ranking(
             prompt=prompt,
             answers=answers,
@@ -107,7 +112,7 @@ async def rank(backend: Backend, request: Request) -> Response:
             rater=wanted.rater or key.name,
             source="console",
             model=model.name,
-            model_key=backend.config.key_of(model.folder),
+            model_key=writers.pop() if len(writers) == 1 else "",
             passages=[asdict(passage) for passage in passages or []],
             reason=wanted.reason,
             blind=wanted.blind,
@@ -119,3 +124,17 @@ async def rank(backend: Backend, request: Request) -> Response:
     except HeadwaterError as error:
         raise ApiError(400, str(error), code="invalid_value") from error
     return JSONResponse({"object": "ranking", "saved": True}, status_code=201)
+
+
+def _keys(backend: Backend, answers: Sequence[AnswerShown]) -> list[str | None]:
+    """Of the models that wrote the answers, where they say so. Raises ApiError 400 for a model that is not
+    known here."""
+    found: list[str | None] = []
+    for number, each in enumerate(answers):
+        told = each.system_fingerprint
+        try:
+            found.append(None if told is None else backend.models.key_of(told))
+        except HeadwaterError as error:
+            place = f"answers.{number}.system_fingerprint"
+            raise ApiError(400, str(error), code="invalid_value", param=place) from error
+    return found

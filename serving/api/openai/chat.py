@@ -28,7 +28,7 @@ from headwater.serving.api.chat_types import ChatRequest, NamedTool, RetrievalOp
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.openai import chat_answers as out
 from headwater.serving.api.retrieve import Retrieved, retrieve
-from headwater.serving.api.streaming import stream
+from headwater.serving.api.streaming import EventStream
 from headwater.serving.errors import ApiError
 
 
@@ -40,8 +40,10 @@ async def chat(backend: Backend, request: Request) -> Response:
     first = await anext(events)  # raises errors before the response starts
     assert isinstance(first, Started)
     identifier = f"chatcmpl-{uuid.uuid4().hex}"
+    fingerprint = backend.models.fingerprint(model)
     if wanted.stream:
-        return stream(_sse(backend, wanted, first, events, identifier, started))
+        chunks = out.Chunks(identifier, wanted.model, fingerprint)
+        return EventStream(_sse(backend, wanted, first, events, chunks, started))
     async with contextlib.aclosing(events):
         said = await whole(events, wanted.n or 1)
     choices = [
@@ -54,7 +56,8 @@ async def chat(backend: Backend, request: Request) -> Response:
         for end in said.ends
     ]
     used = backend.count(wanted.model, first, said.ends)
-    return JSONResponse(out.completion(identifier, wanted.model, choices, used, first.web))
+    body = out.completion(identifier, wanted.model, choices, used, first.web)
+    return JSONResponse({**body, "system_fingerprint": fingerprint})
 
 
 async def job_of(backend: Backend, wanted: ChatRequest) -> AnswerJob:
@@ -136,10 +139,9 @@ async def _sse(
     wanted: ChatRequest,
     first: Started,
     events: AsyncGenerator[Event, None],
-    identifier: str,
+    chunks: out.Chunks,
     started: float,
 ) -> AsyncGenerator[str, None]:
-    chunks = out.Chunks(identifier, wanted.model)
     said = Said(wanted.n or 1)
     try:
         for choice in range(wanted.n or 1):

@@ -154,6 +154,8 @@ class ChatResponse(TypedDict):
     usage: Usage
     citations: list[CitationOut]
     retrieval: NotRequired[RetrievalOut]
+    system_fingerprint: NotRequired[str]
+    """Names the very model that wrote it, also after another one has taken its name."""
 
 
 class ToolCallDelta(TypedDict):
@@ -188,6 +190,7 @@ class ChatChunk(TypedDict):
     created: int
     model: str
     choices: list[ChunkChoice]
+    system_fingerprint: str
     usage: NotRequired[Usage]
     citations: NotRequired[list[CitationOut]]
     retrieval: NotRequired[RetrievalOut]
@@ -325,12 +328,13 @@ def completion(
 class Chunks:
     """The chunks of one streamed response, as server-sent events."""
 
-    def __init__(self, identifier: str, model: str) -> None:
+    def __init__(self, identifier: str, model: str, fingerprint: str) -> None:
         self._head: dict[str, Any] = {
             "id": identifier,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": fingerprint,
         }
 
     def delta(

@@ -31,7 +31,7 @@ from headwater.serving.api.bodies import (
 )
 from headwater.serving.api.limits import read_json_body
 from headwater.serving.api.openai.chat import whole
-from headwater.serving.api.streaming import stream
+from headwater.serving.api.streaming import EventStream
 from headwater.serving.errors import ApiError
 
 MAX_COMPLETIONS = 128
@@ -119,6 +119,7 @@ class CompletionResponse(TypedDict):
     created: int
     model: str
     choices: list[CompletionChoice]
+    system_fingerprint: str
     usage: NotRequired[Usage]
 
 
@@ -140,9 +141,10 @@ async def completions(backend: Backend, request: Request) -> Response:
         "created": int(time.time()),
         "model": wanted.model,
         "choices": [],
+        "system_fingerprint": backend.models.fingerprint(model),
     }
     if wanted.stream:
-        return stream(_sse(backend, wanted, first, events, head, started))
+        return EventStream(_sse(backend, wanted, first, events, head, started))
     async with contextlib.aclosing(events):
         said = await whole(events, len(job.prompts) * job.choices)
     head["choices"] = [

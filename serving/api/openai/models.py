@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -148,6 +149,9 @@ async def _refused(call: Callable[[], T]) -> T:
     except HeadwaterError as error:
         raise ApiError(400, str(error), code="invalid_value", param="path") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            told = "The path has a name that is too long."
+            raise ApiError(400, told, code="invalid_value", param="path") from error
         raise ApiError(503, "The store cannot be read.", code="unavailable") from error
 
 

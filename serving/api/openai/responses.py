@@ -25,7 +25,7 @@ from headwater.serving.api.openai.responses_types import (
     ResponseUsage,
     Status,
 )
-from headwater.serving.api.streaming import stream
+from headwater.serving.api.streaming import EventStream
 from headwater.serving.errors import ApiError
 
 
@@ -39,7 +39,7 @@ async def responses(backend: Backend, request: Request) -> Response:
     assert isinstance(first, Started)
     told = _Told(wanted, backend, bool(asked.logprobs))
     if wanted.stream:
-        return stream(_sse(backend, told, first, events, started))
+        return EventStream(_sse(backend, told, first, events, started))
     async for _ in told.all(first, events):
         pass
     return JSONResponse(told.response)
@@ -89,6 +89,7 @@ class _Told:
             self.response["retrieval"] = retrieval_fields(first.web)
         yield self._event("response.created", response=self.response)
         yield self._event("response.in_progress", response=self.response)
+        ends = list[Finished]()
         async for each in events:
             if isinstance(each, Delta):
                 for told in self._text(each):
@@ -97,8 +98,10 @@ class _Told:
                 for told in self._call(each):
                     yield told
             elif isinstance(each, Finished):
-                for told in self._end(first, each):
-                    yield told
+                ends.append(each)
+        for end in ends:  # one, told when the request has left its place
+            for told in self._end(first, end):
+                yield told
 
     def failed(self, error: ApiError) -> list[dict[str, Any]]:
         self.response["status"] = "failed"

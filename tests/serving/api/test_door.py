@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from headwater.serving.api.backend import Backend
 from headwater.serving.api.door import LIMITS, Door, environment, middlewares
 from headwater.serving.api.limits import cors
 from headwater.serving.config import AppConfig
-from tests.serving.in_process import Handle, ingress_of, served
+from headwater.serving.replicas import EngineReplica
+from tests.serving.in_process import Handle, MortalHandle, ingress_of, served
 
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "tiny", "messages": []}).encode()
@@ -143,6 +144,63 @@ def test_a_full_server_without_a_door_refuses_by_path_and_key_alone(
             assert told.status_code == 415
 
     asyncio.run(talk())
+
+
+class Lingering(MortalHandle):
+    """Its streams end a moment after their last event."""
+
+    async def _mortal(self, answered: Any, life: int | None) -> AsyncIterator[list[Any]]:
+        async for each in super()._mortal(answered, life):
+            yield each
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("path", "asked", "last"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}, b"data: [DONE]"),
+        ("/v1/completions", {"prompt": "Hello", "max_tokens": 4}, b"data: [DONE]"),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": 16}, b'"response.'),
+    ],
+)
+def test_whoever_has_read_an_answer_to_its_end_may_ask_again_at_once(
+    news_config: AppConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asked: dict[str, Any],
+    last: bytes,
+    streamed: bool,
+) -> None:
+    """At its last event, with the door and the ingress still at work on it."""
+    monkeypatch.setattr(AppConfig, "max_requests", 1)
+    engine = Lingering([EngineReplica(news_config)], [None])
+    app = Door(ingress_of(news_config, engine), most=1, max_body_bytes=10_000)
+    body = json.dumps({"model": "tiny", "stream": streamed, "retrieval": False, **asked}).encode()
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    told = list[tuple[int, bytes]]()
+
+    async def talk(again: bool) -> None:
+        requests = [{"type": "http.request", "body": body}]
+        statuses = list[int]()
+
+        async def receive() -> Any:
+            return requests.pop() if requests else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            elif not message.get("more_body", False):
+                told.append((statuses[0], message["body"]))
+                if again:
+                    await talk(again=False)
+
+        await app(scope, receive, send)
+
+    asyncio.run(talk(again=True))
+    assert [status for status, _ in told] == [200, 200]
+    assert not streamed or all(last in body for _, body in told)
 
 
 def test_metrics_say_how_many_requests_the_door_has_refused(slow: Slow, url: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from headwater.cluster.storage.store import Store
 from headwater.llm.examples import rankings
+from headwater.serving.api.ingress import ROUTES
 from headwater.serving.api.limits import PerMinute
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
@@ -114,6 +115,20 @@ def test_unknown_path_and_method_keep_the_error_shape(local: Endpoint) -> None:
     ]:
         response = httpx.request(method, f"{local.url}{path}")
         assert response.status_code == status and error(response)["message"]
+
+
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/m", "~\u0099\u0117k", "a" * 2000, "s3://", "sft/x"])
+def test_a_model_whose_place_cannot_be_is_refused(local: Endpoint, path: str) -> None:
+    response = httpx.post(f"{local.url}/v1/models", json={"id": "x", "path": path}, timeout=60)
+    assert (response.status_code, error(response)["param"]) == (400, "path"), response.text
+
+
+def test_another_method_is_refused_with_those_of_the_path(local: Endpoint) -> None:
+    for path in {route.path for route in ROUTES if "{" not in route.path}:
+        told = httpx.request("TRACE", f"{local.url}{path}")
+        methods = {route.method for route in ROUTES if route.path == path}
+        assert told.status_code == 405 and methods <= set(told.headers["allow"].split(", ")), path
+    assert httpx.put(f"{local.url}/v1/documents").headers["allow"] == "DELETE, GET, POST"
 
 
 def test_body_over_the_limit_gets_413_with_and_without_a_declared_length(local: Endpoint) -> None:

@@ -16,6 +16,10 @@ import httpx
 import pytest
 from ray.exceptions import ActorDiedError
 
+from headwater.cluster.storage.artifact import Manifest
+from headwater.cluster.storage.store import Store
+from headwater.llm.examples import rankings
+from headwater.llm.stages.models import FOLDER
 from headwater.serving.config import AppConfig
 from headwater.serving.models import ModelList
 from headwater.serving.replicas import EngineReplica
@@ -34,14 +38,11 @@ def said(url: str, model: str, seed: int = 3, tokens: int = 24, **headers: str) 
 
 
 def streamed(url: str, model: str, seed: int, tokens: int, begun: threading.Event | None = None) -> str:
-    """The text of a stream that ended in good order. A refused request comes again: the server may give back
-    the room of an ended stream a moment after its last byte."""
+    """The text of a stream that ended in good order."""
     asked = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "seed": seed, "temperature": 1}
     text, done = "", False
     body = asked | {"stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as answer:
-        if answer.status_code == 429:
-            return streamed(url, model, seed, tokens, begun)
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             if line == "data: [DONE]":
@@ -228,6 +229,49 @@ def test_the_first_model_is_swapped_and_what_has_begun_ends_with_the_old_one(
     assert ModelList(several).first.folder == folders["other"]  # a new replica begins with it
     ModelList(several).forget_changes()
     assert ModelList(several).first.folder == several.model
+
+
+def test_a_ranking_names_the_model_that_wrote_each_answer_and_not_the_one_that_serves_by_then(
+    news_config: AppConfig, folders: dict[str, str], tmp_path: Path
+) -> None:
+    """`tiny`, a folder, is replaced by a model of the store between two answers."""
+    config, store = config_of(news_config, tmp_path, {}), Store(str(tmp_path))
+    stored = store.artifact("sft", "5" * 16)
+    shutil.copytree(folders["other"], stored.path(FOLDER))
+    stored.finish(Manifest(stage="sft", key=stored.key, stage_version=1, config={}, inputs={}))
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
+    answers: list[dict[str, str]] = []
+    with served(ingress_of(config)) as url:
+        for streamed in (False, True):
+            body = ask | {"stream": streamed}
+            told = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).text
+            first = json.loads(told.partition("\n")[0].removeprefix("data: "))
+            answers.append({"text": str(streamed), "system_fingerprint": first["system_fingerprint"]})
+            put = {"id": "tiny", "path": f"sft/{stored.key}"}
+            assert httpx.post(f"{url}/v1/models", json=put, timeout=60).status_code == 201
+
+        def rank(*shown: dict[str, str]) -> httpx.Response:
+            asked = {"messages": ask["messages"], "answers": shown, "ranks": [1, 2]}
+            return httpx.post(f"{url}/v1/rankings", json=asked, timeout=60)
+
+        assert rank(*answers).status_code == 201
+        assert rank(answers[0], {"text": "b"}).status_code == 201
+        assert rank(answers[1], {"text": "b"}).status_code == 201
+        for forged in (f"sft/{'6' * 16}", "fp_0123456789abcdef", "../sft", config.model, "promoted/x"):
+            refused = rank(answers[0], {"text": "b", "system_fingerprint": forged})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (
+                400,
+                "answers.1.system_fingerprint",
+            )
+    first, second = config.model, f"sft/{stored.key}"
+    assert config.model not in answers[0]["system_fingerprint"]  # a place on the server's disk
+    kept = [each.ranking for each in rankings.read(store)]
+    assert [[answer.model_key for answer in each.answers] for each in kept] == [
+        [first, second],
+        [first, None],
+        [second, None],
+    ]
+    assert [each.model_key for each in kept] == ["", "", second]
 
 
 def test_without_a_store_the_list_stays(

@@ -258,7 +258,7 @@ def test_a_client_that_leaves_ends_the_stream_behind_its_comments() -> None:
 
     async def leave() -> None:
         events = streaming.never_quiet(endless())
-        assert await anext(events) == "data: 1\n\n"
+        assert await anext(events) == ("data: 1\n\n", True)
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         waiting.cancel()

@@ -54,6 +54,7 @@ def test_three_answers_are_ranked_by_keys_with_a_tie_a_reason_and_a_name(
     assert len({answer.seed for answer in kept.answers}) == 3
     assert len({answer.temperature for answer in kept.answers}) == 1
     assert all(answer.finish_reason in ("stop", "length") for answer in kept.answers)
+    assert {answer.model_key for answer in kept.answers} == {kept.model_key} != {""}
     for answer, text in zip(kept.answers, texts, strict=True):  # in the order shown
         assert words(answer.text)[:5] == words(text)[:5]
 
