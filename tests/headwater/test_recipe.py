@@ -101,7 +101,7 @@ def test_the_dial_shows_its_values_beside_those_of_the_recipe() -> None:
     screen = Console(width=200, record=True, file=io.StringIO())
     screen.print(dial_table(load(QUICKSTART)))
     shown = screen.export_text()
-    assert re.search(r"width +│ 192 +│ 192 ", shown) and re.search(r"steps +│ [\d,]+ +│ 80 ", shown)
+    assert re.search(r"width +│ 192 +│ 192 ", shown) and re.search(r"steps +│ [\d,]+ +│ 150 ", shown)
     assert "Hoffmann" in shown and re.search(r"attention +│ all tokens +│ all tokens ", shown)
     model = ["architecture=gemma3", "head_width=32", "mlp_ratio=2", "sliding_window=512"]
     screen.print(dial_table(load(QUICKSTART, [f"pretrain.model.{setting}" for setting in model])))
