@@ -116,6 +116,18 @@ def test_a_site_of_pages_that_measure_trains_nothing(
     assert pq.read_table(tmp_path / "trafilatura.parquet")["with"].to_pylist() == [["c"]]
 
 
+def test_training_without_lightgbm_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)  # an import of it fails
+    monkeypatch.delitem(sys.modules, "benchmarks.corpus.extraction.training", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for arguments, said in ((["--help"], "usage: "), (["a", "b", "--source", "s"], "pip install lightgbm\n")):
+        with pytest.raises(SystemExit):
+            run("corpus.extraction.training", *arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert said in "".join(capsys.readouterr())
+
+
 def test_the_chain_ends_in_rows_on_both_sides(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,16 +2,17 @@
 
     python -m benchmarks.corpus.extraction.training train.parquet MODEL.safetensors --source "The pages"
 
-Needs LightGBM. `pages.py` makes train.parquet from public sets: its columns are `html` (bytes of the
-page), `text` (its main text) and `site`. A block's label is the fraction of its words that stand in the main
-text, in the same order as there. Sites are divided into five folds: scores of names, the first trees'
-judgements and the printed word F1 of a page come from models that have not seen its site.
+Needs LightGBM (`pip install lightgbm`). `pages.py` makes train.parquet from public sets: its columns are
+`html` (bytes of the page), `text` (its main text) and `site`. A block's label is the fraction of its words
+that stand in the main text, in the same order as there. Sites are divided into five folds: scores of names,
+the first trees' judgements and the printed word F1 of a page come from models that have not seen its site.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import importlib.util
 import json
 import math
 import re
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
@@ -155,6 +155,8 @@ def fit(pages: list[Page], rows: Callable[[Page], np.ndarray], shape: tuple[int,
         weight = (page.words + 2) / (page.gold_words + 50)
         weight = weight / max(1.0, weight.sum() / 4) * count / len(picked)
         parts.append((rows(page)[picked], page.share[picked], weight[picked]))
+    import lightgbm  # only training needs it
+
     data, target, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
     parameters = {**FIT, "num_leaves": shape[1], "learning_rate": shape[2]}
     dataset = lightgbm.Dataset(data, target, weight=weights, params=parameters)
@@ -239,6 +241,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--source", required=True, help="what the pages are, with their licence")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("lightgbm") is None:
+        parser.exit(1, "LightGBM is not installed: pip install lightgbm\n")
     pages = []
     for batch in pq.ParquetFile(arguments.pages).iter_batches(100, columns=["html", "text", "site"]):
         pages += [labelled(row["html"], row["text"], row["site"]) for row in batch.to_pylist()]
