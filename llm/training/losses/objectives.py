@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from headwater.llm.training.losses import preference_losses
-from headwater.llm.training.losses.shared_prompts import pair_rewards, rewards
-from headwater.llm.training.losses.token_losses import cross_entropy, token_logits, token_losses
+from headwater.llm.training.losses.shared_prompts import answer_losses, pair_rewards, rewards
+from headwater.llm.training.losses.token_losses import cross_entropy, token_logits
 
 if TYPE_CHECKING:
     import torch
@@ -175,8 +175,11 @@ def answer_logprobs(model: Any, batch: Batch, *, mean: bool = False) -> torch.Te
 
 
 def masked_logprobs(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-    """Log-probability (nats) of each row's tokens with `mask` 1, summed or averaged: [B, L] → [B], fp32."""
-    sums_B = -(token_losses(model, ids) * mask[:, 1:]).sum(dim=1)
+    """Log-probability (nats) of each row's tokens with `mask` 1, summed or averaged: [B, L] → [B], fp32.
+
+    A prompt that several rows have in common is read once (`answer_losses`).
+    """
+    sums_B = -(answer_losses(model, ids, mask) * mask[:, 1:]).sum(dim=1)
     return sums_B / mask[:, 1:].sum(dim=1) if mean else sums_B
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import Qwen3ForSequenceClassification
 
 from headwater.llm.model.cpu_kernels import use_kernels
+from headwater.llm.training.losses.objectives import answer_logprobs
 from headwater.llm.training.losses.shared_prompts import answer_losses, pair_rewards
 from headwater.llm.training.losses.token_losses import token_losses
 from tests.llm.models import small_model
@@ -125,6 +126,25 @@ def test_a_pair_reads_what_it_has_in_common_once_with_the_rewards_and_gradients_
     assert read == [4 * 6, 4 * 5, sum(tokens for *_, tokens in PAIRS.values())]
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[1][1], found[0][1], atol=1e-4, rtol=1e-4)
+
+
+def test_two_answers_are_compared_after_a_prompt_that_is_read_once() -> None:
+    other = [*PROMPT[:2], 9]
+    (ids, mask), model = rows([20, 21, 22], [30], [20], [31, 32], prompts=[PROMPT, other] * 2), small_model()
+    kinds = {"chosen": ids[:2], "chosen_mask": mask[:2], "rejected": ids[2:], "rejected_mask": mask[2:]}
+    alone = torch.stack(
+        [
+            -(plain(model, i[None], m[None], temperature=1.0) * m[1:]).sum()
+            for i, m in zip(ids, mask, strict=True)
+        ]
+    )
+    use_kernels(fast := copy.deepcopy(model))
+    read: list[int] = []
+    fast.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    torch.testing.assert_close(answer_logprobs(fast, kinds), alone, atol=2e-4, rtol=1e-4)
+    assert read == [5 + 2 + 0 + 3 + 0 + 1], "nothing follows an answer's last token"
 
 
 def judge_config() -> Any:
