@@ -56,7 +56,14 @@ def test_prices_of_the_users_own_change_the_price_and_nothing_else(tmp_path: Pat
 def test_the_text_names_tokens_memory_time_price_and_the_loss_of_a_law(tmp_path: Path) -> None:
     Store(str(tmp_path)).folder("runs/quickstart").write_json("scaling.json", asdict(FITTED))
     text = " ".join(plan("--gpus", "2xA100", "--set", f"store={tmp_path}").split())
-    for expected in ("655,360 in 80 steps", "per worker, ", "price $", "time ", "bits per byte", "ZeRO rows"):
+    for expected in (
+        "1,228,800 in 150 steps",
+        "per worker, ",
+        "price $",
+        "time ",
+        "bits per byte",
+        "ZeRO rows",
+    ):
         assert expected in text, expected
 
 
@@ -126,7 +133,7 @@ def test_a_plan_needs_no_access_to_the_store(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_small_runs_differ_from_the_recipe_only_in_size_length_and_learning_rate() -> None:
     recipe = load(QUICKSTART)
-    assert default_steps(recipe, 3) == (20, 40, 80)
+    assert default_steps(recipe, 3) == (37, 75, 150)
     small = ScalingConfig(pretrain=recipe.pretrain, depths=(1, 2), steps=(10, 20, 40)).small(1, 20)
     assert (small.model.depth, small.steps, small.evaluate_every) == (1, 20, 20)
     assert small.learning_rate == pytest.approx(recipe.pretrain.learning_rate * 3**0.5, rel=1e-3)
