@@ -115,6 +115,19 @@ def test_flops_are_counted_for_what_the_model_sees_of_rows_and_pairs() -> None:
     assert batch_flops(torch.nn.Linear(2, 2), {"ids": rows}) == 0.0
 
 
+def test_the_flops_of_answers_to_one_prompt_count_it_once_and_no_padding() -> None:
+    model: Any = small_model()
+    prompt, other = [11, 12, 13, 14], [11, 12, 9]
+    ids = np.array([[*prompt, 20, 21, 1], [*prompt, 30, 1, 1], [*other, 20, 1, 1, 1], [*other, 1, 1, 1, 1]])
+    mask = np.array([[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0], [0] * 7])
+    answers = {"ids": ids, "mask": mask, "advantages": np.ones(4)}  # the last one was not judged
+    assert batch_flops(model, answers) == 5 * flops_per_token(model.config, 5) + 3 * flops_per_token(
+        model.config, 3
+    )
+    pair = {"chosen": ids[:1], "chosen_mask": mask[:1], "rejected": ids[1:2], "rejected_mask": mask[1:2]}
+    assert batch_flops(model, pair) == 7 * flops_per_token(model.config, 6)
+
+
 def counted_flops(model: Any, length: int) -> int:
     """FLOPs of the matrix products of a forward and a backward pass, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
