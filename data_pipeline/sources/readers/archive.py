@@ -80,7 +80,7 @@ def read_archive(
                 except OSError as error:
                     yield Unread(path, place, "broken_member", str(error))
                     continue
-                yield document_from_content(content, name, url, path, place, limit)
+                yield document_from_content(content, name, url, path, place, limit, source.ocr)
 
 
 def _is_document(name: str) -> bool:
