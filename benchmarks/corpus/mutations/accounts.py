@@ -55,7 +55,7 @@ class Base:
 
 def whole(base: Base, data: bytes) -> Account:
     """A file that is one document."""
-    return Account(base.tokens() if data == base.content else set(), 1)
+    return Account(base.tokens() if data == base.content else set(), 1 if data.strip() else 0)
 
 
 def lines_account(base: Base, data: bytes) -> Account:
@@ -78,8 +78,7 @@ def array_account(base: Base, data: bytes) -> Account:
             return Account()
         return Account(before, None)
     rows = found if isinstance(found, list) else []
-    texts = {row["text"] for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str)}
-    there = {token for token, part in base.parts if json.loads(part)["text"] in texts}
+    there = {token for token, part in base.parts if json.loads(part) in rows}
     return Account(there, len(rows) or None, ends=not rows)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,21 @@ def test_a_wrong_length_costs_one_record_of_an_archive(tmp_path: Path, length: b
         ("broken_record", "record 3")
     ]
     assert error is None
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, bz2.compress, lzma.compress])
+def test_a_wrong_length_costs_one_record_of_a_compressed_archive(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    records = [warc_record(f"https://example.org/{n}", PAGE) for n in range(6)]
+    said = b"Content-Length: " + records[2].partition(b"Content-Length: ")[2].partition(b"\r\n")[0]
+    records[2] = records[2].replace(said, b"Content-Length: 99999999", 1)
+    content = pack(b"".join(records[:1])) + pack(b"".join(records[1:])) if pack is gzip.compress else None
+    documents, unread, error = read_all(
+        "warc", written(tmp_path / "a.warc", content or pack(b"".join(records)))
+    )
+    assert [document.url[-1] for document in documents] == ["0", "1", "3", "4", "5"]
+    assert ([problem.reason for problem in unread], error) == (["broken_record"], None)
 
 
 @pytest.mark.parametrize(
