@@ -45,7 +45,7 @@ MEMORY_BYTES = 400 << 20
 def read(
     found: Case, path: Path, limit: int | None
 ) -> tuple[list[Document], list[Unread], UnreadableFile | None]:
-    settings: dict[str, object] = {"max_document_bytes": limit} if limit else {}
+    settings = found.base.settings | ({"max_document_bytes": limit} if limit else {})
     documents, unread = [], []
     try:
         for item in read_source(source_of(found.base.kind, paths=[str(path)], **settings), str(path)):

@@ -180,8 +180,8 @@ def zip_account(base: Base, data: bytes) -> Account:
                     read = archive.read(info) if info.file_size < 1 << 20 and not info.flag_bits & 1 else b""
                 except Exception:  # noqa: BLE001 - whatever a library or reader raises
                     continue
-                name = re.fullmatch(r"d/(token\d{4}q)\.(txt|md|html)", info.filename)
-                if name and name.group(1) in read.decode("utf-8", "replace"):
+                name = re.fullmatch(r"d/(token\d{4}q)\.(txt(\.gz)?|md|html|rst|pdf|docx|epub)", info.filename)
+                if name and (name.group(1), read) in base.parts:
                     there.add(name.group(1))
     except Exception:  # noqa: BLE001 - whatever a library or reader raises
         return Account()
