@@ -189,14 +189,15 @@ def zip_account(base: Base, data: bytes) -> Account:
 
 
 def tar_account(base: Base, data: bytes) -> Account:
-    there = {
-        token for token, part in base.parts if any(data.find(part, n) == n for n in _aligned(data, part))
-    }
-    return Account(there, _tar_records(data))
+    starts: list[int] = []
+    records = _tar_records(data, starts)
+    there = {token for token, part in base.parts if any(data.startswith(part, at) for at in starts)}
+    return Account(there, records)
 
 
-def _tar_records(data: bytes) -> int | None:
-    """Members but folders, and stretches of blocks that are no header."""
+def _tar_records(data: bytes, starts: list[int]) -> int | None:
+    """Members but folders, and stretches of blocks that are no header. Where a header begins goes into
+    `starts`: one that lies in the content of another member is none."""
     count = place = 0
     found = damaged = False
     while place + 512 <= len(data):
@@ -211,19 +212,11 @@ def _tar_records(data: bytes) -> int | None:
             continue
         if info.type not in b"0\0" + b"15" or info.size < 0 or place + info.size > len(data):
             return None  # sparse files, attributes, a member that is cut off: for the reader alone
+        starts.append(place - 512)
         count += damaged + (not info.isdir())
         found, damaged = True, False
         place += -(-info.size // 512) * 512
     return count + (damaged and found) if place == len(data) else None
-
-
-def _aligned(data: bytes, part: bytes) -> list[int]:
-    found, places = data.find(part), []
-    while found >= 0:
-        if found % 512 == 0:
-            places.append(found)
-        found = data.find(part, found + 1)
-    return places
 
 
 def wiki_account(base: Base, data: bytes) -> Account:
