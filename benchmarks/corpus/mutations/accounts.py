@@ -173,7 +173,7 @@ def zip_account(base: Base, data: bytes) -> Account:
         return Account()  # no zip file, whatever follows
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [info for info in archive.infolist() if info.file_size or not info.is_dir()]
+            entries = [info for info in archive.infolist() if info.file_size or info.filename[-1:] != "/"]
             there = set()
             for info in entries:
                 try:

@@ -127,6 +127,14 @@ def test_a_tar_archive_without_its_end_and_two_in_one_file(tmp_path: Path) -> No
     assert (len(documents), error) == (4, None)
 
 
+def test_a_member_without_a_name_costs_only_itself(tmp_path: Path) -> None:
+    content = zipped({"a.txt": article(1), "b.txt": article(2), "c.txt": article(3)})
+    content = content.replace(b"b.txt", b"\0.txt")  # a name ends at its first zero byte
+    documents, unread, error = read_all("archive", written(tmp_path / "a.zip", content))
+    assert [document.text for document in documents] == [article(1), article(3)]
+    assert ([problem.reason for problem in unread], error) == (["not_a_document"], None)
+
+
 def test_members_missing_from_the_directory_of_a_zip_file_are_told(tmp_path: Path) -> None:
     content = bytearray(zipped({f"{n}.txt": article(n) for n in range(3)}))
     end = content.rfind(b"PK\x05\x06")
