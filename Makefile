@@ -30,10 +30,10 @@ serve: $(VENV)/.installed  ## Serve the model of `make run`, with a chat page
 test: $(VENV)/.installed-tests  ## Check style, types and import layers, and run the tests of everyday work
 	@$(BIN)/python -m tests.together test --logs $(VENV)
 
-test-rest: $(VENV)/.installed-tests  ## Run what `make test` leaves out: soak tests (long runs, hosts, browser)
+test-rest: $(VENV)/.installed-rest  ## Run what `make test` leaves out: soak tests (long runs, hosts, browser)
 	@$(BIN)/python -m tests.together rest --logs $(VENV)
 
-test-all: $(VENV)/.installed-tests  ## Run `make test`, then `make test-rest`
+test-all: $(VENV)/.installed-rest  ## Run `make test`, then `make test-rest`
 	@$(BIN)/python -m tests.together test rest --logs $(VENV)
 
 quick: $(VENV)/.installed-tests  ## Check style, types and the nearest tests of the files changed since main
@@ -88,6 +88,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@$(PIP) -e '.[tests]'
+	@touch $@
+
+# OCR is large (280 MB) and has soak tests only.
+$(VENV)/.installed-rest: $(VENV)/.installed-tests
+	@$(PIP) -e '.[ocr]'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml

@@ -25,6 +25,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "qlora": ("bitsandbytes",),
     "languages": ("jieba", "sudachipy", "sudachidict_core", "pythainlp"),
+    "ocr": ("rapidocr", "onnxruntime"),
 }
 """Import names that an extra of pyproject.toml installs; `fastapi` comes with `ray[serve]`. Not here:
 prometheus_client, which `ray[default]` brings in any case."""

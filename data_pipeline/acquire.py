@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
+from headwater.cluster.extras import require
 from headwater.cluster.runtime.needs import Moments, pool
 from headwater.cluster.runtime.session import Session
 from headwater.cluster.runtime.stage import Stage, StageConfig
@@ -31,6 +32,7 @@ from headwater.data_pipeline.sources.proxy import ENVIRONMENT, proxy_of
 from headwater.data_pipeline.sources.spec import (
     CommonCrawlSource,
     CrawlSource,
+    DocumentFiles,
     FileSource,
     Proxied,
     Source,
@@ -67,6 +69,11 @@ class Acquire(Stage[AcquireConfig]):
 
     def resources(self, settings: Mapping[str, StageConfig]) -> Moments:
         return [pool()]
+
+    def check(self) -> None:
+        """Raise HeadwaterError if a source asks for OCR without its packages."""
+        if any(isinstance(source, DocumentFiles) and source.ocr for source in self.config.sources):
+            require("ocr")
 
     def files(self) -> Iterable[tuple[str, str]]:
         for number, source in enumerate(self.config.sources):

@@ -40,10 +40,12 @@ class CleanJob:
     """Skip files that cannot be opened, and count them in the funnel."""
     allow_addresses: Sequence[str] = ()
     """Networks that URLs may reach besides public addresses."""
+    ocr: bool = False
+    """Read scanned pages of PDF files, in folders and archives, with OCR."""
 
     @property
     def _sources(self) -> list[Files]:
-        return sources_of(self.inputs, self.columns, self.allow_addresses)
+        return sources_of(self.inputs, self.columns, self.allow_addresses, self.ocr)
 
     @property
     def acquire(self) -> AcquireConfig:
@@ -70,6 +72,7 @@ def clean(job: CleanJob, session: Session, *, overwrite: bool = False) -> tuple[
     """
     acquire = Acquire(job.acquire)
     stage = Clean(job.config)
+    acquire.check()
     stage.check()
     key = stage.key({acquire.name: locate(acquire, {}, session).key}, stage.fingerprint(session))
     output = Artifact(job.output, stage.name, key)

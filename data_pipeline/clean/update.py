@@ -95,6 +95,8 @@ def update(corpus: Artifact, change: Change, session: Session) -> tuple[Manifest
 
     Returns the new manifest and whether the corpus already contained the change.
     """
+    if change.acquire is not None:
+        Acquire(change.acquire).check()
     gone = Gone(change.forget, change.opt_outs)
     identity = _identity(change, session)
     base = _begin(corpus, identity)

@@ -7,9 +7,11 @@ alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from headwater.data_pipeline.formats.ocr import scanned_pages
+from headwater.data_pipeline.formats.pdf_layout import Page
 from headwater.data_pipeline.formats.result import Converted, Unconvertible
 from headwater.data_pipeline.text.child import Child, ChildFailed
 
@@ -37,11 +39,12 @@ def format_of(name: str, content: bytes) -> str | None:
     return SUFFIXES.get(suffix)
 
 
-def convert(format: str, content: bytes, max_characters: int) -> Converted:
-    """Text of a document, from a child process. Raises Unconvertible: the reasons of the format and
-    convert_timeout, convert_failed."""
+def convert(format: str, content: bytes, max_characters: int, ocr: bool = False) -> Converted:
+    """Text of a document, from a child process; with `ocr`, of a PDF's scanned pages too. Raises
+    Unconvertible: the reasons of the format and of OCR, convert_timeout, convert_failed."""
+    scanned = scanned_pages(content) if ocr and format == "pdf" else {}
     try:
-        found = _child()(format, content, max_characters)
+        found = _child()(format, content, max_characters, scanned)
     except ChildFailed as failed:
         if failed.timeout:
             raise Unconvertible("convert_timeout", f"{format}: more than {SECONDS:.0f} s") from failed
@@ -56,15 +59,17 @@ def _child() -> Child:
     return Child(f"{__name__}:answer", SECONDS, ("", b"", 0), MEMORY_BYTES)
 
 
-def answer(format: str, content: bytes, max_characters: int) -> dict[str, Any]:
-    """The child's side: fields of a Converted, or `reason` and `detail`."""
+def answer(
+    format: str, content: bytes, max_characters: int, scanned: Mapping[int, Page] | None = None
+) -> dict[str, Any]:
+    """The child's side: fields of a Converted, or `reason` and `detail`. `scanned`: as of `pdf_text`."""
     from headwater.data_pipeline.formats.docx import docx_text
     from headwater.data_pipeline.formats.epub import epub_text
     from headwater.data_pipeline.formats.mail import mail_text
     from headwater.data_pipeline.formats.pdf import pdf_text
 
     converters: dict[str, Callable[[bytes, int], Converted]] = {
-        "pdf": pdf_text,
+        "pdf": functools.partial(pdf_text, scanned=scanned),
         "docx": docx_text,
         "epub": epub_text,
         "mail": mail_text,

@@ -2,7 +2,8 @@
 
 PDFium gives every character with its box. `pdf_layout.py` makes lines of them, in the order of columns;
 `pdf_lines.py` removes running headers, footers and page numbers and joins lines to paragraphs. Scans without
-a text layer are refused, as are files whose fonts do not say which characters they draw.
+a text layer are refused unless `ocr.py` has read them, as are files whose fonts do not say which characters
+they draw.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headwater.data_pipeline.formats.pdf_layout import Character, Page, page_of
@@ -34,9 +35,9 @@ NO_TITLE = re.compile(
 )
 
 
-def pdf_text(content: bytes, max_characters: int) -> Converted:
-    """Raises Unconvertible: encrypted, truncated_pdf, broken_pdf, too_many_pages, too_large, no_text_layer,
-    no_unicode_text."""
+def pdf_text(content: bytes, max_characters: int, scanned: Mapping[int, Page] | None = None) -> Converted:
+    """`scanned`: lines of pages without text, by page number from 0, as OCR read them. Raises Unconvertible:
+    encrypted, truncated_pdf, broken_pdf, too_many_pages, too_large, no_text_layer, no_unicode_text."""
     import pypdfium2 as pdfium
 
     if not END.search(content[-END_REACH:]):
@@ -55,17 +56,18 @@ def pdf_text(content: bytes, max_characters: int) -> Converted:
         try:
             page = document[number]
             found = list(_characters(page))
-            if not found:
+            seen = None if found else (scanned or {}).get(number)
+            if not found and (seen is None or not seen.segments):
                 scans += _has_image(page)
             page.close()
         except pdfium.PdfiumError:
             broken += 1
             continue
-        characters += len(found)
+        characters += len(found) + sum(len(line.text) for line in seen.segments) if seen else len(found)
         if characters > max_characters:
             raise Unconvertible("too_large", f"more than {max_characters:,} characters")
         unknown += sum(_is_unknown(character.text) for character in found)
-        read.append(page_of(found))
+        read.append(seen or page_of(found))
     if scans > SCANNED * pages or (scans and not characters):
         raise Unconvertible("no_text_layer", f"{scans} of {pages} pages are images without text")
     if not characters:
@@ -112,6 +114,17 @@ def _characters(page: Any) -> Iterator[Character]:
         )
         blank = line_break = False
     text_page.close()
+
+
+def is_scan(document: Any, number: int) -> bool:
+    """Whether a page is an image without text. A page that cannot be read is none."""
+    import pypdfium2 as pdfium
+
+    try:
+        page = document[number]
+        return next(_characters(page), None) is None and _has_image(page)
+    except pdfium.PdfiumError:
+        return False
 
 
 def _has_image(page: Any) -> bool:

@@ -20,7 +20,7 @@ def without_compression(name: str) -> str:
 
 
 def document_from_content(
-    content: bytes, name: str, url: str, file: str, position: str, limit: int
+    content: bytes, name: str, url: str, file: str, position: str, limit: int, ocr: bool = False
 ) -> Document | Unread:
     """The document in a file's unpacked content. `name` tells the format where the content does not; `limit`
     is the maximum size of content and text in bytes. Text is kept as it is, without its byte order mark."""
@@ -33,7 +33,7 @@ def document_from_content(
         return Unread(file, position, "empty_file", "the file is empty")
     name = without_compression(name)
     if (format := format_of(name, content)) is not None:
-        return converted_document(format, content, url, file, position, limit, source=source)
+        return converted_document(format, content, url, file, position, limit, source, ocr=ocr)
     if name.endswith(HTML_SUFFIXES) or content[:64].lstrip()[:14].lower().startswith(b"<!doctype html"):
         return Document(document_id(url, content), url, "", "", content, source)
     try:
@@ -52,11 +52,12 @@ def converted_document(
     limit: int,
     source: str,
     fetched_at: str = "",
+    ocr: bool = False,
 ) -> Document | Unread:
     """The document in a file of a format of `formats.convert`. Its id is that of the content, not of the
     text."""
     try:
-        found = convert(format, content, limit)
+        found = convert(format, content, limit, ocr)
     except Unconvertible as problem:
         return Unread(file, position, problem.reason, f"{problem.detail}; {url}")
     url = url or found.url

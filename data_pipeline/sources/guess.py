@@ -38,9 +38,11 @@ BY_NAME = ("archive", "mediawiki", "csv")
 """Kinds of files that are read only where they are named, not where a folder of mixed files holds one."""
 
 
-def sources_of(inputs: Sequence[str], columns: Columns, allow_addresses: Sequence[str] = ()) -> list[Files]:
+def sources_of(
+    inputs: Sequence[str], columns: Columns, allow_addresses: Sequence[str] = (), ocr: bool = False
+) -> list[Files]:
     """One source per input (path, folder, glob, URL, s3:// or hf:// name) and kind of file in it.
-    `allow_addresses`: as in the settings of a source."""
+    `allow_addresses` and `ocr`: as in the settings of a source."""
     found: list[Files] = []
     for path in inputs:
         if not encodable(path):
@@ -50,6 +52,8 @@ def sources_of(inputs: Sequence[str], columns: Columns, allow_addresses: Sequenc
             entry: dict[str, object] = {"kind": kind, "paths": [path], "allow_addresses": allow_addresses}
             if kind in ("jsonl", "parquet", "csv"):
                 entry["columns"] = columns
+            if kind in ("folder", "archive"):
+                entry["ocr"] = ocr
             found.append(TypeAdapter(Files).validate_python(entry))
     return found
 

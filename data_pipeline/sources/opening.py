@@ -119,6 +119,7 @@ def decompressed(
 ) -> Any:
     """The stream, decompressed if it is gzip, zstd, bzip2 or xz (by its first bytes), starting at `begin`.
     `gap`, `most_unpacked`: as of Unpacked."""
+    stream.seek(0)  # a reader that goes back to `begin` is further on
     head = stream.read(10)
     for magic, codec in CODECS.items():
         if head.startswith(magic) and (magic != b"BZh" or head[4:] == BZIP2_BLOCK):

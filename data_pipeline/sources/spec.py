@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headwater.cluster.runtime.stage import NonEmpty, StageConfig, unkeyed
 
@@ -93,16 +93,31 @@ class FileSource(Proxied):
     ones. Without it, no redirect and no host name leads to a machine of your own network."""
 
 
-class WarcSource(FileSource):
+class DocumentFiles(FileSource):
+    """Settings of sources that may hold PDF files."""
+
+    ocr: bool = Field(default=False, exclude_if=unkeyed(False))
+    """Read scanned pages of PDF files with OCR (`pip install 'headwater[ocr]'`). It takes seconds of CPU time
+    per page. Otherwise a scan is refused as `no_text_layer`."""
+
+
+class WarcSource(DocumentFiles):
     """Web archives: WARC responses (HTML) and WET conversion records (text), plain or compressed (gzip, zstd,
     bzip2, xz)."""
 
     kind: Literal["warc"]
     formats: tuple[Literal["pdf", "docx", "epub"], ...] = Field(default=(), exclude_if=unkeyed(()))
-    """Responses that are read besides HTML and plain text, by content type. Others count as `not_a_page`."""
+    """Responses that are read besides HTML and plain text, by content type. Others count as `not_a_page`.
+    `ocr` needs `pdf` among them."""
     obey_opt_outs: bool = Field(default=False, exclude_if=unkeyed(False))
     """Leave out pages whose stored response opts out, as a crawl does; they count as `opt_out`. Otherwise
     their opt-outs are only recorded, in the column `metadata`."""
+
+    @model_validator(mode="after")
+    def _ocr_of_pdf(self) -> WarcSource:
+        if self.ocr and "pdf" not in self.formats:
+            raise ValueError("`ocr` reads PDF files: add `pdf` to `formats`")
+        return self
 
 
 class JsonlSource(FileSource):
@@ -122,7 +137,7 @@ class ParquetSource(FileSource):
     """Columns of the table."""
 
 
-class FolderSource(FileSource):
+class FolderSource(DocumentFiles):
     """Text, Markdown, HTML, PDF, DOCX and EPUB files, one document each, plain or compressed."""
 
     kind: Literal["folder"]
@@ -130,7 +145,7 @@ class FolderSource(FileSource):
     """URL of the folder, which prefixes a document's path in it. If empty, documents get `file://` URLs."""
 
 
-class ArchiveSource(FileSource):
+class ArchiveSource(DocumentFiles):
     """Zip and tar archives of the files that `folder` reads, one document each. Tar archives may be
     compressed."""
 

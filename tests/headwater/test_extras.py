@@ -124,7 +124,8 @@ def test_the_table_of_extras_is_that_of_pyproject() -> None:
         }  # Ray's dashboard needs the latter, so it is part of the core
         imported = {canonicalize_name(name) for name in packages} - {"fastapi"}  # comes with ray[serve]
         assert imported == {canonicalize_name(name) for name in declared}
-        require(extra)
+        if extra != "ocr":  # which `tests` leaves out
+            require(extra)
 
 
 def test_only_imports_of_what_an_extra_installs_are_explained() -> None:

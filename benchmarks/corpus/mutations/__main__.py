@@ -16,6 +16,7 @@ import argparse
 import collections
 import faulthandler
 import json
+import re
 import resource
 import sys
 import tempfile
@@ -44,7 +45,7 @@ MEMORY_BYTES = 400 << 20
 def read(
     found: Case, path: Path, limit: int | None
 ) -> tuple[list[Document], list[Unread], UnreadableFile | None]:
-    settings: dict[str, object] = {"max_document_bytes": limit} if limit else {}
+    settings = found.base.settings | ({"max_document_bytes": limit} if limit else {})
     documents, unread = [], []
     try:
         for item in read_source(source_of(found.base.kind, paths=[str(path)], **settings), str(path)):
@@ -67,8 +68,8 @@ def problems(
     texts = [document.text or (document.html or b"").decode("utf-8", "replace") for document in documents]
     if found.plain is None:
         return wrong if documents or unread or error else [*wrong, "nothing said of the file"]
-    magic = (b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")
-    if found.data.startswith(magic) != (found.base.pack is not None):
+    magic = re.match(rb"\x1f\x8b|BZh.1AY&SY|\x28\xb5\x2f\xfd|\xfd7zXZ\0", found.data, re.DOTALL)
+    if (magic is not None) != (found.base.pack is not None):
         return wrong  # other bytes than those that the account is of
     account = found.base.account(found.base, found.plain)
     if not found.whole and found.base.kind == "mbox":  # where the last message ends is not known

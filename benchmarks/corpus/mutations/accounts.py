@@ -55,7 +55,7 @@ class Base:
 
 def whole(base: Base, data: bytes) -> Account:
     """A file that is one document."""
-    return Account(base.tokens() if data == base.content else set(), 1)
+    return Account(base.tokens() if data == base.content else set(), 1 if data.strip() else 0)
 
 
 def lines_account(base: Base, data: bytes) -> Account:
@@ -78,8 +78,7 @@ def array_account(base: Base, data: bytes) -> Account:
             return Account()
         return Account(before, None)
     rows = found if isinstance(found, list) else []
-    texts = {row["text"] for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str)}
-    there = {token for token, part in base.parts if json.loads(part)["text"] in texts}
+    there = {token for token, part in base.parts if json.loads(part) in rows}
     return Account(there, len(rows) or None, ends=not rows)
 
 
@@ -174,15 +173,15 @@ def zip_account(base: Base, data: bytes) -> Account:
         return Account()  # no zip file, whatever follows
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [info for info in archive.infolist() if info.file_size or not info.is_dir()]
+            entries = [info for info in archive.infolist() if info.file_size or info.filename[-1:] != "/"]
             there = set()
             for info in entries:
                 try:
                     read = archive.read(info) if info.file_size < 1 << 20 and not info.flag_bits & 1 else b""
                 except Exception:  # noqa: BLE001 - whatever a library or reader raises
                     continue
-                name = re.fullmatch(r"d/(token\d{4}q)\.(txt|md|html)", info.filename)
-                if name and name.group(1) in read.decode("utf-8", "replace"):
+                name = re.fullmatch(r"d/(token\d{4}q)\.(txt(\.gz)?|md|html|rst|pdf|docx|epub)", info.filename)
+                if name and (name.group(1), read) in base.parts:
                     there.add(name.group(1))
     except Exception:  # noqa: BLE001 - whatever a library or reader raises
         return Account()
@@ -190,14 +189,15 @@ def zip_account(base: Base, data: bytes) -> Account:
 
 
 def tar_account(base: Base, data: bytes) -> Account:
-    there = {
-        token for token, part in base.parts if any(data.find(part, n) == n for n in _aligned(data, part))
-    }
-    return Account(there, _tar_records(data))
+    starts: list[int] = []
+    records = _tar_records(data, starts)
+    there = {token for token, part in base.parts if any(data.startswith(part, at) for at in starts)}
+    return Account(there, records)
 
 
-def _tar_records(data: bytes) -> int | None:
-    """Members but folders, and stretches of blocks that are no header."""
+def _tar_records(data: bytes, starts: list[int]) -> int | None:
+    """Members but folders, and stretches of blocks that are no header. Where a header begins goes into
+    `starts`: one that lies in the content of another member is none."""
     count = place = 0
     found = damaged = False
     while place + 512 <= len(data):
@@ -212,19 +212,11 @@ def _tar_records(data: bytes) -> int | None:
             continue
         if info.type not in b"0\0" + b"15" or info.size < 0 or place + info.size > len(data):
             return None  # sparse files, attributes, a member that is cut off: for the reader alone
+        starts.append(place - 512)
         count += damaged + (not info.isdir())
         found, damaged = True, False
         place += -(-info.size // 512) * 512
     return count + (damaged and found) if place == len(data) else None
-
-
-def _aligned(data: bytes, part: bytes) -> list[int]:
-    found, places = data.find(part), []
-    while found >= 0:
-        if found % 512 == 0:
-            places.append(found)
-        found = data.find(part, found + 1)
-    return places
 
 
 def wiki_account(base: Base, data: bytes) -> Account:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import json
@@ -13,11 +14,13 @@ import random
 import re
 import tarfile
 import tempfile
+import textwrap
 import uuid
 import zipfile
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
@@ -43,6 +46,7 @@ from benchmarks.corpus.mutations.accounts import (
     wiki_account,
     zip_account,
 )
+from headwater.data_pipeline.formats.convert import MEDIA_TYPES
 from tests.data_pipeline.formats.making import docx, epub, paragraph, pdf
 
 WORDS = [
@@ -153,7 +157,7 @@ def parquet(generator: random.Random) -> Base:
     )
 
 
-def warc(generator: random.Random, wet: bool = False) -> Base:
+def warc(generator: random.Random, wet: bool = False, files: bool = False) -> Base:
     parts = []
     for token in tokens_of(generator.randrange(3, 9)):
         buffer = io.BytesIO()
@@ -170,6 +174,9 @@ def warc(generator: random.Random, wet: bool = False) -> Base:
             charset = generator.choice(("utf-8", "UTF-8", "windows-1252"))
             body = b"<html><body><p>" + body + b"</p></body></html>"
             headers = [("Content-Type", f"text/html; charset={charset}")]
+            if files and (format := generator.choice(("", "pdf", "docx", "epub"))):
+                kind = next(kind for kind, read in MEDIA_TYPES.items() if read == format)
+                body, headers = SINGLE[f"a.{format}"](token, generator), [("Content-Type", kind)]
             if generator.random() < 0.3:
                 body = gzip.compress(body, mtime=0)
                 headers.append(("Content-Encoding", "gzip"))
@@ -183,43 +190,50 @@ def warc(generator: random.Random, wet: bool = False) -> Base:
         record.rec_headers.replace_header("WARC-Date", "2026-01-02T03:04:05Z")  # the same bytes in every run
         writer.write_record(record)
         parts.append((token, buffer.getvalue()))
-    return Base(
-        "a.wet" if wet else "a.warc", "warc", b"".join(part for _, part in parts), parts, warc_account
-    )
+    content = b"".join(part for _, part in parts)
+    settings = {"formats": ("pdf", "docx", "epub")} if files else {}
+    return Base("a.wet" if wet else "a.warc", "warc", content, parts, warc_account, settings)
 
 
 def wet(generator: random.Random) -> Base:
     return warc(generator, wet=True)
 
 
-def _members(generator: random.Random) -> list[tuple[str, str, bytes]]:
-    ends = (".txt", ".md", ".html", ".txt", ".txt.gz")
+def warc_files(generator: random.Random) -> Base:
+    """Pages, and documents of other formats."""
+    return warc(generator, files=True)
+
+
+def _members(generator: random.Random, files: bool) -> list[tuple[str, str, bytes]]:
+    ends = (".pdf", ".docx", ".epub", ".rst") if files else (".txt", ".md", ".html", ".txt", ".txt.gz")
     found = []
     for token in tokens_of(generator.randrange(3, 9)):
         end, content = generator.choice(ends), text_of(token, generator).encode()
+        if f"a{end}" in SINGLE:
+            content = SINGLE[f"a{end}"](token, generator) if files else content
         found.append(
             (token, f"d/{token}{end}", gzip.compress(content, mtime=0) if end.endswith("gz") else content)
         )
     return found
 
 
-def zipped(generator: random.Random) -> Base:
+def zipped(generator: random.Random, files: bool = False) -> Base:
     buffer = io.BytesIO()
-    members = _members(generator)
+    members = _members(generator, files)
     with zipfile.ZipFile(
         buffer, "w", generator.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     ) as archive:
         for _, name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content)
-    base = Base("a.zip", "archive", buffer.getvalue(), [(token, b"") for token, _, _ in members], zip_account)
-    return base
+    parts = [(token, content) for token, _, content in members]
+    return Base("a.zip", "archive", buffer.getvalue(), parts, zip_account)
 
 
-def tarred(generator: random.Random) -> Base:
+def tarred(generator: random.Random, files: bool = False) -> Base:
     buffer, parts = io.BytesIO(), []
     kind = generator.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
-        for token, name, content in _members(generator):
+        for token, name, content in _members(generator, files):
             info, start = tarfile.TarInfo(name + "x" * 0), buffer.tell()
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -277,7 +291,7 @@ def single(name: str, make: Callable[[str, random.Random], bytes]) -> Callable[[
 
 
 def _page(text: str) -> list[tuple[float, float, float, str]]:
-    return [(60.0, 780.0 - 14 * n, 11.0, text[n * 80 : n * 80 + 80]) for n in range(1 + len(text) // 80)]
+    return [(60.0, 780.0 - 14 * n, 11.0, line) for n, line in enumerate(textwrap.wrap(text, 80))]
 
 
 SINGLE: dict[str, Callable[[str, random.Random], bytes]] = {
@@ -328,6 +342,27 @@ def members(maker: Callable[[random.Random], Base]) -> Callable[[random.Random],
     return base
 
 
+def set_to(maker: Callable[[random.Random], Base], **settings: Any) -> Callable[[random.Random], Base]:
+    def base(generator: random.Random) -> Base:
+        found = maker(generator)
+        found.settings = settings
+        return found
+
+    return base
+
+
+MAKERS |= {
+    "warc of files": warc_files,
+    "zip of files": functools.partial(zipped, files=True),
+    "tar of files": functools.partial(tarred, files=True),
+    "mbox with quotes": set_to(mbox, quotes="keep"),
+    "xhtml": single("a.xhtml", SINGLE["a.html"]),
+    "rst": single("a.rst", SINGLE["a.txt"]),
+    "docm": single("a.docm", SINGLE["a.docx"]),
+    "pdf.gz": packed(MAKERS["pdf"], ".gz"),
+    "docx.xz": packed(MAKERS["docx"], ".xz"),
+    "epub.zst": packed(MAKERS["epub"], ".zst"),
+}
 for _name in ("jsonl", "json", "csv", "mediawiki", "mbox", "tar", "wet", "txt"):
     for _end in PACKS:
         MAKERS[f"{_name}{_end}"] = packed(MAKERS[_name], _end)

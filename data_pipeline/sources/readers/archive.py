@@ -80,7 +80,7 @@ def read_archive(
                 except OSError as error:
                     yield Unread(path, place, "broken_member", str(error))
                     continue
-                yield document_from_content(content, name, url, path, place, limit)
+                yield document_from_content(content, name, url, path, place, limit, source.ocr)
 
 
 def _is_document(name: str) -> bool:
@@ -99,7 +99,9 @@ def _zip(stream: Any, limit: int, begin: int) -> Iterator[_Member]:
         archive = zipfile.ZipFile(stream)
     except DAMAGE as error:
         raise UnreadableFile("unreadable", f"damaged zip file: {error}", "byte 0") from error
-    for info in [info for info in archive.infolist() if not info.is_dir() or info.file_size][begin:]:
+    # ZipInfo.is_dir fails for a name without characters
+    files = [info for info in archive.infolist() if not info.filename.endswith("/") or info.file_size]
+    for info in files[begin:]:
         if not _is_document(info.filename):
             yield _Member(info.filename, None, "not_a_document", "its suffix is none of a document")
         elif info.flag_bits & 1:

@@ -52,7 +52,7 @@ class _Lines:
         """Go to the next line that is not empty."""
         self._row.clear()
         while (line := self._again.pop() if self._again else next(self._lines, None)) is not None:
-            if line.content not in (b"\n", b"\r\n"):
+            if line.content is None or line.content.strip(b"\r\n"):
                 self._again.append(line)
                 return
             self.number = line.number

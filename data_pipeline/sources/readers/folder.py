@@ -21,7 +21,7 @@ def read_folder_file(source: FolderSource, path: str) -> Iterator[Document | Unr
             raise UnreadableFile("truncated", str(error), "byte 0") from error
     if not content.strip():
         raise UnreadableFile("empty_file", "the file is empty", "byte 0")
-    yield document_from_content(content, path, _url(source, path), path, "", limit)
+    yield document_from_content(content, path, _url(source, path), path, "", limit, source.ocr)
 
 
 def _url(source: FolderSource, path: str) -> str:

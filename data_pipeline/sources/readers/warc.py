@@ -124,7 +124,8 @@ def read_record(
         return Unread(path, place, "opt_out", f"{', '.join(sorted(said))}; {url}")
     where = f"{path}:{place}"
     if isinstance(page, _File):
-        found = converted_document(page.format, page.content, url, path, place, limit, where, fetched_at)
+        ocr = isinstance(source, WarcSource) and source.ocr
+        found = converted_document(page.format, page.content, url, path, place, limit, where, fetched_at, ocr)
         return replace(found, metadata=as_metadata(said)) if isinstance(found, Document) else found
     identity = document_id(url, page[1] if html is None else html)
     return Document(

@@ -48,6 +48,9 @@ def clean(
         list[str] | None,
         typer.Option(metavar="CIDR", help="Network that URLs may reach besides public addresses."),
     ] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Read scanned PDF pages of folders and archives (extra `ocr`).")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a result made from other inputs or settings.")
     ] = False,
@@ -89,7 +92,7 @@ def clean(
         raise _refused("no INPUT", "name the files to clean")
     columns = Columns(text=text_column, id=id_column, url=url_column)
     config = load_clean(recipe, steps.split(",") if steps else None, set_ or [])
-    job = CleanJob(inputs or [], output, config, columns, skip_unreadable, allow_address or ())
+    job = CleanJob(inputs or [], output, config, columns, skip_unreadable, allow_address or (), ocr)
     if max_workers is None and address is None and not changing and job.small:
         max_workers = 0
     with _session(job, address, max_workers) as session:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pypdfium2
 
 Placed = tuple[float, float, float, str]
 """x, y (points from the lower left), size and text of a line."""
@@ -58,6 +62,31 @@ def pdf_of_objects(objects: Sequence[bytes], trailer: bytes = b"") -> bytes:
     out += b"".join(b"%010d 00000 n \n" % place for place in places)
     out += b"trailer << /Size %d /Root 1 0 R /Info %d 0 R %s >>\n" % (len(objects) + 1, len(objects), trailer)
     return bytes(out + b"startxref\n%d\n%%%%EOF\n" % start)
+
+
+def scan_of(content: bytes, worn: Callable[[Any], Any] = lambda image: image) -> bytes:
+    """The file's pages as grey images at 150 dpi, without text. `worn` changes an image ([height, width] of
+    bytes)."""
+    kids, objects = [], []
+    for number, page in enumerate(pypdfium2.PdfDocument(content)):
+        drawing = page.render(scale=150 / 72, grayscale=True).to_numpy()
+        image = worn(drawing.reshape(drawing.shape[:2]))
+        height, width = image.shape
+        data = zlib.compress(image.tobytes())
+        box = b"%g %g" % page.get_size()
+        drawn = b"%g 0 0 %g 0 0 cm /I Do" % page.get_size()
+        first = 3 + 3 * number
+        kids.append(b"%d 0 R" % first)
+        objects += [
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %s] /Contents %d 0 R "
+            b"/Resources << /XObject << /I %d 0 R >> >> >>" % (box, first + 1, first + 2),
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
+            b"<< /Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceGray "
+            b"/BitsPerComponent 8 /Filter /FlateDecode /Length %d >>\nstream\n%s\nendstream"
+            % (width, height, len(data), data),
+        ]
+    tree = b"<< /Type /Pages /Count %d /Kids [%s] >>" % (len(kids), b" ".join(kids))
+    return pdf_of_objects([b"<< /Type /Catalog /Pages 2 0 R >>", tree, *objects, b"<< >>"])
 
 
 def zipped(members: dict[str, str | bytes], stored: Sequence[str] = ()) -> bytes:

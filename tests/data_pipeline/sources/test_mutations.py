@@ -19,7 +19,7 @@ def test_an_undamaged_file_gives_all_its_records(name: str, tmp_path: Path) -> N
     base = variants(name)[0]
     path = tmp_path / base.name
     path.write_bytes(base.pack(base.content) if base.pack else base.content)
-    documents, unread, error = read_all(base.kind, str(path))
+    documents, unread, error = read_all(base.kind, str(path), **base.settings)
     assert (len(documents), unread, error) == (len(base.parts), [], None)
     expected = base.account(base, base.content)
     assert (expected.tokens, expected.records or len(documents)) == (base.tokens(), len(documents))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,21 @@ def test_a_wrong_length_costs_one_record_of_an_archive(tmp_path: Path, length: b
         ("broken_record", "record 3")
     ]
     assert error is None
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, bz2.compress, lzma.compress])
+def test_a_wrong_length_costs_one_record_of_a_compressed_archive(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    records = [warc_record(f"https://example.org/{n}", PAGE) for n in range(6)]
+    said = b"Content-Length: " + records[2].partition(b"Content-Length: ")[2].partition(b"\r\n")[0]
+    records[2] = records[2].replace(said, b"Content-Length: 99999999", 1)
+    content = pack(b"".join(records[:1])) + pack(b"".join(records[1:])) if pack is gzip.compress else None
+    documents, unread, error = read_all(
+        "warc", written(tmp_path / "a.warc", content or pack(b"".join(records)))
+    )
+    assert [document.url[-1] for document in documents] == ["0", "1", "3", "4", "5"]
+    assert ([problem.reason for problem in unread], error) == (["broken_record"], None)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +125,14 @@ def test_a_tar_archive_without_its_end_and_two_in_one_file(tmp_path: Path) -> No
     assert error is not None and error.reason == "unreadable"
     documents, _, error = read_all("archive", written(tmp_path / "b.tar", 2 * content))
     assert (len(documents), error) == (4, None)
+
+
+def test_a_member_without_a_name_costs_only_itself(tmp_path: Path) -> None:
+    content = zipped({"a.txt": article(1), "b.txt": article(2), "c.txt": article(3)})
+    content = content.replace(b"b.txt", b"\0.txt")  # a name ends at its first zero byte
+    documents, unread, error = read_all("archive", written(tmp_path / "a.zip", content))
+    assert [document.text for document in documents] == [article(1), article(3)]
+    assert ([problem.reason for problem in unread], error) == (["not_a_document"], None)
 
 
 def test_members_missing_from_the_directory_of_a_zip_file_are_told(tmp_path: Path) -> None:
