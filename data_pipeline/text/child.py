@@ -20,6 +20,8 @@ import sys
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from headwater.cluster.errors import HeadwaterError
+
 CHILD_MEMORY_BYTES = 4 << 30
 
 
@@ -53,7 +55,8 @@ class Child:
         self._pipe: Connection | None = None
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function's result, which must be JSON. Raises ChildFailed."""
+        """The function's result, which must be JSON. Raises ChildFailed, or HeadwaterError if the child
+        cannot load what it needs."""
         pipe = self._started()
         try:
             pipe.send_bytes(pickle.dumps(arguments))
@@ -86,7 +89,16 @@ class Child:
             )
             theirs.close()
             self._pipe.send_bytes(pickle.dumps((self._function, self._timeout, self._warm_up, self._memory)))
-            self._pipe.recv_bytes()  # ready: the timeout covers calls, not imports
+            try:
+                fault = json.loads(self._pipe.recv_bytes())  # the timeout covers calls, not imports
+            except (EOFError, OSError):
+                fault = "it ended without a word"
+            if fault:
+                self.close()
+                raise HeadwaterError(
+                    f"the process of {self._function} cannot start: {fault}",
+                    fix="install the packages that it needs again",
+                )
         return self._pipe
 
 
@@ -99,9 +111,13 @@ def _serve(descriptor: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     module, _, attribute = name.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
-    function(*warm_up)
-    pipe.send_bytes(b"ready")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+        function(*warm_up)
+    except Exception as error:  # noqa: BLE001 - told by the parent
+        pipe.send_bytes(json.dumps(f"{type(error).__name__}: {error}"[:1000]).encode())
+        return
+    pipe.send_bytes(b"null")
     while True:
         try:
             arguments = pickle.loads(pipe.recv_bytes())  # noqa: S301 - written by our own parent
