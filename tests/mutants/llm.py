@@ -312,7 +312,10 @@ MUTANTS = [
         DPO,
     ),
     mutant(
-        "dpo-prompt-counted", "-(token_losses(model, ids) * mask[:, 1:])", "-(token_losses(model, ids))", DPO
+        "dpo-prompt-counted",
+        "-(answer_losses(model, ids, mask) * mask[:, 1:])",
+        "-(answer_losses(model, ids, mask))",
+        DPO,
     ),
     mutant(
         "pair-prompt-not-shortened", "room = max_length - max(map(len,", "room = 9999 - max(map(len,", PAIR

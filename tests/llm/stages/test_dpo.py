@@ -57,6 +57,7 @@ def test_the_loss_of_a_known_pair() -> None:
         other = torch.log1p(-wanted.exp())
         return SimpleNamespace(logits=torch.stack([other, wanted], dim=-1))
 
+    model.config = SimpleNamespace(_attn_implementation="eager")  # type: ignore[attr-defined]
     batch = {"chosen": torch.tensor([[10, 1]]), "rejected": torch.tensor([[14, 1]])}
     batch |= {f"{side}_mask": torch.tensor([[0, 1]]) for side in ("chosen", "rejected")}
     batch |= {"reference_chosen": torch.tensor([-12.0]), "reference_rejected": torch.tensor([-13.0])}
