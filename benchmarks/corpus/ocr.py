@@ -10,9 +10,7 @@ from the text layer, through the same rules of layout, over bags of words.
 from __future__ import annotations
 
 import argparse
-import collections
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import psutil
 import pypdfium2
 from PIL import Image, ImageFilter
 
+from benchmarks.corpus.extraction.scores import f1
 from headwater.data_pipeline.formats import ocr
 from headwater.data_pipeline.formats.convert import convert
 from tests.data_pipeline.formats.making import scan_of
@@ -41,11 +40,6 @@ def first_pages(file: Path, count: int) -> bytes:
     part.import_pages(document, full[:count])
     part.save(buffer)
     return buffer.getvalue()
-
-
-def f1(found: str, expected: str) -> float:
-    one, other = (collections.Counter(re.findall(r"\w+", text.lower())) for text in (found, expected))
-    return 2 * (one & other).total() / max(1, one.total() + other.total())
 
 
 def child() -> psutil.Process:

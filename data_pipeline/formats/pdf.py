@@ -63,7 +63,7 @@ def pdf_text(content: bytes, max_characters: int, scanned: Mapping[int, Page] | 
         except pdfium.PdfiumError:
             broken += 1
             continue
-        characters += len(found) + sum(len(line.text) for line in seen.segments) if seen else len(found)
+        characters += sum(len(line.text) for line in seen.segments) if seen else len(found)
         if characters > max_characters:
             raise Unconvertible("too_large", f"more than {max_characters:,} characters")
         unknown += sum(_is_unknown(character.text) for character in found)

@@ -88,8 +88,9 @@ class Child:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # the import path of this process
             )
             theirs.close()
-            self._pipe.send_bytes(pickle.dumps((self._function, self._timeout, self._warm_up, self._memory)))
+            begin = pickle.dumps((self._function, self._timeout, self._warm_up, self._memory))
             try:
+                self._pipe.send_bytes(begin)
                 fault = json.loads(self._pipe.recv_bytes())  # the timeout covers calls, not imports
             except (EOFError, OSError):
                 fault = "it ended without a word"
@@ -97,7 +98,7 @@ class Child:
                 self.close()
                 raise HeadwaterError(
                     f"the process of {self._function} cannot start: {fault}",
-                    fix="install the packages that it needs again",
+                    fix="reinstall its packages",
                 )
         return self._pipe
 

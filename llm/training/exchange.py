@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training.job import StopTraining, Worker
-from headwater.llm.training.telemetry.records import batch_flops, resident_mb
+from headwater.llm.training.step_flops import batch_flops
+from headwater.llm.training.telemetry.records import resident_mb
 
 if TYPE_CHECKING:
     import numpy as np

@@ -148,6 +148,8 @@ def name_odds(pages: Iterable[Page]) -> dict[str, float]:
 
 def fit(pages: list[Page], rows: Callable[[Page], np.ndarray], shape: tuple[int, int, float]) -> Any:
     """Trees on blocks weighted by their fraction of the page's main text, which is what F1 counts."""
+    import lightgbm  # only training needs it
+
     random, parts = np.random.default_rng(0), []
     for page in pages:
         count = len(page.share)
@@ -155,8 +157,6 @@ def fit(pages: list[Page], rows: Callable[[Page], np.ndarray], shape: tuple[int,
         weight = (page.words + 2) / (page.gold_words + 50)
         weight = weight / max(1.0, weight.sum() / 4) * count / len(picked)
         parts.append((rows(page)[picked], page.share[picked], weight[picked]))
-    import lightgbm  # only training needs it
-
     data, target, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
     parameters = {**FIT, "num_leaves": shape[1], "learning_rate": shape[2]}
     dataset = lightgbm.Dataset(data, target, weight=weights, params=parameters)

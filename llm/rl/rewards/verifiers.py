@@ -28,7 +28,7 @@ CONTENT = 3
 
 def headline(answer: str, completion: Completion, task: Task) -> float:
     """Score of a headline, 0 to 1: the number of its content words that the article has, over the number of
-    all of them, but at least over `CONTENT`. It is 0 for what has not the form of a headline.
+    all of them, but at least over `CONTENT`. An answer without the form of a headline scores 0.
 
     The form: it stops by itself; it has 4 to 16 words; no content word and no pair of neighbouring words
     stands in it twice, nor a word beside itself. So neither part pays alone: function words occur in every

@@ -7,6 +7,7 @@ With the CPU kernels, many groups are one row without padding; otherwise rows sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headwater.llm.training.losses.token_losses import token_losses
@@ -29,9 +30,9 @@ def answer_losses(
     from headwater.llm.model import cpu_kernels
 
     if getattr(model, "module", model).config._attn_implementation == cpu_kernels.ATTENTION:
-        groups = _groups(ids, mask)
-        if 0 < 2 * len(groups) <= sum(map(len, groups.values())):
-            return _packed_losses(model, ids, groups, temperature)
+        by_prompt = groups(ids, mask)
+        if 0 < 2 * len(by_prompt) <= sum(map(len, by_prompt.values())):
+            return _packed_losses(model, ids, by_prompt, temperature)
     shared = _shared(ids, mask)
     if ids.shape[0] == 1 or shared < max(2, ids.shape[1] - shared):
         return token_losses(model, ids, temperature=temperature)
@@ -58,24 +59,24 @@ Groups = dict[tuple[int, ...], list[tuple[int, int]]]
 """By prompt: each answer's row, and the end of its last token."""
 
 
-def _groups(ids: torch.Tensor, mask: torch.Tensor) -> Groups:
-    """Rows with an answer, by what comes before it. Empty if one has no prompt."""
-    groups: Groups = {}
+def groups(ids: Any, mask: Any) -> Groups:
+    """Rows with an answer, by what comes before it. Empty if one has no prompt. Tensors or arrays [B, L+1]."""
+    found: Groups = {}
     for row, (known, counts) in enumerate(zip(ids.tolist(), (mask != 0).tolist(), strict=True)):
         if True in counts:
             prompt = tuple(known[: counts.index(True)])
-            groups.setdefault(prompt, []).append((row, len(counts) - counts[::-1].index(True)))
-    return groups if () not in groups else {}
+            found.setdefault(prompt, []).append((row, _end(counts)))
+    return found if () not in found else {}
 
 
-def _packed_losses(model: Any, ids: torch.Tensor, groups: Groups, temperature: float) -> torch.Tensor:
+def _packed_losses(model: Any, ids: torch.Tensor, by_prompt: Groups, temperature: float) -> torch.Tensor:
     """`answer_losses` of groups in one row without padding; rows that are in no group have 0."""
     import torch
 
     from headwater.llm.model import cpu_kernels
 
     parts, row, positions, kept, rows, columns = [], [], [], [], [], []  # type: ignore[var-annotated]
-    for prompt, answers in groups.items():
+    for prompt, answers in by_prompt.items():
         first, length = len(row), len(prompt)
         lengths = tuple(end - 1 - length for _, end in answers)  # nothing follows the last token
         parts.append(cpu_kernels.Group(first, length, lengths))
@@ -102,7 +103,6 @@ def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
     Those of `rewards`. With the CPU kernels all pairs are one row without padding, in which what the two
     answers of a pair have in common is read once.
     """
-
     from headwater.llm.model import cpu_kernels
 
     if getattr(model, "module", model).config._attn_implementation != cpu_kernels.ATTENTION:
@@ -111,10 +111,8 @@ def pair_rewards(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
             rewards(model, batch["rejected"], batch["rejected_mask"]),
         )
     parts, row, positions, ends = [], [], [], []  # type: ignore[var-annotated]
-    for pair in zip(*(_sequences(batch, side) for side in ("chosen", "rejected")), strict=True):
-        shortest = min(map(len, pair))
-        differs = [one != other for one, other in zip(*pair, strict=False)]
-        shared = min(differs.index(True) if True in differs else shortest, shortest - 1)
+    for pair in zip(*(sequences(batch, side) for side in ("chosen", "rejected")), strict=True):
+        shared = min(common(*pair), *(len(each) - 1 for each in pair))
         parts.append(cpu_kernels.Group(len(row), shared, tuple(len(each) - shared for each in pair)))
         row += pair[0][:shared]
         positions += range(shared)
@@ -146,10 +144,20 @@ def _read(model: Any, row: list[int], positions: list[int], parts: list[Any], **
     )
 
 
-def _sequences(batch: dict[str, torch.Tensor], side: str) -> list[list[int]]:
-    """The tokens of each row without padding."""
-    rows = zip(batch[side], batch[f"{side}_mask"], strict=True)
-    return [ids[mask != 0].tolist() for ids, mask in rows]
+def sequences(batch: Mapping[str, Any], side: str) -> list[list[int]]:
+    """The tokens of each row up to the last one whose mask is not 0, of tensors or arrays [B, L]."""
+    rows = zip(batch[side].tolist(), (batch[f"{side}_mask"] != 0).tolist(), strict=True)
+    return [ids[: _end(counts)] for ids, counts in rows]
+
+
+def common(one: list[int], other: list[int]) -> int:
+    """Number of first tokens that two sequences have in common."""
+    differs = [a != b for a, b in zip(one, other, strict=False)]
+    return differs.index(True) if True in differs else len(differs)
+
+
+def _end(counts: list[bool]) -> int:
+    return len(counts) - counts[::-1].index(True) if True in counts else 0
 
 
 def _shared(ids: torch.Tensor, mask: torch.Tensor) -> int:

@@ -13,23 +13,17 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.runtime.stage import StageConfig
 from headwater.cluster.storage.artifact import Artifact
 from headwater.cluster.storage.filesystem import filesystem, is_remote
-from headwater.llm.model.adapters import is_adapted, untouched_layers
-from headwater.llm.model.shape import flops_per_token
 from headwater.llm.training.telemetry.goodput import Goodput
-from headwater.llm.training.undocumented.deepspeed_internals import whole_size
 
 if TYPE_CHECKING:
     import torch
@@ -117,64 +111,6 @@ def resident_mb(device: torch.device) -> float:
     import psutil  # type: ignore[import-untyped]
 
     return float(psutil.Process().memory_info().rss) / MEGABYTE
-
-
-def batch_flops(model: Any, arrays: Mapping[str, np.ndarray]) -> float:
-    """FLOPs that a step on these rows needs (`shape.flops_per_token`); 0 if the model is no transformer.
-
-    Of pairs, and of answers with `advantages`, what comes before the answers counts once, and padding not.
-    """
-    config: Any = getattr(model, "config", None)
-    head = getattr(model, "get_output_embeddings", lambda: None)() is not None
-    trained, untouched = (_trained(model), untouched_layers(model)) if is_adapted(model) else (None, 0)
-    total = 0.0
-    for tokens, length in _needed(arrays):
-        try:
-            each = flops_per_token(config, length, head=head, adapters=trained, untouched=untouched)
-        except (AttributeError, TypeError):
-            return 0.0
-        total += tokens * each
-    return total
-
-
-def _needed(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Tokens that have to be read, in parts, and the length of a sequence of each part."""
-    if "chosen_mask" in arrays and "rejected_mask" in arrays:
-        sides = [_rows(arrays[side], arrays[f"{side}_mask"]) for side in ("chosen", "rejected")]
-        for pair in zip(*sides, strict=True):
-            yield _together(list(pair))
-    elif "advantages" in arrays and "mask" in arrays:
-        answers = defaultdict[bytes, list[np.ndarray]](list)
-        starts = arrays["mask"].argmax(axis=1)
-        for ids, start in zip(_rows(arrays["ids"], arrays["mask"]), starts, strict=True):
-            if len(ids):
-                answers[ids[:start].tobytes()].append(ids[:-1])  # the last id is only a target
-        for group in answers.values():
-            yield _together(group)
-    else:
-        for name, ahead in (("ids", 1), ("chosen", 0), ("rejected", 0)):
-            if name in arrays:
-                rows, length = arrays[name].shape[0], arrays[name].shape[1] - ahead
-                yield rows * length, length
-
-
-def _rows(ids: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """Each row up to the last token that counts; empty if none does."""
-    ends = np.where(mask.any(axis=1), mask.shape[1] - (mask != 0)[:, ::-1].argmax(axis=1), 0)
-    return [row[:end] for row, end in zip(ids, ends.tolist(), strict=True)]
-
-
-def _together(rows: list[np.ndarray]) -> tuple[int, int]:
-    """Tokens of sequences of which the common beginning is read once, and the longest one's length."""
-    shortest = min(map(len, rows))
-    differs = np.logical_or.reduce([row[:shortest] != rows[0][:shortest] for row in rows])
-    shared = int(differs.argmax()) if differs.any() else shortest
-    return sum(map(len, rows)) - (len(rows) - 1) * shared, max(map(len, rows))
-
-
-def _trained(model: torch.nn.Module) -> int:
-    """Number of trained parameters, also where ZeRO-3 has partitioned them."""
-    return sum(whole_size(p) for p in model.parameters() if p.requires_grad)
 
 
 class Recorder:

@@ -20,8 +20,9 @@ from headwater.llm.hardware import peak
 from headwater.llm.model.adapters import LoraConfig, with_adapters
 from headwater.llm.model.shape import ModelConfig, flops_per_token, hf_config
 from headwater.llm.training.config import TrainConfig
+from headwater.llm.training.step_flops import batch_flops
 from headwater.llm.training.telemetry import records
-from headwater.llm.training.telemetry.records import RunRecorder, TrackConfig, batch_flops, read_history
+from headwater.llm.training.telemetry.records import RunRecorder, TrackConfig, read_history
 from tests.llm.chat_tokenizer import chat_tokenizer
 from tests.llm.models import small_model
 
