@@ -60,7 +60,7 @@ Groups = dict[tuple[int, ...], list[tuple[int, int]]]
 
 
 def groups(ids: Any, mask: Any) -> Groups:
-    """Rows with an answer, by what comes before it. Empty if one has no prompt. Tensors or arrays [B, L+1]."""
+    """Rows [B, L+1] with an answer, by what comes before it. Empty if one has no prompt."""
     found: Groups = {}
     for row, (known, counts) in enumerate(zip(ids.tolist(), (mask != 0).tolist(), strict=True)):
         if True in counts:
