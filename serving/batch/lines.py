@@ -44,6 +44,8 @@ def plan(
 ) -> BatchUnits:
     """Cut a stream of `size` bytes into units. `line_id` returns the id of a line, or None.
 
+    A unit has at most `lines_per_unit` lines, apart from empty lines at its end: successive empty lines
+    stay together, so a file of empty lines alone is one unit.
     `advance` is called with the number of bytes of each line read.
     """
     least_bytes = size // MOST_UNITS

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headwater.llm.inference import Engine
@@ -55,6 +55,8 @@ def test_a_body_need_not_name_the_model_that_the_command_names() -> None:
     st.integers(1, 7),
     st.booleans(),
 )
+@example([b"\n", b"\n"], 1, False)
+@example([line("a"), b"\n", b"\n", line("b")], 2, False)
 def test_units_cover_every_line_once_and_know_its_number(
     content: list[bytes], per_unit: int, last_is_open: bool
 ) -> None:
@@ -76,7 +78,8 @@ def test_units_cover_every_line_once_and_know_its_number(
         texts = data[unit["start"] : unit["end"]].removesuffix(b"\n").split(b"\n")
         assert texts == original[unit["line"] - 1 :][: len(texts)]
         assert unit["too_long"] == (len(texts[0]) >= 800)
-        assert len(texts) <= per_unit
+        before_empty_lines = data[unit["start"] : unit["end"]].rstrip(b"\n").split(b"\n")
+        assert len(before_empty_lines) <= per_unit
 
 
 def test_a_large_file_has_a_bounded_number_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
