@@ -23,6 +23,7 @@ from headwater.serving.answers.answer import answer
 from headwater.serving.answers.complete import check_tokens, complete
 from headwater.serving.answers.decisions import Decision, Decisions, Past
 from headwater.serving.answers.events import CompletionJob, Event, Job, Spoken
+from headwater.serving.answers.outbox import Outbox
 from headwater.serving.answers.token_text import spoken
 from headwater.serving.config import AppConfig
 from headwater.serving.errors import ApiError
@@ -39,6 +40,9 @@ from headwater.serving.web.pages import Page, Read, segment_of
 if TYPE_CHECKING:
     import numpy as np
 
+MESSAGE_SECONDS, LONGEST_PAUSE = 0.008, 0.1
+"""A replica sends at most one message every so many seconds, and each of its streams one at least every so
+many: a message costs more time than a token of a small model."""
 T = TypeVar("T")
 
 
@@ -72,6 +76,7 @@ class EngineReplica:
         self._models.preload(self._list.now.values())
         self._looked = time.monotonic()
         self._following: asyncio.Future[None] | None = None
+        self._streams = 0
         self._pool = ThreadPoolExecutor(config.parallel_requests, thread_name_prefix="answer")
         self._embedder = functools.cache(lambda: load_embedder(config.embedding))
 
@@ -114,16 +119,12 @@ class EngineReplica:
         Of an answer with a past (another replica began it) only what follows. When the client disconnects,
         Serve closes this generator and the thread stops at its next token.
         """
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | Decision | ApiError | BaseException | None] = asyncio.Queue()
+        events: Outbox[Event | Decision | ApiError] = Outbox(self._pause)
         gone, phases = threading.Event(), traces.Phases("queue")
-
-        def put(event: Event | Decision | ApiError | BaseException | None) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
 
         def decided(decision: Decision) -> None:
             phases.begin("decode")
-            put(decision)
+            events.put(decision)
 
         def work() -> None:
             phases.begin("prefill")
@@ -134,34 +135,31 @@ class EngineReplica:
                     for event in itertools.islice(all_events, past.events, None):
                         if gone.is_set():
                             return
-                        put(event)
-                put(None)
+                        events.put(event)
+                events.close()
             except ApiError as error:
-                put(error)
-                put(None)
+                events.put(error)
+                events.close()
             except HeadwaterError as error:
-                put(ApiError(400, str(error), code="invalid_value"))
-                put(None)
+                events.put(ApiError(400, str(error), code="invalid_value"))
+                events.close()
             except Exception as error:  # noqa: BLE001 - raised again in the consumer
                 traces.failed(phases.span, error)
-                put(error)
+                events.close(error)
             finally:
                 phases.span.end()
 
         self._pool.submit(contextvars.copy_context().run, work)
+        self._streams += 1
         try:
-            last: Event | Decision | ApiError | BaseException | None = None
-            while last is None or isinstance(last, Event | Decision | ApiError):
-                ready = [await events.get()]
-                while not events.empty():
-                    ready.append(events.get_nowait())
-                if told := [event for event in ready if isinstance(event, Event | Decision | ApiError)]:
-                    yield told
-                if (last := ready[-1]) is None:
-                    return
-            raise last
+            async for ready in events.batches():
+                yield ready
         finally:
+            self._streams -= 1
             gone.set()
+
+    def _pause(self) -> float:
+        return min(MESSAGE_SECONDS * self._streams, LONGEST_PAUSE)
 
     @_refusing
     def tokenize(

@@ -12,6 +12,8 @@ from starlette.types import Send
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 QUIET_SECONDS = 5.0
 """Longest silence of a stream. Proxies close one that is silent for long: nginx after 60 s."""
+MOST_JOINED = 256
+"""Events in one message."""
 COMMENT = ": waiting\n\n"
 """A line that clients skip."""
 
@@ -31,7 +33,8 @@ class EventStream(StreamingResponse):
 
 
 async def never_quiet(events: AsyncGenerator[str, None]) -> AsyncGenerator[tuple[str, bool], None]:
-    """The events, each with whether more follow, and comments where none comes for `QUIET_SECONDS`.
+    """The events, those that come together joined, each time with whether more follow, and comments where
+    none comes for `QUIET_SECONDS`.
 
     An empty event comes last where the end of `events` takes longer to come than one turn of the loop.
     """
@@ -42,14 +45,14 @@ async def never_quiet(events: AsyncGenerator[str, None]) -> AsyncGenerator[tuple
             if not coming.done():
                 yield COMMENT, True
                 continue
-            if (event := coming.result()) is None:
-                yield "", False
-                return
-            coming = asyncio.create_task(_next(events))
-            await asyncio.sleep(0)  # the end, if it is next, is there now
-            ended = coming.done() and not coming.exception() and coming.result() is None
-            yield event, not ended
-            if ended:
+            ready, more = list[str](), True
+            while more and coming.done() and len(ready) < MOST_JOINED and not (ready and coming.exception()):
+                if more := (event := coming.result()) is not None:
+                    ready.append(event)
+                    coming = asyncio.create_task(_next(events))
+                    await asyncio.sleep(0)  # the next one, or the end, is there now if it came together
+            yield "".join(ready), more
+            if not more:
                 return
     finally:
         coming.cancel()

@@ -266,3 +266,29 @@ def test_a_client_that_leaves_ends_the_stream_behind_its_comments() -> None:
 
     asyncio.run(leave())
     assert closed
+
+
+def test_events_that_come_together_are_one_message_and_an_error_comes_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streaming, "MOST_JOINED", 3)
+
+    async def events() -> Any:
+        for number in range(4):
+            yield f"data: {number}\n\n"
+        await asyncio.sleep(0.001)
+        yield "data: late\n\n"
+        raise RuntimeError("the model failed")
+
+    async def read() -> None:
+        seen = []
+        with pytest.raises(RuntimeError, match="the model failed"):
+            async for message in streaming.never_quiet(events()):
+                seen.append(message)
+        assert seen == [
+            ("data: 0\n\ndata: 1\n\ndata: 2\n\n", True),
+            ("data: 3\n\n", True),
+            ("data: late\n\n", True),
+        ]
+
+    asyncio.run(read())
