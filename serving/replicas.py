@@ -22,7 +22,7 @@ from headwater.serving import traces
 from headwater.serving.answers.answer import answer
 from headwater.serving.answers.complete import check_tokens, complete
 from headwater.serving.answers.decisions import Decision, Decisions, Past
-from headwater.serving.answers.events import CompletionJob, Event, Job, Spoken
+from headwater.serving.answers.events import CompletionJob, Delta, Event, Job, Spoken
 from headwater.serving.answers.outbox import Outbox
 from headwater.serving.answers.token_text import spoken
 from headwater.serving.config import AppConfig
@@ -119,7 +119,9 @@ class EngineReplica:
         Of an answer with a past (another replica began it) only what follows. When the client disconnects,
         Serve closes this generator and the thread stops at its next token.
         """
-        events: Outbox[Event | Decision | ApiError] = Outbox(self._pause)
+        events: Outbox[Event | Decision | ApiError] = Outbox(
+            self._pause, after=lambda event: isinstance(event, Delta)
+        )
         gone, phases = threading.Event(), traces.Phases("queue")
 
         def decided(decision: Decision) -> None:

@@ -14,9 +14,10 @@ T = TypeVar("T")
 class Outbox(Generic[T]):
     """Events that a thread puts in, and the event loop takes out. Made in that loop."""
 
-    def __init__(self, pause: Callable[[], float]) -> None:
-        """`pause`: shortest time between two batches of events, in seconds, but for the last one."""
-        self._pause, self._loop = pause, asyncio.get_running_loop()
+    def __init__(self, pause: Callable[[], float], after: Callable[[T], bool]) -> None:
+        """`pause`: shortest time between two batches of events, in seconds, but for the last one. Pauses
+        begin behind the first event of which `after` is true."""
+        self._pause, self._after, self._loop = pause, after, asyncio.get_running_loop()
         self._lock, self._held, self._told = threading.Lock(), list[T](), False
         self._filled, self._closed = asyncio.Event(), asyncio.Event()
         self._error: BaseException | None = None
@@ -39,7 +40,8 @@ class Outbox(Generic[T]):
         self._closed.set()
 
     async def batches(self) -> AsyncIterator[list[T]]:
-        """All events that are ready, each time some: the first one at once."""
+        """All events that are ready, each time some."""
+        pausing = False
         while True:
             await self._filled.wait()
             closed = self._closed.is_set()
@@ -47,10 +49,13 @@ class Outbox(Generic[T]):
             with self._lock:
                 events, self._held, self._told = self._held, [], False
             if events:
+                pausing = pausing or any(map(self._after, events))
                 yield events
             if closed:
                 if self._error is not None:
                     raise self._error
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), self._pause())
+            if pausing:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause()):
+                        await self._closed.wait()

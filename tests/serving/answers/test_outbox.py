@@ -12,6 +12,10 @@ from headwater.serving.answers.outbox import Outbox
 NEVER = 1e6
 
 
+def every(event: int) -> bool:
+    return True
+
+
 async def taken(box: Outbox[int], *then: Callable[[], None]) -> list[list[int]]:
     """All batches; behind the first, the second, … a thread does what is next."""
     batches = []
@@ -25,7 +29,7 @@ async def taken(box: Outbox[int], *then: Callable[[], None]) -> list[list[int]]:
 
 def test_the_first_event_comes_at_once_and_the_end_ends_a_pause() -> None:
     async def go() -> list[list[int]]:
-        box = Outbox[int](lambda: NEVER)
+        box = Outbox[int](lambda: NEVER, every)
 
         def rest() -> None:
             for number in range(1, 500):
@@ -40,7 +44,7 @@ def test_the_first_event_comes_at_once_and_the_end_ends_a_pause() -> None:
 
 def test_events_wait_for_the_end_of_a_pause_and_are_then_taken_together() -> None:
     async def go() -> None:
-        box, seen = Outbox[int](lambda: NEVER), list[list[int]]()
+        box, seen = Outbox[int](lambda: NEVER, every), list[list[int]]()
 
         async def read() -> None:
             async for batch in box.batches():
@@ -62,9 +66,24 @@ def test_events_wait_for_the_end_of_a_pause_and_are_then_taken_together() -> Non
     asyncio.run(go())
 
 
+def test_pauses_begin_behind_the_first_event_that_asks_for_them() -> None:
+    async def go() -> list[list[int]]:
+        box = Outbox[int](lambda: NEVER, lambda event: event == 1)
+
+        def rest() -> None:
+            box.put(2)
+            box.put(3)
+            box.close()
+
+        await asyncio.to_thread(box.put, 0)
+        return await taken(box, lambda: box.put(1), rest)
+
+    assert asyncio.run(go()) == [[0], [1], [2, 3]]
+
+
 def test_a_pause_ends_by_itself() -> None:
     async def go() -> list[list[int]]:
-        box = Outbox[int](lambda: 0.001)
+        box = Outbox[int](lambda: 0.001, every)
         await asyncio.to_thread(box.put, 0)
         return await taken(box, lambda: box.put(1), box.close)
 
@@ -73,7 +92,7 @@ def test_a_pause_ends_by_itself() -> None:
 
 def test_an_error_is_raised_behind_the_last_event_and_an_empty_box_just_ends() -> None:
     async def failing() -> None:
-        box, seen = Outbox[int](lambda: NEVER), list[list[int]]()
+        box, seen = Outbox[int](lambda: NEVER, every), list[list[int]]()
 
         def fail() -> None:
             box.put(1)
@@ -86,7 +105,7 @@ def test_an_error_is_raised_behind_the_last_event_and_an_empty_box_just_ends() -
         assert seen == [[1]]
 
     async def empty() -> list[list[int]]:
-        box = Outbox[int](lambda: NEVER)
+        box = Outbox[int](lambda: NEVER, every)
         await asyncio.to_thread(box.close)
         return await taken(box)
 
