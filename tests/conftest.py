@@ -14,6 +14,7 @@ from headwater.cluster.storage import object_store
 from headwater.cluster.storage.store import Store
 from headwater.data_pipeline.sources import opening
 from tests.s3 import s3_server as s3_server  # the fixture
+from tests.together import SIGNS
 
 # The programs of the extra `tests` (weed, ray, headwater) lie beside this interpreter, on the PATH or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -25,9 +26,15 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    texts: dict[Path, str] = {}
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+        for mark, sign in SIGNS.items():
+            if item.get_closest_marker(mark) and not sign.search(
+                texts.setdefault(item.path, item.path.read_text())
+            ):
+                raise pytest.UsageError(f"{item.nodeid}: SIGNS in tests/together.py do not find its `{mark}`")
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 import headwater
+from tests.headwater.command import headwater as headwater_here
+from tests.headwater.command import several_in_a_process
 from tests.k8s.conftest import QUICKSTART, ROOT
 from tests.k8s.conftest import kubectl as kubectl  # the fixture
 
@@ -58,14 +61,27 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def installed(wheels: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package alone; the packages that it needs come from this environment."""
     target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--target",
+        target,
+    ]
     _run(*install, wheels[0], cwd=target)
     return target
 
 
-def _headwater(installed: Path, folder: Path, *arguments: str) -> str:
-    environment = {"PYTHONPATH": str(installed), "NO_COLOR": "1", "COLUMNS": "200"}
-    return _run(sys.executable, "-m", "headwater", *arguments, cwd=folder, **environment)
+def _headwater(installed: Path, folder: Path, *commands: Sequence[str]) -> list[str]:
+    """What the installed package's commands print."""
+    place, said = several_in_a_process(*commands, cwd=folder, PYTHONPATH=str(installed))
+    assert place.startswith(str(installed))
+    assert not any(code for code, _ in said), said
+    return [output for _, output in said]
 
 
 def test_the_wheel_holds_headwater_alone_with_every_module_and_every_data_file(
@@ -88,21 +104,16 @@ def test_the_wheel_holds_headwater_alone_with_every_module_and_every_data_file(
 
 
 def test_recipes_are_listed_printed_and_found_by_name_from_anywhere(installed: Path, tmp_path: Path) -> None:
-    place = _run(
-        *(sys.executable, "-c", "import headwater.cli; print(headwater.cli.__file__)"),
-        cwd=tmp_path,
-        PYTHONPATH=str(installed),
-    )
-    assert place.startswith(str(installed))
-    assert _headwater(installed, tmp_path, "--version") == f"headwater {headwater.__version__}\n"
-    lines = _headwater(installed, tmp_path, "recipes").splitlines()[1:]
-    listed = dict(line.split(maxsplit=1) for line in lines)
+    commands = ["--version"], ["recipes"], ["recipes", "quickstart"], ["constraints"]
+    version, recipes, quickstart, constraints = _headwater(installed, tmp_path, *commands)
+    assert version == f"headwater {headwater.__version__}\n"
+    listed = dict(line.split(maxsplit=1) for line in recipes.splitlines()[1:])
     files = sorted(QUICKSTART.parent.glob("*.yaml"))
     assert list(listed) == [path.stem for path in files]
     for path in files:
         assert f"# {listed[path.stem]}".startswith(path.read_text().splitlines()[0])
-    assert _headwater(installed, tmp_path, "recipes", "quickstart") == QUICKSTART.read_text()
-    assert _headwater(installed, tmp_path, "constraints") == (ROOT / "constraints.txt").read_text()
+    assert quickstart == QUICKSTART.read_text()
+    assert constraints == (ROOT / "constraints.txt").read_text()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,9 +121,9 @@ def test_a_packaged_recipe_is_rendered_for_kubernetes_as_from_the_checkout(
     installed: Path, tmp_path: Path, kubectl: Path
 ) -> None:
     options = ["--set", "store=s3://bucket/runs", "--overlay", "gpu-64", "--queue", "team"]
-    here = _headwater(ROOT, tmp_path, "k8s", "render", str(QUICKSTART), *options)
-    there = _headwater(installed, tmp_path, "k8s", "render", "quickstart", *options)
-    assert there == here
+    code, here = headwater_here("k8s", "render", QUICKSTART, *options)
+    (there,) = _headwater(installed, tmp_path, ["k8s", "render", "quickstart", *options])
+    assert code == 0 and there == here
     assert "RayJob" in {manifest["kind"] for manifest in yaml.safe_load_all(there)}
 
 

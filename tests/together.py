@@ -4,9 +4,10 @@
 
 `test`: style, types, layers and every test without the mark `soak`. `rest`: the tests with it. Each selection
 has a pytest for the tests that need a Ray cluster (the mark `ray`), mostly one that they share. All others
-are in one group, or in four of about its length. A group starts as soon as another has ended, so that both
-cores have work until the end. Every minute a line says how far each is; a group's output is shown when it has
-ended, then the slowest tests of all and their numbers.
+are in one group, or in four of about its length. A group of few tests imports only the files whose text says
+that they may have some; tests/conftest.py refuses such a test in any other file. A group starts as soon as
+another has ended, so that both cores have work until the end. Every minute a line says how far each is; a
+group's output is shown when it has ended, then the slowest tests of all and their numbers.
 """
 
 from __future__ import annotations
@@ -32,14 +33,29 @@ PARTS = {
     "llm elsewhere": ["tests/llm", "--ignore=tests/llm/training"],
     "data_pipeline, cluster": [f"tests/{room}" for room in DATA],
 }
+TESTS = Path(__file__).parent
+SIGNS = {
+    "ray": re.compile(r"\b(ray_cluster|mark\.ray|session: \w+|endpoint: Endpoint|trains_here)\b"),
+    "soak": re.compile(r"\bmark\.soak\b"),
+}
+"""Mark → what the text of every file has whose tests have the mark: the mark, or a fixture that brings it."""
 SLOWEST = 20
+
+
+def files(*marks: str) -> list[str]:
+    """The files that may have tests with all of these marks."""
+    return [
+        str(path.relative_to(TESTS.parent))
+        for path in sorted(TESTS.rglob("test_*.py"))
+        if all(SIGNS[mark].search(path.read_text()) for mark in marks)
+    ]
 
 
 def commands(selection: str) -> dict[str, list[str]]:
     """Group → command, in an order that leaves no core idle at the end."""
-    marks = MARKS[selection]
-    groups = {"on Ray": [*PYTEST, "-m", f"ray and {marks}"]}
-    folders = PARTS if selection == "test" else {"without Ray": []}
+    marks, soak = MARKS[selection], [] if selection == "test" else ["soak"]
+    groups = {"on Ray": [*PYTEST, "-m", f"ray and {marks}", *files("ray", *soak)]}
+    folders = PARTS if selection == "test" else {"without Ray": files("soak")}
     groups |= {name: [*PYTEST, "-m", f"not ray and {marks}", *only] for name, only in folders.items()}
     lint = {"style, types and layers": LINT} if selection == "test" else {}
     return {f"{selection}, {name}": command for name, command in groups.items()} | lint

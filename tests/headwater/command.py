@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 from unittest import mock
@@ -50,6 +51,42 @@ def in_a_process(*arguments: object, cwd: Path = ROOT, **environment: str) -> tu
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+SEVERAL = """
+import json, runpy, sys
+import headwater
+
+print(headwater.__file__, end="", flush=True)
+for arguments in json.loads(sys.argv[1]):
+    print(end="\\0", flush=True)
+    sys.argv, code = ["headwater", *arguments], 0
+    try:
+        runpy.run_module("headwater", run_name="__main__")
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    print(end=f"\\0{code}", flush=True)
+"""
+
+
+def several_in_a_process(
+    *commands: Sequence[object], cwd: Path, **environment: str
+) -> tuple[str, list[tuple[int, str]]]:
+    """Several commands one after another in one process of their own, since imports take most of the time of
+    each: where their package lies, and the exit code and output of each."""
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, json.dumps([[*map(str, command)] for command in commands])],
+        cwd=cwd,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    place, *said = done.stdout.split("\0")
+    return place, [(int(code), output) for output, code in zip(said[::2], said[1::2], strict=True)]
 
 
 @contextlib.contextmanager

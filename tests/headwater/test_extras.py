@@ -17,7 +17,7 @@ from headwater.cluster.errors import HeadwaterError
 from headwater.cluster.extras import EXTRAS, missing_extra, require
 from tests.cluster.heads import ROOT
 from tests.data_pipeline.clean.test_clean import article
-from tests.headwater.command import in_a_process
+from tests.headwater.command import in_a_process, several_in_a_process
 from tests.headwater.sections import CHAIN
 
 HIDDEN = sorted({name for packages in EXTRAS.values() for name in packages})
@@ -45,17 +45,17 @@ importlib.metadata.Distribution.from_name = classmethod(from_name)
 """A sitecustomize.py: Python runs it at every start, in Ray's workers too."""
 
 
-@pytest.fixture
-def core(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of processes in which nothing that an extra installs can be imported."""
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDING)
-    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), str(ROOT)])}
+    hidden = tmp_path_factory.mktemp("hidden")
+    (hidden / "sitecustomize.py").write_text(HIDING)
+    return {"PYTHONPATH": os.pathsep.join([str(hidden), str(ROOT)])}
 
 
-@pytest.fixture
-def pages(tmp_path: Path) -> Path:
-    path = tmp_path / "pages.jsonl"
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "pages.jsonl"
     rows = [{"text": article(n), "url": f"https://example.org/{n}"} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -71,42 +71,60 @@ def test_clean_needs_no_extra(core: dict[str, str], pages: Path, tmp_path: Path,
     assert (tmp_path / "clean" / "funnel.png").exists()
 
 
-def test_a_run_without_its_extras_says_so_before_its_first_stage(
-    core: dict[str, str], pages: Path, tmp_path: Path
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
+RUNS = {"run recipe.yaml": "train,serve", "run recipe.yaml --set index=null": "train"}
+"""Command → the extras that it needs."""
+COMMANDS = {
+    "serve recipe.yaml": "serve",
+    "batch in.jsonl out.jsonl --model model": "serve",
+    "plan quickstart": "train",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(pages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a recipe lies and its store would."""
+    folder = tmp_path_factory.mktemp("core")
     source = {"kind": "jsonl", "paths": [str(pages)]}
-    recipe.write_text(yaml.safe_dump(CHAIN | {"name": "core", "acquire": {"sources": [source]}}))
-    for options, extras in (([], "train,serve"), (["--set", "index=null"], "train")):
-        code, output = in_a_process("run", recipe, *options, cwd=tmp_path, **core)
-        assert code == 1
-        assert f"pip install 'headwater[{extras}]'" in output.splitlines()[-1]
-        assert "torch" in output.splitlines()[-1]
-        assert not (tmp_path / "store" / "acquire").exists()
+    recipe = CHAIN | {"name": "core", "acquire": {"sources": [source]}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (["serve", "recipe.yaml"], "serve"),
-        (["batch", "in.jsonl", "out.jsonl", "--model", "model"], "serve"),
-        (["plan", "quickstart"], "train"),
-    ],
-)
-def test_a_command_without_its_extra_says_what_to_install(
-    arguments: list[str], extra: str, core: dict[str, str], tmp_path: Path
+@pytest.fixture(scope="module")
+def said(core: dict[str, str], folder: Path) -> dict[str, tuple[int, str]]:
+    """Command → its exit code and output, all in one process without extras."""
+    commands = [*RUNS, *COMMANDS, "doctor"]
+    _, said = several_in_a_process(*map(str.split, commands), cwd=folder, **core)
+    return dict(zip(commands, said, strict=True))
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_run_without_its_extras_says_so_before_its_first_stage(
+    said: dict[str, tuple[int, str]], folder: Path, command: str
 ) -> None:
-    code, output = in_a_process(*arguments, cwd=tmp_path, **core)
+    code, output = said[command]
+    assert code == 1
+    assert f"pip install 'headwater[{RUNS[command]}]'" in output.splitlines()[-1]
+    assert "torch" in output.splitlines()[-1]
+    assert not (folder / "store" / "acquire").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_without_its_extra_says_what_to_install(
+    said: dict[str, tuple[int, str]], command: str
+) -> None:
+    code, output = said[command]
     assert code == 1
     assert re.fullmatch(
-        rf"error this needs packages that are not installed: \w.*\(pip install 'headwater\[{extra}\]'\)",
+        r"error this needs packages that are not installed: \w.*"
+        rf"\(pip install 'headwater\[{COMMANDS[command]}\]'\)",
         output.strip().splitlines()[-1],
     )
     assert "Traceback" not in output
 
 
-def test_the_doctor_names_the_extras_of_what_is_missing(core: dict[str, str], tmp_path: Path) -> None:
-    _, output = in_a_process("doctor", cwd=tmp_path, **core)
+def test_the_doctor_names_the_extras_of_what_is_missing(said: dict[str, tuple[int, str]]) -> None:
+    _, output = said["doctor"]
     for package in ("torch", "deepspeed", "transformers"):
         assert re.search(
             rf"! +{package} +not installed *\n +→ pip install 'headwater\[train,serve\]'", output

@@ -19,9 +19,12 @@ import torch
 import torch.distributed as dist
 
 IMPORTED_ONCE = [
-    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "transformers.models.qwen3.modeling_qwen3",
+    "headwater.llm.model.cpu_kernels",
+    "headwater.llm.rl.losses",
     "headwater.llm.training.loop",
     "headwater.llm.training.engine",
     "ray.train",

@@ -70,12 +70,18 @@ def form_tensor_parallel_groups(size: int) -> Any:
     return groups
 
 
-@relies_on("ops.__compatible_ops__", breaks="CPU workers without a compiler")
+@relies_on("ops.__compatible_ops__", "ops._probe_compatible_ops", breaks="CPU workers without a compiler")
 def reduce_through_gloo() -> None:
     """Switch off DeepSpeed's reduction in shared memory, which needs a compiler at first use and works on one
-    host only; gloo has neither limit."""
+    host only; gloo has neither limit.
+
+    DeepSpeed fills its table of kernels at the first look into it, by running compilers (0.5 s per worker).
+    This reduction alone looks there, so that a table with its entry is enough.
+    """
     import deepspeed
 
+    if "__compatible_ops__" not in vars(deepspeed.ops) and deepspeed.ops._probe_compatible_ops:
+        deepspeed.ops.__compatible_ops__ = {}
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 

@@ -19,8 +19,9 @@ import yaml
 from headwater.cluster.runtime.run_record import Record, read_record
 from headwater.cluster.storage.store import Store
 from headwater.cluster.versions import commit
-from tests.cluster.heads import Head, head
+from tests.cluster.heads import ROOT, Head, head
 from tests.data_pipeline.corpora import article
+from tests.headwater.command import several_in_a_process
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.ray
@@ -44,10 +45,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe(tmp_path: Path, pages: Path) -> Path:
     """A run whose pretraining takes longer than any test waits."""
+    return written(tmp_path, pages)
+
+
+def written(folder: Path, pages: Path) -> Path:
     train = {"steps": 100_000, "batch": 4, "micro_batch": 4, "workers": 1, "checkpoint_every": 5}
     content = {
-        "name": tmp_path.name.replace("_", "-").strip("-"),
-        "store": str(tmp_path / "store"),
+        "name": folder.name.replace("_", "-").strip("-"),
+        "store": str(folder / "store"),
         "acquire": {"sources": [{"kind": "jsonl", "paths": [str(pages)]}]},
         "clean": {},
         "tokenizer": {"vocab_size": 400},
@@ -55,7 +60,7 @@ def recipe(tmp_path: Path, pages: Path) -> Path:
         "pretrain": train
         | {"model": {"depth": 1, "width": 64}, "precision": "fp32", "evaluate_every": 50_000},
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -275,46 +280,78 @@ def test_following_survives_a_cut_connection_and_repeats_nothing(cluster: Head, 
     assert followed.strip() == log.strip()
 
 
-@pytest.mark.parametrize(
-    ("changes", "arguments", "message"),
-    [
-        ({"RAY_AUTH_TOKEN": "0" * 32}, [], "the cluster refuses this token"),
-        ({}, ["--env", "AWS_SECRET_ACCESS_KEY=abc"], "this looks like a secret"),
-        ({}, ["--secret", "NAME=abc"], "takes only the name of a variable"),
-        ({}, ["--set", "store=store"], "a relative folder would be lost with the job"),
-        ({}, ["--set", "pretrain.stepz=4"], "no such key; did you mean steps?"),
-        ({}, ["--until", "pretrian"], "unknown stage pretrian"),
-        ({}, ["--dashboard", "ray://127.0.0.1:10001"], "submitted to the head's dashboard"),
-    ],
-)
+WRONG = {
+    "--env AWS_SECRET_ACCESS_KEY=abc": "this looks like a secret",
+    "--secret NAME=abc": "takes only the name of a variable",
+    "--set store=store": "a relative folder would be lost with the job",
+    "--set pretrain.stepz=4": "no such key; did you mean steps?",
+    "--until pretrian": "unknown stage pretrian",
+    "--dashboard ray://127.0.0.1:10001": "submitted to the head's dashboard",
+}
+"""Options of a submission → what is said of them."""
+
+
+@pytest.fixture(scope="module")
+def told(
+    cluster: Head, pages: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, ...], tuple[int, str]]:
+    """Command and what it is about → exit code and output, of commands that start nothing: in one process."""
+    folder = tmp_path_factory.mktemp("told")
+    recipe, wrong = written(folder, pages), (f"http://127.0.0.1:{free_ports(1)[0]}", f"http://{cluster.gcs}")
+    commands: dict[tuple[str, ...], list[object]] = {
+        ("submit", address): ["submit", recipe, "--dashboard", address] for address in wrong
+    }
+    for name in ("status", "logs", "stop"):
+        commands[name, "nothing-1"] = ["jobs", name, "nothing-1", "--dashboard", cluster.dashboard]
+    for options in WRONG:
+        commands["wrong", options] = ["submit", recipe, "--dashboard", cluster.dashboard, *options.split()]
+    commands["status",] = ["status", "--store", folder, "--dashboard", cluster.dashboard]
+    _, said = several_in_a_process(*commands.values(), cwd=ROOT, **cluster.environment)
+    return dict(zip(commands, said, strict=True))
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_a_wrong_submission_is_one_line_with_what_to_do(
-    cluster: Head, recipe: Path, changes: dict[str, str], arguments: list[str], message: str
+    told: dict[tuple[str, ...], tuple[int, str]], options: str
 ) -> None:
-    code, output = submit(cluster, recipe, *arguments, **changes)
+    is_one_line(*told["wrong", options], WRONG[options])
+
+
+def test_a_submission_with_a_wrong_token_is_one_line_with_what_to_do(cluster: Head, recipe: Path) -> None:
+    is_one_line(*submit(cluster, recipe, RAY_AUTH_TOKEN="0" * 32), "the cluster refuses this token")
+
+
+def is_one_line(code: int, output: str, message: str) -> None:
     assert code == 1
     assert message in output
     assert len(output.strip().splitlines()) == 1
     assert "abc" not in output
 
 
-def test_a_head_without_its_dashboard_and_a_wrong_address_are_named(cluster: Head, recipe: Path) -> None:
-    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
-    for address in (nowhere, f"http://{cluster.gcs}"):
-        code, output = submit(cluster, recipe, "--dashboard", address)
+def test_a_head_without_its_dashboard_and_a_wrong_address_are_named(
+    told: dict[tuple[str, ...], tuple[int, str]],
+) -> None:
+    submitted = [(command[1], said) for command, said in told.items() if command[0] == "submit"]
+    assert len(submitted) == 2
+    for address, (code, output) in submitted:
         assert code == 1
         assert re.fullmatch(
             rf"error {address}: no Ray dashboard answers \(.*with its dashboard\)", output.strip()
         )
 
 
-def test_a_job_that_does_not_exist_is_named(cluster: Head) -> None:
-    for command in ("status", "logs", "stop"):
-        code, output = cluster.run("jobs", command, "nothing-1", "--dashboard", cluster.dashboard)
-        assert code == 1 and "nothing-1: no such job" in output
+@pytest.mark.parametrize("command", ["status", "logs", "stop"])
+def test_a_job_that_does_not_exist_is_named(
+    told: dict[tuple[str, ...], tuple[int, str]], command: str
+) -> None:
+    code, output = told[command, "nothing-1"]
+    assert code == 1 and "nothing-1: no such job" in output
 
 
-def test_status_shows_the_nodes_and_what_lives_on_them(cluster: Head, tmp_path: Path) -> None:
-    code, output = cluster.run("status", "--store", str(tmp_path), "--dashboard", cluster.dashboard)
+def test_status_shows_the_nodes_and_what_lives_on_them(
+    told: dict[tuple[str, ...], tuple[int, str]],
+) -> None:
+    code, output = told["status",]
     assert code == 0
     assert re.search(r"\(head\) +│ alive", output), output
 
