@@ -6,8 +6,9 @@ Every client opens a connection and sends one request at the same moment over th
 for before, and four times a second meanwhile, and as long as requests are being answered, one more client
 comes every 50 ms: a newcomer at a full server. All of it is done several times, to see the memory of the
 server grow or not. The clients are one process of their own that does nothing but read and write bytes; its
-CPU time is told, and so is that of each of the server's processes. The model is new, of the size of the
-quickstart's.
+CPU time is told, and so is that of each of the server's processes. A time is that from the sending of a
+request to the moment when the kernel has the head of its response: not the server's are those in which the
+process of the clients opens and reads other connections. The model is new, of the size of the quickstart's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import selectors
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,16 +39,18 @@ from headwater.serving.config import AppConfig
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
 HEAD_END = b"\r\n\r\n"
+SO_TIMESTAMPNS = 35
+"""Linux: what is received comes with the time when the kernel had it (socket(7))."""
 HEALTH_SECONDS, NEWCOMER_SECONDS = 0.25, 0.05
 """Between two requests for health, and two newcomers."""
 
 
 @dataclass
 class Told:
-    began: float
-    """When its connection was opened, by `time.perf_counter`."""
+    began: float = 0.0
+    """When its request was sent, in seconds of the kernel's clock."""
     seconds: float = 0.0
-    """From then to the head of the response."""
+    """From then until the kernel had the head of the response."""
     received: bytes = b""
     ended: bool = False
 
@@ -71,8 +75,9 @@ class Connections:
         return len(self._selector.get_map())
 
     def send(self, request: bytes) -> Told:
-        told, connection = Told(time.perf_counter()), socket.socket()
+        told, connection = Told(), socket.socket()
         connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         connection.connect_ex(("127.0.0.1", self._port))
         self._selector.register(connection, selectors.EVENT_WRITE, (request, told))
         return told
@@ -84,19 +89,28 @@ class Connections:
             request, told = key.data
             try:
                 if events & selectors.EVENT_WRITE:
+                    told.began = time.time()
                     connection.sendall(request)  # smaller than a socket's buffer
                     self._selector.modify(connection, selectors.EVENT_READ, key.data)
                     continue
-                part = connection.recv(1 << 16)
+                part, notes, _, _ = connection.recvmsg(1 << 16, 64)
             except OSError:
-                part = b""
+                part, notes = b"", []
             told.received += part
             if not told.seconds and HEAD_END in told.received:
-                told.seconds = time.perf_counter() - told.began
+                told.seconds = _received(notes) - told.began
             if not part:
                 told.ended = True
                 self._selector.unregister(connection)
                 connection.close()
+
+
+def _received(notes: Sequence[tuple[int, int, bytes]]) -> float:
+    """When the kernel had it. The first packets after the clock was asked for have no time."""
+    if not notes:
+        return time.time()
+    seconds, nanoseconds = struct.unpack("@ll", notes[0][2])
+    return float(seconds + nanoseconds / 1e9)
 
 
 def _chat(tokens: int) -> bytes:

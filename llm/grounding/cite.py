@@ -128,7 +128,9 @@ def choose(
     keys = np.asarray(scores, float)
     if temperature > 0:
         noise = np.random.default_rng(seed).gumbel(scale=temperature, size=len(keys))
-        keys = np.where(_nucleus(keys / temperature, top_p), keys + noise, -np.inf)
+        with np.errstate(over="ignore"):  # -inf at the smallest temperatures
+            logits = (keys - keys.max()) / temperature
+        keys = np.where(_nucleus(logits, top_p), keys + noise, -np.inf)
     order = sorted(range(len(found)), key=lambda i: (-keys[i], i))
     best_document = found[0].passage.document_id
     first = next(i for i in order if found[i].passage.document_id == best_document)

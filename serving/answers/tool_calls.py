@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 from headwater.cluster.errors import HeadwaterError
 from headwater.llm.examples.template import pieces, render
 
@@ -88,16 +90,22 @@ def _content(tokenizer: PreTrainedTokenizerFast, message: Mapping[str, Any]) -> 
 def _function(call: Mapping[str, Any]) -> dict[str, Any]:
     """Name and arguments; templates take these as an object, the API as its text."""
     function = call["function"]
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError:
-        arguments = None
+    arguments = _value(function.get("arguments") or "{}")
     if not isinstance(arguments, dict):
         raise HeadwaterError(
             f"the arguments of the call of {function['name']!r} are not a JSON object",
             fix="give them back as they came",
         )
     return {"name": function["name"], "arguments": arguments}
+
+
+def _value(text: str) -> Any:
+    """A value from its JSON; None for what is no JSON, and for what `json.loads` takes and its users do not:
+    hundreds of brackets within each other, and half of a surrogate pair."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return None
 
 
 def _explained(
@@ -266,10 +274,7 @@ class ToolCallStream:
 
     def _calls(self, text: str, whole: str) -> Iterator[str | ToolCall]:
         """The calls that a JSON text holds; if it holds something else, the whole as text."""
-        try:
-            given = json.loads(text)
-        except ValueError:
-            given = None
+        given = _value(text)
         calls = [self._call(each) for each in (given if isinstance(given, list) else [given])]
         if calls and all(calls):
             yield from (call for call in calls if call)
@@ -277,14 +282,13 @@ class ToolCallStream:
             yield from self._text(whole)
 
     def _call(self, given: object) -> ToolCall | None:
-        if not isinstance(given, dict) or given.get("name") not in self._names:
+        if not (isinstance(given, dict) and isinstance(given.get("name"), str)):
+            return None
+        if given.get("name") not in self._names:
             return None
         arguments = given.get("arguments", given.get("parameters", {}))
         if isinstance(arguments, str):  # as the API has them
-            try:
-                arguments = json.loads(arguments)
-            except ValueError:
-                return None
+            arguments = _value(arguments)
         if not isinstance(arguments, dict):
             return None
         return ToolCall(given["name"], json.dumps(arguments, ensure_ascii=False))

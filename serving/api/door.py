@@ -30,7 +30,12 @@ ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"
 """Paths whose requests wait for the model."""
 HEALTH = frozenset({"/health", "/healthz"})
 METRICS = "/metrics"
-HEALTH_SECONDS = 0.25
+QUIET_TURNS = 4
+"""Turns of the event loop without a request, after which none waits: uvloop accepts one connection a turn,
+and its request is read some turns later."""
+PATIENCE_SECONDS = 0.05
+"""Longest wait of a request that is let in for those that come meanwhile."""
+HEALTH_SECONDS = 0.1
 """Time that the application has to say how it is, before its last answer is told."""
 FRESH_SECONDS = 10.0
 """Greatest age of that answer: about the period of a probe."""
@@ -41,8 +46,8 @@ class Door:
     """ASGI middleware: status 429 for one request too many, 413 for a body too large, 408 for one too slow.
 
     One request too many is known by its path and refused before its body is read. What is let in enters the
-    application one at a time and lets all else go first: Serve needs milliseconds for each, for which no
-    refusal waits.
+    application one at a time and lets others go first, as long as they come: Serve needs milliseconds for
+    each, for which no refusal waits.
 
     Health is asked for once at a time. Where its answer takes long, the last one is told, if it is fresh.
     The application's metrics get one more: how many requests the door of this proxy has refused.
@@ -52,6 +57,7 @@ class Door:
         """`most`: requests to `ANSWERED` that may be inside at a time."""
         self._app, self._most, self._max_body_bytes = app, most, max_body_bytes
         self._inside, self._turn = 0, asyncio.Lock()
+        self._came = 0
         self._refused: collections.Counter[int] = collections.Counter()
         self._health = Health(app)
 
@@ -65,6 +71,7 @@ class Door:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        self._came += 1
         if not (span := traces.entry(scope)).is_recording():
             if scope["path"] in ANSWERED and self._full:
                 self._refused[429] += 1
@@ -104,10 +111,18 @@ class Door:
         self._inside += inside
         try:
             async with self._turn:
-                await asyncio.sleep(0)  # what has come meanwhile is read and refused first
+                await self._quiet()  # what has come meanwhile is read and refused first
             await self._app(scope, _again(body, receive), leaving)
         finally:
             self._inside -= inside
+
+    async def _quiet(self) -> None:
+        """Wait until no request has come for `QUIET_TURNS`, but no longer than `PATIENCE_SECONDS`."""
+        until, turns = time.monotonic() + PATIENCE_SECONDS, 0
+        while turns < QUIET_TURNS and time.monotonic() < until:
+            came = self._came
+            await asyncio.sleep(0)
+            turns = turns + 1 if came == self._came else 0
 
     def _check(self, counted: bool) -> None:
         if counted and self._full:

@@ -12,6 +12,9 @@ import torch
 from headwater.llm.inference.base import Sampling, Token
 from headwater.llm.inference.next_token.guided import Guide
 
+SMALLEST = 1e-6
+"""Logits are divided by no less than this, or they would leave fp32; it chooses as the limit of 0 does."""
+
 
 @dataclass(eq=False)
 class Choices:
@@ -29,7 +32,9 @@ class Choices:
     @property
     def kind(self) -> tuple[float, float, int, float]:
         """Settings of `sample`: sequences that share them are sampled together."""
-        return self.sampling.temperature, self.sampling.top_p, self.sampling.top_k, self.sampling.min_p
+        given = self.sampling
+        temperature = max(given.temperature, SMALLEST) if given.temperature else 0.0
+        return temperature, given.top_p, given.top_k, given.min_p
 
     @property
     def edits(self) -> bool:
@@ -57,7 +62,7 @@ class Choices:
         given, device = self.sampling, logits_V.device
         if given.repetition_penalty != 1:
             seen = torch.tensor([*self.prompt, *self.ids], device=device).unique()
-            old, by = logits_V[seen], given.repetition_penalty
+            old, by = logits_V[seen], max(given.repetition_penalty, SMALLEST)
             logits_V[seen] = torch.where(old > 0, old / by, old * by)
         if self.ids and (given.presence_penalty or given.frequency_penalty):
             seen, counts = torch.tensor(self.ids, device=device).unique(return_counts=True)
@@ -175,7 +180,7 @@ def sample(
     probabilities_BV, order_BV = logits_BV.softmax(-1).sort(-1, descending=True)
     cumulative_BV = probabilities_BV.cumsum(-1)
     before_BV = cumulative_BV - probabilities_BV
-    kept_B = ((before_BV < top_p) & (probabilities_BV > 0)).sum(-1, keepdim=True)
+    kept_B = ((before_BV < top_p) & (probabilities_BV > 0)).sum(-1, keepdim=True).clamp(min=1)
     mass_B1 = cumulative_BV.gather(-1, kept_B - 1)
     rank_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None].to(cumulative_BV) * mass_B1, right=True)
     tokens_B = order_BV.gather(-1, torch.minimum(rank_B1, kept_B - 1))[:, 0]

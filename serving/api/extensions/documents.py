@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -122,7 +123,7 @@ class Documents(TypedDict):
 LISTED = {
     "url": {"type": "string"},
     "limit": {"type": "integer", "minimum": 1, "maximum": MOST, "default": MOST},
-    "offset": {"type": "integer", "minimum": 0, "default": 0},
+    "offset": {"type": "integer", "minimum": 0, "maximum": 10**12 - 1, "default": 0},
 }
 """Query parameters of a listing."""
 
@@ -168,15 +169,19 @@ async def delete(backend: Backend, request: Request) -> Response:
 async def listed(backend: Backend, request: Request) -> Response:
     """Documents in order, `limit` from `offset` on; with `url` those of that URL."""
     query = request.query_params
-    try:
-        limit, offset = int(query.get("limit", MOST)), int(query.get("offset", 0))
-    except ValueError as error:
-        raise ApiError(400, "`limit` and `offset` are numbers.", code="invalid_value") from error
-    if not 1 <= limit <= MOST or not 0 <= offset < 2**40:
-        raise ApiError(400, f"`limit` is 1 to {MOST}, `offset` not negative.", code="invalid_value")
+    limit, offset = (
+        _number(query.get(name, str(default))) for name, default in (("limit", MOST), ("offset", 0))
+    )
+    if limit is None or offset is None or not 1 <= limit <= MOST:
+        raise ApiError(400, f"`limit` is 1 to {MOST}, `offset` a number.", code="invalid_value")
     total, found = await _call(backend, "documents", query.get("url", "")[:MAX_URL], limit, offset)
     data: list[dict[str, Any]] = [{"object": "document", **each} for each in found]
     return JSONResponse({"object": "list", "data": data, "total": total})
+
+
+def _number(text: str) -> int | None:
+    """Of decimal digits alone: `int` takes `1_0` and ` 5`, too."""
+    return int(text) if re.fullmatch("[0-9]{1,12}", text) else None
 
 
 async def _call(backend: Backend, method: str, *args: Any) -> Any:

@@ -102,6 +102,8 @@ def test_temperature_samples_in_proportion_and_zero_repeats() -> None:
         len({choose(found, scores, 1, temperature=1.0, top_p=0.5, seed=s)[0].start for s in range(50)}) == 1
     )
     assert choose(found, scores, 1) == choose(found, scores, 1)
+    for smallest in (5e-324, 1e-308, 1e-9):
+        assert choose(found, scores, 1, temperature=smallest) == choose(found, scores, 1)
 
 
 def test_written_sentence_is_cited_when_its_words_and_numbers_are_in_a_passage() -> None:

@@ -107,8 +107,11 @@ def test_no_tools_and_the_choice_none_leave_the_prompt_as_it_is() -> None:
     assert with_tools(tokenizer, ASKED) == with_tools(tokenizer, ASKED, TOOLS, "none") == ASKED
 
 
-def test_arguments_that_are_no_object_are_refused() -> None:
-    call = {"type": "function", "function": {"name": "f", "arguments": "[1]"}}
+@pytest.mark.parametrize(
+    "arguments", ["[1]", "{", '{"a": "\\ud800"}', pytest.param('{"a":' * 2000, id="deep")]
+)
+def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
     with pytest.raises(HeadwaterError, match="of the call of 'f' are not a JSON object"):
         with_tools(family("chatml"), [{"role": "assistant", "content": "", "tool_calls": [call]}])
 
@@ -154,8 +157,11 @@ def test_a_models_forced_call_is_a_call_with_references_resolved() -> None:
         jsonschema.validate(json.loads(calls[0].arguments), tree)
 
 
+NO_NAME = '<tool_call>{"name": [], "arguments": {}}</tool_call>'
+HALF_A_PAIR = '{"name": "clock", "arguments": {"a": "\\ud800"}}'
+DEEP = '{"name": "clock", "arguments": ' + "[" * 2000
 OSLO = ToolCall("get_weather", '{"city": "Oslo"}')
-TEXTS: list[tuple[str, str, list[ToolCall]]] = [
+TEXTS: list[Any] = [
     ("It is 4 C.", "It is 4 C.", []),
     ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>', "", [OSLO]),
     (
@@ -180,6 +186,9 @@ TEXTS: list[tuple[str, str, list[ToolCall]]] = [
     ('{"name": "clock", "arguments": [1]}', '{"name": "clock", "arguments": [1]}', []),
     ('{"answer": 4}', '{"answer": 4}', []),
     ("[]", "[]", []),
+    (NO_NAME, NO_NAME, []),
+    (HALF_A_PAIR, HALF_A_PAIR, []),
+    pytest.param(DEEP, DEEP, [], id="deep"),
     ('{"name": "clock", "arg', '{"name": "clock", "arg', []),
     ("<tool_call>nothing</tool_call> a", "<tool_call>nothing</tool_call> a", []),
     ("a <tool_c", "a <tool_c", []),

@@ -117,6 +117,38 @@ def test_who_is_refused_waits_neither_for_those_let_in_nor_for_a_body() -> None:
     assert told == [429, "sent", "in", "in", "in"]
 
 
+@pytest.mark.parametrize("endless", [False, True])
+def test_whoever_is_let_in_lets_a_burst_be_refused_first_but_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch, endless: bool
+) -> None:
+    """Newcomers come one a turn of the event loop, as uvloop accepts them."""
+    monkeypatch.setattr(door, "PATIENCE_SECONDS", 0.01 if endless else 20)
+    told = list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.append("in")
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": BODY}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            told.append(message["status"])
+
+    async def talk() -> None:
+        front = Door(app, most=1, max_body_bytes=1000)
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+        async with asyncio.timeout(20):
+            first = asyncio.create_task(front(scope, receive, send))
+            while len(told) < 50 or (endless and "in" not in told):
+                await asyncio.sleep(0)
+                await front(scope, receive, send)
+            await first
+
+    asyncio.run(talk())
+    assert endless or told == [429] * 50 + ["in"]
+
+
 def test_a_full_server_without_a_door_refuses_by_path_and_key_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,17 @@ def test_rivals_are_told_by_completions_and_streams_where_they_are_asked_for() -
     assert without.ids == whole.ids and without.tops == []
 
 
+@pytest.mark.parametrize(
+    ("smallest", "expected"), [("temperature", 0), ("top_p", 0), ("repetition_penalty", 1)]
+)
+def test_the_smallest_value_of_a_setting_chooses_as_its_limit_does(smallest: str, expected: int) -> None:
+    """5e-324 is 0 in fp32. One request with it must not end those that share its batch."""
+    given: Any = {"top_p": 0.9, "top_logprobs": 2, smallest: 5e-324}
+    for token in chosen(LOGITS.repeat(5, 1) + 2, Sampling(1, **given), [], prompt=(1,)):
+        assert token.id == expected
+        assert np.isfinite([token.logprob, *(logprob for _, logprob in token.top)]).all()
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_logit_of_minus_infinity_is_never_chosen(top_p: float) -> None:
     logits = torch.full((3, 50), -torch.inf)

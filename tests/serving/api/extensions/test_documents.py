@@ -122,7 +122,8 @@ def test_documents_are_listed_in_pages(admin: TestClient) -> None:
     whole = admin.get("/v1/documents").json()
     pages = [admin.get(f"/v1/documents?limit=2&offset={n}").json()["data"] for n in (0, 2, 4, 6)]
     assert [each for page in pages for each in page] == whole["data"] and whole["total"] == 6
-    assert admin.get("/v1/documents?limit=x").status_code == 400
+    for wrong in ("x", "1_0", "%201"):
+        assert admin.get(f"/v1/documents?limit={wrong}").status_code == 400
     assert admin.get("/v1/documents?offset=-1").status_code == 400
 
 
