@@ -1,7 +1,7 @@
 """Bits per byte of held-out books after some tokens: settings of pretraining compared over several seeds.
 
     python -m benchmarks.training.frontier STORE BOOKS.parquet [--seeds 0 1 2] [--steps 122]
-        [--depth 4] [--set muon_momentum=0.9 …] [--rows FOLDER]
+        [--depth 4] [--set model.head_width=32 …] [--rows FOLDER]
 
 Texts, shape and settings are those of `benchmarks.training.learning`, whose first stages run once
 in STORE. The training loop's own steps run in one local process with one thread. `--rows` writes what is
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import torch.distributed as dist
 import yaml
 
 from benchmarks.training.learning import PRETRAIN, prepared
@@ -42,10 +42,10 @@ EVERY = 4
 
 
 class Some:
-    """A part of the held-out rows; their bytes are estimated by their share of the tokens."""
+    """Every so many rows; their bytes are estimated by their share of the tokens."""
 
-    def __init__(self, rows: TokenRows) -> None:
-        self.ids = rows.gather(np.arange(0, len(rows), EVERY))
+    def __init__(self, rows: TokenRows, every: int) -> None:
+        self.ids = rows.gather(np.arange(0, len(rows), every))
         self.pad_id, self.end_id, self.corpora = rows.pad_id, rows.end_id, dict[str, range]()
         self.bytes = rows.bytes * int((self.ids[:, 1:] != rows.pad_id).sum()) / rows.tokens
 
@@ -58,19 +58,20 @@ class Some:
 
 def settings(options: argparse.Namespace, seed: int) -> PretrainConfig:
     own = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options.set)}
-    model = {"depth": options.depth, "context": 512} | PRETRAIN["model"]
+    shape = {key.removeprefix("model."): own.pop(key) for key in list(own) if key.startswith("model.")}
+    model = {"depth": options.depth, "context": 512} | PRETRAIN["model"] | shape
     fixed = {"workers": 1, "micro_batch": 8, "steps": options.steps, "seed": seed, "model": model}
     return PretrainConfig.model_validate(PRETRAIN | fixed | own)
 
 
-def on_this_rank(options: argparse.Namespace, tokens: Artifact, seed: int, output: Path) -> None:
-    config = settings(options, seed)
-    rows, held_out = TokenRows(tokens, "train"), Some(TokenRows(tokens, "validation"))
+def on_this_rank(config: PretrainConfig, tokens: Artifact, born: int, every: int, output: Path) -> None:
+    """Train a model of the seed `born`; write its bits per byte on every so many held-out rows, and CPU s."""
+    rows, held_out = TokenRows(tokens, "train"), Some(TokenRows(tokens, "validation"), every)
     order = batch_order(rows, config)
     source = RowBatches(rows, order, cut=config.cut)
     special = cast("Any", SimpleNamespace(eos_token_id=rows.end_id, pad_token_id=rows.pad_id))
     shape = hf_config(config.model, rows.vocab_size, special)
-    model = fresh(shape, seed, zero_outputs=config.model.zero_outputs)
+    model = fresh(shape, born, zero_outputs=config.model.zero_outputs)
     engine = training_engine.build(model, config, 1)
     worker = Worker(0, 1, engine, engine.device, peak=1e12)
     worker.tell = lambda: (0.0, 0.0)
@@ -80,12 +81,20 @@ def on_this_rank(options: argparse.Namespace, tokens: Artifact, seed: int, outpu
         train_step(job, worker, step)
     engine.module.eval()
     found = BitsPerByte(cast("TokenRows", held_out), 8)(worker)["bits_per_byte"]
-    if dist.get_rank() == 0:
-        output.write_text(str(found))
+    output.write_text(f"{found} {time.process_time()}")
+
+
+def learnt(config: PretrainConfig, tokens: Artifact, born: int, every: int) -> tuple[float, float]:
+    """Bits per byte after a run in a process of its own, and its CPU seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "found.txt"
+        on_ranks(1, on_this_rank, config, tokens, born, every, output)
+        bits, seconds = map(float, output.read_text().split())
+    return bits, seconds
 
 
 def write_rows(options: argparse.Namespace, tokens: Artifact) -> None:
-    rows, held_out = TokenRows(tokens, "train"), Some(TokenRows(tokens, "validation"))
+    rows, held_out = TokenRows(tokens, "train"), Some(TokenRows(tokens, "validation"), EVERY)
     options.rows.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         order = batch_order(rows, settings(options, seed))
@@ -112,18 +121,17 @@ def main() -> None:
     if options.rows:
         write_rows(options, tokens)
         return
-    started, found = time.monotonic(), []
+    found = []
     for seed in options.seeds:
-        output = options.store / "found.txt"
-        on_ranks(1, on_this_rank, options, tokens, seed, output)
-        found.append(float(output.read_text()))
-        print(f"seed {seed}: {found[-1]:.4f}", flush=True)
+        bits, seconds = learnt(settings(options, seed), tokens, seed, EVERY)
+        found.append(bits)
+        print(f"seed {seed}: {bits:.4f}, {seconds:.0f} CPU s", flush=True)
     config = settings(options, 0)
     read = config.sizes().before(config.steps) * 512
     spread = statistics.stdev(found) if len(found) > 1 else 0.0
     print(
         f"{' '.join(options.set) or 'as it is'}: {statistics.mean(found):.4f} ± {spread:.4f} bits per byte "
-        f"after {read / 1e6:.3f} M tokens, {len(found)} seeds, {time.monotonic() - started:.0f} s",
+        f"after {read / 1e6:.3f} M tokens, {len(found)} seeds",
         flush=True,
     )
 

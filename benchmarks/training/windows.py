@@ -1,113 +1,109 @@
-"""Does a shuffle within windows of shards cost quality? Validation loss of a small model for each width.
+"""Does a shuffle within windows of shards cost quality? Bits per byte of a small model for each width.
 
-    python -m benchmarks.training.windows FILE [--widths 96 24 6] [--seeds 0 1 2] [--steps 400]
+    python -m benchmarks.training.windows FILE [--shards 96] [--rows 40] [--widths 96 24 6]
+        [--seeds 0 1 2] [--orders 2]
 
-FILE is Parquet or JSONL with long documents, such as books. Each document is a shard of its own: shards
-differ as much as they can, which is the hard case for windows. One epoch at most; a twentieth of each
-document's rows is held out. Prints each width's mean difference from the first one, the full shuffle.
+FILE is Parquet or JSONL with long documents, such as books. Each of the first 96 is cut into equally many
+pieces, each a shard of its own; with 96 shards these are whole books, which differ as much as shards can.
+One epoch: with every width a model reads the same rows, in another order. Settings are those of
+`benchmarks.training.learning`, in the training loop's own steps, at depth 2 with rows of 128 tokens.
+
+Runs of one seed start from the same weights, and are paired by seed and order. Prints how far two orders of
+the full shuffle are apart, and each width's mean difference from it.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
-import time
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
 
 from benchmarks.corpus.encoding import LEARNT_FROM, read
+from benchmarks.training.frontier import learnt
+from benchmarks.training.learning import PRETRAIN
+from headwater.cluster.storage.artifact import Artifact
 from headwater.data_pipeline.tokens.encoder import Encoder
+from headwater.data_pipeline.tokens.packing import pack
+from headwater.data_pipeline.tokens.shards import write_shard
 from headwater.data_pipeline.tokens.tokenizer import save_tokenizer, train, wrap
-from headwater.llm.model.build import initialise
-from headwater.llm.model.shape import ModelConfig, hf_config
-from headwater.llm.rows.order import ShuffledOrder
-from headwater.llm.rows.windows import Windows
+from headwater.llm.stages.pretrain import PretrainConfig
 
-LENGTH, BATCH, SHARDS, HELD_OUT = 128, 16, 96, 20
+LENGTH, BATCH, BOOKS, HELD_OUT = 128, 16, 96, 16
+"""Tokens of a row, rows of a step, documents, and held-out rows of each: those after its shards."""
 VOCABULARY = 2_048
 
 
-def rows_of(texts: list[str], steps: int) -> tuple[list[np.ndarray], np.ndarray, float]:
-    """Training rows of each document, and held-out rows: int64 [n, LENGTH + 1]; and UTF-8 bytes per token."""
+def write_tokens(file: Path, column: str, shards: int, rows: int, output: Artifact) -> None:
+    """Write the shards as the stage `tokenize` does, and the held-out rows as one."""
+    needed = (shards // BOOKS * rows + HELD_OUT) * LENGTH
+    texts = [text[: 5 * needed] for text in read(file, column) if len(text) >= 5 * needed][:BOOKS]
+    if len(texts) < BOOKS:
+        raise SystemExit(f"{file} has only {len(texts)} of {BOOKS} documents of {5 * needed} characters")
     with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(
-            wrap(train("".join(texts)[:LEARNT_FROM].splitlines(keepends=True), VOCABULARY, 2)), folder
-        )
-        encoded = Encoder(folder).encode(texts)
-    wanted = -(-steps * BATCH // SHARDS)
-    shards, held_out = [], []
-    for ids in encoded:
-        whole = np.asarray(ids, np.int64)[: len(ids) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
-        apart = np.arange(len(whole)) % HELD_OUT == 0
-        shards.append(whole[~apart][:wanted])
-        held_out.append(whole[apart][:8])
+        learnt_from = "".join(text[: LEARNT_FROM // BOOKS] for text in texts)
+        save_tokenizer(wrap(train(learnt_from.splitlines(keepends=True), VOCABULARY, 2)), folder)
+        encoder = Encoder(folder)
+        encoded = encoder.encode(texts)
+    special = {"end_id": encoder.end_id, "pad_id": encoder.pad_id, "vocab_size": VOCABULARY}
     size = sum(len(text.encode()) for text in texts) / sum(map(len, encoded))
-    return shards, np.concatenate(held_out), size
+    splits: dict[str, Any] = {}
+    for split, length, first, pieces in (
+        ("train", rows, 0, shards // BOOKS),
+        ("validation", HELD_OUT, shards // BOOKS * rows, 1),
+    ):
+        listed = []
+        for (book, ids), piece in product(enumerate(encoded), range(pieces)):
+            start = (first + piece * length) * LENGTH
+            packed = pack([(f"{book}-{piece}", ids[start : start + length * LENGTH - 1])], LENGTH, **special)
+            name = f"{book:02}-{piece:03}.arrow"
+            with output.create(f"{split}/{name}") as stream:
+                write_shard(stream, packed)
+            listed.append({"name": name, "rows": len(packed.ids)})
+        tokens = length * LENGTH * len(listed)
+        counts = {"tokens": tokens, "bytes": round(size * tokens), "documents": len(listed)}
+        splits[split] = counts | {"shards": listed}
+    output.write_json("rows.json", {"row_length": LENGTH, **special, "splits": splits})
 
 
-def trained(shards: list[np.ndarray], held_out: np.ndarray, width: int, seed: int, steps: int) -> float:
-    """Nats per held-out token after so many steps; the learning rate falls to 0 in the last 40 %."""
-    rows = np.concatenate(shards)
-    order = ShuffledOrder(len(rows), BATCH, seed, Windows(tuple(map(len, shards)), width))
-    special = cast("Any", SimpleNamespace(eos_token_id=0, pad_token_id=3))
-    model = initialise(hf_config(ModelConfig(depth=2, width=128, context=LENGTH), VOCABULARY, special), 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 20, (steps - step) / (0.4 * steps))
-        loss = loss_of(model, rows[order.indices(step)])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    with torch.no_grad():
-        parts = np.array_split(held_out, -(-len(held_out) // 32))
-        return float(np.average([float(loss_of(model, part)) for part in parts], weights=[*map(len, parts)]))
-
-
-def loss_of(model: torch.nn.Module, rows: np.ndarray) -> torch.Tensor:
-    ids = torch.from_numpy(rows)
-    logits = model(input_ids=ids[:, :-1]).logits
-    return cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+def settings(width: int, steps: int, order: int) -> PretrainConfig:
+    model = PRETRAIN["model"] | {"depth": 2, "context": LENGTH}
+    own = {"workers": 1, "micro_batch": BATCH, "batch": BATCH, "steps": steps, "model": model}
+    return PretrainConfig.model_validate(PRETRAIN | own | {"window_shards": width, "seed": order})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("file", type=Path)
     parser.add_argument("--text-column", default="text")
-    parser.add_argument("--widths", type=int, nargs="+", default=[SHARDS, 24, 6])
+    parser.add_argument("--shards", type=int, default=BOOKS, help=f"a multiple of {BOOKS}")
+    parser.add_argument("--rows", type=int, default=40, help="of each shard")
+    parser.add_argument("--widths", type=int, nargs="+", default=[BOOKS, 24, 6], help="the full one first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--orders", type=int, default=2, help="of each seed")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    needed = 5 * (LENGTH + 1) * options.steps * BATCH // SHARDS
-    texts = [text[:needed] for text in read(options.file, options.text_column) if len(text) >= needed][
-        :SHARDS
-    ]
-    shards, held_out, size = rows_of(texts, options.steps)
-    print(
-        f"{len(shards)} shards, {sum(map(len, shards))} rows of {LENGTH}, {len(held_out)} held out",
-        flush=True,
-    )
-    bits = np.empty((len(options.widths), len(options.seeds)))
-    for (place, seed), (number, width) in product(enumerate(options.seeds), enumerate(options.widths)):
-        started = time.process_time()
-        nats = trained(shards, held_out, width, seed, options.steps)
-        bits[number, place] = nats / math.log(2) / size
-        took = time.process_time() - started
-        print(
-            f"seed {seed}, width {width}: {bits[number, place]:.4f} bits per byte, {took:.0f} CPU s",
-            flush=True,
-        )
-    for width, more in zip(options.widths, bits - bits[0], strict=True):
-        print(f"width {width}: {more.mean():+.4f} ± {more.std(ddof=1):.4f} more than the first")
+    steps, left = divmod(options.shards * options.rows, BATCH)
+    if options.shards % BOOKS or left:
+        parser.error(f"--shards must be a multiple of {BOOKS}, and all rows one of {BATCH}")
+    runs = list(product(options.seeds, range(options.orders)))
+    bits = np.empty((len(options.widths), len(runs)))
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = Artifact(folder)
+        write_tokens(options.file, options.text_column, options.shards, options.rows, tokens)
+        print(f"{options.shards} shards, {steps * BATCH} rows, {steps} steps", flush=True)
+        for (place, (seed, order)), (number, width) in product(enumerate(runs), enumerate(options.widths)):
+            found, seconds = learnt(settings(width, steps, 100 * seed + order), tokens, seed, 1)
+            bits[number, place] = found
+            print(f"seed {seed}, order {order}, width {width}: {found:.4f}, {seconds:.0f} CPU s", flush=True)
+    if options.orders > 1:
+        within = bits[0].reshape(len(options.seeds), options.orders).var(axis=1, ddof=1).mean() ** 0.5
+        print(f"orders of width {options.widths[0]} with one seed: deviation {within:.4f}")
+    for width, more in islice(zip(options.widths, bits - bits[0], strict=True), 1, None):
+        error = more.std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else float("nan")
+        print(f"width {width}: {more.mean():+.4f} ± {error:.4f} (standard error, {len(more)} pairs)")
 
 
 if __name__ == "__main__":
