@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 MESSAGE_SECONDS, LONGEST_PAUSE = 0.008, 0.1
-"""A replica sends at most one message every so many seconds, and each of its streams one at least every so
-many: a message costs more time than a token of a small model."""
+"""A stream waits this many seconds between its messages for each stream of the replica, and no longer than
+this many in all: a message costs more time than a token of a small model."""
 T = TypeVar("T")
 
 
@@ -129,6 +129,7 @@ class EngineReplica:
             events.put(decision)
 
         def work() -> None:
+            failure: Exception | None = None
             phases.begin("prefill")
             try:
                 make: Any = complete if isinstance(job, CompletionJob) else answer
@@ -138,18 +139,16 @@ class EngineReplica:
                         if gone.is_set():
                             return
                         events.put(event)
-                events.close()
             except ApiError as error:
                 events.put(error)
-                events.close()
             except HeadwaterError as error:
                 events.put(ApiError(400, str(error), code="invalid_value"))
-                events.close()
             except Exception as error:  # noqa: BLE001 - raised again in the consumer
                 traces.failed(phases.span, error)
-                events.close(error)
+                failure = error
             finally:
                 phases.span.end()
+                events.close(failure)
 
         self._pool.submit(contextvars.copy_context().run, work)
         self._streams += 1

@@ -15,7 +15,6 @@ import contextlib
 import json
 import math
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from headwater.data_pipeline.tokens.tokenizer import save_tokenizer
 from headwater.llm.inference import Sampling, load_engine
 from headwater.serving import app
 from headwater.serving.config import AppConfig
+from tests.ports import free_ports
 
 ASK = {"role": "user", "content": "What is the news about the old stone bridge?"}
 
@@ -82,8 +82,7 @@ def _print_rates(name: str, url: str, model: str, options: argparse.Namespace) -
 @contextlib.contextmanager
 def _peer(model: Path) -> Iterator[str]:
     """URL of `transformers serve` with continuous batching."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [Path(sys.executable).with_name("transformers"), "serve", model, "--continuous-batching"]
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
